@@ -1,0 +1,1 @@
+"""Running on a graph: block-sparse attention over a pattern."""

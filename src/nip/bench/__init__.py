@@ -1,0 +1,1 @@
+"""Measurements of attention and scoring against their peers."""

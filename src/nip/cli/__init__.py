@@ -1,0 +1,37 @@
+"""The command line, `nip …`: thin functions that read options, call a room and print what it returns."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from nip.cli import bench, data, doctor, lra, report, score
+
+app = typer.Typer(
+    name="nip",
+    help="Which sparse graph should self-attention run on? Score it, attend over it, train on it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for room in (score, data, lra, report, bench, doctor):
+    room.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: 0 on success, 2 with one sentence on standard error on bad input, 130 when interrupted."""
+    try:
+        app(args=arguments)  # typer itself ends the process on success, on a usage error and when interrupted
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"nip: {_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

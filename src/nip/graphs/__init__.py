@@ -1,0 +1,111 @@
+"""What can be attended: patterns, how to make them, and how to exchange them with other libraries."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from nip.graphs.compose import causal, lift, permute, rename, undirected, union
+from nip.graphs.exchange import (
+    GraphFileWarning,
+    from_mask,
+    from_networkx,
+    from_scipy,
+    read_graph,
+    to_mask,
+    to_networkx,
+    to_scipy,
+    write_graph,
+)
+from nip.graphs.hypercube import hypercube
+from nip.graphs.pattern import Pattern
+from nip.graphs.random import bigbird, local_random, random_rows
+from nip.graphs.windows import complete, global_tokens, local_window, longformer
+
+__all__ = [
+    "PATTERNS",
+    "GraphFileWarning",
+    "Pattern",
+    "bigbird",
+    "causal",
+    "complete",
+    "from_mask",
+    "from_networkx",
+    "from_scipy",
+    "global_tokens",
+    "hypercube",
+    "lift",
+    "local_random",
+    "local_window",
+    "longformer",
+    "pattern",
+    "pattern_parameters",
+    "permute",
+    "random_rows",
+    "read_graph",
+    "rename",
+    "to_mask",
+    "to_networkx",
+    "to_scipy",
+    "undirected",
+    "union",
+    "write_graph",
+]
+
+PATTERNS: dict[str, Callable[..., Pattern]] = {
+    "softmax": complete,
+    "hypercube": hypercube,
+    "bigbird": bigbird,
+    "longformer": longformer,
+    "global": global_tokens,
+    "local": local_window,
+    "random": random_rows,
+    "local+random": local_random,
+}
+
+
+def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pattern:
+    """Build the pattern of that name: always the same graph for the same name, n and parameters.
+
+    Parameters
+    ----------
+    name : str
+        One of `PATTERNS`: softmax, hypercube, bigbird, longformer, global, local, random, local+random.
+    n : int
+        Number of vertices (blocks), at least 1.
+    causal : bool, default=False
+        Keep attention to earlier blocks and tokens only.
+    **parameters
+        What the pattern's function takes, such as ``num_random_blocks`` or ``seed``.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, the pattern has no such parameter, or a value is out of range.
+
+    Examples
+    --------
+    >>> pattern("bigbird", 128, num_random_blocks=2, seed=7)
+    <Pattern bigbird, n=128, num_global_blocks=1, num_sliding_window_blocks=3, num_random_blocks=2, seed=7, symmetric=False; mean degree 6.906>
+    """
+    known = pattern_parameters(name)
+    for parameter in parameters:
+        if parameter not in known:
+            takes = f"It takes {', '.join(known)}." if known else "It takes none but causal."
+            raise ValueError(f"The pattern {name!r} has no parameter {parameter!r}. {takes}")
+    if not isinstance(causal, bool):
+        raise ValueError(f"The 'causal' parameter of {name} must be true or false. Got {causal!r} instead.")
+    made = PATTERNS[name](n, **parameters)
+    return _causal(made) if causal else made
+
+
+def pattern_parameters(name: str) -> dict[str, Any]:
+    """The parameters that the pattern of that name takes beside n and causal, with their defaults."""
+    if name not in PATTERNS:
+        raise ValueError(f"There is no pattern {name!r}. The patterns are {', '.join(PATTERNS)}.")
+    signature = inspect.signature(PATTERNS[name])
+    return {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+_causal = causal

@@ -1,0 +1,112 @@
+"""New patterns from old: union, undirected, causal, renumbered, lifted from blocks to tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nip.graphs.pattern import Pattern, check_int
+
+
+def union(first: Pattern, *others: Pattern) -> Pattern:
+    """The graph with the edges of all: same n, all causal or none.
+
+    Raises
+    ------
+    ValueError
+        If the patterns differ in n, or some are causal and some are not.
+    """
+    patterns = (first, *others)
+    for other in others:
+        if other.n != first.n or other.causal != first.causal:
+            raise ValueError(
+                f"The union needs patterns of the same n, all causal or none. Got {first!r} (causal {first.causal}) "
+                f"and {other!r} (causal {other.causal}) instead."
+            )
+    rows = np.concatenate([_rows(p) for p in patterns])
+    columns = np.concatenate([p.indices for p in patterns])
+    return Pattern.from_edges(first.n, rows, columns, causal=first.causal, name="∪".join(p.name for p in patterns))
+
+
+def undirected(pattern: Pattern) -> Pattern:
+    """Add the reverse of every edge. A causal pattern has none to add and is refused."""
+    if pattern.causal:
+        raise ValueError(f"A causal pattern cannot be made undirected. Got {pattern!r}.")
+    name = pattern.name if pattern.symmetric else f"{pattern.name} undirected"
+    return Pattern.from_edges(
+        pattern.n, _rows(pattern), pattern.indices, symmetric=True, name=name, parameters=pattern.parameters
+    )
+
+
+def causal(pattern: Pattern) -> Pattern:
+    """Keep attention to earlier vertices only, and within a block to earlier tokens only (the triangle).
+
+    The triangle belongs to the pattern: the lift to tokens, the score and attention all apply it without being told.
+    The result keeps the name, with ``causal=True`` among the parameters, so that `nip.pattern` rebuilds it.
+
+    Examples
+    --------
+    >>> from nip.graphs.windows import complete
+    >>> causal(complete(4)).row(2).tolist(), lift(causal(complete(2)), 2).row(2).tolist()
+    ([0, 1], [0, 1])
+    """
+    rows = _rows(pattern)
+    earlier = pattern.indices < rows
+    return Pattern.from_edges(
+        pattern.n,
+        rows[earlier],
+        pattern.indices[earlier],
+        name=pattern.name,
+        parameters={**pattern.parameters, "causal": True},
+        causal=True,
+    )
+
+
+def permute(pattern: Pattern, order: ArrayLike) -> Pattern:
+    """Renumber the vertices: vertex ``order[i]`` of `pattern` becomes vertex i. Scores do not change.
+
+    Parameters
+    ----------
+    order : array of shape (n,)
+        Every vertex once.
+    """
+    old = np.asarray(order)
+    if old.shape != (pattern.n,) or not np.array_equal(np.sort(old), np.arange(pattern.n)):
+        raise ValueError(
+            f"The order of permute must hold every vertex 0 … {pattern.n - 1} once. Got {order!r} instead."
+        )
+    if pattern.causal:
+        raise ValueError("Permute before making a pattern causal: renumbering changes which vertices are earlier.")
+    new = np.empty(pattern.n, dtype=np.int64)
+    new[old] = np.arange(pattern.n)
+    return Pattern.from_edges(pattern.n, new[_rows(pattern)], new[pattern.indices], name=f"{pattern.name} permuted")
+
+
+def lift(pattern: Pattern, block_size: int) -> Pattern:
+    """The token graph of a block pattern: tokens are adjacent exactly if their blocks are, or are the same.
+
+    Where the pattern is causal, a token attends to the earlier tokens of its own block only. Every block is full, so
+    the result has ``n · block_size`` vertices, and about ``block_size²`` times as many edges: meant for checks and
+    small graphs; scoring and attention never need it.
+    """
+    check_int("block_size", block_size, "lift", minimum=1)
+    b = block_size
+    block_rows = np.concatenate([_rows(pattern), np.arange(pattern.n)])
+    block_columns = np.concatenate([pattern.indices, np.arange(pattern.n)])
+    inner_rows, inner_columns = np.divmod(np.arange(b * b), b)
+    rows = (block_rows[:, None] * b + inner_rows).ravel()
+    columns = (block_columns[:, None] * b + inner_columns).ravel()
+    if pattern.causal:
+        rows, columns = rows[columns < rows], columns[columns < rows]
+    return Pattern.from_edges(pattern.n * b, rows, columns, name=f"{pattern.name} lifted by {b}", causal=pattern.causal)
+
+
+def rename(pattern: Pattern, name: str) -> Pattern:
+    """The same graph under another label, without parameters."""
+    return dataclasses.replace(pattern, name=name, parameters={})
+
+
+def _rows(pattern: Pattern) -> NDArray[np.int64]:
+    return np.repeat(np.arange(pattern.n), pattern.degrees)

@@ -1,0 +1,232 @@
+"""The one object that everything reads: a graph of who attends to whom.
+
+A `Pattern` is scored, attended over, drawn and saved with the model, so that what was scored is what is trained.
+Its vertices are blocks of tokens (or single tokens, where the block size is 1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FILE_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """A graph on the vertices 0 … n − 1, stored as compressed sparse rows.
+
+    Row i lists the vertices that i attends to. Every vertex attends to itself as well: these self edges are implied
+    and never stored. The graph is directed where the rows are not symmetric. Patterns cannot be changed once made;
+    two are equal when they are the same graph, whatever their names.
+
+    Parameters
+    ----------
+    n : int
+        Number of vertices, at least 1.
+    indptr : ndarray of shape (n + 1,)
+        Row i is ``indices[indptr[i]:indptr[i + 1]]``.
+    indices : ndarray of shape (n_edges,)
+        The attended vertices, ascending in each row, without the row's own vertex.
+    name : str, default="custom"
+        The name under which `nip.pattern` rebuilds the graph, or any label for a graph that has none.
+    parameters : mapping, default={}
+        The parameters, seed included, with which `nip.pattern` rebuilds it.
+    causal : bool, default=False
+        Attention runs to earlier tokens only. Rows then hold earlier vertices only, and a token also attends to the
+        earlier tokens of its own block but not to the later ones. See `nip.graphs.causal`.
+
+    Raises
+    ------
+    ValueError
+        If the rows are not sorted, hold a vertex twice, hold their own vertex or one outside 0 … n − 1, or (causal)
+        a later one.
+
+    Examples
+    --------
+    >>> square = Pattern.from_edges(4, [0, 1, 2, 3], [1, 2, 3, 0], symmetric=True, name="square")
+    >>> square.row(0).tolist(), square.mean_degree, square.density
+    ([1, 3], 2.0, 0.75)
+    """
+
+    n: int
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    name: str = "custom"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        check_int("n", self.n, "Pattern", minimum=1)
+        indptr = np.array(self.indptr, dtype=np.int64)
+        indices = np.array(self.indices, dtype=np.int64)
+        if indptr.shape != (self.n + 1,) or indptr[0] != 0 or indptr[-1] != indices.size or (np.diff(indptr) < 0).any():
+            raise ValueError(
+                f"The 'indptr' parameter of Pattern must be n + 1 = {self.n + 1} ascending offsets from 0 to "
+                f"len(indices) = {indices.size}. Got shape {indptr.shape} instead."
+            )
+        rows = np.repeat(np.arange(self.n), np.diff(indptr))
+        if indices.size and (indices.min() < 0 or indices.max() >= self.n):
+            raise ValueError(
+                f"A pattern's vertices must be in [0, {self.n}). Got {indices.min()} … {indices.max()} instead."
+            )
+        if (indices == rows).any():
+            raise ValueError(
+                "A pattern's self edges are implied and must not be stored; Pattern.from_edges drops them."
+            )
+        if (np.diff(rows * self.n + indices) <= 0).any():
+            raise ValueError(
+                "A pattern's rows must be ascending without repetition; Pattern.from_edges sorts and merges them."
+            )
+        if self.causal and (indices > rows).any():
+            raise ValueError(
+                "A causal pattern's rows must hold earlier vertices only; nip.graphs.causal drops the others."
+            )
+        indptr.setflags(write=False)
+        indices.setflags(write=False)
+        object.__setattr__(self, "n", int(self.n))
+        object.__setattr__(self, "indptr", indptr)
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+        object.__setattr__(self, "causal", bool(self.causal))
+
+    @classmethod
+    def from_edges(
+        cls,
+        n: int,
+        rows: ArrayLike,
+        columns: ArrayLike,
+        *,
+        symmetric: bool = False,
+        name: str = "custom",
+        parameters: Mapping[str, Any] | None = None,
+        causal: bool = False,
+    ) -> Pattern:
+        """Build a pattern from edges in any order: ``rows[e]`` attends to ``columns[e]``.
+
+        Self edges are dropped (they are implied) and repeated edges merged; ``symmetric=True`` adds every edge's
+        reverse.
+        """
+        check_int("n", n, "Pattern", minimum=1)
+        i = np.asarray(rows, dtype=np.int64)
+        j = np.asarray(columns, dtype=np.int64)
+        for end in (i, j):
+            if end.size and (end.min() < 0 or end.max() >= n):
+                raise ValueError(f"Edges must join vertices in [0, {n}). Got {end.min()} … {end.max()} instead.")
+        if symmetric:
+            i, j = np.concatenate([i, j]), np.concatenate([j, i])
+        keys = np.unique((i * n + j)[i != j])
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(keys // n, minlength=n))])
+        return cls(n, indptr, keys % n, name=name, parameters=parameters or {}, causal=causal)
+
+    def row(self, i: int) -> NDArray[np.int64]:
+        """The vertices that `i` attends to, ascending, its own left out."""
+        return self.indices[self.indptr[i] : self.indptr[i + 1]]
+
+    @cached_property
+    def degrees(self) -> NDArray[np.int64]:
+        """How many vertices each vertex attends to, its own left out; ndarray of shape (n,)."""
+        return np.diff(self.indptr)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of stored (directed) edges; an undirected edge counts twice."""
+        return int(self.indices.size)
+
+    @property
+    def mean_degree(self) -> float:
+        """Mean number of vertices attended to, the own left out."""
+        return self.n_edges / self.n
+
+    @property
+    def density(self) -> float:
+        """Attended pairs, the own included, over n²."""
+        return (self.n_edges + self.n) / self.n**2
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether attention is mutual: i attends to j exactly if j attends to i."""
+        rows = np.repeat(np.arange(self.n), self.degrees)
+        return bool(np.array_equal(np.sort(self.indices * self.n + rows), rows * self.n + self.indices))
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the graph (not of its name): equal for equal patterns, on every machine."""
+        digest = hashlib.sha256(f"nip-pattern {self.n} {int(self.causal)}\n".encode())
+        digest.update(self.indptr.astype("<i8").tobytes())
+        digest.update(self.indices.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pattern) and self.checksum == other.checksum
+
+    def __hash__(self) -> int:
+        return hash(self.checksum)
+
+    def __repr__(self) -> str:
+        parameters = "".join(f", {key}={value!r}" for key, value in self.parameters.items())
+        return f"<Pattern {self.name}, n={self.n}{parameters}; mean degree {self.mean_degree:.4g}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pattern, (self.n, self.indptr, self.indices, self.name, dict(self.parameters), self.causal)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the graph, its name and its parameters to an ``.npz`` file, complete or not at all."""
+        path = Path(path)
+        header = {"format": FILE_FORMAT, "name": self.name, "parameters": dict(self.parameters), "causal": self.causal}
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                np.savez_compressed(
+                    file,
+                    nip_pattern=np.array(json.dumps(header)),
+                    n=np.array(self.n),
+                    indptr=self.indptr,
+                    indices=self.indices,
+                )
+                file.close()
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Pattern:
+        """Read what `save` wrote. Nothing in the file is executed; a damaged or foreign file is refused."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                header = json.loads(str(file["nip_pattern"]))
+                if header["format"] != FILE_FORMAT:
+                    raise ValueError(f"pattern format {header['format']}, this version of nip reads {FILE_FORMAT}")
+                return cls(
+                    int(file["n"]),
+                    file["indptr"],
+                    file["indices"],
+                    name=str(header["name"]),
+                    parameters=header["parameters"],
+                    causal=bool(header["causal"]),
+                )
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a pattern file as Pattern.save writes it: {error}") from error
+
+
+def check_int(parameter: str, value: object, caller: str, *, minimum: int) -> None:
+    """Refuse anything but an integer of at least `minimum`, with the one sentence that all rooms use."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        raise ValueError(
+            f"The '{parameter}' parameter of {caller} must be an integer of at least {minimum}. Got {value!r} instead."
+        )

@@ -1,0 +1,115 @@
+"""Patterns with random rows: random, BigBird, window with random.
+
+Every row draws its own vertices among those that it does not attend to yet, so the graph is directed; ``symmetric=True``
+adds the reverse of every edge. Draws come from the raw bits of a PCG64 generator of their own: no version of a library
+changes a graph, and the global generator is never touched.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.graphs.pattern import Pattern, check_int
+from nip.graphs.windows import global_edges, window_edges
+
+
+def random_rows(n: int, *, num_random_blocks: int = 4, seed: int = 0, symmetric: bool = False) -> Pattern:
+    """Every vertex attends to `num_random_blocks` others drawn at random. Registered as ``random``.
+
+    With 128 vertices or more such a graph is rarely strongly connected (some vertex is attended by none), and its score
+    is then 0.
+
+    Examples
+    --------
+    >>> random_rows(64).degrees.tolist() == [4] * 64
+    True
+    """
+    return _window_global_random("random", n, 0, num_random_blocks, 0, seed, symmetric)
+
+
+def bigbird(
+    n: int,
+    *,
+    num_global_blocks: int = 1,
+    num_random_blocks: int = 4,
+    num_sliding_window_blocks: int = 3,
+    seed: int = 0,
+    symmetric: bool = False,
+) -> Pattern:
+    """Global, window and random blocks, as in BigBird (arXiv 2007.14062), with the NIP paper's numbers.
+
+    Rows draw their random blocks among those that are neither global nor in the window; asking for more than there
+    are means all.
+    """
+    return _window_global_random(
+        "bigbird", n, num_global_blocks, num_random_blocks, num_sliding_window_blocks, seed, symmetric
+    )
+
+
+def local_random(
+    n: int, *, num_random_blocks: int = 5, num_sliding_window_blocks: int = 3, seed: int = 0, symmetric: bool = False
+) -> Pattern:
+    """A sliding window and random blocks. Registered as ``local+random``."""
+    return _window_global_random("local+random", n, 0, num_random_blocks, num_sliding_window_blocks, seed, symmetric)
+
+
+def _window_global_random(
+    name: str, n: int, num_global: int, num_random: int, num_window: int, seed: int, symmetric: bool
+) -> Pattern:
+    check_int("n", n, name, minimum=1)
+    check_int("num_random_blocks", num_random, name, minimum=0)
+    check_int("seed", seed, name, minimum=0)
+    if not isinstance(symmetric, bool):
+        raise ValueError(f"The 'symmetric' parameter of {name} must be true or false. Got {symmetric!r} instead.")
+    hubs, leaves = global_edges(n, num_global, name)
+    near = window_edges(n, num_window, name)
+    certain = Pattern.from_edges(n, [*hubs, *leaves, *near[0]], [*leaves, *hubs, *near[1]])
+    rows, columns = draw_rows(certain, num_random, seed)
+    parameters: dict[str, int | bool] = {"num_random_blocks": num_random, "seed": seed, "symmetric": symmetric}
+    if name == "bigbird":
+        parameters = {"num_global_blocks": num_global, **parameters}
+    if name != "random":
+        parameters = {"num_sliding_window_blocks": num_window, **parameters}
+    fixed_rows = np.repeat(np.arange(n), certain.degrees)
+    return Pattern.from_edges(
+        n,
+        np.concatenate([fixed_rows, rows]),
+        np.concatenate([certain.indices, columns]),
+        symmetric=symmetric,
+        name=name,
+        parameters=parameters,
+    )
+
+
+def draw_rows(attended: Pattern, per_row: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For every vertex, `per_row` distinct vertices that it does not attend to yet, uniformly; all where there are fewer.
+
+    Returns the edges as (rows, columns).
+    """
+    n = attended.n
+    raw = np.random.PCG64(seed).random_raw
+    limit = 2**64 - 2**64 % n  # above it the remainder would favour small numbers
+
+    def below_n() -> int:
+        while True:
+            bits = int(raw())
+            if bits < limit:
+                return bits % n
+
+    rows: list[int] = []
+    columns: list[int] = []
+    for i in range(n):
+        taken = {i, *attended.row(i).tolist()}
+        if n - len(taken) <= per_row:
+            drawn = sorted(set(range(n)) - taken)
+        else:
+            drawn = []
+            while len(drawn) < per_row:
+                j = below_n()
+                if j not in taken:
+                    taken.add(j)
+                    drawn.append(j)
+        rows.extend([i] * len(drawn))
+        columns.extend(drawn)
+    return np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)

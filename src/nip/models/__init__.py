@@ -1,0 +1,1 @@
+"""Models that attend over a pattern."""

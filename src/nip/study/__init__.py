@@ -1,0 +1,1 @@
+"""Comparing runs: reports people can look at."""
