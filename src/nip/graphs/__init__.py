@@ -87,7 +87,8 @@ def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pa
     Examples
     --------
     >>> pattern("bigbird", 128, num_random_blocks=2, seed=7)
-    <Pattern bigbird, n=128, num_global_blocks=1, num_sliding_window_blocks=3, num_random_blocks=2, seed=7, symmetric=False; mean degree 6.906>
+    <Pattern bigbird, n=128, num_global_blocks=1, num_sliding_window_blocks=3, num_random_blocks=2, seed=7,
+    symmetric=False; mean degree 6.906>
     """
     known = pattern_parameters(name)
     for parameter in parameters:

@@ -7,7 +7,6 @@ both. Self loops are dropped, for every vertex attends to itself anyway, and rep
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 import xml.etree.ElementTree
 import zipfile
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nip.atomic import replacing
 from nip.graphs.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -75,7 +75,10 @@ def from_scipy(matrix: Any, *, name: str = "custom") -> Pattern:
 
 
 def to_networkx(pattern: Pattern) -> networkx.Graph[int]:
-    """The networkx graph on the nodes 0 … n − 1: a Graph where attention is mutual, else a DiGraph (i → j: i attends to j)."""
+    """The networkx graph on the nodes 0 … n − 1.
+
+    A Graph where attention is mutual, else a DiGraph in which i → j means that i attends to j.
+    """
     import networkx as nx
 
     graph: networkx.Graph[int] = nx.Graph() if pattern.symmetric else nx.DiGraph()
@@ -159,28 +162,21 @@ def write_graph(pattern: Pattern, path: str | os.PathLike[str]) -> Path:
         return pattern.save(path)
     if pattern.causal:
         raise ValueError(f"{path}: only .npz keeps that a pattern is causal. Save {pattern!r} as .npz.")
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if ending == ".npy":
-                np.save(file, to_mask(pattern))
-            elif ending == ".graphml":
-                import networkx as nx
+    if ending not in (".npy", ".graphml") and not pattern.symmetric:
+        raise ValueError(f"{path}: an edge list holds undirected graphs. Save {pattern!r} as .npz or .graphml.")
+    with replacing(path) as file:
+        if ending == ".npy":
+            np.save(file, to_mask(pattern))
+        elif ending == ".graphml":
+            import networkx as nx
 
-                nx.write_graphml(to_networkx(pattern), file)
-            elif pattern.symmetric:
-                rows = np.repeat(np.arange(pattern.n), pattern.degrees)
-                once = rows < pattern.indices
-                lines = [f"{i} {j}\n" for i, j in zip(rows[once].tolist(), pattern.indices[once].tolist(), strict=True)]
-                # The last vertex is named even where it has no edge, so that n survives.
-                file.write("".join([f"# {pattern.n} vertices\n", *lines]).encode())
-            else:
-                raise ValueError(f"{path}: an edge list holds undirected graphs. Save {pattern!r} as .npz or .graphml.")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            nx.write_graphml(to_networkx(pattern), file)
+        else:
+            rows = np.repeat(np.arange(pattern.n), pattern.degrees)
+            once = rows < pattern.indices
+            lines = [f"{i} {j}\n" for i, j in zip(rows[once].tolist(), pattern.indices[once].tolist(), strict=True)]
+            # The number of vertices is kept even where the last ones have no edge.
+            file.write("".join([f"# {pattern.n} vertices\n", *lines]).encode())
     return path
 
 
@@ -200,7 +196,8 @@ def _read_npz(path: Path) -> Pattern:
     if "format" in names and "shape" in names:
         return from_scipy(scipy.sparse.load_npz(path), name=path.stem)
     raise ValueError(
-        f"an .npz file must be what Pattern.save or scipy.sparse.save_npz wrote. Got the arrays {', '.join(sorted(names))}."
+        "an .npz file must be what Pattern.save or scipy.sparse.save_npz wrote. "
+        f"Got the arrays {', '.join(sorted(names))}."
     )
 
 
@@ -235,7 +232,8 @@ def _read_edge_list(path: Path, n: int | None) -> Pattern:
             continue
         if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
             raise ValueError(
-                f"{path}, line {line_number}: expected two vertex ids `i j`, whole numbers from 0. Got {line.strip()!r}."
+                f"{path}, line {line_number}: expected two vertex ids `i j`, whole numbers from 0. "
+                f"Got {line.strip()!r}."
             )
         i, j = int(words[0]), int(words[1])
         ends.append((i, j))

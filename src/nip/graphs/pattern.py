@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from nip.atomic import replacing
 
 FILE_FORMAT = 1
 
@@ -186,22 +187,14 @@ class Pattern:
         """Write the graph, its name and its parameters to an ``.npz`` file, complete or not at all."""
         path = Path(path)
         header = {"format": FILE_FORMAT, "name": self.name, "parameters": dict(self.parameters), "causal": self.causal}
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                np.savez_compressed(
-                    file,
-                    nip_pattern=np.array(json.dumps(header)),
-                    n=np.array(self.n),
-                    indptr=self.indptr,
-                    indices=self.indices,
-                )
-                file.close()
-                temporary.chmod(0o644)
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        with replacing(path) as file:
+            np.savez_compressed(
+                file,
+                nip_pattern=np.array(json.dumps(header)),
+                n=np.array(self.n),
+                indptr=self.indptr,
+                indices=self.indices,
+            )
         return path
 
     @classmethod

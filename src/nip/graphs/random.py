@@ -1,8 +1,8 @@
 """Patterns with random rows: random, BigBird, window with random.
 
-Every row draws its own vertices among those that it does not attend to yet, so the graph is directed; ``symmetric=True``
-adds the reverse of every edge. Draws come from the raw bits of a PCG64 generator of their own: no version of a library
-changes a graph, and the global generator is never touched.
+Every row draws its own vertices among those that it does not attend to yet, so the graph is directed;
+``symmetric=True`` adds the reverse of every edge. Draws come from the raw bits of a PCG64 generator of their own: no
+version of a library changes a graph, and the global generator is never touched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def random_rows(n: int, *, num_random_blocks: int = 4, seed: int = 0, symmetric:
     >>> random_rows(64).degrees.tolist() == [4] * 64
     True
     """
-    return _window_global_random("random", n, 0, num_random_blocks, 0, seed, symmetric)
+    return _window_global_random("random", n, num_random=num_random_blocks, seed=seed, symmetric=symmetric)
 
 
 def bigbird(
@@ -43,7 +43,13 @@ def bigbird(
     are means all.
     """
     return _window_global_random(
-        "bigbird", n, num_global_blocks, num_random_blocks, num_sliding_window_blocks, seed, symmetric
+        "bigbird",
+        n,
+        num_global=num_global_blocks,
+        num_random=num_random_blocks,
+        num_window=num_sliding_window_blocks,
+        seed=seed,
+        symmetric=symmetric,
     )
 
 
@@ -51,11 +57,18 @@ def local_random(
     n: int, *, num_random_blocks: int = 5, num_sliding_window_blocks: int = 3, seed: int = 0, symmetric: bool = False
 ) -> Pattern:
     """A sliding window and random blocks. Registered as ``local+random``."""
-    return _window_global_random("local+random", n, 0, num_random_blocks, num_sliding_window_blocks, seed, symmetric)
+    return _window_global_random(
+        "local+random",
+        n,
+        num_random=num_random_blocks,
+        num_window=num_sliding_window_blocks,
+        seed=seed,
+        symmetric=symmetric,
+    )
 
 
 def _window_global_random(
-    name: str, n: int, num_global: int, num_random: int, num_window: int, seed: int, symmetric: bool
+    name: str, n: int, *, num_global: int = 0, num_random: int, num_window: int = 0, seed: int, symmetric: bool
 ) -> Pattern:
     check_int("n", n, name, minimum=1)
     check_int("num_random_blocks", num_random, name, minimum=0)
@@ -83,7 +96,7 @@ def _window_global_random(
 
 
 def draw_rows(attended: Pattern, per_row: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For every vertex, `per_row` distinct vertices that it does not attend to yet, uniformly; all where there are fewer.
+    """For every vertex, `per_row` distinct vertices that it does not attend to yet; all where there are fewer.
 
     Returns the edges as (rows, columns).
     """

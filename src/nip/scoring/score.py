@@ -1,0 +1,175 @@
+"""The score of a pattern: every number that describes it, in one record."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from nip.graphs.pattern import Pattern
+from nip.scoring import sweep
+from nip.scoring.fast import token_payload
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a graph is for self-attention, before any training.
+
+    Parameters
+    ----------
+    pattern, parameters
+        The pattern's name and the parameters that rebuild it.
+    n_vertices, block_size, n_tokens : int
+        Blocks, tokens per block and their product. Everything below is about the n_tokens tokens.
+    density : float
+        Attended pairs, the own included, over n_tokens².
+    mean_degree, max_degree
+        Number of tokens attended to, the own left out.
+    diameter : float
+        The greatest distance; infinite where some token cannot hear from another.
+    cost : float
+        CC = mean degree · diameter.
+    payload : float or None
+        IP, the least payload among the farthest pairs; 0 where disconnected, None for a single token. Very small
+        numbers round to 0 here and stay exact in `log10_nip`.
+    nip, nip_relative : float or None
+        IP / CC, as it is and over that of the complete graph on as many tokens.
+    log10_nip : float or None
+        log10 of `nip`, exact at any size; −inf where `nip` is 0 because the graph is disconnected.
+    bottleneck_nip, bottleneck_nip_relative : float or None
+        The same as `nip` and `nip_relative`, discounted for congestion (`nip.scoring.congestion`).
+    log10_nip_relative, log10_bottleneck_nip_relative : float or None
+        log10 of the relative scores, exact at any size.
+    connected : bool
+        Whether every token can hear from every other (in a causal pattern: from every earlier one).
+    worst_pair : (int, int) or None
+        Blocks (a, b) of a farthest pair of least payload, information flowing from a to b; a pair without a path where
+        disconnected.
+    worst_path : tuple of int or None
+        The blocks along one shortest path from a to b.
+    method : str
+        How the numbers were computed and what counted as a pair.
+    """
+
+    pattern: str
+    parameters: dict[str, Any]
+    n_vertices: int
+    block_size: int
+    n_tokens: int
+    density: float
+    mean_degree: float
+    max_degree: int
+    diameter: float
+    cost: float
+    payload: float | None
+    nip: float | None
+    nip_relative: float | None
+    log10_nip: float | None
+    bottleneck_nip: float | None
+    bottleneck_nip_relative: float | None
+    log10_nip_relative: float | None
+    log10_bottleneck_nip_relative: float | None
+    connected: bool
+    worst_pair: tuple[int, int] | None
+    worst_path: tuple[int, ...] | None
+    method: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as valid JSON values: infinite numbers become None."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+
+def score(pattern: Pattern, block_size: int = 1) -> Score:
+    """Score a pattern, exactly.
+
+    Parameters
+    ----------
+    pattern : Pattern
+    block_size : int, default=1
+        Tokens per vertex of the pattern. 1 is the paper's view, vertices being what attends; with b > 1 the score is
+        that of the token graph, in which tokens are adjacent exactly if their blocks are. The two differ: blocks of 16
+        on a hypercube of 128 have 0.748 of the complete graph's NIP, its vertices 2.014.
+
+    Returns
+    -------
+    Score
+
+    Raises
+    ------
+    ValueError
+        If the block size is not an integer of at least 1.
+
+    Notes
+    -----
+    Takes O(n · (n + edges)) steps on the block graph, whatever the block size.
+
+    Examples
+    --------
+    >>> import nip
+    >>> cube = nip.score(nip.pattern("hypercube", 2048))
+    >>> cube.diameter, round(cube.nip_relative, 4)
+    (11, 4.8449)
+
+    References
+    ----------
+    .. [1] "What Dense Graph Do You Need for Self-Attention?", ICML 2022, arXiv 2205.14014.
+    """
+    tokens = token_payload(pattern, block_size)
+    n_tokens = pattern.n * block_size
+    cost = tokens.mean_degree * tokens.diameter if tokens.mean_degree else 0.0
+    log10_cost = math.log10(cost) if cost else 0.0
+    log10_nip = log10_bottleneck = log10_relative = log10_bottleneck_relative = None
+    if tokens.log10_payload is not None and tokens.log10_bottleneck_payload is not None:
+        log10_complete = log10_complete_nip(n_tokens, causal=pattern.causal)
+        log10_nip = tokens.log10_payload - log10_cost
+        log10_bottleneck = tokens.log10_bottleneck_payload - log10_cost
+        log10_relative = log10_nip - log10_complete
+        log10_bottleneck_relative = log10_bottleneck - log10_complete
+    return Score(
+        pattern=pattern.name,
+        parameters=dict(pattern.parameters),
+        n_vertices=pattern.n,
+        block_size=int(block_size),
+        n_tokens=n_tokens,
+        density=(tokens.mean_degree + 1) / n_tokens,
+        mean_degree=tokens.mean_degree,
+        max_degree=tokens.max_degree,
+        diameter=tokens.diameter,
+        cost=cost,
+        payload=_power(tokens.log10_payload),
+        nip=_power(log10_nip),
+        nip_relative=_power(log10_relative),
+        log10_nip=log10_nip,
+        bottleneck_nip=_power(log10_bottleneck),
+        bottleneck_nip_relative=_power(log10_bottleneck_relative),
+        log10_nip_relative=log10_relative,
+        log10_bottleneck_nip_relative=log10_bottleneck_relative,
+        connected=math.isfinite(tokens.diameter),
+        worst_pair=tokens.worst_pair,
+        worst_path=tokens.worst_path,
+        method=_method(pattern),
+    )
+
+
+def log10_complete_nip(n_tokens: int, *, causal: bool = False) -> float:
+    """log10 of the NIP of the complete graph: 1/(N − 1)², or 2/(N − 1)² where the triangle halves the mean degree."""
+    return math.log10(2 if causal else 1) - 2 * math.log10(n_tokens - 1)
+
+
+def _power(exponent: float | None) -> float | None:
+    return None if exponent is None else float(10.0**exponent)
+
+
+def _method(pattern: Pattern) -> str:
+    engine = "compiled" if sweep.COMPILED else "vectorized"
+    if pattern.causal:
+        pairs = "causal: ordered pairs, later attends to earlier; relative to the complete causal graph"
+    elif pattern.symmetric:
+        pairs = "undirected: all pairs"
+    else:
+        pairs = "directed: all ordered pairs, information flows from attended to attending"
+    return f"exact, block graph, {engine}; {pairs}"

@@ -1,0 +1,185 @@
+"""Many patterns side by side: rows, sorted best first, as console table, JSON, CSV, Markdown or HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nip.graphs.pattern import Pattern
+from nip.scoring.score import Score, score
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DEFAULT_SORT = "bottleneck_nip_relative"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pattern's score at the block size asked for, and at its own vertices.
+
+    Parameters
+    ----------
+    score : Score
+        At token level.
+    vertex : Score
+        The paper's view: block size 1.
+    """
+
+    score: Score
+    vertex: Score
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of `Score` and ``vertex_nip_relative``, as valid JSON values."""
+        return {**self.score.to_dict(), "vertex_nip_relative": self.vertex.nip_relative}
+
+
+def _descending(value: float | None) -> float:
+    return math.inf if value is None else -value
+
+
+def _ascending(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+# Relative scores are sorted by their logarithm, which does not round small ones to 0.
+SORTS: dict[str, Callable[[Row], float]] = {
+    "bottleneck_nip_relative": lambda row: _descending(row.score.log10_bottleneck_nip_relative),
+    "nip_relative": lambda row: _descending(row.score.log10_nip_relative),
+    "vertex_nip_relative": lambda row: _descending(row.vertex.log10_nip_relative),
+    "diameter": lambda row: _ascending(row.score.diameter),
+    "cost": lambda row: _ascending(row.score.cost),
+    "density": lambda row: _ascending(row.score.density),
+    "mean_degree": lambda row: _ascending(row.score.mean_degree),
+}
+
+
+def compare(patterns: Iterable[Pattern], block_size: int = 1, *, sort: str = DEFAULT_SORT, jobs: int = 1) -> list[Row]:
+    """Score many patterns and sort them, best first.
+
+    Parameters
+    ----------
+    patterns : iterable of Pattern
+        Usually on the same number of vertices; each is relative to the complete graph of its own size.
+    block_size : int, default=1
+        Tokens per vertex.
+    sort : str, default="bottleneck_nip_relative"
+        One of `SORTS`: the larger score first, the smaller diameter, cost, density or degree first. Plain NIP favours
+        star-like patterns, so the discounted one is the default.
+    jobs : int, default=1
+        Patterns scored at once. Other than 1 needs joblib (``pip install 'nip[cluster]'``), and follows
+        ``joblib.parallel_config``, so the same call runs on a dask cluster.
+
+    Raises
+    ------
+    ValueError
+        If `sort` is unknown.
+    """
+    if sort not in SORTS:
+        raise ValueError(f"There is no sort {sort!r}. Sort by one of {', '.join(SORTS)}.")
+    patterns = list(patterns)
+    if jobs == 1:
+        rows = [_row(pattern, block_size) for pattern in patterns]
+    else:
+        try:
+            import joblib
+        except ImportError as error:
+            raise ImportError("Scoring in parallel needs joblib: pip install 'nip[cluster]', or use 1 job.") from error
+        rows = joblib.Parallel(n_jobs=jobs)(joblib.delayed(_row)(pattern, block_size) for pattern in patterns)
+    return sorted(rows, key=SORTS[sort])
+
+
+def _row(pattern: Pattern, block_size: int) -> Row:
+    vertex = score(pattern)
+    return Row(vertex if block_size == 1 else score(pattern, block_size), vertex)
+
+
+def cells(row: Row) -> dict[str, str]:
+    """What a reader sees of a row: column heading → text; the three NIP columns are relative to the complete graph."""
+    s = row.score
+    return {
+        "pattern": s.pattern,
+        "bottleneck NIP": relative_text(s.log10_bottleneck_nip_relative),
+        "NIP": relative_text(s.log10_nip_relative),
+        "vertex NIP": relative_text(row.vertex.log10_nip_relative),
+        "log10 NIP": "–" if s.log10_nip is None or math.isinf(s.log10_nip) else f"{s.log10_nip:.3f}",
+        "diameter": "∞" if math.isinf(s.diameter) else f"{s.diameter:.0f}",
+        "degree": f"{s.mean_degree:.4g}",
+        "density": f"{100 * s.density:.3g} %",
+    }
+
+
+def relative_text(log10_relative: float | None) -> str:
+    """A relative score from its log10, four digits, without rounding small ones to 0: ``4.845``, ``3.39e-59``."""
+    if log10_relative is None:
+        return "–"
+    if math.isinf(log10_relative):
+        return "0"
+    if -3 <= log10_relative < 6:
+        return f"{10**log10_relative:.4g}"
+    exponent = math.floor(log10_relative)
+    return f"{10 ** (log10_relative - exponent):.2f}e{exponent}"
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """A JSON list of the rows' fields, best first; infinite and undefined values are null."""
+    return json.dumps([row.to_dict() for row in rows], indent=2, allow_nan=False)
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """CSV with a header and a column per field; compound values as JSON, null as an empty cell."""
+    buffer = io.StringIO()
+    records = [row.to_dict() for row in rows]
+    writer = csv.DictWriter(buffer, fieldnames=list(records[0]) if records else ["pattern"], lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({k: json.dumps(v) if isinstance(v, dict | list | tuple) else v for k, v in record.items()})
+    return buffer.getvalue()
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table."""
+    table = [cells(row) for row in rows]
+    if not table:
+        return ""
+    lines = ["| " + " | ".join(table[0]) + " |", "| --- |" + " ---: |" * (len(table[0]) - 1)]
+    lines += ["| " + " | ".join(record.values()) + " |" for record in table]
+    return "\n".join(lines) + "\n"
+
+
+def to_html(rows: Sequence[Row], title: str) -> str:
+    """A self-contained HTML page with the table."""
+    table = [cells(row) for row in rows]
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in (table[0] if table else {}))
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in record.values()) + "</tr>" for record in table
+    )
+    style = (
+        ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;"
+        "padding:0 1rem}div{overflow-x:auto}table{border-collapse:collapse;width:100%}"
+        "th,td{padding:.4rem .7rem;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}"
+        "th:first-child,td:first-child{text-align:left}"
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{style}</style></head><body><h1>{html.escape(title)}</h1>"
+        f"<div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></body></html>\n"
+    )
+
+
+def to_console(rows: Sequence[Row], title: str) -> Table:
+    """A rich table for the terminal."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for i, heading in enumerate(cells(rows[0]) if rows else ["pattern"]):
+        table.add_column(heading, justify="right" if i else "left", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*cells(row).values())
+    return table
