@@ -1,0 +1,207 @@
+"""ListOps in compiled loops over flat token arrays. `nip.data.listops` says in plain Python what they compute.
+
+All of it is in one file because a compiled function kept on disk does not notice changes in other files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+try:
+    import numba
+except ImportError as error:
+    raise ImportError("Making and describing ListOps data needs numba: pip install 'nip[fast]'") from error
+
+from numpy.typing import NDArray
+
+from nip.data.listops import CLOSE, MAX, MED, MIN, SM, ZERO
+
+_LAST = ZERO + 9
+_RANDOM_BITS = 1 << 53  # a Generator's random() is a multiple of 2^-53: its 53 raw bits are used as an integer
+
+Array = NDArray[Any]
+
+compiled = numba.njit(nogil=True, cache=True)
+
+
+@compiled
+def _bits(rng: np.random.Generator) -> int:
+    return int(rng.random() * _RANDOM_BITS)
+
+
+@compiled
+def _below(rng: np.random.Generator, bits: int, available: int, n: int) -> int:
+    """A uniform integer in [0, n) from `bits`, uniform in [0, available); drawn again where that would be biased."""
+    while bits >= available - available % n:
+        bits = _bits(rng) % available  # `available` is a power of two, so this stays uniform
+    return bits % n
+
+
+@compiled
+def _longer(array: Array, used: int, more: int) -> Array:
+    """`array`, or a copy with twice the room or more, so that `more` fit behind the first `used`."""
+    if used + more <= array.size:
+        return array
+    grown = np.empty(max(2 * array.size, used + more), array.dtype)
+    grown[:used] = array[:used]
+    return grown
+
+
+@compiled
+def draw_trees(rng: np.random.Generator, attempts: int, rule: tuple[int, int, int, int]) -> tuple[Array, Array]:
+    """Draw `attempts` trees whose root is an operator, and keep those that the rule takes.
+
+    A root that is a digit has length 1 and is never taken, so it need not be drawn; and a tree is given up as soon as
+    the tokens that it is certain to have reach `max_length`. Both leave the distribution of the taken ones as it is.
+
+    `rule` is (max_depth, max_args, min_length, max_length). Returns tokens (n_tokens,) uint8, offsets (n + 1,) int64.
+    """
+    max_depth, max_args, min_length, max_length = rule
+    tokens = np.empty(4 * max_length, np.uint8)
+    offsets = np.zeros(attempts + 1, np.int64)
+    taken = 0
+    # an operator costs three tokens at least, so that no tree in bounds is deeper than it is long
+    missing = np.empty(min(max_depth, max_length) + 1, np.int64)  # arguments still to come, by depth
+    for _ in range(attempts):
+        start = offsets[taken]
+        tokens = _longer(tokens, start, max_length)
+        end = start
+        depth = 0  # operators that are open
+        certain = 1  # the tree's length if all nodes still to come were digits
+        missing[0] = 1
+        while True:
+            bits = _bits(rng)
+            if depth == 0 or (depth + 1 < max_depth and bits % 4 == 0):
+                tokens[end] = MIN + bits // 4 % 4
+                end += 1
+                arguments = 2 + _below(rng, bits // 16, _RANDOM_BITS // 16, max_args - 1)
+                certain += 1 + arguments
+                if certain >= max_length:
+                    break
+                depth += 1
+                missing[depth] = arguments
+            else:
+                tokens[end] = ZERO + _below(rng, bits // 4, _RANDOM_BITS // 4, 10)
+                end += 1
+                missing[depth] -= 1
+                while depth > 0 and missing[depth] == 0:
+                    tokens[end] = CLOSE
+                    end += 1
+                    depth -= 1
+                    missing[depth] -= 1
+                if depth == 0:
+                    break
+        if min_length < certain < max_length:
+            taken += 1
+            offsets[taken] = end
+    return tokens[: offsets[taken]].copy(), offsets[: taken + 1].copy()
+
+
+@compiled
+def _apply(operator: int, counts: Array) -> int:
+    """The operator's value on arguments given as a histogram of the digits, shape (10,)."""
+    total = 0
+    weighted = 0
+    for digit in range(10):
+        total += counts[digit]
+        weighted += digit * counts[digit]
+    if operator == SM:
+        return weighted % 10
+    # the arguments of rank low and high in ascending order, both counted from 0
+    low, high = 0, 0
+    if operator == MAX:
+        low = high = total - 1
+    elif operator == MED:
+        low, high = (total - 1) // 2, total // 2
+    seen = 0
+    lower = -1
+    for digit in range(10):
+        seen += counts[digit]
+        if lower < 0 and seen > low:
+            lower = digit
+        if seen > high:
+            return (lower + digit) // 2
+    return -1  # no arguments
+
+
+@compiled
+def _value(tokens: Array, operators: Array, counts: Array) -> int:
+    """The value of one expression, or -1 if it is none. `operators` (m,) and `counts` (m, 10) are room to work in."""
+    depth = 0
+    value = -1
+    for token in tokens:
+        if value >= 0:
+            return -1
+        if MIN <= token <= SM:
+            operators[depth] = token
+            counts[depth] = 0
+            depth += 1
+            continue
+        if ZERO <= token <= _LAST:
+            done = int(np.int64(token)) - ZERO  # signed, lest the compiler make it a float
+        elif token == CLOSE and depth > 0:
+            depth -= 1
+            done = _apply(operators[depth], counts[depth])
+            if done < 0:
+                return -1
+        else:
+            return -1
+        if depth > 0:
+            counts[depth - 1, done] += 1
+        else:
+            value = done
+    return value
+
+
+@compiled
+def values(tokens: Array, offsets: Array) -> Array:
+    """The value of every expression, -1 for what is none; (n,) int64."""
+    n = offsets.size - 1
+    longest = 0
+    for i in range(n):
+        longest = max(longest, offsets[i + 1] - offsets[i])
+    operators = np.empty(longest, np.int64)
+    counts = np.empty((longest, 10), np.int64)
+    out = np.empty(n, np.int64)
+    for i in range(n):
+        out[i] = _value(tokens[offsets[i] : offsets[i + 1]], operators, counts)
+    return out
+
+
+@compiled
+def shapes(tokens: Array, offsets: Array) -> tuple[Array, Array, Array]:
+    """Depth of every tree (root 1, digits counted), (n,); how often each number of arguments and each token id occurs."""
+    n = offsets.size - 1
+    depths = np.zeros(n, np.int64)
+    arguments = np.zeros(16, np.int64)
+    open_ = np.zeros(16, np.int64)  # arguments so far, by depth
+    occurs = np.zeros(256, np.int64)
+    for i in range(n):
+        depth = 0
+        for token in tokens[offsets[i] : offsets[i + 1]]:
+            occurs[token] += 1
+            if token == CLOSE:
+                arguments = _longer_zeroed(arguments, open_[depth] + 1)
+                arguments[open_[depth]] += 1
+                depth -= 1
+                continue
+            open_[depth] += 1
+            if MIN <= token <= SM:
+                depth += 1
+                open_ = _longer_zeroed(open_, depth + 1)
+                open_[depth] = 0
+                depths[i] = max(depths[i], depth)
+            else:
+                depths[i] = max(depths[i], depth + 1)
+    return depths, arguments, occurs
+
+
+@compiled
+def _longer_zeroed(array: Array, size: int) -> Array:
+    if size <= array.size:
+        return array
+    grown = np.zeros(max(2 * array.size, size), array.dtype)
+    grown[: array.size] = array
+    return grown

@@ -1,0 +1,112 @@
+"""What a ListOps set looks like, and the accuracies that need no reading of its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.data.examples import Examples
+from nip.data.listops import OPERATORS, TOKENS, ZERO
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counts over one split of ListOps.
+
+    Parameters
+    ----------
+    examples, tokens : int
+        How many.
+    length : dict of str to float
+        ``min, mean, median, max`` of the number of tokens.
+    depth : dict of int to int
+        Examples by depth: the root is at depth 1, digits count.
+    operators, roots : dict of str to int
+        How often each operator occurs anywhere, and at the root.
+    arguments : dict of int to int
+        Operators by their number of arguments.
+    digits : dict of str to int
+        How often each digit occurs.
+    labels : dict of int to int
+        Examples by label.
+    commonest_share : float
+        Share of the commonest label.
+    """
+
+    examples: int
+    tokens: int
+    length: dict[str, float]
+    depth: dict[int, int]
+    operators: dict[str, int]
+    roots: dict[str, int]
+    arguments: dict[int, int]
+    digits: dict[str, int]
+    labels: dict[int, int]
+    commonest_share: float
+
+
+def statistics(examples: Examples) -> Statistics:
+    """Count lengths, depths, operators, arguments and labels of a split of ListOps."""
+    _require_listops(examples)
+    from nip.data import kernels
+
+    depths, arguments, tokens = kernels.shapes(examples.tokens, examples.offsets)
+    roots = np.bincount(_roots(examples), minlength=len(TOKENS))
+    labels = np.bincount(examples.labels, minlength=examples.task.n_classes)
+    lengths = examples.lengths
+    return Statistics(
+        examples=len(examples),
+        tokens=int(lengths.sum()),
+        length={
+            "min": float(lengths.min()),
+            "mean": float(lengths.mean()),
+            "median": float(np.median(lengths)),
+            "max": float(lengths.max()),
+        },
+        depth=_counted(np.bincount(depths)),
+        operators={TOKENS[operator]: int(tokens[operator]) for operator in OPERATORS},
+        roots={TOKENS[operator]: int(roots[operator]) for operator in OPERATORS},
+        arguments=_counted(arguments),
+        digits={TOKENS[i]: int(tokens[i]) for i in range(ZERO, ZERO + 10)},
+        labels={label: int(count) for label, count in enumerate(labels)},
+        commonest_share=float(labels.max() / len(examples)),
+    )
+
+
+def baselines(train: Examples, test: Examples) -> dict[str, float]:
+    """Accuracies on `test` that a model must beat before it can be said to have learnt something.
+
+    Returns
+    -------
+    dict of str to float
+        ``commonest_label``: always the label commonest in `train`. For ListOps also ``root_operator``: the label
+        commonest in `train` among the examples with the same first token, which is the root's operator.
+
+    Notes
+    -----
+    On the official setting of ListOps they are about 0.17 and 0.36.
+    """
+    n_classes = train.task.n_classes
+    commonest = np.bincount(train.labels, minlength=n_classes).argmax()
+    accuracies = {"commonest_label": float((test.labels == commonest).mean())}
+    if train.task.name == "listops":
+        by_root = np.zeros((len(TOKENS), n_classes), dtype=np.int64)
+        np.add.at(by_root, (_roots(train), train.labels), 1)
+        predicted = np.where(by_root.any(axis=1), by_root.argmax(axis=1), commonest)  # (n_tokens,)
+        accuracies["root_operator"] = float((predicted[_roots(test)] == test.labels).mean())
+    return accuracies
+
+
+def _roots(examples: Examples) -> NDArray[np.integer]:
+    return examples.tokens[examples.offsets[:-1]]
+
+
+def _counted(counts: NDArray[np.integer]) -> dict[int, int]:
+    return {value: int(count) for value, count in enumerate(counts) if count}
+
+
+def _require_listops(examples: Examples) -> None:
+    if examples.task.name != "listops":
+        raise ValueError(f"Statistics are of ListOps expressions. Got a split of {examples.task.name} instead.")
