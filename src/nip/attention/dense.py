@@ -1,0 +1,34 @@
+"""Torch's own dense attention with the pattern as a mask: for patterns that leave out little, and for short inputs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from nip.attention.layout import BlockLayout
+from nip.attention.options import Options
+from nip.attention.reference import allowed_pairs
+
+
+def attend_dense(
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax attention by `torch.nn.functional.scaled_dot_product_attention`; no bias and no log-sum-exp.
+
+    Without token masks a complete pattern is plain attention, and needs no mask at all.
+    """
+    grouped = q.shape[1] != k.shape[1]
+    if layout.complete and options.key_padding_mask is None and options.segment_ids is None:
+        out = scaled_dot_product_attention(
+            q, k, v, None, options.dropout_p, is_causal=layout.causal, scale=options.scale, enable_gqa=grouped
+        )
+        return out, None
+    if layout.complete and not layout.causal and options.segment_ids is None and options.key_padding_mask is not None:
+        allowed = options.key_padding_mask[:, None, None, :]  # the same for all queries: no tokens × tokens mask
+    else:
+        allowed = allowed_pairs(layout, options, q.device)
+    nothing = ~allowed.any(-1, keepdim=True)  # torch's kernels differ on such rows: let them attend, then cut them off
+    out = scaled_dot_product_attention(
+        q, k, v, allowed | nothing, options.dropout_p, scale=options.scale, enable_gqa=grouped
+    )
+    return out.masked_fill(nothing, 0.0), None

@@ -1,0 +1,329 @@
+"""`attend`: the one place that checks the arguments of attention and chooses who computes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from nip.attention.dense import attend_dense
+from nip.attention.gather import attend_gather
+from nip.attention.layout import BlockLayout, block_layout
+from nip.attention.options import Options
+from nip.attention.reference import attend_reference
+from nip.graphs import Pattern
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Run = Callable[[Tensor, Tensor, Tensor, BlockLayout, Options], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute attention, and whether it can be used here."""
+
+    name: str
+    available: bool
+    reason: str
+    """What it is good for, or why it is not available."""
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """What stands behind a backend's name."""
+
+    run: Run
+    purpose: str
+    missing: Callable[[], str | None] = lambda: None
+    """Why it cannot be used on this machine; None if it can."""
+    refuses: Callable[[Tensor, Options], str | None] = lambda q, options: None
+    """Why it cannot compute this call; None if it can."""
+
+
+def _dense_refuses(q: Tensor, options: Options) -> str | None:
+    if options.return_lse:
+        return "torch's attention does not return the log-sum-exp"
+    if options.bias is not None:
+        return "rows that the bias forbids altogether are undefined in torch's attention"
+    return None
+
+
+BACKENDS: dict[str, Implementation] = {
+    "gather": Implementation(attend_gather, "plain torch on any device, attended blocks only"),
+    "dense": Implementation(attend_dense, "torch's dense attention with the pattern as a mask", refuses=_dense_refuses),
+    "reference": Implementation(attend_reference, "every score written out: the oracle of the others"),
+}
+"""In the order in which ``backend="auto"`` would rather have them for a sparse pattern."""
+
+
+def backends() -> list[Backend]:
+    """All backends, with whether each is available on this machine and why.
+
+    Examples
+    --------
+    >>> [backend.name for backend in backends() if backend.available]
+    ['gather', 'dense', 'reference']
+    """
+    missing = {name: implementation.missing() for name, implementation in BACKENDS.items()}
+    return [
+        Backend(name, missing[name] is None, missing[name] or implementation.purpose)
+        for name, implementation in BACKENDS.items()
+    ]
+
+
+@overload
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    block_size: int = ...,
+    key_padding_mask: Tensor | None = ...,
+    segment_ids: Tensor | None = ...,
+    bias: Tensor | None = ...,
+    causal: bool = ...,
+    scale: float | None = ...,
+    dropout_p: float = ...,
+    return_lse: Literal[False] = ...,
+    backend: str = ...,
+) -> Tensor: ...
+@overload
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    block_size: int = ...,
+    key_padding_mask: Tensor | None = ...,
+    segment_ids: Tensor | None = ...,
+    bias: Tensor | None = ...,
+    causal: bool = ...,
+    scale: float | None = ...,
+    dropout_p: float = ...,
+    *,
+    return_lse: Literal[True],
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    block_size: int = 16,
+    key_padding_mask: Tensor | None = None,
+    segment_ids: Tensor | None = None,
+    bias: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    return_lse: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Softmax attention in which each block of tokens attends to the blocks that the pattern names, and to itself.
+
+    A query that may attend to nothing (all its keys are padding or other documents) gives zeros, and no gradient.
+    A padding query still attends to the real keys of its row, as in torch; ignore its result.
+
+    Parameters
+    ----------
+    q : Tensor of shape (batch, heads, tokens, head_dim)
+        Queries: float16, bfloat16, float32 or float64; softmax is always computed in float32 or better.
+    k, v : Tensor of shape (batch, kv_heads, tokens, head_dim)
+        Keys and values, of the same dtype and device. ``kv_heads`` divides ``heads``: query head h reads
+        h // (heads / kv_heads) (grouped-query attention).
+    pattern : Pattern
+        A graph on ⌈tokens / block_size⌉ vertices.
+    block_size : int, default=16
+        Tokens of one block. Any number of tokens will do: the last block may be shorter.
+    key_padding_mask : bool Tensor of shape (batch, tokens), optional
+        True where a token is real. Only real tokens are attended to.
+    segment_ids : integer Tensor of shape (batch, tokens), optional
+        Packed documents: tokens attend to tokens of the same id only.
+    bias : Tensor of shape (1 or batch, heads, tokens, tokens), optional
+        Added to the scaled scores; only attended blocks of it are read, and get a gradient.
+    causal : bool, default=False
+        Attend to the own and earlier tokens only. A causal pattern implies it.
+    scale : float, optional
+        Scores are ``scale · q kᵀ``; 1 / √head_dim unless given.
+    dropout_p : float in [0, 1), default=0.0
+        Chance that a probability is dropped, the others growing in proportion; drawn from torch's generator, so
+        `torch.manual_seed` decides. Zero it in evaluation: attention does not know the model's mode.
+    return_lse : bool, default=False
+        Return the natural log-sum-exp of each query's scores too.
+    backend : str, default="auto"
+        A name among `backends`, or "auto": whichever is fastest here for this input. The result is the pattern's in any
+        case; `explain` tells which one auto takes and why.
+
+    Returns
+    -------
+    Tensor of shape (batch, heads, tokens, head_dim)
+        And, with ``return_lse``, a Tensor of shape (batch, heads, tokens), −inf where nothing is attended to;
+        float32 for half-precision inputs.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not fit each other or the pattern, or the backend is unknown or cannot do this.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from nip.graphs import hypercube
+    >>> q, k, v = torch.randn(3, 1, 4, 100, 32).unbind()
+    >>> attend(q, k, v, hypercube(7), block_size=16).shape
+    torch.Size([1, 4, 100, 32])
+
+    References
+    ----------
+    .. [1] What Dense Graph Do You Need for Self-Attention?, arXiv 2205.14014, section 4.
+    """
+    options = _check(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
+    layout = block_layout(pattern, block_size, q.shape[2], is_causal=causal)
+    choice = _choose(q, layout, options, backend)
+    out, lse = BACKENDS[choice.backend].run(q, k, v, layout, options)
+    if lse is not None:
+        return out, lse
+    return out
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which backend computes a call, and why."""
+
+    backend: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}: {self.reason}"
+
+
+def explain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    block_size: int = 16,
+    key_padding_mask: Tensor | None = None,
+    segment_ids: Tensor | None = None,
+    bias: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    return_lse: bool = False,
+    backend: str = "auto",
+) -> Choice:
+    """Tell which backend `attend` takes for the same arguments, and why; nothing is computed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from nip.graphs import complete, hypercube
+    >>> q, k, v = torch.empty(3, 1, 4, 2048, 32).unbind()
+    >>> explain(q, k, v, hypercube(128)).backend, explain(q, k, v, complete(128)).backend
+    ('gather', 'dense')
+    """
+    options = _check(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
+    layout = block_layout(pattern, block_size, q.shape[2], is_causal=causal)
+    return _choose(q, layout, options, backend)
+
+
+def _choose(q: Tensor, layout: BlockLayout, options: Options, backend: str) -> Choice:
+    if backend != "auto":
+        _check_backend(q, options, backend)
+        return Choice(backend, "asked for by name")
+    refusal = _dense_refuses(q, options)
+    if _dense_is_faster(layout):
+        share = f"{layout.density:.0%} of {layout.n} × {layout.n} blocks are attended to"
+        if refusal is None:
+            return Choice("dense", f"{share}: leaving out the others costs more than it saves")
+        return Choice("gather", f"{share}, but {refusal}")
+    return Choice("gather", f"only {layout.density:.1%} of {layout.n} × {layout.n} blocks are attended to")
+
+
+def _dense_is_faster(layout: BlockLayout) -> bool:
+    return layout.complete or layout.density > 0.5 or layout.n_tokens <= 64
+
+
+def _check_backend(q: Tensor, options: Options, backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"There is no attention backend {backend!r}. The backends are auto, {', '.join(BACKENDS)}.")
+    missing = BACKENDS[backend].missing()
+    if missing is not None:
+        raise ValueError(f"The attention backend {backend!r} is not available: {missing}.")
+    refusal = BACKENDS[backend].refuses(q, options)
+    if refusal is not None:
+        raise ValueError(f"The attention backend {backend!r} cannot compute this: {refusal}. Use backend='auto'.")
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_padding_mask: Tensor | None,
+    segment_ids: Tensor | None,
+    bias: Tensor | None,
+    scale: float | None,
+    dropout_p: float,
+    return_lse: bool,
+) -> Options:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != 4 or 0 in x.shape:
+            raise ValueError(
+                f"The '{name}' parameter of attend must have shape (batch, heads, tokens, head_dim), none of them 0. "
+                f"Got {tuple(x.shape)} instead."
+            )
+        if x.dtype not in DTYPES:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise ValueError(f"The '{name}' parameter of attend must be one of {names}. Got {x.dtype} instead.")
+    batch, heads, tokens, head_dim = q.shape
+    for name, x in (("k", k), ("v", v)):
+        if x.dtype != q.dtype:
+            raise ValueError(f"q, k and v of attend must have one dtype. Got {q.dtype} and, for {name}, {x.dtype}.")
+        if (x.shape[0], *x.shape[2:]) != (batch, tokens, head_dim):
+            raise ValueError(
+                f"The '{name}' parameter of attend must have q's batch, tokens and head_dim: "
+                f"{(batch, '…', tokens, head_dim)}. Got {tuple(x.shape)} instead."
+            )
+    if v.shape[1] != k.shape[1] or heads % k.shape[1]:
+        raise ValueError(
+            f"k and v of attend must have one number of heads, which divides q's {heads}. "
+            f"Got {k.shape[1]} and {v.shape[1]} instead."
+        )
+    _check_token_mask("key_padding_mask", key_padding_mask, (batch, tokens), "bool")
+    _check_token_mask("segment_ids", segment_ids, (batch, tokens), "integer")
+    if bias is not None and (
+        bias.shape not in {(1, heads, tokens, tokens), (batch, heads, tokens, tokens)} or bias.dtype not in DTYPES
+    ):
+        raise ValueError(
+            f"The 'bias' parameter of attend must be floating point of shape (1 or {batch}, {heads}, {tokens}, "
+            f"{tokens}). Got {bias.dtype} of shape {tuple(bias.shape)} instead."
+        )
+    tensors = {"k": k, "v": v, "key_padding_mask": key_padding_mask, "segment_ids": segment_ids, "bias": bias}
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != q.device:
+            raise ValueError(
+                f"The '{name}' parameter of attend must be on q's device {q.device}. Got {tensor.device} instead."
+            )
+    if scale is None:
+        scale = head_dim**-0.5
+    elif not math.isfinite(scale):
+        raise ValueError(f"The 'scale' parameter of attend must be finite. Got {scale!r} instead.")
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"The 'dropout_p' parameter of attend must be in [0, 1). Got {dropout_p!r} instead.")
+    return Options(float(scale), key_padding_mask, segment_ids, bias, float(dropout_p), return_lse)
+
+
+def _check_token_mask(name: str, mask: Tensor | None, shape: tuple[int, int], kind: str) -> None:
+    if mask is None:
+        return
+    is_bool = mask.dtype == torch.bool
+    is_integer = not (is_bool or mask.dtype.is_floating_point or mask.dtype.is_complex)
+    if mask.shape != shape or not (is_bool if kind == "bool" else is_integer):
+        raise ValueError(
+            f"The '{name}' parameter of attend must be {kind} of shape (batch, tokens) = {shape}. "
+            f"Got {mask.dtype} of shape {tuple(mask.shape)} instead."
+        )

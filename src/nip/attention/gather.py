@@ -1,0 +1,213 @@
+"""Block-sparse attention in plain torch, on any device: only attended blocks are ever computed or stored.
+
+Rows that attend to equally many blocks are done together: their blocks of keys and values are gathered into panels, and
+the rest is batched matrix products. The rows go through in chunks that fit the processor's caches, in buffers that are
+used again and again, so memory stays far below that of all scores; the backward pass computes the scores once more
+instead of keeping them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nip.attention.grouping import RowGroup, block_mask, group_rows
+from nip.attention.layout import BlockLayout
+from nip.attention.options import Options
+from nip.attention.tables import Buffers, bias_blocks, from_bias_blocks, from_table, to_table
+
+# Bytes of one panel of keys: a chunk should stay in a CPU's caches and still be worth the cost of a call; a GPU needs
+# more work at once. A row that needs more than this is a chunk of its own.
+PANEL_BYTES = {"cpu": 2 * 2**20, "other": 64 * 2**20}
+
+
+def attend_gather(
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax attention over the blocks of the layout; parameters and result as `nip.attention.dispatch.attend`.
+
+    Half-precision inputs are computed in float32. On a CPU the result and the gradients are the same bit for bit on
+    every run with the same number of threads; on a GPU the gradients are if torch is told to be deterministic.
+
+    Notes
+    -----
+    Time O(attended blocks · b² · head_dim). Memory beside inputs, result and gradients: O(b · (b + head_dim)) for each
+    attended block of one chunk of rows, which is a fixed number of bytes or one row, whichever is more.
+    """
+    seed = 0
+    if options.dropout_p > 0:
+        # One number from torch's generator: torch.manual_seed decides, and the backward pass can draw the same again.
+        seed = int(torch.randint(2**63 - 1, ()).item())
+    out, lse = _Gather.apply(q, k, v, options.bias, layout, options, seed)
+    return out, lse
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        layout: BlockLayout,
+        options: Options,
+        seed: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.set_materialize_grads(False)
+        ctx.layout, ctx.options, ctx.seed = layout, options, seed
+        with torch.autocast(q.device.type, enabled=False):
+            return _Rows(q, k, v, bias, layout, options, seed).forward()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, k, v, bias = ctx.saved_tensors
+        with torch.autocast(q.device.type, enabled=False):
+            rows = _Rows(q, k, v, bias, ctx.layout, ctx.options, ctx.seed)
+            return (*rows.backward(dout, dlse, bias_needs_grad=ctx.needs_input_grad[3]), None, None, None)
+
+
+class _Rows:
+    """One call: its blocks as tables, its chunks of rows, and the steps that both passes share."""
+
+    def __init__(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, layout: BlockLayout, options: Options, seed: int
+    ) -> None:
+        self.batch, self.heads, _, self.width = q.shape
+        self.layout, self.options, self.n, self.b = layout, options, layout.n, layout.block_size
+        self.input_dtype, self.dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
+        self.mask = block_mask(layout, options, q.device)
+        self.groups = group_rows(layout, options, self.mask, self.batch, self.heads, k.shape[1], q.device)
+        self.q, self.k, self.v = (to_table(x, layout, self.dtype) for x in (q, k, v))
+        self.bias = None if bias is None else bias_blocks(bias, layout)
+        self.later = torch.ones(self.b, self.b, dtype=torch.bool, device=q.device).triu(1)
+        self.generator = torch.Generator(q.device).manual_seed(seed)
+        self.buffers = Buffers(self.dtype, q.device)
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        take, gather = self.buffers.take, self.buffers.gather
+        # Rows with nothing to attend to are in no group: they keep the zeros and the −inf.
+        out = torch.zeros_like(self.q)
+        lse = self.q.new_full((len(self.q), self.b), -torch.inf) if self.options.return_lse else None
+        for group, queries, keys in self.chunks():
+            scores, _, _ = self.scores(group, queries, keys)
+            if lse is not None:
+                lse.index_copy_(0, queries, scores.logsumexp(-1))
+            probabilities = self.probabilities(group, scores)
+            if self.options.dropout_p > 0:
+                probabilities.mul_(self.dropout_factors(probabilities))
+            out_rows = take("rows", len(queries), self.b, self.width)
+            torch.bmm(probabilities, gather("values", self.v, keys, self.width), out=out_rows)
+            out.index_copy_(0, queries, out_rows.flatten(1))
+        if lse is not None:
+            lse = from_table(lse, self.layout, self.batch, 1, self.dtype).squeeze(-1)
+        return from_table(out, self.layout, self.batch, self.width, self.input_dtype), lse
+
+    def backward(
+        self, grad_out: Tensor | None, grad_lse: Tensor | None, *, bias_needs_grad: bool
+    ) -> tuple[Tensor | None, ...]:
+        take, gather, scale = self.buffers.take, self.buffers.gather, self.options.scale
+        dq, dk, dv = torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)
+        dout = torch.zeros_like(self.q) if grad_out is None else to_table(grad_out, self.layout, self.dtype)
+        dlse = None if grad_lse is None else to_table(grad_lse[..., None], self.layout, self.dtype)
+        dbias = None
+        if self.bias is not None and bias_needs_grad:
+            dbias = self.q.new_zeros(self.bias.shape[:4].numel(), self.b**2)
+        for group, queries, keys in self.chunks():
+            scores, q_rows, k_panel = self.scores(group, queries, keys)
+            probabilities = self.probabilities(group, scores)
+            dout_rows = gather("dout", dout, queries, self.width)
+            dprobabilities = take("dprobabilities", *scores.shape)
+            torch.bmm(dout_rows, gather("values", self.v, keys, self.width).mT, out=dprobabilities)
+            kept = probabilities
+            if self.options.dropout_p > 0:
+                factors = self.dropout_factors(probabilities)
+                dprobabilities.mul_(factors)
+                kept = factors.mul_(probabilities)
+            panel = take("values", *k_panel.shape)
+            dv.index_add_(0, keys.flatten(), torch.bmm(kept.mT, dout_rows, out=panel).view(-1, dv.shape[1]))
+
+            # The gradient of softmax is P ∘ (dP − rowsum(P ∘ dP)), that of the log-sum-exp P ∘ dlse.
+            dscores = torch.mul(probabilities, dprobabilities, out=scores)
+            shift = dscores.sum(-1, keepdim=True)
+            if dlse is not None:
+                shift -= dlse[queries][..., None]
+            dscores.addcmul_(probabilities, shift, value=-1)
+
+            if dbias is not None:
+                blocks = dscores.unflatten(-1, (-1, self.b)).transpose(1, 2)
+                sequence, head, i, j = self.bias_entries(queries, keys)
+                entries = ((sequence * self.heads + head) * self.n + i) * self.n + j
+                dbias.index_add_(0, entries.flatten(), blocks.reshape(-1, self.b**2))
+            dq_rows = take("rows", *q_rows.shape).baddbmm_(dscores, k_panel, beta=0, alpha=scale)
+            dq.index_copy_(0, queries, dq_rows.flatten(1))
+            panel.baddbmm_(dscores.mT, q_rows, beta=0, alpha=scale)
+            dk.index_add_(0, keys.flatten(), panel.view(-1, dk.shape[1]))
+        if self.bias is not None and dbias is not None:
+            dbias = from_bias_blocks(dbias.view(self.bias.shape), self.layout).to(self.bias.dtype)
+        gradients = (from_table(x, self.layout, self.batch, self.width, self.input_dtype) for x in (dq, dk, dv))
+        return *gradients, dbias
+
+    def chunks(self) -> Iterator[tuple[RowGroup, Tensor, Tensor]]:
+        """Rows (m,) and the blocks they attend to (m, d), in the same order in both passes."""
+        limit = PANEL_BYTES.get(self.q.device.type, PANEL_BYTES["other"])
+        for group in self.groups:
+            row_bytes = group.keys.shape[1] * self.k.shape[1] * self.dtype.itemsize
+            step = max(1, limit // row_bytes)
+            for queries, keys in zip(group.queries.split(step), group.keys.split(step), strict=True):
+                yield group, queries, keys
+
+    def scores(self, group: RowGroup, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Masked scores (m, b, d · b), and what they come from: (m, b, head_dim) and (m, d · b, head_dim)."""
+        q_rows = self.buffers.gather("queries", self.q, queries, self.width)
+        k_panel = self.buffers.gather("keys", self.k, keys, self.width)
+        scores = self.buffers.take("scores", len(queries), self.b, k_panel.shape[1])
+        scores.baddbmm_(q_rows, k_panel.mT, beta=0, alpha=self.options.scale)
+        if self.bias is not None:
+            blocks = self.bias[self.bias_entries(queries, keys)]  # (m, d, b, b)
+            scores.unflatten(-1, (-1, self.b)).add_(blocks.transpose(1, 2))
+        if group.triangle:
+            scores[..., -self.b :].masked_fill_(self.later, -torch.inf)
+        if group.partial:
+            scores.masked_fill_(self.forbidden(queries, keys), -torch.inf)
+        return scores, q_rows, k_panel
+
+    def probabilities(self, group: RowGroup, scores: Tensor) -> Tensor:
+        """Softmax of the scores; zeros where nothing is attended to, for which softmax itself gives 0 / 0."""
+        probabilities = self.buffers.take("probabilities", *scores.shape)
+        torch.softmax(scores, -1, out=probabilities)
+        if group.partial or self.bias is not None:
+            probabilities.masked_fill_(scores.amax(-1, keepdim=True) == -torch.inf, 0.0)
+        return probabilities
+
+    def forbidden(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """True where a token must not be attended to, (m, 1 or b, d · b)."""
+        sequence = queries // (self.heads * self.n)
+        columns = keys % self.n
+        forbidden = torch.zeros((), dtype=torch.bool, device=keys.device)
+        if self.mask.real is not None:
+            of_sequence = sequence if len(self.mask.real) == self.batch else torch.zeros_like(sequence)
+            forbidden = ~self.mask.real[of_sequence[:, None], columns].flatten(1)[:, None]
+        if self.mask.segments is not None:
+            own = self.mask.segments[sequence, queries % self.n]
+            other = self.mask.segments[sequence[:, None], columns].flatten(1)
+            forbidden = forbidden | (own[:, :, None] != other[:, None, :])
+        return forbidden
+
+    def dropout_factors(self, like: Tensor) -> Tensor:
+        """0 for what is dropped, 1 / (1 − p) for what is kept; the same in both passes."""
+        keep = 1 - self.options.dropout_p
+        return self.buffers.take("dropout", *like.shape).bernoulli_(keep, generator=self.generator).div_(keep)
+
+    def bias_entries(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where the bias of these blocks stands: (sequence, head, i, j), together of shape (m, d)."""
+        assert self.bias is not None
+        head = queries // self.n
+        sequence = head // self.heads if len(self.bias) > 1 else torch.zeros_like(head)
+        return sequence[:, None], (head % self.heads)[:, None], (queries % self.n)[:, None], keys % self.n

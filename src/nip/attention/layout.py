@@ -1,0 +1,125 @@
+"""A pattern laid over a sequence: which block of queries attends to which blocks of keys.
+
+The axes of this room, everywhere in this order:
+
+==========  ====================================================================
+batch       sequences
+heads       heads of the queries; kv_heads divides it (grouped-query attention)
+tokens      query or key positions: the same number, any
+head_dim    width of one head
+n           blocks, ⌈tokens / block_size⌉: the vertices of the pattern
+b           block_size
+i, j        a block of queries, a block of keys
+d           blocks that a row attends to, its own included
+m           rows (one block of queries, in one head of one sequence) done together
+==========  ====================================================================
+
+Padding rule: a length that is no multiple of the block size fills its last block with tokens that nobody attends to
+and whose own result is cut off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.graphs import Pattern, causal
+from nip.graphs.pattern import check_int
+
+
+@dataclass(frozen=True, eq=False)
+class BlockLayout:
+    """Compressed sparse rows over blocks, the own block included.
+
+    Parameters
+    ----------
+    n_tokens, block_size : int
+        The sequence and how it is cut; ``n`` blocks follow from them.
+    indptr : ndarray of shape (n + 1,)
+        Row i is ``indices[indptr[i]:indptr[i + 1]]``.
+    indices : ndarray of shape (n_attended,)
+        Attended blocks, ascending in each row, the own one always among them.
+    causal : bool
+        A token attends to itself and earlier tokens only: rows then end with their own block, of which only the lower
+        triangle counts.
+    """
+
+    n_tokens: int
+    block_size: int
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    causal: bool
+
+    @property
+    def n(self) -> int:
+        """Number of blocks."""
+        return len(self.indptr) - 1
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The row of each entry of `indices`."""
+        return np.repeat(np.arange(self.n), np.diff(self.indptr))
+
+    @property
+    def n_padded(self) -> int:
+        """Tokens once the last block is filled."""
+        return self.n * self.block_size
+
+    @property
+    def complete(self) -> bool:
+        """Whether every token attends to every other (causal: to every earlier one)."""
+        return self.indices.size == (self.n * (self.n + 1) // 2 if self.causal else self.n**2)
+
+    @property
+    def density(self) -> float:
+        """Attended blocks over n²."""
+        return self.indices.size / self.n**2
+
+
+@lru_cache(maxsize=64)
+def block_layout(pattern: Pattern, block_size: int, n_tokens: int, *, is_causal: bool = False) -> BlockLayout:
+    """Lay a pattern over a sequence.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Its n must be ⌈n_tokens / block_size⌉.
+    block_size, n_tokens : int
+        At least 1.
+    is_causal : bool, default=False
+        Make the pattern causal, if it is not already.
+
+    Raises
+    ------
+    ValueError
+        If the pattern is made for another number of blocks.
+
+    Examples
+    --------
+    >>> from nip.graphs import local_window
+    >>> layout = block_layout(local_window(3), 16, 40)
+    >>> layout.n_padded, layout.indices.tolist()
+    (48, [0, 1, 0, 1, 2, 1, 2])
+    """
+    check_int("block_size", block_size, "attend", minimum=1)
+    check_int("n_tokens", n_tokens, "attend", minimum=1)
+    needed = -(-n_tokens // block_size)
+    if pattern.n != needed:
+        raise ValueError(
+            f"{n_tokens} tokens in blocks of {block_size} need a pattern of n = {needed}. "
+            f"Got {pattern.name!r} with n = {pattern.n} instead."
+        )
+    if is_causal and not pattern.causal:
+        pattern = causal(pattern)
+    n = pattern.n
+    rows = np.concatenate([np.repeat(np.arange(n), pattern.degrees), np.arange(n)])
+    columns = np.concatenate([pattern.indices, np.arange(n)])
+    order = np.lexsort((columns, rows))
+    indptr = pattern.indptr + np.arange(n + 1)
+    indices = columns[order]
+    indptr.setflags(write=False)
+    indices.setflags(write=False)
+    return BlockLayout(n_tokens, block_size, indptr, indices, pattern.causal)

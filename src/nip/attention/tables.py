@@ -1,0 +1,60 @@
+"""Blocks as rows of a table, and panels of them gathered side by side.
+
+A table is (batch · heads · n, b · width): one block of tokens a row, so that gathering a block is copying a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nip.attention.layout import BlockLayout
+
+
+def to_table(x: Tensor, layout: BlockLayout, dtype: torch.dtype) -> Tensor:
+    """Cut (batch, heads, tokens, width) into blocks, the last one filled with zeros."""
+    fill = layout.n_padded - layout.n_tokens
+    if fill:
+        x = torch.nn.functional.pad(x, (0, 0, 0, fill))
+    return x.to(dtype).reshape(-1, layout.block_size * x.shape[-1])
+
+
+def from_table(table: Tensor, layout: BlockLayout, batch: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Put blocks together again: (batch, heads, tokens, width)."""
+    return table.view(batch, -1, layout.n_padded, width)[:, :, : layout.n_tokens].to(dtype)
+
+
+def bias_blocks(bias: Tensor, layout: BlockLayout) -> Tensor:
+    """View (1 or batch, heads, tokens, tokens) as (1 or batch, heads, n, n, b, b)."""
+    fill = layout.n_padded - layout.n_tokens
+    if fill:
+        bias = torch.nn.functional.pad(bias, (0, fill, 0, fill))
+    cut = (layout.n, layout.block_size)
+    return bias.unflatten(3, cut).unflatten(2, cut).transpose(3, 4)
+
+
+def from_bias_blocks(blocks: Tensor, layout: BlockLayout) -> Tensor:
+    """Turn (…, n, n, b, b) back into (…, tokens, tokens)."""
+    whole = blocks.transpose(-3, -2).reshape(*blocks.shape[:-4], layout.n_padded, layout.n_padded)
+    return whole[..., : layout.n_tokens, : layout.n_tokens]
+
+
+class Buffers:
+    """Memory that one chunk after another uses: fresh pages for each would cost more than the arithmetic."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._flat: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Memory of that shape, holding whatever it holds; taking a name again overwrites."""
+        size = torch.Size(shape).numel()
+        if name not in self._flat or self._flat[name].numel() < size:
+            self._flat[name] = torch.empty(size, dtype=self._dtype, device=self._device)
+        return self._flat[name][:size].view(shape)
+
+    def gather(self, name: str, table: Tensor, index: Tensor, width: int) -> Tensor:
+        """Blocks side by side: the rows (m, d) or (m,) of a table as (m, d · b, width)."""
+        flat = self.take(name, index.numel(), table.shape[1])
+        torch.index_select(table, 0, index.flatten(), out=flat)
+        return flat.view(len(index), -1, width)
