@@ -172,7 +172,7 @@ def values(tokens: Array, offsets: Array) -> Array:
 
 @compiled
 def shapes(tokens: Array, offsets: Array) -> tuple[Array, Array, Array]:
-    """Depth of every tree (root 1, digits counted), (n,); how often each number of arguments and each token id occurs."""
+    """Depth of every tree (root 1, digits counted), (n,); how often each number of arguments, each token id occurs."""
     n = offsets.size - 1
     depths = np.zeros(n, np.int64)
     arguments = np.zeros(16, np.int64)

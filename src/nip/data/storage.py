@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import secrets
+import shlex
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nip.atomic import replacing
 from nip.data.examples import Examples
 from nip.data.folders import data_folder
 from nip.data.tasks import SPLITS, Task, find_task
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+DAY = 86400  # seconds
 PARTS = ("tokens", "offsets", "labels")
 
 
@@ -75,7 +79,7 @@ def read_manifest(task_name: str, folder: Path | None = None) -> dict[str, Any]:
     task = find_task(task_name)
     path = data_folder(folder) / task.name / MANIFEST
     if not path.is_file():
-        where = "" if folder is None else f" --out {folder}"
+        where = "" if folder is None else f" --out {shlex.quote(str(folder))}"
         raise FileNotFoundError(
             f"There is no {task.name} data in {path.parent}. Make it with: nip data {task.name}{where}"
         )
@@ -111,26 +115,37 @@ def write_task(
     description : mapping
         What the manifest says beside sizes and checksums: ``source``, ``parameters``, ``split_rule``, ``licence``.
     overwrite : bool, default=False
-        Replace data that is there.
+        Replace data that is there, with the official files that were written beside it.
 
     Raises
     ------
     ValueError
-        If there is a folder of that name and `overwrite` is false.
+        If there is a folder of that name and `overwrite` is false, or it holds anything else.
     """
     task = splits["train"].task
     home = data_folder(folder) / task.name
-    if home.exists() and not overwrite:
-        raise ValueError(f"{home} exists already; --overwrite replaces it.")
+    if home.exists():
+        if not (home / MANIFEST).is_file():
+            raise _foreign(home)
+        if not overwrite:
+            raise ValueError(f"{home} exists already; --overwrite replaces it.")
+        own = {MANIFEST, *(f"{split}.{part}.npy" for split in SPLITS for part in PARTS)}
+        others = sorted(path.name for path in home.iterdir() if path.name not in own and path.suffix != ".tsv")
+        if others:
+            raise ValueError(
+                f"{home} also holds {', '.join(others)}, which --overwrite would lose. Move it away first."
+            )
     home.parent.mkdir(parents=True, exist_ok=True)
-    partial = home.with_name(f".{task.name}.{os.getpid()}.partial")
+    _remove_abandoned(home)
+    partial = home.with_name(f".{task.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir()
     try:
         described = {name: _write_split(splits[name], partial) for name in SPLITS}
         manifest = {"format": FORMAT, "task": task.name, "tokens": task.tokens, **description, "splits": described}
-        _write(partial / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+        with replacing(partial / MANIFEST) as file:
+            file.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
         if home.exists():
-            replaced = home.with_name(f".{task.name}.{os.getpid()}.replaced")
+            replaced = partial.with_suffix(".replaced")
             home.rename(replaced)
             partial.rename(home)
             shutil.rmtree(replaced)
@@ -156,7 +171,7 @@ def stored(task_name: str, folder: Path | None, description: Mapping[str, Any]) 
     try:
         manifest = read_manifest(task_name, folder)
     except FileNotFoundError:
-        raise ValueError(f"{home} exists and is no data folder of nip; choose another, or remove it.") from None
+        raise _foreign(home) from None
     there, wanted = ({"source": each.get("source"), **each.get("parameters", {})} for each in (manifest, description))
     differing = [
         f"{key} is {there.get(key)!r} there and {wanted.get(key)!r} here"
@@ -212,6 +227,13 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _remove_abandoned(home: Path) -> None:
+    """Remove what killed processes left beside the folder; a day old, so that it is nobody's work in progress."""
+    for left in [*home.parent.glob(f".{home.name}.*.partial"), *home.parent.glob(f".{home.name}.*.replaced")]:
+        if time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _write_split(examples: Examples, folder: Path) -> dict[str, Any]:
     # the smallest types that hold what a task can have: one byte each for ListOps
     arrays = {
@@ -222,19 +244,10 @@ def _write_split(examples: Examples, folder: Path) -> dict[str, Any]:
     sums = {}
     for part, array in arrays.items():
         path = folder / f"{examples.split}.{part}.npy"
-        with path.open("wb") as file:
+        with replacing(path) as file:
             np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
         sums[part] = checksum(path)
     return {"examples": len(examples), "tokens": int(examples.tokens.size), "sha256": sums}
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _token_type(task: Task) -> np.dtype[Any]:
@@ -265,4 +278,11 @@ def _load(path: Path, part: str, expected: Mapping[str, Any], task: Task) -> NDA
 
 
 def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {why}. Make the data again with: nip data {path.parent.name} --overwrite")
+    where = shlex.quote(str(path.parent.parent))
+    return ValueError(
+        f"{path} is damaged: {why}. Make the data again with: nip data {path.parent.name} --overwrite --out {where}"
+    )
+
+
+def _foreign(home: Path) -> ValueError:
+    return ValueError(f"{home} exists and holds no data of nip. Choose another folder with --out, or remove it.")
