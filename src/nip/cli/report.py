@@ -1,5 +1,45 @@
+"""`nip report`: one HTML file about some runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    """Add `nip report`."""
+    app.command()(report)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS…", help="Run folders, or folders that hold run folders.")],
+    out: Annotated[Path, typer.Option(help="The file to write; an older one is replaced.")] = Path("report.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
+) -> None:
+    """Write a report on some runs: one HTML file that needs no network.
+
+    Example: nip report runs/demo --out report.html
+    """
+    from nip.study import write_report
+
+    found, findings = write_report(runs, out)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "out": str(out),
+                    "runs": [{"folder": str(run.folder), "finished": run.result is not None} for run in found],
+                    "findings": [
+                        {"task": one.task, "sentence": one.sentence, "notes": list(one.notes)} for one in findings
+                    ],
+                },
+                indent=2,
+            )
+        )
+        return
+    for one in findings:
+        print(one.sentence)
+    print(f"Wrote {out} ({len(found)} run{'s' if len(found) != 1 else ''}).")

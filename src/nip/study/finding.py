@@ -1,0 +1,219 @@
+"""What the runs show, in words computed from their results: no more than the intervals allow.
+
+Runs that differ in nothing but the seed form one group. Two single runs are compared by the interval of the difference
+of two shares (Newcombe's hybrid score interval, which needs only each share and its own interval); two groups of
+several seeds by Welch's interval over the seeds, because their test examples are the same and only the seeds vary.
+
+References
+----------
+R. G. Newcombe, Interval estimation for the difference between independent proportions: comparison of eleven methods,
+Statistics in Medicine 17 (1998), method 10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from nip.study.charts import percent_text
+from nip.study.runs import Result, Run
+
+NOT_COMPARED = ("seed", "backend", "gradient_accumulation", "graph")  # a graph file is told apart by its checksum
+ANSWERS = {
+    "commonest_label": "always answering the commonest label",
+    "root_operator": "knowing only the root operator",
+}
+PATTERN_SETTINGS = ("model", "parameters", "checksum")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed, with the label that tells them from the other groups."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def results(self) -> list[Result]:
+        """The results of the finished runs."""
+        return [run.result for run in self.runs if run.result]
+
+    @property
+    def accuracy(self) -> float:
+        """Mean test accuracy of the finished runs."""
+        return fmean(result.test_accuracy for result in self.results)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the runs of one task show: one sentence, what qualifies it, and the groups it is about."""
+
+    task: str
+    sentence: str
+    notes: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+
+def find(runs: Sequence[Run]) -> list[Finding]:
+    """Compare the runs, task by task.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Finished and unfinished ones; only finished ones are compared, the others are counted in the notes.
+
+    Returns
+    -------
+    list of Finding
+        One per task, in the order of the runs.
+    """
+    tasks = dict.fromkeys(run.config.task for run in runs)
+    return [_find(task, grouped([run for run in runs if run.config.task == task])) for task in tasks]
+
+
+def grouped(runs: Sequence[Run]) -> tuple[Group, ...]:
+    """The runs in groups that differ in more than the seed, each with a label that no other has."""
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(json.dumps(_compared(run), sort_keys=True), []).append(run)
+    alike = list(members.values())
+    labels = [_label(group[0], [other[0] for other in alike]) for group in alike]
+    return tuple(Group(label, tuple(group)) for label, group in zip(labels, alike, strict=True))
+
+
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The settings that do not have the same value in all runs, leaving out the seed and what changes no result."""
+    settings = [_compared(run) for run in runs]
+    values = {key: list(dict.fromkeys(_written(one[key]) for one in settings)) for key in settings[0]}
+    return {key: found for key, found in values.items() if len(found) > 1}
+
+
+def difference(first: Group, second: Group) -> tuple[float, tuple[float, float] | None]:
+    """First minus second mean test accuracy, with its 95 % interval where the results allow one.
+
+    Single runs: Newcombe's method from their own intervals. Several seeds each: Welch's method. Otherwise None.
+    """
+    gap = first.accuracy - second.accuracy
+    ours, theirs = first.results, second.results
+    if len(ours) == len(theirs) == 1:
+        (a, b) = ours[0], theirs[0]
+        if a.interval is None or b.interval is None:
+            return gap, None
+        return gap, (
+            gap - math.hypot(a.test_accuracy - a.interval[0], b.interval[1] - b.test_accuracy),
+            gap + math.hypot(a.interval[1] - a.test_accuracy, b.test_accuracy - b.interval[0]),
+        )
+    if min(len(ours), len(theirs)) < 2:
+        return gap, None
+    from scipy import stats  # here because it is slow to load and only repeated runs need it
+
+    welch = stats.ttest_ind(
+        [r.test_accuracy for r in ours], [r.test_accuracy for r in theirs], equal_var=False
+    ).confidence_interval()
+    ends = float(welch.low), float(welch.high)
+    return gap, ends if all(map(math.isfinite, ends)) else None
+
+
+def _find(task: str, groups: tuple[Group, ...]) -> Finding:
+    finished = sorted((group for group in groups if group.results), key=lambda group: -group.accuracy)
+    runs = [run for group in groups for run in group.runs]
+    unfinished = sum(run.result is None for run in runs)
+    notes = []
+    if not finished:
+        return Finding(task, f"No run on {task} has finished yet, so there is nothing to compare.", (), groups)
+    sentence = f"On {task}, " + listed([_accuracy(group) for group in finished]) + _verdict(finished)
+    for other in finished[1:]:
+        notes.append(_gap(finished[0], other))
+    if len(finished) > 1:
+        unlike = [key for key in differing([g.runs[0] for g in finished]) if key not in PATTERN_SETTINGS]
+        if unlike:
+            values = differing([g.runs[0] for g in finished])
+            stated = listed([f"{key} ({' / '.join(values[key])})" for key in unlike])
+            notes.append(f"The runs differ in more than the pattern: {stated}.")
+    steps = {group.label: [r.steps for r in group.results] for group in finished}
+    if len({count for counts in steps.values() for count in counts}) > 1:
+        stated = listed(
+            [f"{label} {'/'.join(f'{c:,}' if c else '?' for c in counts)}" for label, counts in steps.items()]
+        )
+        notes.append(f"They were trained for different numbers of steps: {stated}.")
+    if any(len(group.results) == 1 for group in finished):
+        notes.append("One seed says nothing about how much another seed would change the figure.")
+    if unfinished:
+        notes.append(f"{unfinished} unfinished run{'s are' if unfinished > 1 else ' is'} shown below but not compared.")
+    return Finding(task, sentence, tuple(notes), groups)
+
+
+def _verdict(finished: Sequence[Group]) -> str:
+    results = [result for group in finished for result in group.results]
+    bars = sorted({result.bar for result in results if result.bar})
+    if any(result.bar is None for result in results):
+        return "; without a baseline on record it cannot be said whether that is more than guessing."
+    named = listed([f"{ANSWERS.get(name, name)} gives {percent_text(value)}" for name, value in bars])
+    learnt = [sum(result.learnt is True for result in group.results) for group in finished]
+    if any(result.learnt is None for result in results):
+        return f"; {named}, and without an interval it cannot be said who learnt more than that."
+    if not any(learnt):
+        nobody = {1: "it has not", 2: "neither has"}.get(len(results), "none has")
+        return f"; {named}, so {nobody} shown to have learnt more than that."
+    if sum(learnt) == len(results):
+        everyone = {1: "it has", 2: "both have"}.get(len(results), "all have")
+        return f"; {named}, so {everyone} learnt more than that."
+    who = [
+        group.label + (f" ({count} of {len(group.results)} seeds)" if len(group.results) > 1 else "")
+        for group, count in zip(finished, learnt, strict=True)
+        if count
+    ]
+    return f"; {named}, so only {listed(who)} {'has' if len(who) == 1 else 'have'} learnt more than that."
+
+
+def _accuracy(group: Group) -> str:
+    results = group.results
+    if len(results) > 1:
+        values = [result.test_accuracy for result in results]
+        return (
+            f"{group.label} reached {percent_text(group.accuracy)} (mean of {len(values)} seeds, "
+            f"{min(values) * 100:.1f}–{max(values) * 100:.1f})"
+        )
+    interval = results[0].interval
+    return f"{group.label} reached {percent_text(group.accuracy)}" + (
+        f" (95 % interval {interval[0] * 100:.1f}–{interval[1] * 100:.1f})" if interval else ""
+    )
+
+
+def _gap(first: Group, second: Group) -> str:
+    gap, interval = difference(first, second)
+    stated = f"{first.label} leads {second.label} by {gap * 100:.1f} points"
+    if interval is None:
+        return f"{stated}; there are too few seeds or no intervals to say how sure that is."
+    ends = f"95 % interval {interval[0] * 100:+.1f} to {interval[1] * 100:+.1f}".replace("-", "−")
+    if interval[0] > 0:
+        return f"{stated} ({ends}): more than chance alone would give."
+    return f"{stated} ({ends}): no more than chance may give, so the order is open."
+
+
+def _compared(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(run.config).items() if key not in NOT_COMPARED}
+
+
+def _label(run: Run, others: Sequence[Run]) -> str:
+    """The pattern's name, and the settings in which it differs from other runs of that name."""
+    apart = differing([other for other in others if other.config.model == run.config.model])
+    settings = _compared(run)
+    stated = [f"{key} {_written(settings[key])}" for key in apart if key != "checksum" or len(apart) == 1]
+    return ", ".join([run.config.model, *stated])
+
+
+def _written(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_written(one)}" for key, one in value.items()) or "default"
+    return "none" if value is None else str(value)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """The parts as a list in a sentence: a, b and c."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

@@ -1,0 +1,80 @@
+"""The report: one HTML file that says what was compared, what came out, and how to get it again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from xml.etree.ElementTree import Element
+
+from nip.atomic import replacing
+from nip.study import sections
+from nip.study.appearance import SCRIPT, STYLE
+from nip.study.finding import Finding, find
+from nip.study.markup import render, tag
+from nip.study.runs import Run, find_runs
+from nip.study.scores import graph_settings
+
+# The page says so itself: nothing may be loaded from anywhere.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+def write_report(
+    paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] = "report.html"
+) -> tuple[list[Run], list[Finding]]:
+    """Write the report on some runs as one self-contained HTML file, complete or not at all.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+        Run folders, or folders whose children are run folders.
+    out : path-like, default="report.html"
+        The file to write; an older one is replaced.
+
+    Returns
+    -------
+    runs : list of Run
+        What was read, finished or not.
+    findings : list of Finding
+        What they show, one per task.
+
+    Raises
+    ------
+    ValueError
+        If a path is no run and holds none, or a run's file is malformed.
+    OSError
+        If a path does not exist or `out` cannot be written.
+    """
+    runs = find_runs(paths)
+    findings = find(runs)
+    page = "<!doctype html>\n" + render(report_page(runs, findings)) + "\n"
+    # A lone surrogate, which JSON can spell, has no UTF-8 form.
+    with replacing(out) as file:
+        file.write(page.encode("utf-8", errors="replace"))
+    return runs, findings
+
+
+def report_page(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
+    """The whole page, as a tree that `nip.study.markup.render` writes."""
+    numbers = {run.folder: number for number, run in enumerate(runs)}
+    title = sections.title(findings)
+    settings = graph_settings(runs)
+    body = tag(
+        "main",
+        tag("header", tag("p", "nip report", class_="kind"), tag("h1", title)),
+        *(sections.headline(finding, numbers) for finding in findings),
+        sections.runs_table(runs, findings),
+        sections.graph_tables(settings, runs),
+        sections.masks(settings),
+        *(sections.curves(finding, numbers, alone=len(findings) == 1) for finding in findings),
+        sections.reproduction(runs),
+        sections.footer(),
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("title", title),
+        tag("style", STYLE),
+    )
+    return tag("html", head, tag("body", body, tag("script", SCRIPT)), lang="en")
