@@ -42,7 +42,7 @@ def attend_gather(
     if options.dropout_p > 0:
         # One number from torch's generator: torch.manual_seed decides, and the backward pass can draw the same again.
         seed = int(torch.randint(2**63 - 1, ()).item())
-    out, lse = _Gather.apply(q, k, v, options.bias, layout, options, seed)
+    out, lse = _Gather.apply(q, k, v, options.bias, layout, options, seed)  # type: ignore[no-untyped-call]
     return out, lse
 
 
@@ -65,7 +65,7 @@ class _Gather(torch.autograd.Function):
             return _Rows(q, k, v, bias, layout, options, seed).forward()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         with torch.autocast(q.device.type, enabled=False):
@@ -141,7 +141,7 @@ class _Rows:
             dscores.addcmul_(probabilities, shift, value=-1)
 
             if dbias is not None:
-                blocks = dscores.unflatten(-1, (-1, self.b)).transpose(1, 2)
+                blocks = dscores.view(len(queries), self.b, -1, self.b).transpose(1, 2)
                 sequence, head, i, j = self.bias_entries(queries, keys)
                 entries = ((sequence * self.heads + head) * self.n + i) * self.n + j
                 dbias.index_add_(0, entries.flatten(), blocks.reshape(-1, self.b**2))
@@ -160,8 +160,8 @@ class _Rows:
         for group in self.groups:
             row_bytes = group.keys.shape[1] * self.k.shape[1] * self.dtype.itemsize
             step = max(1, limit // row_bytes)
-            for queries, keys in zip(group.queries.split(step), group.keys.split(step), strict=True):
-                yield group, queries, keys
+            for start in range(0, len(group.queries), step):
+                yield group, group.queries[start : start + step], group.keys[start : start + step]
 
     def scores(self, group: RowGroup, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Masked scores (m, b, d · b), and what they come from: (m, b, head_dim) and (m, d · b, head_dim)."""
@@ -171,7 +171,7 @@ class _Rows:
         scores.baddbmm_(q_rows, k_panel.mT, beta=0, alpha=self.options.scale)
         if self.bias is not None:
             blocks = self.bias[self.bias_entries(queries, keys)]  # (m, d, b, b)
-            scores.unflatten(-1, (-1, self.b)).add_(blocks.transpose(1, 2))
+            scores.view(len(queries), self.b, -1, self.b).add_(blocks.transpose(1, 2))
         if group.triangle:
             scores[..., -self.b :].masked_fill_(self.later, -torch.inf)
         if group.partial:

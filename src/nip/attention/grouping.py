@@ -49,11 +49,11 @@ def block_mask(layout: BlockLayout, options: Options, device: torch.device) -> M
         real = torch.ones(1, layout.n_tokens, dtype=torch.bool, device=device)
     segments = options.segment_ids
     if real is not None:
-        real = torch.nn.functional.pad(real, (0, fill)).unflatten(-1, (layout.n, layout.block_size))
+        real = torch.nn.functional.pad(real, (0, fill)).view(-1, layout.n, layout.block_size)
     if segments is not None:
         # Filled with the last id, not with a number of our own: that would be one more segment in the last block.
         filled = torch.cat([segments, segments[:, -1:].expand(-1, fill)], dim=-1)
-        segments = filled.unflatten(-1, (layout.n, layout.block_size))
+        segments = filled.view(-1, layout.n, layout.block_size)
     return Mask(real, segments)
 
 

@@ -29,8 +29,8 @@ def bias_blocks(bias: Tensor, layout: BlockLayout) -> Tensor:
     fill = layout.n_padded - layout.n_tokens
     if fill:
         bias = torch.nn.functional.pad(bias, (0, fill, 0, fill))
-    cut = (layout.n, layout.block_size)
-    return bias.unflatten(3, cut).unflatten(2, cut).transpose(3, 4)
+    n, b = layout.n, layout.block_size
+    return bias.reshape(*bias.shape[:2], n, b, n, b).transpose(3, 4)
 
 
 def from_bias_blocks(blocks: Tensor, layout: BlockLayout) -> Tensor:
