@@ -14,8 +14,8 @@ from typing import IO
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file to write whose name appears only once the block has ended without an error.
 
-    It is written under a temporary name in the same folder, forced to the disk, and renamed over `path`, so that neither
-    an exception nor ``kill -9`` nor a power cut leaves half a file or loses the old one.
+    It is written under a temporary name in the same folder, forced to the disk, and renamed over `path`, so that
+    neither an exception nor ``kill -9`` nor a power cut leaves half a file or loses the old one.
 
     Examples
     --------

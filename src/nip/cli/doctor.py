@@ -1,5 +1,118 @@
+"""`nip doctor`: what is installed, what is missing, and what to type."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
 import typer
+
+from nip.cli.options import Json
+
+# What each extra is for, by the package that shows whether it is there.
+EXTRAS = {
+    "attention": ("torch", "attend over patterns"),
+    "fast": ("numba", "compiled scoring, some ten times faster"),
+    "train": ("accelerate", "generate data, train and evaluate"),
+    "report": ("plotly", "reports as HTML pages"),
+    "cluster": ("dask", "many scores at once, on one machine or many"),
+}
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    """Add the commands of this module."""
+    app.command("doctor")(doctor_command)
+
+
+def doctor_command(as_json: Json = False) -> None:
+    """Say what works on this machine, what does not, and what to type to mend it.
+
+    Example: nip doctor
+    """
+    found = examine()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key in ("nip", "python", "platform", "processor", "instruction_sets", "cores", "memory_gib", "folders"):
+        value = found[key]
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {item}" for name, item in value.items())
+        table.add_row(
+            f"[bold]{key.replace('_', ' ')}[/bold]", ", ".join(value) if isinstance(value, list) else str(value)
+        )
+    console.print(table)
+    parts = Table(title="Parts", title_justify="left", header_style="bold")
+    for heading in ("part", "works", "what it is for, or what to type"):
+        parts.add_column(heading)
+    for part in found["extras"]:
+        parts.add_row(
+            part["name"], part["version"] or "no", part["purpose"] if part["version"] else escape(part["advice"])
+        )
+    for backend in found["backends"]:
+        parts.add_row(f"backend {backend['name']}", "yes" if backend["available"] else "no", escape(backend["reason"]))
+    console.print(parts)
+
+
+def examine() -> dict[str, Any]:
+    """Everything that the command prints, as JSON values."""
+    import nip
+
+    extras = []
+    for name, (package, purpose) in EXTRAS.items():
+        version = importlib.metadata.version(package) if importlib.util.find_spec(package) else None
+        advice = f"to {purpose}: pip install 'nip[{name}]'"
+        extras.append({"name": name, "package": package, "version": version, "purpose": purpose, "advice": advice})
+    backends = []
+    torch_threads = None
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch_threads = torch.get_num_threads()
+        backends = [{"name": b.name, "available": b.available, "reason": b.reason} for b in nip.backends()]
+    from nip.data.folders import data_folder, runs_folder
+
+    return {
+        "nip": nip.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "instruction_sets": _instruction_sets(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch_threads,
+        "memory_gib": _memory_gib(),
+        "folders": {"data": str(data_folder()), "runs": str(runs_folder())},
+        "extras": extras,
+        "backends": backends,
+    }
+
+
+def _cpu_field(field: str) -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), None)
+
+
+def _instruction_sets() -> list[str]:
+    flags = set((_cpu_field("flags") or _cpu_field("Features") or "").split())
+    names = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+    return [name for name in names if name in flags]
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, AttributeError):  # not POSIX
+        return None

@@ -1,5 +1,185 @@
+"""`nip score`, `nip compare`, `nip show`: graphs before any training."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from nip import graphs
+from nip.cli.options import (
+    BlockSize,
+    Causal,
+    Json,
+    NumVertices,
+    Param,
+    SeqLen,
+    emit,
+    number_of_vertices,
+    parse_parameters,
+    read_graph_file,
+    read_pattern,
+)
+
+PatternName = Annotated[str | None, typer.Argument(metavar="PATTERN", help=f"One of {', '.join(graphs.PATTERNS)}.")]
+GraphFile = Annotated[
+    Path | None,
+    typer.Option("--graph", help="A graph file instead: edge list `i j` from 0, .npz, .npy mask or .graphml."),
+]
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    """Add the commands of this module."""
+    app.command("score")(score_command)
+    app.command("compare")(compare_command)
+    app.command("show")(show_command)
+
+
+def score_command(
+    pattern: PatternName = None,
+    n_vertices: NumVertices = None,
+    seq_len: SeqLen = None,
+    block_size: BlockSize = 1,
+    graph: GraphFile = None,
+    param: Param = None,
+    causal: Causal = False,
+    as_json: Json = False,
+) -> None:
+    """Score one graph: Normalized Information Payload, plain and discounted for bottlenecks.
+
+    Example: nip score hypercube --n-vertices 2048
+    """
+    from nip.scoring import score
+
+    n = number_of_vertices(n_vertices, seq_len, block_size)
+    chosen = read_pattern(pattern, graph, n, parse_parameters(param), causal=causal)
+    result = score(chosen, block_size)
+    if as_json:
+        emit(json.dumps(result.to_dict(), allow_nan=False, indent=2), None)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for field, value in result.to_dict().items():
+        table.add_row(f"[bold]{field}[/bold]", escape(_text(field, value)))
+    Console().print(table)
+
+
+def _text(field: str, value: object) -> str:
+    if value is None:
+        return "∞" if field in {"diameter", "cost"} else "undefined"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        shown = [str(v) for v in value]
+        return " → ".join(shown if len(shown) <= 16 else [*shown[:8], "…", *shown[-7:]])
+    return str(value)
+
+
+def compare_command(
+    patterns: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATTERN ...]", help="Pattern names; all eight if none is given.")
+    ] = None,
+    n_vertices: NumVertices = None,
+    seq_len: SeqLen = None,
+    block_size: BlockSize = 1,
+    graph: Annotated[
+        list[Path] | None, typer.Option("--graph", help="A graph file to add, of its own size; may be repeated.")
+    ] = None,
+    param: Param = None,
+    causal: Causal = False,
+    sort: Annotated[
+        str,
+        typer.Option(
+            help="bottleneck_nip_relative, nip_relative, vertex_nip_relative, diameter, cost, density or mean_degree."
+        ),
+    ] = "bottleneck_nip_relative",
+    jobs: Annotated[int, typer.Option(help="Patterns scored at once; −1: one a core (needs joblib).")] = 1,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table.")] = False,
+    as_html: Annotated[bool, typer.Option("--html", help="A self-contained HTML page.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+) -> None:
+    """Score many graphs and list them, best first.
+
+    Example: nip compare --seq-len 2048 --block-size 16
+    """
+    from nip.scoring import table
+
+    if sum((as_json, as_csv, as_markdown, as_html)) > 1:
+        raise ValueError("--json, --csv, --markdown and --html exclude each other. Give one of them.")
+    if out is not None and not (as_json or as_csv or as_markdown or as_html):
+        raise ValueError(f"Say in which form to write {out}: --json, --csv, --markdown or --html.")
+    n = number_of_vertices(n_vertices, seq_len, block_size)
+    parameters = parse_parameters(param)
+    chosen = [read_graph_file(file, None, causal=causal) for file in graph or ()]
+    names = list(patterns or (() if graph and n is None else graphs.PATTERNS))
+    for name in names:
+        if Path(name).suffix in {".csv", ".html", ".md", ".json"}:
+            raise ValueError(f"There is no pattern {name!r}. To write a file use --out {name}.")
+    known = {name: graphs.pattern_parameters(name) for name in names}
+    for parameter in parameters:
+        if not any(parameter in takes for takes in known.values()):
+            raise ValueError(f"None of the patterns {', '.join(names)} has a parameter {parameter!r}.")
+    if names and n is None:
+        raise ValueError("Say how large the graphs are: --n-vertices N, or --seq-len L with --block-size B.")
+    for name in names:
+        own = {key: value for key, value in parameters.items() if key in known[name]}
+        chosen.append(graphs.pattern(name, n or 1, causal=causal, **own))
+    rows = table.compare(chosen, block_size, sort=sort, jobs=jobs)
+    sizes = sorted({row.score.n_vertices for row in rows})
+    title = (
+        f"{', '.join(map(str, sizes))} vertices of {block_size} token{'s' * (block_size > 1)}; "
+        f"NIP relative to the complete graph; sorted by {sort}"
+    )
+    if as_json:
+        emit(table.to_json(rows), out)
+    elif as_csv:
+        emit(table.to_csv(rows), out)
+    elif as_markdown:
+        emit(table.to_markdown(rows), out)
+    elif as_html:
+        emit(table.to_html(rows, title), out)
+    else:
+        from rich.console import Console
+
+        Console().print(table.to_console(rows, title))
+
+
+def show_command(
+    pattern: PatternName = None,
+    n_vertices: NumVertices = None,
+    seq_len: SeqLen = None,
+    block_size: BlockSize = 1,
+    graph: GraphFile = None,
+    param: Param = None,
+    causal: Causal = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The picture, .png, .svg or .html; default PATTERN-N.png in this folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a graph: its mask, and the payload that arrives by distance.
+
+    Example: nip show hypercube --n-vertices 64 --out hypercube.svg
+    """
+    import dataclasses
+
+    from nip.scoring import payload_by_distance, save_figure
+
+    n = number_of_vertices(n_vertices, seq_len, block_size)
+    chosen = read_pattern(pattern, graph, n, parse_parameters(param), causal=causal)
+    path = save_figure(chosen, out or Path(f"{chosen.name}-{chosen.n}.png"), block_size)
+    if as_json:
+        rows = [dataclasses.asdict(row) for row in payload_by_distance(chosen, block_size)]
+        emit(json.dumps({"picture": str(path), "payload_by_distance": rows}, allow_nan=False, indent=2), None)
+    else:
+        print(f"wrote {path}", file=sys.stderr)

@@ -86,9 +86,8 @@ def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pa
 
     Examples
     --------
-    >>> pattern("bigbird", 128, num_random_blocks=2, seed=7)
-    <Pattern bigbird, n=128, num_global_blocks=1, num_sliding_window_blocks=3, num_random_blocks=2, seed=7,
-    symmetric=False; mean degree 6.906>
+    >>> pattern("random", 128, num_random_blocks=2)
+    <Pattern random, n=128, num_random_blocks=2, seed=0, symmetric=False; mean degree 2>
     """
     known = pattern_parameters(name)
     for parameter in parameters:

@@ -120,13 +120,13 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
     """
     tokens = token_payload(pattern, block_size)
     n_tokens = pattern.n * block_size
-    cost = tokens.mean_degree * tokens.diameter if tokens.mean_degree else 0.0
-    log10_cost = math.log10(cost) if cost else 0.0
+    connected = math.isfinite(tokens.diameter)
+    cost = tokens.mean_degree * tokens.diameter if connected else math.inf
     log10_nip = log10_bottleneck = log10_relative = log10_bottleneck_relative = None
     if tokens.log10_payload is not None and tokens.log10_bottleneck_payload is not None:
         log10_complete = log10_complete_nip(n_tokens, causal=pattern.causal)
-        log10_nip = tokens.log10_payload - log10_cost
-        log10_bottleneck = tokens.log10_bottleneck_payload - log10_cost
+        log10_nip = tokens.log10_payload - math.log10(cost)
+        log10_bottleneck = tokens.log10_bottleneck_payload - math.log10(cost)
         log10_relative = log10_nip - log10_complete
         log10_bottleneck_relative = log10_bottleneck - log10_complete
     return Score(
@@ -148,7 +148,7 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
         bottleneck_nip_relative=_power(log10_bottleneck_relative),
         log10_nip_relative=log10_relative,
         log10_bottleneck_nip_relative=log10_bottleneck_relative,
-        connected=math.isfinite(tokens.diameter),
+        connected=connected,
         worst_pair=tokens.worst_pair,
         worst_path=tokens.worst_path,
         method=_method(pattern),

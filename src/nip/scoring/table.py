@@ -108,15 +108,15 @@ def cells(row: Row) -> dict[str, str]:
         "bottleneck NIP": relative_text(s.log10_bottleneck_nip_relative),
         "NIP": relative_text(s.log10_nip_relative),
         "vertex NIP": relative_text(row.vertex.log10_nip_relative),
-        "log10 NIP": "–" if s.log10_nip is None or math.isinf(s.log10_nip) else f"{s.log10_nip:.3f}",
+        "log10 NIP": "–" if s.log10_nip is None or math.isinf(s.log10_nip) else f"{s.log10_nip:.2f}",
         "diameter": "∞" if math.isinf(s.diameter) else f"{s.diameter:.0f}",
         "degree": f"{s.mean_degree:.4g}",
-        "density": f"{100 * s.density:.3g} %",
+        "density": f"{100 * s.density:.3g}%",
     }
 
 
 def relative_text(log10_relative: float | None) -> str:
-    """A relative score from its log10, four digits, without rounding small ones to 0: ``4.845``, ``3.39e-59``."""
+    """A relative score from its log10, four digits, without rounding small ones to 0: ``4.845``, ``3.4e-59``."""
     if log10_relative is None:
         return "–"
     if math.isinf(log10_relative):
@@ -124,7 +124,7 @@ def relative_text(log10_relative: float | None) -> str:
     if -3 <= log10_relative < 6:
         return f"{10**log10_relative:.4g}"
     exponent = math.floor(log10_relative)
-    return f"{10 ** (log10_relative - exponent):.2f}e{exponent}"
+    return f"{10 ** (log10_relative - exponent):.1f}e{exponent}"
 
 
 def to_json(rows: Sequence[Row]) -> str:
@@ -175,11 +175,17 @@ def to_html(rows: Sequence[Row], title: str) -> str:
 
 def to_console(rows: Sequence[Row], title: str) -> Table:
     """A rich table for the terminal."""
+    from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, heading in enumerate(cells(rows[0]) if rows else ["pattern"]):
-        table.add_column(heading, justify="right" if i else "left", no_wrap=i == 0)
+        table.add_column(
+            heading.replace(" ", "\n").replace("diameter", "dia-\nmeter"),
+            justify="right" if i else "left",
+            no_wrap=True,
+        )
     for row in rows:
-        table.add_row(*cells(row).values())
+        table.add_row(*map(escape, cells(row).values()))
     return table

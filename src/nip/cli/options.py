@@ -1,0 +1,104 @@
+"""Options that several commands share, and how a pattern is read from them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nip import graphs
+
+if TYPE_CHECKING:
+    from nip.graphs import Pattern
+
+NumVertices = Annotated[int | None, typer.Option("--n-vertices", help="Number of vertices (blocks) of the graph.")]
+SeqLen = Annotated[int | None, typer.Option("--seq-len", help="Tokens instead: ⌈tokens / block size⌉ vertices.")]
+BlockSize = Annotated[int, typer.Option("--block-size", help="Tokens per vertex; 1 scores the vertices themselves.")]
+Param = Annotated[
+    list[str] | None, typer.Option("--param", help="A parameter of the pattern, name=value; may be repeated.")
+]
+Causal = Annotated[bool, typer.Option("--causal", help="Attend to earlier tokens only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
+
+
+def parse_parameters(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """``["seed=3", "symmetric=true"]`` → ``{"seed": 3, "symmetric": True}``."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--param takes name=value, such as --param seed=3. Got {pair!r} instead.")
+        if name in parsed:
+            raise ValueError(f"--param names {name!r} twice. Name it once.")
+        try:
+            parsed[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parsed[name] = {"True": True, "False": False}.get(text, text)
+    return parsed
+
+
+def number_of_vertices(n_vertices: int | None, seq_len: int | None, block_size: int) -> int | None:
+    """The n that --n-vertices or --seq-len ask for; None where neither was given."""
+    if block_size < 1:
+        raise ValueError(f"--block-size must be an integer of at least 1. Got {block_size} instead.")
+    if n_vertices is not None and seq_len is not None:
+        raise ValueError("--n-vertices and --seq-len say the same thing twice. Give one of them.")
+    for option, value in (("--n-vertices", n_vertices), ("--seq-len", seq_len)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} must be an integer of at least 1. Got {value} instead.")
+    return n_vertices if seq_len is None else -(-seq_len // block_size)
+
+
+def read_pattern(
+    name: str | None, graph: Path | None, n: int | None, parameters: dict[str, Any], *, causal: bool
+) -> Pattern:
+    """The one pattern that a command line means: by name and size, or from a graph file."""
+    if graph is not None:
+        if name is not None:
+            raise ValueError(f"Give a pattern name or --graph, not both. Got {name!r} and {graph}.")
+        if parameters:
+            raise ValueError(f"--param belongs to a pattern name; the graph in {graph} has no parameters.")
+        return read_graph_file(graph, n, causal=causal)
+    if name is None:
+        raise ValueError(f"Name a pattern ({', '.join(graphs.PATTERNS)}) or give --graph FILE.")
+    graphs.pattern_parameters(name)  # an unknown name is the first thing to say
+    if n is None:
+        raise ValueError("Say how large the graph is: --n-vertices N, or --seq-len L with --block-size B.")
+    return graphs.pattern(name, n, causal=causal, **parameters)
+
+
+def read_graph_file(path: Path, n: int | None, *, causal: bool) -> Pattern:
+    """A graph file, with what was dropped or merged told on standard error."""
+    with warnings_to_stderr():
+        read = graphs.read_graph(path, n=n)
+    if n is not None and read.n != n:
+        raise ValueError(f"{path} has {read.n} vertices, not the {n} asked for. Leave --n-vertices and --seq-len out.")
+    return graphs.causal(read) if causal else read
+
+
+@contextmanager
+def warnings_to_stderr() -> Iterator[None]:
+    """Print warnings as plain sentences on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", graphs.GraphFileWarning)
+        yield
+    for warning in caught:
+        print(f"nip: {warning.message}", file=sys.stderr)
+
+
+def emit(text: str, out: Path | None) -> None:
+    """Print the text, or write it to a file, complete or not at all."""
+    from nip.atomic import replacing
+
+    if out is None:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        return
+    with replacing(out) as file:
+        file.write(text.encode() if text.endswith("\n") else f"{text}\n".encode())
+    print(f"wrote {out}", file=sys.stderr)
