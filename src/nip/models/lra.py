@@ -1,0 +1,221 @@
+"""The encoder of the Long Range Arena runs: a small pre-LayerNorm Transformer that attends over a pattern.
+
+Token and position embeddings, a stack of layers that is applied twice with the same weights, a final LayerNorm, the
+mean over positions, and a two-layer head. Token id 0 is padding. The sizes are those of the NIP paper's runs, which
+take them from Nyströmformer (arXiv 2102.03902, section 4.2) but for 4 heads in place of 2 and the tied repetition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nip.attention import attend
+from nip.graphs import Pattern
+from nip.graphs.pattern import check_int
+from nip.models.dropout import add_dropout, dropout
+
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of the encoder and its head; the defaults are the original's.
+
+    Parameters
+    ----------
+    vocab_size : int
+        Number of token ids, padding (0) included.
+    n_classes : int
+        Number of labels.
+    length : int
+        Tokens of a full input. A shorter one is the same input with its padding left off.
+    positions : int
+        Rows of the position table, at least `length`.
+    block_size : int, default=16
+        Tokens a vertex of the pattern stands for.
+    mean_over_padding : bool, default=False
+        Divide the sum over the real tokens by `length`, as the original does, in place of by their number.
+    pair : bool, default=False
+        Two documents are read by the same encoder and compared by the head (LRA retrieval).
+    """
+
+    vocab_size: int
+    n_classes: int
+    length: int
+    positions: int
+    block_size: int = 16
+    width: int = 64
+    heads: int = 4
+    head_dim: int = 32
+    inner_width: int = 128
+    head_width: int = 128
+    layers: int = 2
+    repeats: int = 2
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    mean_over_padding: bool = False
+    pair: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = "vocab_size n_classes length positions block_size width heads head_dim inner_width head_width layers"
+        for name in f"{sizes} repeats".split():
+            check_int(name, getattr(self, name), "EncoderConfig", minimum=1)
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:
+                raise ValueError(f"The '{name}' parameter of EncoderConfig must be in [0, 1). Got {value!r} instead.")
+        if self.length > self.positions:
+            raise ValueError(
+                f"A sequence of {self.length} tokens is longer than the position table of {self.positions} rows."
+            )
+
+
+class Layer(nn.Module):
+    """LayerNorm → attention → residual, LayerNorm → two linear maps with GELU between → residual."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        inner = config.heads * config.head_dim
+        self.config = config
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 3 * inner)
+        self.attention_out = nn.Linear(inner, config.width)
+        self.inner_norm = nn.LayerNorm(config.width)
+        self.up = nn.Linear(config.width, config.inner_width)
+        self.down = nn.Linear(config.inner_width, config.width)
+
+    def forward(self, x: Tensor, mask: Tensor, pattern: Pattern, backend: str) -> Tensor:
+        """Map tokens (batch, length, width) to the same shape; mask (batch, length) is True at real tokens."""
+        config = self.config
+        batch, length, _ = x.shape
+        q, k, v = (
+            part.view(batch, length, config.heads, config.head_dim).transpose(1, 2)
+            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        )
+        attended = attend(
+            q,
+            k,
+            v,
+            pattern,
+            block_size=config.block_size,
+            key_padding_mask=mask,
+            dropout_p=config.attention_dropout if self.training else 0.0,
+            backend=backend,
+        )
+        mixed = self.attention_out(attended.transpose(1, 2).reshape(batch, length, config.heads * config.head_dim))
+        x = add_dropout(x, mixed, config.dropout, self.training)
+        inner = dropout(functional.gelu(self.up(self.inner_norm(x))), config.dropout, self.training)
+        return add_dropout(x, self.down(inner), config.dropout, self.training)
+
+
+class Classifier(nn.Module):
+    """The encoder and its head: token ids to one score a class.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+    pattern : Pattern
+        The graph on the blocks of a full input: ``ceil(length / block_size)`` vertices.
+    backend : str, default="auto"
+        The backend of `nip.attend`.
+
+    Raises
+    ------
+    ValueError
+        If the pattern's number of vertices does not fit the length.
+    """
+
+    def __init__(self, config: EncoderConfig, pattern: Pattern, *, backend: str = "auto") -> None:
+        super().__init__()
+        n_blocks = -(-config.length // config.block_size)
+        if pattern.n != n_blocks:
+            raise ValueError(
+                f"A pattern on {n_blocks} blocks is needed for {config.length} tokens in blocks of "
+                f"{config.block_size}. Got one of {pattern.n} instead."
+            )
+        self.config = config
+        self.pattern = pattern
+        self.backend = backend
+        self._corners = {pattern.n: pattern}
+        self.tokens = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Embedding(config.positions, config.width)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.hidden = nn.Linear(config.width * (4 if config.pair else 1), config.head_width)
+        self.output = nn.Linear(config.head_width, config.n_classes)
+
+    def forward(self, input_ids: Tensor, other_ids: Tensor | None = None) -> Tensor:
+        """Scores (batch, n_classes) of the documents `input_ids` (batch, up to `length`), or of pairs of documents."""
+        if (other_ids is not None) != self.config.pair:
+            raise ValueError("A model of pairs needs two documents, any other model one.")
+        document = self.encode(input_ids)
+        if other_ids is not None:
+            other = self.encode(other_ids)
+            document = torch.cat([document, other, document * other, document - other], dim=-1)
+        scores: Tensor = self.output(functional.relu(self.hidden(document)))
+        return scores
+
+    def encode(self, input_ids: Tensor) -> Tensor:
+        """One vector (batch, width) a document: the mean of its tokens after the last LayerNorm."""
+        config = self.config
+        length = input_ids.shape[1]
+        if length > config.positions:
+            raise ValueError(
+                f"A sequence of {length} tokens is longer than the position table of {config.positions} rows."
+            )
+        if length > config.length:
+            raise ValueError(f"A sequence of {length} tokens is longer than the model's inputs of {config.length}.")
+        mask = input_ids != PADDING
+        x = self.tokens(input_ids) + self.positions.weight[:length]
+        x = dropout(x, config.dropout, self.training)
+        pattern = self._corner(-(-length // config.block_size))
+        for _ in range(config.repeats):
+            for layer in self.layers:
+                x = layer(x, mask, pattern, self.backend)
+        # (batch, 1, length) @ (batch, length, width): the masked sum without a masked copy
+        total = torch.bmm(mask.to(x.dtype).unsqueeze(1), self.norm(x)).squeeze(1)
+        if config.mean_over_padding:
+            return total / config.length
+        return total / mask.sum(1, keepdim=True).clamp(min=1)
+
+    def _corner(self, n: int) -> Pattern:
+        # Padding is never attended and never counted, so an input without its padding sees the same graph's corner.
+        if n not in self._corners:
+            self._corners[n] = corner(self.pattern, n)
+        return self._corners[n]
+
+
+def corner(pattern: Pattern, n: int) -> Pattern:
+    """The subgraph that `pattern` induces on its first `n` vertices."""
+    rows = np.repeat(np.arange(pattern.n), pattern.degrees)
+    kept = (rows < n) & (pattern.indices < n)
+    name = f"{pattern.name} on the first {n} of {pattern.n}"
+    return Pattern.from_edges(n, rows[kept], pattern.indices[kept], name=name, causal=pattern.causal)
+
+
+def build_classifier(config: EncoderConfig, pattern: Pattern, *, seed: int, backend: str = "auto") -> Classifier:
+    """A new model whose every weight is drawn from its own generator, made of `seed` and the weight's name.
+
+    So the first weights depend neither on the order of drawing nor on the global generator, which is left untouched.
+    Embeddings are normal with standard deviation 0.02; a linear map of fan-in f is uniform in ±1/√f, bias included,
+    as is torch's habit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = Classifier(config, pattern, backend=backend)
+    with torch.no_grad():
+        for module_name, module in model.named_modules():
+            for name, weight in module.named_parameters(recurse=False):
+                digest = hashlib.sha256(f"{seed}/{module_name}.{name}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+                if isinstance(module, nn.Embedding):
+                    weight.normal_(0, 0.02, generator=generator)
+                elif isinstance(module, nn.Linear):
+                    bound = module.in_features**-0.5
+                    weight.uniform_(-bound, bound, generator=generator)
+    return model

@@ -1,0 +1,125 @@
+"""Checkpoints: one safetensors file each, replaced as a whole, from which a run goes on bit for bit.
+
+There is nothing to remember of random generators: the order of the examples and every step's dropout follow from the
+seed and the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from nip.atomic import replacing
+
+FORMAT = 1
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Parameters
+    ----------
+    step : int
+        Finished steps.
+    evaluations : int
+        Finished evaluations on the development set.
+    tokens : int
+        Tokens trained on, padding left out.
+    seconds : float
+        Seconds that the run has been going, evaluations included and downtime left out.
+    training_seconds : float
+        Those of the steps alone.
+    best_step : int
+        The step of the best development accuracy; 0 before the first evaluation.
+    best_accuracy : float
+    metrics_bytes : int
+        Length of ``metrics.jsonl`` at this step.
+    """
+
+    step: int = 0
+    evaluations: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    metrics_bytes: int = 0
+
+
+def save_checkpoint(
+    path: Path, weights: Weights, optimizer: torch.optim.Optimizer, names: list[str], progress: Progress, best: Weights
+) -> None:
+    """Write the checkpoint, complete or not at all.
+
+    Parameters
+    ----------
+    weights, best : dict of str to Tensor
+        The model as it stands, and as it stood at its best evaluation.
+    names : list of str
+        The names of the optimizer's parameters, in its order.
+    """
+    tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{key}.{names[i]}": value for key, value in state.items()}
+    write_tensors(path, tensors, dataclasses.asdict(progress))
+
+
+def load_checkpoint(
+    path: Path, optimizer: torch.optim.Optimizer, names: list[str]
+) -> tuple[Weights, Progress, Weights]:
+    """Read what `save_checkpoint` wrote into the optimizer; the weights, where the run stood, and the best weights.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or does not belong to this model.
+    """
+    tensors, header = read_tensors(path)
+    try:
+        progress = Progress(**header)
+        parts: dict[str, Weights] = {"weights": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        states: dict[int, Weights] = {}
+        numbers = {name: i for i, name in enumerate(names)}
+        for entry, tensor in parts["optimizer"].items():
+            key, _, name = entry.partition(".")
+            states.setdefault(numbers[name], {})[key] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no checkpoint of this model: {error}.") from error
+    return parts["weights"], progress, parts["best"]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write named tensors and a header of JSON values to a safetensors file, complete or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as file:
+        file.write(save(contents, metadata={"nip": json.dumps({"format": FORMAT, **header})}))
+
+
+def read_tensors(path: Path) -> tuple[Weights, dict[str, Any]]:
+    """Read what `write_tensors` wrote. Nothing in the file is executed; a damaged or foreign one is refused."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["nip"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is no mapping
+        if header.pop("format") != FORMAT:
+            raise ValueError(f"this version of nip reads format {FORMAT}")
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or was not written by this version of nip: {error}.") from error
+    return tensors, header

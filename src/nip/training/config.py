@@ -1,0 +1,220 @@
+"""What a run is: everything that decides its numbers, resolved, typed, and saved as ``config.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nip.graphs.pattern import check_int
+
+PROTOCOLS = ("original", "clean")
+PRECISIONS = ("fp32", "bf16")
+
+_INTEGERS = {
+    "seed": 0,
+    "seq_len": 1,
+    "positions": 1,
+    "block_size": 1,
+    "batch_size": 1,
+    "max_steps": 1,
+    "eval_every": 1,
+    "eval_steps": 1,
+    "gradient_accumulation": 1,
+}
+_OPTIONAL = ("eval_steps", "gradient_accumulation", "precision", "graph", "checksum", "data")
+# Nothing that a command says, but what a run found: a configuration that is used again finds it anew.
+_FOUND = ("checksum", "data")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The complete setting of a training run.
+
+    Parameters
+    ----------
+    task : str
+        One of `nip.data.TASKS`.
+    seq_len : int
+        Tokens of an input: longer ones are cut, shorter ones padded with 0.
+    positions : int
+        Rows of the position table.
+    batch_size : int
+        Examples a step.
+    learning_rate : float
+        The schedule's peak.
+    warmup : float
+        Share of the steps in which the learning rate rises, in (0, 1].
+    weight_decay : float
+        Of AdamW, on every weight.
+    dropout, attention_dropout : float
+        Shares in [0, 1).
+    max_steps : int
+        Steps of the run, and of the schedule.
+    eval_every : int
+        Steps between evaluations on the development set; the last step is always evaluated.
+    eval_steps : int or None
+        Batches of an evaluation; None means the whole development set. The original's protocol needs a number.
+    model : str, default="hypercube"
+        Name of the pattern.
+    parameters : mapping, default={}
+        The pattern's parameters.
+    block_size : int, default=16
+        Tokens a vertex stands for.
+    graph : str or None
+        A graph file in place of a named pattern.
+    seed : int, default=42
+        Decides the first weights, the order of the examples and dropout.
+    protocol : {"clean", "original"}
+        What is averaged and evaluated: see `nip.training.recipes`.
+    gradient_accumulation : int or None
+        Parts that a batch is computed in. None: chosen for the machine. The gradient is the whole batch's in any case.
+    precision : {"fp32", "bf16"} or None
+        bf16 computes in bfloat16 and keeps weights in fp32. None: chosen for the machine.
+    backend : str, default="auto"
+        The backend of `nip.attend`.
+    checksum, data : str or None
+        What the run found: the checksum of its graph and of its data. Not to be set.
+    """
+
+    task: str
+    seq_len: int
+    positions: int
+    batch_size: int
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+    dropout: float
+    max_steps: int
+    eval_every: int
+    eval_steps: int | None
+    attention_dropout: float = 0.0
+    model: str = "hypercube"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    block_size: int = 16
+    graph: str | None = None
+    seed: int = 42
+    protocol: str = "clean"
+    gradient_accumulation: int | None = None
+    precision: str | None = None
+    backend: str = "auto"
+    checksum: str | None = None
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, minimum in _INTEGERS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                check_int(name, value, "a run", minimum=minimum)
+        _check_number("learning_rate", self.learning_rate, "above 0", lambda x: x > 0)
+        _check_number("warmup", self.warmup, "in (0, 1]", lambda x: 0 < x <= 1)
+        _check_number("weight_decay", self.weight_decay, "at least 0", lambda x: x >= 0)
+        for name in ("dropout", "attention_dropout"):
+            _check_number(name, getattr(self, name), "in [0, 1)", lambda x: 0 <= x < 1)
+        for name in ("task", "model", "backend", "graph", "checksum", "data"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name in _OPTIONAL):
+                raise _wrong(name, "text", value)
+        _check_choice("protocol", self.protocol, PROTOCOLS)
+        if self.precision is not None:
+            _check_choice("precision", self.precision, PRECISIONS)
+        if not isinstance(self.parameters, Mapping):
+            raise _wrong("parameters", "a mapping of names to values", self.parameters)
+        if self.seq_len > self.positions:
+            raise ValueError(
+                f"A sequence of {self.seq_len} tokens is longer than the position table of {self.positions} rows."
+            )
+        if self.gradient_accumulation is not None and self.gradient_accumulation > self.batch_size:
+            raise ValueError(
+                f"A batch of {self.batch_size} examples cannot be computed in {self.gradient_accumulation} parts."
+            )
+        if self.protocol == "original" and self.eval_steps is None:
+            raise ValueError("The original's protocol evaluates a number of batches: eval_steps must be given.")
+        object.__setattr__(self, "parameters", dict(self.parameters))
+
+    @property
+    def n_blocks(self) -> int:
+        """Vertices of the pattern."""
+        return -(-self.seq_len // self.block_size)
+
+    @property
+    def name(self) -> str:
+        """The run folder's name: task, model and seed."""
+        safe = "".join(letter if letter.isalnum() or letter in "+._-" else "-" for letter in self.model)
+        return f"{self.task}-{safe}-seed{self.seed}"
+
+    def to_json(self) -> str:
+        """The configuration as ``config.json`` holds it."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration that a run folder's ``config.json`` holds, complete.
+
+    Raises
+    ------
+    ValueError
+        If the file is no JSON object with exactly the fields of `RunConfig`.
+    """
+    values = read_settings(path)
+    absent = [name for name in _FIELDS if name not in values]
+    if absent:
+        raise ValueError(f"{path} lacks {', '.join(absent)}.")
+    config: RunConfig = _named(path, lambda: RunConfig(**values))
+    return config
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Some or all fields of a configuration, from a JSON file such as a run's ``config.json``."""
+    values = _named(path, lambda: json.loads(path.read_text("utf-8")))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object. Got {type(values).__name__} instead.")
+    unknown = [name for name in values if name not in _FIELDS]
+    if unknown:
+        raise ValueError(f"{path} names {', '.join(unknown)}, which no run has. It may name {', '.join(_FIELDS)}.")
+    return values
+
+
+def differences(there: RunConfig, here: RunConfig) -> list[str]:
+    """What differs between a run's configuration and a command's, but for a larger number of steps, in words."""
+    found = []
+    for name in _FIELDS:
+        before, now = getattr(there, name), getattr(here, name)
+        if name == "graph" and before is not None and now is not None:
+            continue  # files in different places: the checksum tells whether they hold the same graph
+        if before != now and not (name == "max_steps" and now > before):
+            found.append(f"{name} is {before!r} there and {now!r} here")
+    return found
+
+
+def without_findings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without what a run found out by itself."""
+    return {name: value for name, value in settings.items() if name not in _FOUND}
+
+
+_FIELDS = tuple(each.name for each in dataclasses.fields(RunConfig))
+
+
+def _named(path: Path, read: Any) -> Any:
+    try:
+        return read()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _check_number(name: str, value: object, wanted: str, holds: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
+        raise _wrong(name, f"a number {wanted}", value)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise _wrong(name, f"one of {', '.join(choices)}", value)
+
+
+def _wrong(name: str, wanted: str, value: object) -> ValueError:
+    return ValueError(f"The '{name}' parameter of a run must be {wanted}. Got {value!r} instead.")

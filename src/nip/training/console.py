@@ -1,0 +1,82 @@
+"""What a run says while it goes: a bar on a terminal, else a line now and then; and everything in ``run.log``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Console:
+    """Reports to standard error and to the log file; silent where `path` is None (all processes but the first).
+
+    Parameters
+    ----------
+    path : Path or None
+        The log file, which is continued.
+    total : int
+        Steps of the run.
+    """
+
+    def __init__(self, path: Path | None, total: int) -> None:
+        self._total = total
+        self._log = path.open("a", encoding="utf-8") if path else None
+        self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if path and sys.stderr.isatty():
+            self._bar = Progress(
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                console=RichConsole(stderr=True),
+                transient=True,
+            )
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        if self._log:
+            self._log.close()
+
+    def say(self, text: str) -> None:
+        """Report something once."""
+        self.note(text)
+        if self._bar:
+            self._bar.console.print(text, highlight=False, markup=False)
+        elif self._log:
+            print(text, file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Write something to the log only."""
+        if self._log:
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            self._log.flush()
+
+    def step(self, step: int, loss: float, accuracy: float, rate: float, left: float, best: float | None) -> None:
+        """Show where the run is: tokens a second, seconds left, best development accuracy so far."""
+        developed = "" if best is None else f"  best dev {100 * best:.1f} %"
+        text = (
+            f"loss {loss:.4f}  accuracy {100 * accuracy:.1f} %{developed}  {rate:,.0f} tokens/s  {_duration(left)} left"
+        )
+        if self._bar:
+            if not self._bar.tasks:
+                self._bar.start()
+                self._bar.add_task(text, total=self._total)
+            self._bar.update(self._bar.tasks[0].id, completed=step, description=text)
+        elif self._log and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(f"step {step:,} of {self._total:,}  {text}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

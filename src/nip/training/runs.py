@@ -1,0 +1,185 @@
+"""The run folder: what is in it, who may write to it, and whether a command belongs to it.
+
+===============================  ======================================================================================
+``config.json``                  the configuration, resolved
+``environment.json``             versions, processor, threads, device at the last start
+``metrics.jsonl``                one line a step and an evaluation
+``checkpoint/state.safetensors`` from which the run goes on
+``best/model.safetensors``       the weights of the best evaluation
+``pattern.npz``                  the graph, where its name and parameters do not rebuild it
+``result.json``                  there once the run is finished
+``run.log``                      what was said
+===============================  ======================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nip.atomic import replacing
+from nip.training.config import RunConfig, differences, read_config
+
+PART_TOKENS = 2**14
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        """What it ran on."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """What was measured."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """From where it goes on."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The weights that are tested."""
+        return self.path / "best" / "model.safetensors"
+
+    @property
+    def pattern(self) -> Path:
+        """The graph, where no name rebuilds it."""
+        return self.path / "pattern.npz"
+
+    @property
+    def result(self) -> Path:
+        """The outcome."""
+        return self.path / "result.json"
+
+    @property
+    def log(self) -> Path:
+        """What was said."""
+        return self.path / "run.log"
+
+    def finished(self, max_steps: int) -> dict[str, Any] | None:
+        """The result, if the run has done that many steps and was tested."""
+        if not self.result.is_file():
+            return None
+        result: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
+        return result if result["steps"] == max_steps else None
+
+
+@contextmanager
+def claimed(folder: RunFolder) -> Iterator[None]:
+    """Make the folder and keep every other process out of it; what a killed one left half-written is removed.
+
+    Raises
+    ------
+    ValueError
+        If another process is at work in the folder, or it holds something else than a run.
+    OSError
+        If it cannot be made or written to.
+    """
+    import filelock
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    # opened here first, for a clear error where the folder cannot be written to
+    lock_file = folder.path / ".lock"
+    lock_file.open("a").close()
+    lock = filelock.FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"Another process is training in {folder.path}; wait for it, or name another --out.") from None
+    try:
+        for leftover in folder.path.rglob(".*.partial"):
+            leftover.unlink()
+        if not folder.config.is_file() and any(child.name != ".lock" for child in folder.path.iterdir()):
+            raise ValueError(f"{folder.path} is not empty and holds no run; name another --out.")
+        yield
+    finally:
+        lock.release()
+
+
+def settle(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig:
+    """The configuration with what it leaves to the machine decided: as the folder's run has it, else for the device.
+
+    A CPU computes a batch in parts of about `PART_TOKENS`, at most four: parts are sorted by length, so that the short
+    examples do without the long ones' padding, and small enough to stay near the caches. Other devices take it whole.
+    """
+    parts = min(4, config.batch_size, max(1, config.batch_size * config.seq_len // PART_TOKENS))
+    decided: dict[str, Any] = {
+        "gradient_accumulation": parts if device_type == "cpu" else 1,
+        "precision": "bf16" if device_type == "cuda" else "fp32",
+    }
+    there = read_config(folder.config) if folder.config.is_file() else None
+    for name, value in decided.items():
+        if getattr(config, name) is None:
+            config = replace(config, **{name: getattr(there, name) if there else value})
+    return config
+
+
+def refuse_other(config: RunConfig, folder: RunFolder) -> None:
+    """Refuse a configuration that is not the folder's.
+
+    Raises
+    ------
+    ValueError
+        If it differs in anything but a larger number of steps; the message says in what.
+    """
+    if folder.config.is_file():
+        differing = differences(read_config(folder.config), config)
+        if differing:
+            raise ValueError(
+                f"{folder.path} holds another run: {'; '.join(differing)}. Name another --out, or repeat its settings."
+            )
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, complete or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+class Metrics:
+    """The file of measurements, cut back to what a checkpoint knows and continued from there."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        path.touch()
+        if path.stat().st_size < length:
+            raise ValueError(f"{path} is shorter than at the last checkpoint: it was changed.")
+        os.truncate(path, length)
+        self._file = path.open("ab")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one line."""
+        self._file.write((json.dumps(row) + "\n").encode())
+
+    def secure(self) -> int:
+        """Force everything to the disk; the file's length in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a file of measurements."""
+    complete = path.read_bytes().rpartition(b"\n")[0]
+    return [json.loads(line) for line in complete.splitlines()]

@@ -1,0 +1,240 @@
+"""A run's parts and what is done with them beside the steps: set up, evaluate, test, write down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from nip.data import TASKS, Examples, baselines
+from nip.data.storage import read_manifest
+from nip.graphs import Pattern
+from nip.models import EncoderConfig, build_classifier
+from nip.training.batches import development_indices, tested_indices
+from nip.training.checkpoints import Progress, Weights, load_checkpoint, read_tensors, save_checkpoint, write_tensors
+from nip.training.config import RunConfig, read_config
+from nip.training.console import Console
+from nip.training.environment import changes, environment
+from nip.training.graphs import named_exactly
+from nip.training.outcome import in_words, learnt, wilson_interval
+from nip.training.runs import Metrics, RunFolder, write_json
+from nip.training.steps import TrainingDivergedError, evaluate
+
+
+@dataclass
+class Run:
+    """All that a run works with."""
+
+    config: RunConfig
+    folder: RunFolder
+    accelerator: Accelerator
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    splits: dict[str, Examples]
+    console: Console
+    progress: Progress
+    best: Weights
+    looked: float = field(default_factory=time.perf_counter)
+
+    def tick(self) -> float:
+        """Count the seconds since the last look at the clock; what it shows."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self.looked
+        self.looked = now
+        return now
+
+    @property
+    def bare_model(self) -> torch.nn.Module:
+        """The model without what accelerate wraps it in."""
+        bare: torch.nn.Module = self.accelerator.unwrap_model(self.model)
+        return bare
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the optimizer's parameters, in its order."""
+        return [name for name, _ in self.bare_model.named_parameters()]
+
+
+def set_up(
+    config: RunConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    graph: Pattern,
+    splits: dict[str, Examples],
+    console: Console,
+) -> Run:
+    """Model and optimizer, new or as the checkpoint has them."""
+    model = build_classifier(encoder_config(config), graph, seed=config.seed, backend=config.backend)
+    model.to(accelerator.device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        weight_decay=config.weight_decay,
+        fused=accelerator.device.type in ("cpu", "cuda"),
+    )
+    run = Run(config, folder, accelerator, model, optimizer, splits, console, Progress(), {})
+    if folder.checkpoint.is_file():
+        weights, run.progress, run.best = load_checkpoint(folder.checkpoint, optimizer, run.names)
+        model.load_state_dict(weights)
+    run.model = accelerator.prepare(model)
+    return run
+
+
+def encoder_config(config: RunConfig) -> EncoderConfig:
+    """The sizes of the model that a configuration asks for."""
+    task = TASKS[config.task]
+    return EncoderConfig(
+        vocab_size=task.vocab_size,
+        n_classes=task.n_classes,
+        length=config.seq_len,
+        positions=config.positions,
+        block_size=config.block_size,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        mean_over_padding=config.protocol == "original",
+        pair=task.pair,
+    )
+
+
+def open_folder(run: Run, graph: Pattern) -> None:
+    """Write what is known before the first step, and say what a resumed run should know."""
+    config, folder, console = run.config, run.folder, run.console
+    here = environment(run.accelerator.device, run.accelerator.num_processes)
+    if folder.environment.is_file():
+        changed = changes(json.loads(folder.environment.read_text("utf-8")), here)
+        if changed:
+            console.say(f"Warning: {'; '.join(changed)}. The run goes on, but its last bits may come out otherwise.")
+    if run.progress.step:
+        console.say(f"Going on after step {run.progress.step:,} of {config.max_steps:,}.")
+        planned = read_config(folder.config).max_steps
+        if planned < config.max_steps:
+            console.say(
+                f"The run was planned for {planned:,} steps. From here on it follows the schedule of "
+                f"{config.max_steps:,}; one that was planned for as many from the start would end otherwise."
+            )
+    if not run.accelerator.is_main_process:
+        return
+    if not named_exactly(graph, config):
+        graph.save(folder.pattern)
+    write_json(folder.config, json.loads(config.to_json()))
+    write_json(folder.environment, here)
+    if run.best:  # the checkpoint decides: a kill may have come between it and the file of the best weights
+        write_best(run)
+
+
+def develop(run: Run) -> tuple[float, float]:
+    """Evaluate on the development set, and keep the weights if they are the best so far; loss and accuracy."""
+    config, progress, dev = run.config, run.progress, run.splits["dev"]
+    indices = development_indices(
+        len(dev),
+        config.batch_size,
+        config.seed,
+        eval_steps=config.eval_steps,
+        protocol=config.protocol,
+        evaluation=progress.evaluations,
+    )
+    loss, correct = evaluate(run.model, run.accelerator, dev, indices, config)
+    accuracy = correct / len(indices)
+    progress.evaluations += 1
+    better = accuracy > progress.best_accuracy
+    if better:
+        progress.best_accuracy, progress.best_step = accuracy, progress.step
+        run.best = {name: tensor.clone() for name, tensor in run.bare_model.state_dict().items()}
+    best = ", the best so far" if better else ""
+    run.console.note(f"step {progress.step}: dev loss {loss:.4f}, dev accuracy {100 * accuracy:.2f} %{best}")
+    return loss, accuracy
+
+
+def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
+    """Test the best weights, say how they do, and (unless nothing was trained) write it down."""
+    config, folder, examples = run.config, run.folder, run.splits["test"]
+    weights, header = read_tensors(folder.best)
+    run.bare_model.load_state_dict(weights)
+    indices = tested_indices(len(examples), config.batch_size, config.seed, config.protocol)
+    loss, correct = evaluate(run.model, run.accelerator, examples, indices, config)
+    interval = wilson_interval(correct, len(indices))
+    without_learning = baselines(run.splits["train"], examples)
+    run.tick()
+    progress = run.progress
+    result = {
+        "task": config.task,
+        "model": config.model,
+        "seed": config.seed,
+        "protocol": config.protocol,
+        "test_accuracy": correct / len(indices),
+        "interval": list(interval),
+        "test_loss": loss,
+        "n_test": len(indices),
+        "dev_accuracy": header["dev_accuracy"],
+        "best_step": header["step"],
+        "steps": progress.step,
+        "baselines": without_learning,
+        "learnt": learnt(interval, without_learning),
+        "tokens": progress.tokens,
+        "tokens_per_second": round(progress.tokens / max(progress.training_seconds, 1e-9), 1),
+        "seconds": round(progress.seconds, 3),
+        "training_seconds": round(progress.training_seconds, 3),
+    }
+    if run.accelerator.is_main_process and not tested_only:
+        metrics = Metrics(folder.metrics, progress.metrics_bytes)
+        record(run, metrics, "test", loss, result["test_accuracy"], None)
+        metrics.secure()
+        metrics.close()
+        write_json(folder.result, result)
+    run.console.say(in_words(result))
+    return result
+
+
+def record(run: Run, metrics: Metrics | None, split: str, loss: float, accuracy: float, rate: float | None) -> None:
+    """Write one line of measurements."""
+    run.tick()
+    if metrics:
+        progress = run.progress
+        metrics.write(
+            {
+                "step": progress.step,
+                "split": split,
+                "loss": loss,
+                "accuracy": accuracy,
+                "learning_rate": rate,
+                "tokens": progress.tokens,
+                "seconds": round(progress.seconds, 3),
+            }
+        )
+
+
+def secure(run: Run) -> None:
+    """Write a checkpoint, and the best weights where they are new.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If a weight is not finite; the checkpoint before stays.
+    """
+    weights = run.bare_model.state_dict()
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise TrainingDivergedError(f"The weights are no numbers any more after step {run.progress.step}.")
+    save_checkpoint(run.folder.checkpoint, weights, run.optimizer, run.names, run.progress, run.best)
+    if run.progress.best_step == run.progress.step:
+        write_best(run)
+
+
+def write_best(run: Run) -> None:
+    """Write the best weights so far, with their step and development accuracy."""
+    header = {"step": run.progress.best_step, "dev_accuracy": run.progress.best_accuracy}
+    write_tensors(run.folder.best, run.best, header)
+
+
+def data_checksum(task: str, data: Path | None) -> str:
+    """One checksum of all splits of a task, from its manifest."""
+    splits = read_manifest(task, data)["splits"]
+    sums = {split: described["sha256"] for split, described in splits.items()}
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
