@@ -158,7 +158,7 @@ def reference_labels(references: Sequence[Reference], up: Callable[[float], floa
     for reference in sorted(references, key=lambda r: r.y):
         height = LINE * len(reference.lines)
         y = up(reference.y) + 4 - LINE * (len(reference.lines) - 1) / 2
-        floor = placed[-1][1] - 3 if placed else HEIGHT - BOTTOM + 10
+        floor = placed[-1][1] - LINE - 3 if placed else HEIGHT - BOTTOM + 10
         placed.append((reference, min(y, floor - height + LINE)))
     return placed
 

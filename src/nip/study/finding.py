@@ -87,7 +87,7 @@ def grouped(runs: Sequence[Run]) -> tuple[Group, ...]:
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that do not have the same value in all runs, leaving out the seed and what changes no result."""
+    """The settings in which the runs differ, with their values; the seed and what changes no result are left out."""
     settings = [_compared(run) for run in runs]
     values = {key: list(dict.fromkeys(_written(one[key]) for one in settings)) for key in settings[0]}
     return {key: found for key, found in values.items() if len(found) > 1}
@@ -101,7 +101,7 @@ def difference(first: Group, second: Group) -> tuple[float, tuple[float, float] 
     gap = first.accuracy - second.accuracy
     ours, theirs = first.results, second.results
     if len(ours) == len(theirs) == 1:
-        (a, b) = ours[0], theirs[0]
+        a, b = ours[0], theirs[0]
         if a.interval is None or b.interval is None:
             return gap, None
         return gap, (
@@ -121,28 +121,17 @@ def difference(first: Group, second: Group) -> tuple[float, tuple[float, float] 
 
 def _find(task: str, groups: tuple[Group, ...]) -> Finding:
     finished = sorted((group for group in groups if group.results), key=lambda group: -group.accuracy)
-    runs = [run for group in groups for run in group.runs]
-    unfinished = sum(run.result is None for run in runs)
-    notes = []
     if not finished:
         return Finding(task, f"No run on {task} has finished yet, so there is nothing to compare.", (), groups)
     sentence = f"On {task}, " + listed([_accuracy(group) for group in finished]) + _verdict(finished)
-    for other in finished[1:]:
-        notes.append(_gap(finished[0], other))
-    if len(finished) > 1:
-        unlike = [key for key in differing([g.runs[0] for g in finished]) if key not in PATTERN_SETTINGS]
-        if unlike:
-            values = differing([g.runs[0] for g in finished])
-            stated = listed([f"{key} ({' / '.join(values[key])})" for key in unlike])
-            notes.append(f"The runs differ in more than the pattern: {stated}.")
-    steps = {group.label: [r.steps for r in group.results] for group in finished}
-    if len({count for counts in steps.values() for count in counts}) > 1:
-        stated = listed(
-            [f"{label} {'/'.join(f'{c:,}' if c else '?' for c in counts)}" for label, counts in steps.items()]
-        )
-        notes.append(f"They were trained for different numbers of steps: {stated}.")
+    notes = [_gap(finished[0], other) for other in finished[1:]]
+    unlike = differing([group.runs[0] for group in finished])
+    stated = [f"{key} ({' / '.join(values)})" for key, values in unlike.items() if key not in PATTERN_SETTINGS]
+    if stated:
+        notes.append(f"The runs differ in more than the pattern: {listed(stated)}.")
     if any(len(group.results) == 1 for group in finished):
         notes.append("One seed says nothing about how much another seed would change the figure.")
+    unfinished = sum(run.result is None for group in groups for run in group.runs)
     if unfinished:
         notes.append(f"{unfinished} unfinished run{'s are' if unfinished > 1 else ' is'} shown below but not compared.")
     return Finding(task, sentence, tuple(notes), groups)
@@ -211,7 +200,10 @@ def _label(run: Run, others: Sequence[Run]) -> str:
 def _written(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={_written(one)}" for key, one in value.items()) or "default"
-    return "none" if value is None else str(value)
+    if value is None:
+        return "none"
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text  # a checksum
 
 
 def listed(parts: Sequence[str]) -> str:
