@@ -107,6 +107,8 @@ def _apply(operator: int, counts: Array) -> int:
     for digit in range(10):
         total += counts[digit]
         weighted += digit * counts[digit]
+    if total == 0:
+        return -1
     if operator == SM:
         return weighted % 10
     # the arguments of rank low and high in ascending order, both counted from 0
@@ -123,7 +125,7 @@ def _apply(operator: int, counts: Array) -> int:
             lower = digit
         if seen > high:
             return (lower + digit) // 2
-    return -1  # no arguments
+    return -1
 
 
 @compiled
