@@ -28,7 +28,7 @@ _INTEGERS = {
 }
 _OPTIONAL = ("eval_steps", "gradient_accumulation", "precision", "graph", "checksum", "data")
 # Nothing that a command says, but what a run found: a configuration that is used again finds it anew.
-_FOUND = ("checksum", "data")
+FOUND = ("checksum", "data")
 
 
 @dataclass(frozen=True)
@@ -181,19 +181,17 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def differences(there: RunConfig, here: RunConfig) -> list[str]:
     """What differs between a run's configuration and a command's, but for a larger number of steps, in words."""
-    found = []
-    for name in _FIELDS:
-        before, now = getattr(there, name), getattr(here, name)
-        if name == "graph" and before is not None and now is not None:
-            continue  # files in different places: the checksum tells whether they hold the same graph
-        if before != now and not (name == "max_steps" and now > before):
-            found.append(f"{name} is {before!r} there and {now!r} here")
-    return found
-
-
-def without_findings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without what a run found out by itself."""
-    return {name: value for name, value in settings.items() if name not in _FOUND}
+    said = [name for name in _FIELDS if name not in (*FOUND, "graph") and getattr(there, name) != getattr(here, name)]
+    differing = [
+        f"{name} is {getattr(there, name)!r} there and {getattr(here, name)!r} here"
+        for name in said
+        if not (name == "max_steps" and here.max_steps > there.max_steps)
+    ]
+    if there.data != here.data:
+        differing.append("the data is another set")
+    if there.checksum != here.checksum and not differing:  # else it follows from what was said
+        differing.append("the graph is another one")
+    return differing
 
 
 _FIELDS = tuple(each.name for each in dataclasses.fields(RunConfig))

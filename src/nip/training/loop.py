@@ -20,7 +20,17 @@ from nip.training.memory import keep_freed_memory
 from nip.training.original_log import write_original_log
 from nip.training.runs import Metrics, RunFolder, claimed, refuse_other, settle
 from nip.training.schedules import one_cycle
-from nip.training.stages import Run, data_checksum, develop, final_test, open_folder, record, secure, set_up
+from nip.training.stages import (
+    Run,
+    attention_choice,
+    data_checksum,
+    develop,
+    final_test,
+    open_folder,
+    record,
+    secure,
+    set_up,
+)
 from nip.training.steps import TrainingDivergedError, train_step
 
 __all__ = ["TrainingDivergedError", "train"]
@@ -83,6 +93,7 @@ def train(
         graph = run_pattern(config, out)
         config = dataclasses.replace(config, checksum=graph.checksum, data=data_checksum(config.task, data))
         refuse_other(config, folder)
+        taken = attention_choice(config, graph, device)
         finished = folder.finished(config.max_steps)
         with Console(folder.log if accelerator.is_main_process else None, config.max_steps) as console:
             if finished and not skip_train:
@@ -90,6 +101,7 @@ def train(
                 return finished
             # dropout is seeded step by step; the caller's generators come back as they were
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                console.note(f"Attention is computed by {taken}.")
                 run = set_up(config, folder, accelerator, graph, splits, console)
                 if not skip_train:
                     open_folder(run, graph)

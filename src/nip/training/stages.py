@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from nip.attention import Choice, explain
 from nip.data import TASKS, Examples, baselines
 from nip.data.storage import read_manifest
 from nip.graphs import Pattern
@@ -104,6 +105,15 @@ def encoder_config(config: RunConfig) -> EncoderConfig:
     )
 
 
+def attention_choice(config: RunConfig, graph: Pattern, device: torch.device) -> Choice:
+    """Which backend attends over full inputs; a ValueError where the one asked for does not exist or cannot."""
+    sizes = encoder_config(config)
+    assert config.gradient_accumulation
+    part = -(-config.batch_size // config.gradient_accumulation)
+    q = torch.empty(part, sizes.heads, config.seq_len, sizes.head_dim, device=device)
+    return explain(q, q, q, graph, config.block_size, dropout_p=config.attention_dropout, backend=config.backend)
+
+
 def open_folder(run: Run, graph: Pattern) -> None:
     """Write what is known before the first step, and say what a resumed run should know."""
     config, folder, console = run.config, run.folder, run.console
@@ -189,7 +199,7 @@ def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
         metrics.secure()
         metrics.close()
         write_json(folder.result, result)
-    run.console.say(in_words(result))
+    run.console.note(in_words(result))
     return result
 
 

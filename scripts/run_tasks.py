@@ -1,0 +1,16 @@
+"""The original's command: ``python run_tasks.py --model hypercube --task listops --seed 42 [--skip_train 1]``.
+
+It is ``nip lra`` under the original's protocol, with the original's log in the run folder.
+"""
+
+import sys
+
+from nip.cli import main
+from nip.cli.lra import old_arguments
+
+if __name__ == "__main__":
+    try:
+        arguments = old_arguments(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"run_tasks.py: {error}")
+    main(["lra", *arguments])
