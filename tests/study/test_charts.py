@@ -76,6 +76,7 @@ def test_a_curve_lies_where_its_axes_say():
     assert float(marks["20 %"].get("y")) - 4 == pytest.approx(y1, abs=0.1)
     assert float(marks["40 %"].get("y")) - 4 == pytest.approx(y2, abs=0.1)
     assert y0 - y1 == pytest.approx((y1 - y2) / 2, abs=0.2)
+    assert y0 > y1 > y2  # more is higher up
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e3, 1e3) | st.just(math.nan)), min_size=1, max_size=40))

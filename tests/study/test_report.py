@@ -128,7 +128,11 @@ def test_every_run_has_its_curves_in_its_colour(page):
         own = [a["data-label"] for a in groups if f"colour-{number}" in a["class"].split()]
         assert sorted(own) == sorted([f"{name}, dev", f"{name}, train"] * 4)
     dev = [a for a in groups if a["data-label"] == "hypercube, dev"]
-    assert [row[2] for row in json.loads(dev[0]["data-points"])] == ["50", "100", "150", "200"]
+    by_step, by_time, loss, loss_by_time = ([row[2:] for row in json.loads(a["data-points"])] for a in dev)
+    assert by_step == [["50", "22.3 %"], ["100", "32.0 %"], ["150", "36.3 %"], ["200", "38.1 %"]]
+    assert by_time == [["20", "22.3 %"], ["40", "32.0 %"], ["60", "36.3 %"], ["80", "38.1 %"]]
+    assert loss == [["50", "2.077"], ["100", "1.98"], ["150", "1.937"], ["200", "1.919"]]
+    assert [row[0] for row in loss_by_time] == ["20", "40", "60", "80"]
     # two baselines across each of the two accuracy charts, and through the two rows and the foot of the intervals
     assert len(page.those("line", "reference")) == 2 * 2 + 2 * 3
 

@@ -42,6 +42,15 @@ def test_a_graph_from_a_file_is_the_one_in_the_folder(tmp_path):
     assert (setting.graphs[-1].name, setting.used[-1]) == ("ring", (0,))
 
 
+def test_the_folders_graph_counts_even_where_the_file_has_changed_since(tmp_path):
+    ring = Pattern.from_edges(16, range(16), [(k + 1) % 16 for k in range(16)], symmetric=True)
+    pattern("local", 16).save(tmp_path / "changed.npz")
+    config = small_config(model="ring", graph=str(tmp_path / "changed.npz"))
+    folder = write_run(tmp_path, config, name="run", checksum=ring.checksum)
+    ring.save(folder / "pattern.npz")
+    assert run_graph(find_runs([folder])[0]) == ring
+
+
 def test_another_graph_than_the_run_recorded_is_refused(tmp_path):
     write_run(tmp_path, small_config(), checksum=pattern("local", 16).checksum)
     with pytest.raises(ValueError, match="was trained on another graph than its configuration names now"):

@@ -7,34 +7,31 @@ import json
 import shlex
 
 from nip.study.runs import Run
+from nip.training.config import FOUND
 from nip.training.recipes import RECIPES, recipe
 
-# Settings that `nip lra` takes as options of the same name, underscores as dashes; the others only by --config.
-OPTIONS = (
-    *("max_steps", "seq_len", "batch_size", "block_size", "learning_rate", "eval_every", "eval_steps"),
-    *("gradient_accumulation", "graph", "backend"),
-)
-SAID_ALWAYS = ("task", "model", "seed", "protocol", "parameters")
-FOUND = ("checksum", "data")
+FROM_FILE = "nip lra --config config.json"
+SAID_FIRST = ("model", "graph", "parameters", "task", "seed", "protocol")
+WITHOUT_OPTION = ("attention_dropout",)
 
 
 def reproduction_command(run: Run) -> str:
     """`nip lra` with what the run's configuration adds to its task's recipe, quoted for a shell.
 
-    Where it differs from the recipe in something that has no option, the command reads the configuration itself.
+    Where it differs from the recipe in something that no option says, the command reads the configuration itself.
     """
     config = run.config
     if config.task not in RECIPES:
-        return "nip lra --config config.json"
-    base = dataclasses.asdict(recipe(config.task, config.protocol))
-    words = ["nip", "lra", "--model", config.model, "--task", config.task, "--seed", str(config.seed)]
-    words += ["--protocol", config.protocol]
-    for name, value in dataclasses.asdict(config).items():
-        if name in SAID_ALWAYS or name in FOUND or value == base[name]:
-            continue
-        if name not in OPTIONS or value is None:
-            return "nip lra --config config.json"
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        return FROM_FILE
+    words = ["--graph", config.graph] if config.graph is not None else ["--model", config.model]
     for name, value in config.parameters.items():
         words += ["--param", f"{name}={json.dumps(value)}"]
-    return shlex.join(words)
+    words += ["--task", config.task, "--seed", str(config.seed), "--protocol", config.protocol]
+    base = dataclasses.asdict(recipe(config.task, config.protocol))
+    for name, value in dataclasses.asdict(config).items():
+        if name in (*SAID_FIRST, *FOUND) or value == base[name]:
+            continue
+        if name in WITHOUT_OPTION or value is None:
+            return FROM_FILE
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(["nip", "lra", *words])
