@@ -9,13 +9,14 @@ instead of keeping them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nip.attention.grouping import RowGroup, block_mask, group_rows
+from nip.attention.grouping import Mask, RowGroup, block_mask, group_rows
 from nip.attention.layout import BlockLayout
 from nip.attention.options import Options
 from nip.attention.tables import Buffers, bias_blocks, from_bias_blocks, from_table, to_table
@@ -42,58 +43,61 @@ def attend_gather(
     if options.dropout_p > 0:
         # One number from torch's generator: torch.manual_seed decides, and the backward pass can draw the same again.
         seed = int(torch.randint(2**63 - 1, ()).item())
-    out, lse = _Gather.apply(q, k, v, options.bias, layout, options, seed)  # type: ignore[no-untyped-call]
+    mask = block_mask(layout, options, q.device)
+    groups = group_rows(layout, options, mask, q.shape[0], q.shape[1], k.shape[1], q.device)
+    call = _Call(layout, options, mask, groups, seed)
+    out, lse = _Gather.apply(q, k, v, options.bias, call)  # type: ignore[no-untyped-call]
     return out, lse
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """All that both passes need to know beside the tensors."""
+
+    layout: BlockLayout
+    options: Options
+    mask: Mask
+    groups: list[RowGroup]
+    seed: int
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        layout: BlockLayout,
-        options: Options,
-        seed: int,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, call: _Call
     ) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(q, k, v, bias)
         ctx.set_materialize_grads(False)
-        ctx.layout, ctx.options, ctx.seed = layout, options, seed
+        ctx.call = call
         with torch.autocast(q.device.type, enabled=False):
-            return _Rows(q, k, v, bias, layout, options, seed).forward()
+            return _Rows(q, k, v, bias, call).forward()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         with torch.autocast(q.device.type, enabled=False):
-            rows = _Rows(q, k, v, bias, ctx.layout, ctx.options, ctx.seed)
-            return (*rows.backward(dout, dlse, bias_needs_grad=ctx.needs_input_grad[3]), None, None, None)
+            rows = _Rows(q, k, v, bias, ctx.call)
+            return *rows.backward(dout, dlse, bias_needs_grad=ctx.needs_input_grad[3]), None
 
 
 class _Rows:
-    """One call: its blocks as tables, its chunks of rows, and the steps that both passes share."""
+    """One pass: its blocks as tables, its chunks of rows, and the steps that both passes share."""
 
-    def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, layout: BlockLayout, options: Options, seed: int
-    ) -> None:
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, call: _Call) -> None:
+        self.layout, self.options, self.mask, self.groups = call.layout, call.options, call.mask, call.groups
         self.batch, self.heads, _, self.width = q.shape
-        self.layout, self.options, self.n, self.b = layout, options, layout.n, layout.block_size
+        self.n, self.b = self.layout.n, self.layout.block_size
         self.input_dtype, self.dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
-        self.mask = block_mask(layout, options, q.device)
-        self.groups = group_rows(layout, options, self.mask, self.batch, self.heads, k.shape[1], q.device)
-        self.q, self.k, self.v = (to_table(x, layout, self.dtype) for x in (q, k, v))
-        self.bias = None if bias is None else bias_blocks(bias, layout)
+        self.q, self.k, self.v = (to_table(x, self.layout, self.dtype) for x in (q, k, v))
+        self.bias = None if bias is None else bias_blocks(bias, self.layout)
         self.later = torch.ones(self.b, self.b, dtype=torch.bool, device=q.device).triu(1)
-        self.generator = torch.Generator(q.device).manual_seed(seed)
+        self.generator = torch.Generator(q.device).manual_seed(call.seed)
         self.buffers = Buffers(self.dtype, q.device)
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         take, gather = self.buffers.take, self.buffers.gather
-        # Rows with nothing to attend to are in no group: they keep the zeros and the −inf.
-        out = torch.zeros_like(self.q)
+        out = self.new_rows()
         lse = self.q.new_full((len(self.q), self.b), -torch.inf) if self.options.return_lse else None
         for group, queries, keys in self.chunks():
             scores, _, _ = self.scores(group, queries, keys)
@@ -113,12 +117,15 @@ class _Rows:
         self, grad_out: Tensor | None, grad_lse: Tensor | None, *, bias_needs_grad: bool
     ) -> tuple[Tensor | None, ...]:
         take, gather, scale = self.buffers.take, self.buffers.gather, self.options.scale
-        dq, dk, dv = torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)
+        dk, dv = torch.zeros_like(self.k), torch.zeros_like(self.v)
         dout = torch.zeros_like(self.q) if grad_out is None else to_table(grad_out, self.layout, self.dtype)
         dlse = None if grad_lse is None else to_table(grad_lse[..., None], self.layout, self.dtype)
         dbias = None
         if self.bias is not None and bias_needs_grad:
             dbias = self.q.new_zeros(self.bias.shape[:4].numel(), self.b**2)
+        if self.options.dropout_p == 0:  # or else the draws must be those of the forward pass, chunk by chunk
+            self.leave_out(dout, dlse)
+        dq = self.new_rows()
         for group, queries, keys in self.chunks():
             scores, q_rows, k_panel = self.scores(group, queries, keys)
             probabilities = self.probabilities(group, scores)
@@ -153,6 +160,21 @@ class _Rows:
             dbias = from_bias_blocks(dbias.view(self.bias.shape), self.layout).to(self.bias.dtype)
         gradients = (from_table(x, self.layout, self.batch, self.width, self.input_dtype) for x in (dq, dk, dv))
         return *gradients, dbias
+
+    def new_rows(self) -> Tensor:
+        """Table of the queries' shape, with zeros for the rows that are in no group: nothing will be written there."""
+        covered = sum(len(group.queries) for group in self.groups)
+        return torch.empty_like(self.q) if covered == len(self.q) else torch.zeros_like(self.q)
+
+    def leave_out(self, dout: Tensor, dlse: Tensor | None) -> None:
+        """Keep only the rows that a gradient reaches.
+
+        None reaches the padding at the end of a sequence where the model masks its result, often half of all rows.
+        """
+        reached = dout.any(-1) if dlse is None else dout.any(-1) | dlse.any(-1)
+        if not reached.all():
+            kept = [(group, reached[group.queries]) for group in self.groups]
+            self.groups = [replace(group, queries=group.queries[k], keys=group.keys[k]) for group, k in kept]
 
     def chunks(self) -> Iterator[tuple[RowGroup, Tensor, Tensor]]:
         """Rows (m,) and the blocks they attend to (m, d), in the same order in both passes."""

@@ -79,7 +79,7 @@ class BlockLayout:
         return self.indices.size / self.n**2
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)  # typed: a block size of 16.0 must not pass for 16
 def block_layout(pattern: Pattern, block_size: int, n_tokens: int, *, is_causal: bool = False) -> BlockLayout:
     """Lay a pattern over a sequence.
 
@@ -106,6 +106,8 @@ def block_layout(pattern: Pattern, block_size: int, n_tokens: int, *, is_causal:
     """
     check_int("block_size", block_size, "attend", minimum=1)
     check_int("n_tokens", n_tokens, "attend", minimum=1)
+    if not isinstance(pattern, Pattern):
+        raise ValueError(f"The 'pattern' parameter of attend must be a nip.Pattern. Got {pattern!r} instead.")
     needed = -(-n_tokens // block_size)
     if pattern.n != needed:
         raise ValueError(
