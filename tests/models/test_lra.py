@@ -1,0 +1,208 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+import nip
+from nip.graphs import lift, to_mask
+from nip.models import Classifier, EncoderConfig, build_classifier
+from nip.models.lra import corner
+
+CONFIG = EncoderConfig(vocab_size=12, n_classes=3, length=40, positions=64, block_size=8)
+
+
+def written_out(model, input_ids, mask_of_graph):
+    """The encoder again, from torch's own pieces and a dense mask: attention by nn.MultiheadAttention's function."""
+    w = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    config = model.config
+    length = input_ids.shape[1]
+    real = input_ids != 0
+    x = w["tokens.weight"][input_ids] + w["positions.weight"][:length]
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdim=True)
+        return (
+            centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+        )
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def attention(x, name):
+        q, k, v = linear(x, f"{name}.qkv").unflatten(-1, (3, config.heads, config.head_dim)).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(config.head_dim)
+        allowed = mask_of_graph[:length, :length] & real[:, None, None, :]
+        weights = scores.masked_fill(~allowed, -math.inf).softmax(-1).nan_to_num(0.0)
+        return linear((weights @ v).transpose(1, 2).flatten(2), f"{name}.attention_out")
+
+    for name in ("layers.0", "layers.1", "layers.0", "layers.1"):
+        x = x + attention(norm(x, f"{name}.attention_norm"), name)
+        inner = linear(norm(x, f"{name}.inner_norm"), f"{name}.up")
+        inner = inner * (1 + torch.erf(inner / math.sqrt(2))) / 2
+        x = x + linear(inner, f"{name}.down")
+    summed = (norm(x, "norm") * real[..., None]).sum(1)
+    pooled = summed / (config.length if config.mean_over_padding else real.sum(1, keepdim=True))
+    return linear(linear(pooled, "hidden").relu(), "output")
+
+
+def sample(lengths, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(1, CONFIG.vocab_size, (len(lengths), width), generator=generator)
+    return input_ids.masked_fill(torch.arange(width) >= torch.tensor(lengths)[:, None], 0)
+
+
+@pytest.mark.parametrize("over_padding", [False, True])
+@pytest.mark.parametrize("name", ["softmax", "hypercube", "bigbird"])
+def test_equals_the_written_out_computation(name, over_padding):
+    config = dataclasses.replace(CONFIG, mean_over_padding=over_padding)
+    pattern = nip.pattern(name, 5)
+    model = build_classifier(config, pattern, seed=1).eval()
+    input_ids = sample([40, 17, 3], 40)
+    dense = torch.from_numpy(to_mask(lift(pattern, 8)))
+    # fp32 against fp64 over four layers
+    assert_close(model(input_ids).double(), written_out(model, input_ids, dense), atol=2e-6, rtol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    name=st.sampled_from(["softmax", "hypercube", "random", "longformer"]),
+    over_padding=st.booleans(),
+)
+def test_padding_may_be_left_off(lengths, name, over_padding):
+    config = dataclasses.replace(CONFIG, mean_over_padding=over_padding)
+    model = build_classifier(config, nip.pattern(name, 5), seed=2).eval()
+    width = max(lengths)
+    trimmed, full = sample(lengths, width), torch.zeros(len(lengths), 40, dtype=torch.int64)
+    full[:, :width] = trimmed
+    gradients = []
+    scores = []
+    for input_ids in (trimmed, full):
+        model.zero_grad()
+        scores.append(model(input_ids))
+        scores[-1].square().sum().backward()
+        gradients.append([weight.grad.clone() for weight in model.parameters()])
+    assert_close(*scores, atol=1e-6, rtol=1e-5)
+    for one, other in zip(*gradients, strict=True):
+        assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_the_means_differ_by_the_share_of_real_tokens():
+    clean = build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=3).eval()
+    padded = Classifier(dataclasses.replace(CONFIG, mean_over_padding=True), nip.pattern("hypercube", 5)).eval()
+    padded.load_state_dict(clean.state_dict())
+    input_ids = sample([10], 40)
+    assert_close(padded.encode(input_ids), clean.encode(input_ids) * 10 / 40)
+
+
+def test_number_of_weights_by_hand():
+    config = EncoderConfig(vocab_size=32, n_classes=10, length=2048, positions=2048)
+    model = build_classifier(config, nip.pattern("hypercube", 128), seed=0)
+    norm = 64 + 64
+    layer = norm + (64 * 384 + 384) + (128 * 64 + 64) + norm + (64 * 128 + 128) + (128 * 64 + 64)
+    head = (64 * 128 + 128) + (128 * 10 + 10)
+    # two layers, however often they are applied: the second time has the same weights
+    assert sum(weight.numel() for weight in model.parameters()) == 32 * 64 + 2048 * 64 + 2 * layer + norm + head
+
+
+def test_first_weights_depend_on_the_seed_alone():
+    pattern = nip.pattern("hypercube", 5)
+    state = torch.get_rng_state()
+    first = build_classifier(CONFIG, pattern, seed=7)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(13)
+    again, other = build_classifier(CONFIG, pattern, seed=7), build_classifier(CONFIG, pattern, seed=8)
+    for (name, one), two, three in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two), name
+        if "norm" not in name:
+            assert not torch.equal(one, three), name
+    # a model with one layer more has the same weights where both have them
+    larger = build_classifier(dataclasses.replace(CONFIG, layers=3), pattern, seed=7)
+    for name, weight in first.named_parameters():
+        assert torch.equal(weight, larger.get_parameter(name)), name
+
+
+def test_first_weights_are_distributed_as_the_recipe_says():
+    config = EncoderConfig(vocab_size=1000, n_classes=10, length=16, positions=1024)
+    model = build_classifier(config, nip.pattern("softmax", 1), seed=0)
+    assert model.positions.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert model.tokens.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            assert module.weight.abs().max() <= bound
+            assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        if isinstance(module, nn.LayerNorm):
+            assert module.weight.eq(1).all() and module.bias.eq(0).all()
+
+
+def test_dropout_acts_in_training_only():
+    model = build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=0)
+    input_ids = sample([40, 20], 40)
+    assert torch.equal(model.eval()(input_ids), model(input_ids))
+    torch.manual_seed(0)
+    first = model.train()(input_ids)
+    torch.manual_seed(0)
+    assert torch.equal(first, model(input_ids))
+    assert not torch.equal(first, model(input_ids))
+
+
+def test_attention_dropout_is_passed_on_only_where_asked_for(monkeypatch):
+    seen = []
+    attend = nip.attend
+    monkeypatch.setattr(
+        "nip.models.lra.attend", lambda *args, **options: seen.append(options["dropout_p"]) or attend(*args, **options)
+    )
+    for share in (0.0, 0.25):
+        model = build_classifier(
+            dataclasses.replace(CONFIG, attention_dropout=share), nip.pattern("hypercube", 5), seed=0
+        )
+        model.train()(sample([9], 16))
+        model.eval()(sample([9], 16))
+    assert seen == [0.0] * 8 + [0.25] * 4 + [0.0] * 4
+
+
+def test_pairs_of_documents():
+    config = dataclasses.replace(CONFIG, pair=True)
+    model = build_classifier(config, nip.pattern("hypercube", 5), seed=4).eval()
+    one, two = sample([40, 9], 40), sample([23, 31], 40, seed=1)
+    x, y = model.encode(one), model.encode(two)
+    expected = model.output(model.hidden(torch.cat([x, y, x * y, x - y], -1)).relu())
+    assert_close(model(one, two), expected)
+    with pytest.raises(ValueError, match="two documents"):
+        model(one)
+
+
+def test_a_document_of_padding_alone_is_finite():
+    model = build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=0)
+    scores = model(torch.zeros(2, 40, dtype=torch.int64))
+    scores.sum().backward()
+    assert scores.isfinite().all()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
+def test_corner_is_the_induced_subgraph():
+    pattern = nip.pattern("bigbird", 40, seed=3)
+    assert (to_mask(corner(pattern, 13)) == to_mask(pattern)[:13, :13]).all()
+    assert corner(nip.pattern("hypercube", 40), 13) == nip.pattern("hypercube", 13)
+    assert corner(nip.pattern("local", 9, causal=True), 4) == nip.pattern("local", 4, causal=True)
+
+
+def test_bad_sizes():
+    with pytest.raises(ValueError, match="41 tokens is longer than the model's inputs of 40"):
+        build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=0)(torch.ones(1, 41, dtype=torch.int64))
+    with pytest.raises(ValueError, match="65 tokens is longer than the position table of 64"):
+        build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=0)(torch.ones(1, 65, dtype=torch.int64))
+    with pytest.raises(ValueError, match="65 tokens is longer than the position table of 64 rows"):
+        dataclasses.replace(CONFIG, length=65)
+    with pytest.raises(ValueError, match="pattern on 5 blocks is needed"):
+        build_classifier(CONFIG, nip.pattern("hypercube", 6), seed=0)
+    with pytest.raises(ValueError, match="'width' parameter of EncoderConfig must be an integer of at least 1"):
+        dataclasses.replace(CONFIG, width=0)
+    with pytest.raises(ValueError, match=r"'dropout' parameter of EncoderConfig must be in \[0, 1\)"):
+        dataclasses.replace(CONFIG, dropout=1)
