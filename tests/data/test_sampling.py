@@ -52,10 +52,10 @@ def replay(rule, seed, chunk):
     return [tree for tree in drawn if rule.min_length < len(tree) < rule.max_length]
 
 
-def test_a_chunk_is_the_rule_replayed_in_python():
+def test_two_chunks_are_the_rule_replayed_in_python():
     # no tree of this rule reaches the upper limit, where the sampler stops early and the streams would part
     rule = Rule(max_depth=5, max_args=4, min_length=8, max_length=1000)
-    trees = list(dict.fromkeys(map(tuple, replay(rule, 11, 0))))
+    trees = list(dict.fromkeys(map(tuple, replay(rule, 11, 0) + replay(rule, 11, 1))))
     splits = generate(rule, (len(trees) - 20, 10, 10), seed=11)
     made = [tuple(split.sequence(i).tolist()) for split in splits.values() for i in range(len(split))]
     assert made == trees
