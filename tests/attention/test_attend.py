@@ -246,3 +246,25 @@ def test_autocast_does_not_lower_the_precision(backend):
         results.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
     for plain, under_autocast in zip(*results, strict=True):
         assert torch.equal(plain, under_autocast)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.7])
+@pytest.mark.parametrize("name", ["softmax", "hypercube"])
+def test_any_scale_keeps_forbidden_pairs_forbidden(backend, oracle, name, scale):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, 20, 4).unbind()
+    pattern = nip.pattern(name, 5)
+    out = nip.attend(q, k, v, pattern, 4, causal=True, scale=scale, backend=backend)
+    expected, _ = oracle(q, k, v, pattern, 4, causal=True, scale=scale)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_queries_of_several_documents_stay_in_theirs(backend, oracle):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, 12, 4).unbind()
+    real = torch.arange(12)[None] < 8  # the last block attends to others, but not to itself
+    ids = torch.tensor([[1] * 4 + [2] * 4 + [1, 1, 2, 2]])
+    masks = {"key_padding_mask": real, "segment_ids": ids}
+    out = nip.attend(q, k, v, nip.pattern("softmax", 3), 4, **masks, backend=backend)
+    expected, _ = oracle(q, k, v, nip.pattern("softmax", 3), 4, **masks)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
