@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Folder = Annotated[
     Path | None,
     typer.Option(
-        "--out", "--data", help="The data folder, which holds a folder per task. [default: $NIP_DATA, or data/]"
+        "--out", "--data", help="The data folder, which holds a folder per task (default: $NIP_DATA, else data/)."
     ),
 ]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task, such as listops.")]
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 def _number(flag: str, says: str, default: int) -> Any:
     # no default of its own, so that a flag that has no meaning beside --from is noticed
-    return typer.Option(flag, help=says, show_default=str(default))
+    return typer.Option(flag, help=f"{says.removesuffix('.')} (default: {default:,}).")
 
 
 def listops_command(
@@ -53,9 +53,9 @@ def listops_command(
     files: Annotated[
         Path | None, typer.Option("--from", help="Take the official basic_{train,val,test}.tsv of this folder instead.")
     ] = None,
-    tsv: Annotated[bool, typer.Option("--tsv", help="Write the official .tsv files too (0.6 GB for the full set).")] = (
-        False
-    ),
+    tsv: Annotated[
+        bool, typer.Option("--tsv", help="Write the official .tsv files too (0.66 GB for the full set).")
+    ] = (False),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set that is there.")] = False,
     as_json: Json = False,
 ) -> None:
