@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nip.graphs import PATTERNS, bigbird, local_random, longformer, pattern, random_rows, to_mask, undirected
+from nip.graphs.random import below
 
 
 @given(st.integers(1, 40), st.integers(0, 45), st.integers(0, 2**64))
@@ -46,6 +47,12 @@ EXPECTED_BIGBIRD = "3a97a0b36e97f59c"
 
 def test_seeds_differ():
     assert random_rows(64, seed=1) != random_rows(64, seed=2)
+
+
+def test_bits_that_would_favour_small_numbers_are_drawn_again():
+    # 2^64 = 6 · k + 4: the last four 64-bit numbers must not count
+    bits = iter([2**64 - 1, 2**64 - 4, 2**64 - 5])
+    assert below(6, lambda: next(bits)) == 5
 
 
 def test_draws_are_uniform():

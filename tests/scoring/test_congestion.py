@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.graphs import from_networkx, pattern
+from nip.graphs import Pattern, from_networkx, pattern, to_networkx
 from nip.scoring import score
 from nip.scoring.congestion import (
     congestion,
@@ -107,6 +107,24 @@ def test_both_forms_of_the_factor_agree(load):
     mean = sum(load) / len(load)
     assert congestion(np.array(load, dtype=float), mean) == pytest.approx([float(f) for f in exact])
     assert min(exact) >= 1
+
+
+def test_the_ends_of_a_path_are_not_discounted():
+    # 0 and 3 carry more than the mean and are at the same time ends of farthest pairs
+    edges = [(2, 0), (2, 1), (3, 0), (3, 2), (4, 0), (4, 1), (4, 3), (5, 0), (5, 1), (5, 3)]
+    p = Pattern.from_edges(6, *zip(*edges, strict=True), symmetric=True)
+    factors = exact_congestion(exact_loads(p))
+    assert factors == [Fraction(27, 25), Fraction(36, 25), 1, Fraction(27, 25), 1, 1]
+    graph = to_networkx(p)
+    worth = []
+    for a in range(6):
+        for b in range(6):
+            if a != b and not graph.has_edge(a, b):  # the farthest pairs: two steps apart
+                through = set(graph[a]) & set(graph[b])
+                passed = sum((Fraction(1, graph.degree[v]) / factors[v] for v in through), Fraction(0))
+                worth.append(passed / graph.degree[b])
+    assert discounted_payload(p, factors) == min(worth)
+    assert score(p).bottleneck_nip == pytest.approx(float(min(worth) / payload(p).cost))
 
 
 def test_a_hub_is_demoted_and_the_cube_is_not():

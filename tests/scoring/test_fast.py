@@ -1,13 +1,14 @@
 import math
 
 import networkx as nx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from levi import generalized_quadrangle, projective_plane, write_edge_list
 
 from nip.graphs import from_networkx, lift, pattern, read_graph, to_networkx
-from nip.scoring import score
+from nip.scoring import score, sweep
 from nip.scoring.congestion import exact_bottleneck_nip
 from nip.scoring.fast import token_payload
 from nip.scoring.payload import payload
@@ -143,6 +144,22 @@ def test_vertices_of_one_level_may_differ_by_more_than_a_double_holds(compiled):
     fast = token_payload(p, compiled=compiled)
     assert fast.diameter == 2 * arm
     assert fast.log10_payload == pytest.approx(min(exact), rel=1e-11)
+
+
+@pytest.mark.parametrize("bristled_first", [False, True])
+def test_contributions_of_very_different_size_meet(bristled_first):
+    # A ring of two arms of 200 vertices, one of them bristling: 2^-199 and 12^-199 meet opposite the target.
+    half = 200
+    ring = nx.cycle_graph(2 * half)
+    arm = range(1, half) if bristled_first else range(half + 1, 2 * half)
+    for v in arm:
+        ring.add_edges_from((v, (v, leaf)) for leaf in range(10))
+    p = from_networkx(nx.convert_node_labels_to_integers(ring, ordering="default"))
+    arrays = np.empty(p.n, np.int64), (np.empty(p.n), np.empty(p.n, np.int64)), np.empty(p.n, np.int64)
+    distance, (mantissa, scale), _ = arrays
+    sweep._walk((p.indptr, p.indices), 1 / p.degrees, 0, *arrays)
+    assert distance[half] == half
+    assert math.log2(mantissa[half]) + 512 * scale[half] == pytest.approx(-(half - 1), rel=1e-12)
 
 
 def payload_between(p, a, b):

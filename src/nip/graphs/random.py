@@ -7,6 +7,8 @@ version of a library changes a graph, and the global generator is never touched.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -102,14 +104,6 @@ def draw_rows(attended: Pattern, per_row: int, seed: int) -> tuple[NDArray[np.in
     """
     n = attended.n
     raw = np.random.PCG64(seed).random_raw
-    limit = 2**64 - 2**64 % n  # above it the remainder would favour small numbers
-
-    def below_n() -> int:
-        while True:
-            bits = int(raw())
-            if bits < limit:
-                return bits % n
-
     rows: list[int] = []
     columns: list[int] = []
     for i in range(n):
@@ -119,10 +113,18 @@ def draw_rows(attended: Pattern, per_row: int, seed: int) -> tuple[NDArray[np.in
         else:
             drawn = []
             while len(drawn) < per_row:
-                j = below_n()
+                j = below(n, raw)
                 if j not in taken:
                     taken.add(j)
                     drawn.append(j)
         rows.extend([i] * len(drawn))
         columns.extend(drawn)
     return np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)
+
+
+def below(n: int, raw: Callable[[], int]) -> int:
+    """A uniform number in [0, n) from a source of uniform 64-bit numbers."""
+    limit = 2**64 - 2**64 % n  # above it the remainder would favour small numbers
+    while (bits := int(raw())) >= limit:
+        pass
+    return bits % n
