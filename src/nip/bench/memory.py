@@ -1,0 +1,74 @@
+"""Peak memory of one call, measured in a process of its own so that no measurement sees another's leftovers."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nip.bench.attention import Case
+
+_RESET = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def peak_mib(case: Case, backend: str, direction: str, threads: int) -> float | None:
+    """Largest resident memory during the call above that before it, inputs not counted, results and gradients counted.
+
+    None where the system keeps no resettable high-water mark (anything but Linux).
+
+    Raises
+    ------
+    ValueError
+        If the process runs out of memory or fails otherwise; the message is the process's last line.
+    """
+    if not _RESET.exists():
+        return None
+    job = json.dumps({"case": asdict(case), "backend": backend, "direction": direction, "threads": threads})
+    process = subprocess.run(
+        [sys.executable, "-m", "nip.bench.memory", job], capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        reason = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
+        raise ValueError(f"Measuring the memory of {backend} at {case.n_tokens} tokens failed: {reason[-1]}")
+    return float(process.stdout)
+
+
+def high_water(call: Callable[[], object]) -> int:
+    """Bytes of resident memory that the call reached above those before it."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # memory freed earlier would be used again unseen
+    _RESET.write_text("5")
+    before = _resident("VmRSS")
+    call()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = _STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _main(job: str) -> None:
+    import torch
+
+    from nip.bench.attention import Case, prepare
+
+    request = json.loads(job)
+    torch.set_num_threads(request["threads"])
+    case = Case(**request["case"])
+    backend, direction = request["backend"], request["direction"]
+    small = Case(**{**request["case"], "n_tokens": 2 * case.block_size, "batch": 1})
+    prepare(small, backend, direction)()  # libraries and threads set themselves up
+    print(high_water(prepare(case, backend, direction)) / 2**20)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
