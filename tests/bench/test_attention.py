@@ -100,8 +100,8 @@ def test_the_command_prints_one_json_list(tmp_path, capsys):
     try:
         with pytest.raises(SystemExit) as ended:
             main(
-                "bench attention --patterns hypercube,bigbird --seq-len 64 100 --batch 1 --pass forward+backward --repeats 1 "
-                f"--no-memory --threads 1 --backends gather --json --out {table}".split()
+                "bench attention --patterns hypercube,bigbird --seq-len 64 100 --batch 1 --pass forward+backward "
+                f"--repeats 1 --no-memory --threads 1 --backends gather --json --out {table}".split()
             )
     finally:
         torch.set_num_threads(before)
@@ -125,7 +125,7 @@ def test_the_command_prints_one_json_list(tmp_path, capsys):
         (["--patterns", "hyper"], "There is no pattern 'hyper'"),
         (["--seq-len", "many"], "A sequence length must be an integer. Got 'many' instead."),
         (["--seq-len", "0"], "'n_tokens' parameter of bench attention must be an integer of at least 1"),
-        (["--pass", "backward"], "--pass must be one of forward, forward.backward, all"),
+        (["--pass", "backward"], "--pass must be one of forward, forward+backward, all"),
         (["--threads", "0"], "--threads must be an integer of at least 1"),
     ],
 )
