@@ -67,10 +67,10 @@ def test_the_sentence_says_who_learnt(demo):
 @pytest.mark.parametrize(
     ("correct", "said"),
     [
-        ((700, 720), "so neither has shown to have learnt more than that."),
+        ((700, 720), "so neither has been shown to have learnt more than that."),
         ((800, 820), "so both have learnt more than that."),
-        ((700, 710, 720), "so none has shown to have learnt more than that."),
-        ((700,), "so it has not shown to have learnt more than that."),
+        ((700, 710, 720), "so none has been shown to have learnt more than that."),
+        ((700,), "so it has not been shown to have learnt more than that."),
         ((800, 810, 700), "so only softmax and hypercube have learnt more than that."),
     ],
 )

@@ -88,7 +88,7 @@ def test_the_table_of_runs_has_every_run_and_its_numbers(page):
     cells = [[" ".join(cell.split()) for cell in row] for row in rows]
     assert cells == [
         [
-            "bigbird listops, seed 42, clean",
+            "bigbird (num_random_blocks=1) listops, seed 42, clean",
             "unfinished",
             "–",
             "–",
@@ -114,17 +114,17 @@ def test_the_table_of_runs_has_every_run_and_its_numbers(page):
     ]
 
 
-def test_the_table_of_graphs_has_all_eight(page):
+def test_the_table_of_graphs_has_all_eight_and_the_runs_own(page):
     _, *rows = page.tables[1]
-    assert sorted(row[0].strip() for row in rows) == sorted(PATTERNS)
-    assert len(page.those("figure", "mask")) == 8
+    assert sorted(row[0].strip() for row in rows) == sorted([*PATTERNS, "bigbird (num_random_blocks=1)"])
+    assert len(page.those("figure", "mask")) == 9
 
 
 def test_every_run_has_its_curves_in_its_colour(page):
     groups = page.those("g", "series")
     charts = [a for a in page.those("figure", "chart") if a["class"] == "chart"]
     assert len(charts) == 4
-    for number, name in enumerate(("bigbird", "hypercube", "local")):
+    for number, name in enumerate(("bigbird (num_random_blocks=1)", "hypercube", "local")):
         own = [a["data-label"] for a in groups if f"colour-{number}" in a["class"].split()]
         assert sorted(own) == sorted([f"{name}, dev", f"{name}, train"] * 4)
     dev = [a for a in groups if a["data-label"] == "hypercube, dev"]

@@ -23,6 +23,7 @@ header .kind { color: var(--soft); font-size: 14px; margin: 0; }
 h1 { font-size: clamp(28px, 4.4vw, 42px); line-height: 1.15; letter-spacing: -0.02em; margin: 4px 0 28px; }
 h2 { font-size: 22px; line-height: 1.25; letter-spacing: -0.01em; margin: 56px 0 6px; }
 h3 { font-size: 16px; margin: 28px 0 8px; }
+h1, h2, h3, p, li { overflow-wrap: anywhere; }
 p { margin: 0 0 12px; max-width: 72ch; }
 .quiet, .lead + ul { color: var(--soft); }
 .quiet { font-size: 15px; }
@@ -65,12 +66,14 @@ svg .cursor { stroke: var(--soft); stroke-width: 1; visibility: hidden; }
 .scroll { overflow-x: auto; margin: 14px 0; background: var(--card); border: 1px solid var(--faint);
   border-radius: 10px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding: 10px 14px 2px; }
+.caption { font-size: 15px; font-weight: 600; margin: 18px 0 -6px; }
 th, td { padding: 9px 12px; text-align: right; white-space: nowrap; border-top: 1px solid var(--faint); }
 thead th { font-weight: 600; font-size: 13px; color: var(--soft); vertical-align: bottom; border-top: 0;
   line-height: 1.3; white-space: normal; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); z-index: 1; }
-tbody th { font-weight: 600; } td.text, th.text { text-align: left; }
+tbody th { font-weight: 600; white-space: normal; overflow-wrap: anywhere; min-width: 150px;
+  max-width: 320px; }
+td.text, th.text { text-align: left; }
 td small, th small { display: block; color: var(--soft); font-weight: 400; font-size: 12.5px; }
 tbody th .swatch { margin-right: 8px; }
 .badge { display: inline-block; padding: 1px 9px; border-radius: 99px; font-size: 13px; font-weight: 600; }
@@ -81,6 +84,8 @@ tbody th .swatch { margin-right: 8px; }
 .mask svg { display: block; width: 100%; height: auto; border: 1px solid var(--faint); border-radius: 4px; }
 .mask .paper { fill: var(--card); } .mask .attended { fill: var(--accent); }
 .mask figcaption { font-weight: 400; margin-top: 6px; }
+pre .piece { white-space: nowrap; }
+.mask figcaption { overflow-wrap: anywhere; }
 .mask span { display: block; color: var(--soft); font-size: 13px; }
 h3 .swatch { margin-right: 8px; }
 summary { cursor: pointer; font-size: 15px; min-height: 28px; margin-bottom: 8px; }
@@ -97,7 +102,7 @@ footer { margin-top: 48px; padding-top: 16px; border-top: 1px solid var(--faint)
   .chart { padding: 12px 8px 6px; }
   svg text { font-size: 15px; } svg .reference-label { font-size: 13px; } svg .strong { font-size: 16px; }
   .masks { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; }
-  th, td { padding: 9px 10px; }
+  th, td { padding: 9px 10px; } tbody th { max-width: 46vw; }
 }
 @media print {
   :root { color-scheme: light; --page: #fff; --card: #fff; --ink: #000; --soft: #444; --faint: #ccc; --accent: #0b5fa5;

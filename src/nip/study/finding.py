@@ -148,7 +148,7 @@ def _verdict(finished: Sequence[Group]) -> str:
         return f"; {named}, and without an interval it cannot be said who learnt more than that."
     if not any(learnt):
         nobody = {1: "it has not", 2: "neither has"}.get(len(results), "none has")
-        return f"; {named}, so {nobody} shown to have learnt more than that."
+        return f"; {named}, so {nobody} been shown to have learnt more than that."
     if sum(learnt) == len(results):
         everyone = {1: "it has", 2: "both have"}.get(len(results), "all have")
         return f"; {named}, so {everyone} learnt more than that."
@@ -191,10 +191,10 @@ def _compared(run: Run) -> dict[str, Any]:
 
 def _label(run: Run, others: Sequence[Run]) -> str:
     """The pattern's name, and the settings in which it differs from other runs of that name."""
-    apart = differing([other for other in others if other.config.model == run.config.model])
+    apart = differing([other for other in others if other.pattern_label == run.pattern_label])
     settings = _compared(run)
     stated = [f"{key} {_written(settings[key])}" for key in apart if key != "checksum" or len(apart) == 1]
-    return ", ".join([run.config.model, *stated])
+    return ", ".join([run.pattern_label, *stated])
 
 
 def _written(value: object) -> str:

@@ -76,6 +76,12 @@ class Run:
         return self.folder.name
 
     @property
+    def pattern_label(self) -> str:
+        """The pattern's name, with the parameters that the run was given."""
+        stated = ", ".join(f"{key}={value}" for key, value in self.config.parameters.items())
+        return f"{self.config.model} ({stated})" if stated else self.config.model
+
+    @property
     def last_step(self) -> int:
         """The last step that was measured, 0 before the first."""
         return max((curve.steps[-1] for curve in self.curves.values() if curve.steps), default=0)

@@ -70,14 +70,10 @@ def _setting(seq_len: int, block_size: int, runs: Sequence[Run]) -> Setting:
             continue
         graph = run_graph(run)
         if graph.checksum not in graphs:
-            graphs[graph.checksum] = rename(graph, _label(run, {known.name for known in graphs.values()}))
+            taken = {known.name for known in graphs.values()}
+            label = run.pattern_label if run.pattern_label not in taken else f"{run.pattern_label} of {run.name}"
+            graphs[graph.checksum] = rename(graph, label)
         used.setdefault(graph.checksum, []).append(number)
     return Setting(
         seq_len, block_size, tuple(graphs.values()), tuple(tuple(used.get(checksum, ())) for checksum in graphs)
     )
-
-
-def _label(run: Run, taken: set[str]) -> str:
-    stated = ", ".join(f"{key}={value}" for key, value in run.config.parameters.items())
-    label = f"{run.config.model} ({stated})" if stated else run.config.model
-    return label if label not in taken else f"{label} of {run.name}"

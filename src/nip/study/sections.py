@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -33,7 +34,7 @@ def title(findings: Sequence[Finding]) -> str:
     """Which patterns on which tasks."""
     parts = []
     for finding in findings:
-        models = list(dict.fromkeys(run.config.model for group in finding.groups for run in group.runs))
+        models = list(dict.fromkeys(run.pattern_label for group in finding.groups for run in group.runs))
         shown = listed(models) if len(models) <= 4 else f"{len(models)} patterns"
         parts.append(f"{shown} on {finding.task}")
     return "; ".join(parts)
@@ -133,7 +134,8 @@ def graph_tables(settings: Sequence[Setting], runs: Sequence[Run]) -> Element:
             f"{n * setting.block_size:,} tokens in {n:,} blocks of {setting.block_size}, best bottleneck NIP first; "
             "a dot marks a run's graph"
         )
-        section.append(_table([tag("th", heading, scope="col") for heading in records[0]], body, caption))
+        section.append(tag("p", caption, class_="caption"))
+        section.append(_table([tag("th", heading, scope="col") for heading in records[0]], body))
     return section
 
 
@@ -201,8 +203,8 @@ def curves(finding: Finding, numbers: Numbers, *, alone: bool) -> Element:
         tag("h2", "Learning curves" if alone else f"Learning curves on {finding.task}"),
         tag(
             "p",
-            "Strong lines are the development set, a dot for each evaluation; thin ones the training batches. Time "
-            "counts training only, not the time a run lay still.",
+            "Strong lines are the development set, a dot for each evaluation; thin ones the training batches, averaged "
+            "where there are many. Time counts training only, not the time a run lay still.",
             class_="quiet",
         ),
         tag("div", *boxes, class_="legend"),
@@ -216,11 +218,11 @@ def reproduction(runs: Sequence[Run]) -> Element:
     for number, run in enumerate(runs):
         swatch = tag("span", class_=f"swatch {colour_class(number)}")
         section.append(tag("h3", swatch, run.name))
-        section.append(tag("pre", reproduction_command(run)))
+        section.append(tag("pre", *_options(reproduction_command(run))))
         graph = run_graph(run)
         parts = [
             tag("summary", "Configuration, graph and machine"),
-            _pair(f"Graph {run.config.model} on {graph.n:,} vertices, SHA-256", graph.checksum),
+            _pair(f"Graph {run.pattern_label} on {graph.n:,} vertices, SHA-256", graph.checksum),
             _pair("Data, SHA-256", run.config.data) if run.config.data else None,
             tag("p", "config.json", class_="quiet"),
             tag("pre", run.config.to_json().rstrip()),
@@ -286,14 +288,19 @@ def _latest_dev(run: Run) -> list[Element | str]:
     return [percent_text(curve.accuracy[-1]), tag("small", f"latest, step {curve.steps[-1]:,}")]
 
 
-def _table(head: Sequence[Element], rows: Sequence[Element], caption: str | None = None) -> Element:
+def _table(head: Sequence[Element], rows: Sequence[Element]) -> Element:
     table = tag(
         "table",
-        tag("caption", caption) if caption else None,
         tag("thead", tag("tr", *head)),
         tag("tbody", *rows),
     )
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="table, scrolls sideways")
+
+
+def _options(command: str) -> list[Element | str]:
+    """The command in pieces between which a narrow page may break the line."""
+    pieces = [tag("span", piece, class_="piece") for piece in re.split(r" (?=--)", command)]
+    return [child for piece in pieces for child in (piece, " ")][:-1]
 
 
 def _pair(name: str, value: str) -> Element:
