@@ -1,4 +1,4 @@
-"""What README and docs claim, runs: Python blocks, scoring commands; other commands parse against the real command line."""
+"""What README and docs claim, runs: Python blocks and scoring commands; others parse against the real command line."""
 
 import re
 import shlex

@@ -29,30 +29,28 @@ def test_score_of_the_paper(run):
     assert (code, err) == (0, "")
     record = json.loads(out)
     assert record["nip_relative"] == pytest.approx(4.8449, abs=5e-5)
-    assert set(record) >= set(
-        [
-            "pattern",
-            "parameters",
-            "n_vertices",
-            "block_size",
-            "n_tokens",
-            "density",
-            "mean_degree",
-            "max_degree",
-            "diameter",
-            "cost",
-            "payload",
-            "nip",
-            "nip_relative",
-            "log10_nip",
-            "bottleneck_nip",
-            "bottleneck_nip_relative",
-            "connected",
-            "worst_pair",
-            "worst_path",
-            "method",
-        ]
-    )
+    assert set(record) >= {
+        "pattern",
+        "parameters",
+        "n_vertices",
+        "block_size",
+        "n_tokens",
+        "density",
+        "mean_degree",
+        "max_degree",
+        "diameter",
+        "cost",
+        "payload",
+        "nip",
+        "nip_relative",
+        "log10_nip",
+        "bottleneck_nip",
+        "bottleneck_nip_relative",
+        "connected",
+        "worst_pair",
+        "worst_path",
+        "method",
+    }
 
 
 def test_sequence_length_is_cut_into_blocks(run):
