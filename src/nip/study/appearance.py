@@ -96,7 +96,7 @@ pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; margin: 
   font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 0.92em; overflow-wrap: anywhere; }
 footer { margin-top: 48px; padding-top: 16px; border-top: 1px solid var(--faint); color: var(--soft); font-size: 14px; }
-@media (max-width: 820px) {
+@media screen and (max-width: 820px) {
   main { padding: 24px 16px 48px; }
   .finding, .charts { grid-template-columns: minmax(0, 1fr); }
   .chart { padding: 12px 8px 6px; }
@@ -106,10 +106,14 @@ footer { margin-top: 48px; padding-top: 16px; border-top: 1px solid var(--faint)
 }
 @media print {
   :root { color-scheme: light; --page: #fff; --card: #fff; --ink: #000; --soft: #444; --faint: #ccc; --accent: #0b5fa5;
+    --good: #146c43; --good-ground: #e2f3e9; --open: #7a4b00; --open-ground: #fbefd9;
     --c0: #0072b2; --c1: #d55e00; --c2: #00845f; --c3: #b0558a; --c4: #a87400; --c5: #3a9bd1; --c6: #5a5a5a; }
-  body { font-size: 11pt; } main { max-width: none; padding: 0; }
+  * { print-color-adjust: exact; }
+  body { font-size: 10pt; } main { max-width: none; padding: 0; }
   .scroll { overflow: visible; border: 0; } table { font-size: 7.5pt; }
-  th, td { padding: 3px 4px; white-space: normal; }
+  th, td { padding: 3px 5px; } thead th, td small, th small, .badge { font-size: 7pt; } .badge { padding: 0 5px; }
+  tbody th { min-width: 0; } .masks { gap: 12px; }
+  .finding, .charts { gap: 12px; } h2 { margin-top: 28px; }
   h2, h3 { break-after: avoid; } tr, .mask { break-inside: avoid; }
   .legend input { display: none; }
 }

@@ -22,8 +22,8 @@ from nip.study.scores import Setting, run_graph
 NIP_EXPLAINED = (
     "NIP (normalized information payload) asks how much of what a token knows still reaches the farthest other token "
     "along shortest paths, divided by what the graph costs (mean degree × diameter); 1 is the complete graph of the "
-    "same size. Bottleneck NIP also divides by the crowding at the busiest relay, so that a graph whose traffic all "
-    "runs through one hub does not win by it."
+    "same size. Bottleneck NIP lets all farthest pairs talk at once and divides by how far each relay on the way lies "
+    "above its share of the traffic, so that a graph whose traffic all runs through one hub does not win by it."
 )
 DASH = "–"
 
