@@ -71,7 +71,7 @@ th, td { padding: 9px 12px; text-align: right; white-space: nowrap; border-top: 
 thead th { font-weight: 600; font-size: 13px; color: var(--soft); vertical-align: bottom; border-top: 0;
   line-height: 1.3; white-space: normal; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); z-index: 1; }
-tbody th { font-weight: 600; white-space: normal; overflow-wrap: anywhere; min-width: 150px;
+tbody th { font-weight: 600; white-space: normal; overflow-wrap: break-word; min-width: 150px;
   max-width: 320px; }
 td.text, th.text { text-align: left; }
 td small, th small { display: block; color: var(--soft); font-weight: 400; font-size: 12.5px; }
@@ -102,7 +102,7 @@ footer { margin-top: 48px; padding-top: 16px; border-top: 1px solid var(--faint)
   .chart { padding: 12px 8px 6px; }
   svg text { font-size: 15px; } svg .reference-label { font-size: 13px; } svg .strong { font-size: 16px; }
   .masks { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; }
-  th, td { padding: 9px 10px; } tbody th { max-width: 46vw; }
+  th, td { padding: 9px 10px; } tbody th { max-width: 46vw; overflow-wrap: anywhere; }
 }
 @media print {
   :root { color-scheme: light; --page: #fff; --card: #fff; --ink: #000; --soft: #444; --faint: #ccc; --accent: #0b5fa5;

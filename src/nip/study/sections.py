@@ -34,7 +34,7 @@ def title(findings: Sequence[Finding]) -> str:
     """Which patterns on which tasks."""
     parts = []
     for finding in findings:
-        models = list(dict.fromkeys(run.pattern_label for group in finding.groups for run in group.runs))
+        models = list(dict.fromkeys(run.config.model for group in finding.groups for run in group.runs))
         shown = listed(models) if len(models) <= 4 else f"{len(models)} patterns"
         parts.append(f"{shown} on {finding.task}")
     return "; ".join(parts)
