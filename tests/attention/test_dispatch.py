@@ -38,7 +38,9 @@ CHOICES = [
     ("softmax", 128, {"causal": True}, "dense"),
     ("softmax", 128, {"return_lse": True}, "gather"),
     ("softmax", 128, {"bias": torch.zeros(1, 1, 2048, 2048)}, "gather"),
+    ("softmax", 128, {"dropout_p": 0.1}, "gather"),
     ("hypercube", 2, {}, "dense"),
+    ("hypercube", 2, {"dropout_p": 0.1}, "dense"),
 ]
 
 
