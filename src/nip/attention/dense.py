@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -17,18 +18,22 @@ def attend_dense(
 
     Without token masks a complete pattern is plain attention, and needs no mask at all.
     """
+    with torch.autocast(q.device.type, enabled=False):
+        return _attend(q, k, v, layout, options), None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options) -> Tensor:
     grouped, scale = q.shape[1] != k.shape[1], options.scale
     if scale <= 0:  # torch multiplies the −inf of forbidden pairs by it
         q, scale = q * scale, 1.0
     if layout.complete and options.key_padding_mask is None and options.segment_ids is None:
-        out = scaled_dot_product_attention(
+        return scaled_dot_product_attention(
             q, k, v, None, options.dropout_p, is_causal=layout.causal, scale=scale, enable_gqa=grouped
         )
-        return out, None
     if layout.complete and not layout.causal and options.segment_ids is None and options.key_padding_mask is not None:
         allowed = options.key_padding_mask[:, None, None, :]  # the same for all queries: no tokens × tokens mask
     else:
         allowed = allowed_pairs(layout, options, q.device)
     nothing = ~allowed.any(-1, keepdim=True)  # torch's kernels differ on such rows: let them attend, then cut them off
     out = scaled_dot_product_attention(q, k, v, allowed | nothing, options.dropout_p, scale=scale, enable_gqa=grouped)
-    return out.masked_fill(nothing, 0.0), None
+    return out.masked_fill(nothing, 0.0)

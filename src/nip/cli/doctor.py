@@ -18,8 +18,7 @@ from nip.cli.options import Json
 EXTRAS = {
     "attention": ("torch", "attend over patterns"),
     "fast": ("numba", "compiled scoring, some ten times faster"),
-    "train": ("accelerate", "generate data, train and evaluate"),
-    "report": ("plotly", "reports as HTML pages"),
+    "train": ("accelerate", "generate data, train, evaluate and report"),
     "cluster": ("dask", "many scores at once, on one machine or many"),
 }
 

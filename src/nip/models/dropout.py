@@ -1,13 +1,15 @@
 """Dropout, drawn sixteen bits an element on the CPU, where torch's own takes several times as long.
 
 The probability is rounded to a multiple of 2⁻¹⁶ (0.1 becomes 0.100006) and the kept elements are scaled by exactly
-its inverse, so the expectation is kept. All bits come from torch's default generator: `torch.manual_seed` decides.
+its inverse, so the expectation is kept. Every call draws one number from torch's default generator, so that
+`torch.manual_seed` decides, and takes all its bits from an SFC64 generator that is seeded with it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -36,20 +38,21 @@ def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
 
 
 def draw_kept(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """Which elements of `x` to keep, bool of the shape of x, and what to scale them by: the inverse of their share."""
+    """Which elements of `x` to keep, 1 or 0 in bytes, and what to scale them by: the inverse of their share."""
     dropped = round(p * LEVELS)
     if dropped >= LEVELS:
-        return torch.zeros(x.shape, dtype=torch.bool), 0.0
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
-    return lanes >= dropped - LEVELS // 2, LEVELS / (LEVELS - dropped)
+        return torch.zeros(x.shape, dtype=torch.uint8), 0.0
+    words = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_())).random_raw(-(-x.numel() // 4))
+    kept = words.view(np.int16)[: x.numel()] >= dropped - LEVELS // 2
+    # bytes, for torch turns them into floats ten times as fast as booleans
+    return torch.from_numpy(kept.view(np.uint8)).view(x.shape), LEVELS / (LEVELS - dropped)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         kept, ctx.scale = draw_kept(x, p)
-        ctx.save_for_backward(kept)  # a byte an element; the product with the float mask is faster than with the bool
+        ctx.save_for_backward(kept)
         return kept.to(x.dtype).mul_(x).mul_(ctx.scale)
 
     @staticmethod

@@ -54,7 +54,7 @@ def development_indices(
     return np.concatenate([endless_batch(n, batch_size, seed, "dev", number) for number in numbers])
 
 
-def tested_indices(n: int, batch_size: int, seed: int, protocol: str) -> Indices:
+def indices_to_test(n: int, batch_size: int, seed: int, protocol: str) -> Indices:
     """The test examples that count: all, or under the original's protocol a shuffled set's complete batches."""
     if protocol == "clean":
         return np.arange(n)

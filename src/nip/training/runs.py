@@ -25,7 +25,7 @@ from typing import Any
 from nip.atomic import replacing
 from nip.training.config import RunConfig, differences, read_config
 
-PART_TOKENS = 2**14
+PART_TOKENS = 2**13
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def claimed(folder: RunFolder) -> Iterator[None]:
 def settle(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig:
     """The configuration with what it leaves to the machine decided: as the folder's run has it, else for the device.
 
-    A CPU computes a batch in parts of about `PART_TOKENS`, at most four: parts are sorted by length, so that the short
+    A CPU computes a batch in parts of about `PART_TOKENS`, at most eight: parts are sorted by length, so that the short
     examples do without the long ones' padding, and small enough to stay near the caches. Other devices take it whole.
     """
-    parts = min(4, config.batch_size, max(1, config.batch_size * config.seq_len // PART_TOKENS))
+    parts = min(8, config.batch_size, max(1, config.batch_size * config.seq_len // PART_TOKENS))
     decided: dict[str, Any] = {
         "gradient_accumulation": parts if device_type == "cpu" else 1,
         "precision": "bf16" if device_type == "cuda" else "fp32",

@@ -17,7 +17,7 @@ from nip.data import TASKS, Examples, baselines
 from nip.data.storage import read_manifest
 from nip.graphs import Pattern
 from nip.models import EncoderConfig, build_classifier
-from nip.training.batches import development_indices, tested_indices
+from nip.training.batches import development_indices, indices_to_test
 from nip.training.checkpoints import Progress, Weights, load_checkpoint, read_tensors, save_checkpoint, write_tensors
 from nip.training.config import RunConfig, read_config
 from nip.training.console import Console
@@ -168,7 +168,7 @@ def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
     config, folder, examples = run.config, run.folder, run.splits["test"]
     weights, header = read_tensors(folder.best)
     run.bare_model.load_state_dict(weights)
-    indices = tested_indices(len(examples), config.batch_size, config.seed, config.protocol)
+    indices = indices_to_test(len(examples), config.batch_size, config.seed, config.protocol)
     loss, correct = evaluate(run.model, run.accelerator, examples, indices, config)
     interval = wilson_interval(correct, len(indices))
     without_learning = baselines(run.splits["train"], examples)
