@@ -79,6 +79,8 @@ def train(
         keep_freed_memory()
     folder = RunFolder(out)
     splits = {split: open_split(config.task, split, data) for split in ("train", "dev", "test")}
+    for split in ("train", *(("dev", "test") if config.protocol == "original" else ())):
+        endless_batch(len(splits[split]), config.batch_size, config.seed, split, 0)  # refuses a batch of more than all
     if config.batch_size < accelerator.num_processes:
         raise ValueError(
             f"A batch of {config.batch_size} examples cannot be shared by {accelerator.num_processes} processes."
