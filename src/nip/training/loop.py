@@ -16,8 +16,8 @@ from nip.training.checkpoints import read_tensors
 from nip.training.config import RunConfig, read_config
 from nip.training.console import Console
 from nip.training.graphs import run_pattern
-from nip.training.memory import keep_freed_memory
 from nip.training.original_log import write_original_log
+from nip.training.process import keep_freed_memory
 from nip.training.runs import Metrics, RunFolder, claimed, refuse_other, settle
 from nip.training.schedules import one_cycle
 from nip.training.stages import (

@@ -38,7 +38,7 @@ def in_words(result: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> print(in_words({"test_accuracy": 0.38, "interval": [0.359, 0.4015], "n_test": 2000, "best_step": 50,
+    >>> print(in_words({"test_accuracy": 0.38, "interval": [0.359, 0.401], "n_test": 2000, "best_step": 50,
     ...                 "dev_accuracy": 0.39, "learnt": False,
     ...                 "baselines": {"commonest_label": 0.17, "root_operator": 0.36}}))
     Test accuracy 38.0 % (95 % interval 35.9–40.1 %, 2,000 examples) with the weights of step 50.

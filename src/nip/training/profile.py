@@ -25,7 +25,7 @@ from nip.training import RunConfig, RunFolder, recipe, steps
 from nip.training.batches import endless_batch
 from nip.training.environment import environment
 from nip.training.graphs import run_pattern
-from nip.training.memory import keep_freed_memory
+from nip.training.process import keep_freed_memory
 from nip.training.runs import settle
 from nip.training.stages import encoder_config
 

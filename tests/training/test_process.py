@@ -1,0 +1,62 @@
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from nip.training.process import wait_passively
+
+# How many pages the system hands out while a 64 MiB tensor is made and freed again and again.
+CODE = """
+import resource, sys, torch
+from nip.training.process import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+torch.zeros(1 << 24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.zeros(1 << 24)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
+def test_freed_memory_is_used_again():
+    def fresh_bytes(how):
+        done = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert resource.getpagesize() > 0
+    assert fresh_bytes("keep") < 2**24
+    assert fresh_bytes("give back") > 2**28
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "passive"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({"GOMP_SPINCOUNT": "9"}, {"GOMP_SPINCOUNT": "9"}),
+    ],
+)
+def test_waiting_is_passive_unless_the_user_says_otherwise(monkeypatch, given, left):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is restored whatever the function does
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    wait_passively()
+    assert {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ} == left
+
+
+def test_the_command_asks_for_it_before_torch_is_there():
+    code = (
+        "import sys\n"
+        "from nip.training import process\n"
+        "process.wait_passively = lambda: sys.exit(7 if 'torch' not in sys.modules else 1)\n"
+        "from nip.cli import main\n"
+        "main(['lra'])"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7
