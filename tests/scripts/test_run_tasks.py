@@ -47,6 +47,28 @@ def test_train_then_test_alone(tmp_path):
     assert (folder / "result.json").read_text() == json.dumps(result, indent=2, ensure_ascii=False) + "\n"
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    build_listops(tmp_path / "data", Rule(min_length=4, max_length=60), (60, 10, 13), seed=1)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NIP_DATA": str(tmp_path / "data")}
+    small = "--seq_len 64 --block_size 8 --batch_size 8 --max_steps 6 --eval_every 3 --learning_rate 1e-3 --dropout 0"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *launcher, "run_tasks.py", "--protocol", "clean", *small.split()]
+        command += ["--out", str(tmp_path / name)]
+        done = subprocess.run(command, cwd=SCRIPTS, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Test accuracy") == 1  # one process reports
+
+    def rows(name):
+        return [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+
+    assert len(rows("one")) == len(rows("two")) == 9
+    for one, two in zip(rows("one"), rows("two"), strict=True):
+        assert {**one, "loss": 0, "seconds": 0} == {**two, "loss": 0, "seconds": 0}
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)  # sums in another order
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

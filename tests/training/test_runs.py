@@ -34,6 +34,17 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
         assert (tmp_path / "config.json").exists()
 
 
+def test_a_run_that_was_killed_before_its_configuration_was_written_starts_again(tmp_path):
+    folder = RunFolder(tmp_path)
+    for path in (folder.log, folder.pattern, tmp_path / ".config.json.x.partial"):
+        path.write_text("")
+    with claimed(folder):
+        pass
+    folder.metrics.write_text("")
+    with pytest.raises(ValueError, match="is not empty and holds no run"), claimed(folder):
+        pass
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable to the superuser")
 def test_an_unwritable_folder(tmp_path):
     tmp_path.chmod(0o500)

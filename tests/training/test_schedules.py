@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nip.training.schedules import one_cycle
@@ -9,6 +9,7 @@ from nip.training.schedules import one_cycle
 @settings(max_examples=40, deadline=None)
 @given(total=st.integers(2, 300), warmup=st.floats(0.01, 1.0), peak=st.floats(1e-6, 1.0))
 def test_equals_torch(total, warmup, peak):
+    assume(warmup * total != 1)  # torch divides by zero there
     weight = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.AdamW([weight], lr=peak, betas=(0.9, 0.98))
     torch_schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -73,7 +73,8 @@ def train(
     FileNotFoundError
         If the data is missing; the message says which command makes it.
     """
-    accelerator = Accelerator(mixed_precision="no")  # bf16 is autocast here: a process may train runs of both kinds
+    # where there is no accelerator it must be told, or several processes do not find each other; for bf16 see `steps`
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
     device = accelerator.device
     if device.type == "cpu":
         keep_freed_memory()
@@ -105,6 +106,7 @@ def train(
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 console.note(f"Attention is computed by {taken}.")
                 run = set_up(config, folder, accelerator, graph, splits, console)
+                accelerator.wait_for_everyone()  # all have read the checkpoint before the first writes another
                 if not skip_train:
                     open_folder(run, graph)
                     learn(run, original_log=original_log)

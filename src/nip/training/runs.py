@@ -107,7 +107,8 @@ def claimed(folder: RunFolder) -> Iterator[None]:
     try:
         for leftover in folder.path.rglob(".*.partial"):
             leftover.unlink()
-        if not folder.config.is_file() and any(child.name != ".lock" for child in folder.path.iterdir()):
+        before_config = {lock_file, folder.log, folder.pattern}  # what a run writes before its configuration
+        if not folder.config.is_file() and set(folder.path.iterdir()) - before_config:
             raise ValueError(f"{folder.path} is not empty and holds no run; name another --out.")
         yield
     finally:

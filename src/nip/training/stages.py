@@ -166,6 +166,7 @@ def develop(run: Run) -> tuple[float, float]:
 def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
     """Test the best weights, say how they do, and (unless nothing was trained) write it down."""
     config, folder, examples = run.config, run.folder, run.splits["test"]
+    run.accelerator.wait_for_everyone()  # only the first process writes the best weights
     weights, header = read_tensors(folder.best)
     run.bare_model.load_state_dict(weights)
     indices = indices_to_test(len(examples), config.batch_size, config.seed, config.protocol)
