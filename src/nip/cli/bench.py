@@ -1,4 +1,4 @@
-"""`nip bench …`: measure attention on this machine."""
+"""`nip bench …`: measure attention and scoring on this machine."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from typing import Annotated
 
 import typer
 
+from nip import graphs
 from nip.cli.options import Json, emit
 
 PASSES = {name: (name,) for name in ("forward", "forward+backward")} | {"all": ("forward", "forward+backward")}
 
-bench = typer.Typer(help="Measure attention on this machine.", no_args_is_help=True)
+bench = typer.Typer(help="Measure attention and scoring on this machine.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.add_typer(bench, name="bench")
-
-
-@bench.callback()
-def bench_group() -> None:
-    """Keep `attention` a command of its own while it is the only one."""
 
 
 @bench.command("attention")
@@ -86,6 +82,42 @@ def attention_command(
         emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
     elif out is None:
         Console().print(to_table(rows))
+
+
+@bench.command("scoring")
+def scoring_command(
+    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = ",".join(graphs.PATTERNS),
+    seq_len: Annotated[str, typer.Option("--seq-len", help="Sequence lengths, comma-separated.")] = "4096",
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Calls of which medians are told.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time of scoring patterns, beside scipy's distances between all vertices in the same process.
+
+    Example: nip bench scoring --patterns hypercube,local --seq-len 4096,65536
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from nip.bench.scoring import HEADER, bench_scoring, caption, cells
+
+    lengths = [_length(text) for text in _split(seq_len)]
+    rows = list(bench_scoring(_split(patterns), lengths, block_size, repeats=repeats))
+    if not rows:
+        raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
+    if out is not None:
+        lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|---|--:|--:|--:|--:|"]
+        emit("\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]), out)
+    if as_json:
+        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
+    elif out is None:
+        table = Table(title=caption(rows), title_justify="left")
+        for name in HEADER:
+            table.add_column(name, justify="left" if name == "pattern" else "right")
+        for row in rows:
+            table.add_row(*cells(row))
+        Console().print(table)
 
 
 def _split(text: str) -> list[str]:
