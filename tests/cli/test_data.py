@@ -68,6 +68,7 @@ def test_official_files_are_taken(nip, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["nosuch"], "There is no task 'nosuch'. nip data takes listops"),
         (["listops", "--min-length", "0"], "'min_length'"),
         (["listops", "--train", "0"], "'train'"),
         (["listops", "--seed", "-1"], "'seed'"),

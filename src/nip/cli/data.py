@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from nip.cli.options import Json, emit
 
@@ -26,9 +27,19 @@ Folder = Annotated[
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task, such as listops.")]
 
 
+class Tasks(TyperGroup):
+    """A group that answers an unknown task with the names there are."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first word names."""
+        if args and args[0] not in self.commands:
+            raise ValueError(f"There is no task {args[0]!r}. nip data takes {', '.join(self.commands)}.")
+        return super().resolve_command(ctx, args)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    room = typer.Typer(no_args_is_help=True, help="Make, look at and check training data.")
+    room = typer.Typer(cls=Tasks, no_args_is_help=True, help="Make, look at and check training data.")
     room.command("listops")(listops_command)
     room.command("show")(show_command)
     room.command("verify")(verify_command)
