@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nip.training.process import wait_passively
+from nip.training.process import spin_briefly
 
 # How many pages the system hands out while a 64 MiB tensor is made and freed again and again.
 CODE = """
@@ -37,18 +37,18 @@ def test_freed_memory_is_used_again():
 @pytest.mark.parametrize(
     ("given", "left"),
     [
-        ({}, {"OMP_WAIT_POLICY": "passive"}),
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
         ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
         ({"GOMP_SPINCOUNT": "9"}, {"GOMP_SPINCOUNT": "9"}),
     ],
 )
-def test_waiting_is_passive_unless_the_user_says_otherwise(monkeypatch, given, left):
+def test_threads_spin_briefly_unless_the_user_says_otherwise(monkeypatch, given, left):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "")  # so that it is restored whatever the function does
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    wait_passively()
+    spin_briefly()
     assert {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ} == left
 
 
@@ -56,7 +56,7 @@ def test_the_command_asks_for_it_before_torch_is_there():
     code = (
         "import sys\n"
         "from nip.training import process\n"
-        "process.wait_passively = lambda: sys.exit(7 if 'torch' not in sys.modules else 1)\n"
+        "process.spin_briefly = lambda: sys.exit(7 if 'torch' not in sys.modules else 1)\n"
         "from nip.cli import main\n"
         "main(['lra'])"
     )

@@ -88,9 +88,9 @@ def lra_command(
         "protocol": protocol,
     }
     chosen = resolve({name: value for name, value in given.items() if value is not None}, config)
-    from nip.training.process import wait_passively
+    from nip.training.process import spin_briefly
 
-    wait_passively()
+    spin_briefly()
     from nip.data import runs_folder
     from nip.training import train
     from nip.training.outcome import in_words
