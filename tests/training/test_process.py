@@ -37,7 +37,7 @@ def test_freed_memory_is_used_again():
 @pytest.mark.parametrize(
     ("given", "left"),
     [
-        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({}, {"GOMP_SPINCOUNT": "3000"}),
         ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
         ({"GOMP_SPINCOUNT": "9"}, {"GOMP_SPINCOUNT": "9"}),
     ],

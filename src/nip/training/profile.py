@@ -46,7 +46,8 @@ GROUPS = {
 def profile_step(config: RunConfig, data: Path | None = None, repeats: int = 5) -> dict[str, float]:
     """Milliseconds of one training step, by parts; ``step`` is the whole, ``other`` what no part accounts for.
 
-    The figures are medians over `repeats` steps, each with another batch, after two steps to warm up.
+    The figures are medians over `repeats` steps, each with another batch, after two steps to warm up. The profiler slows
+    them all.
     """
     train_set = open_split(config.task, "train", data)
     accelerator = Accelerator(mixed_precision="no")
@@ -62,11 +63,10 @@ def profile_step(config: RunConfig, data: Path | None = None, repeats: int = 5) 
     take(1)
     found: list[dict[str, float]] = []
     for step in range(repeats):
-        began = time.perf_counter()
-        take(step)
-        whole = 1e3 * (time.perf_counter() - began)
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            began = time.perf_counter()
             take(step)
+            whole = 1e3 * (time.perf_counter() - began)
         found.append({"step": whole, **_grouped(profiled.events(), whole)})
     return {name: statistics.median(each[name] for each in found) for name in found[0]}
 
