@@ -46,8 +46,8 @@ GROUPS = {
 def profile_step(config: RunConfig, data: Path | None = None, repeats: int = 5) -> dict[str, float]:
     """Milliseconds of one training step, by parts; ``step`` is the whole, ``other`` what no part accounts for.
 
-    The figures are medians over `repeats` steps, each with another batch, after two steps to warm up. The profiler slows
-    them all.
+    The figures are medians over `repeats` steps, each with another batch, after two steps to warm up. The profiler
+    slows them all.
     """
     train_set = open_split(config.task, "train", data)
     accelerator = Accelerator(mixed_precision="no")
