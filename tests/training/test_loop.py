@@ -185,7 +185,41 @@ def test_a_loss_that_is_no_number_stops_the_run(config, data, tmp_path, monkeypa
     assert train(config, tmp_path / "run", data=data)["steps"] == 12
 
 
-def test_weights_that_are_no_numbers_are_never_saved(config, data, tmp_path):
+@pytest.mark.parametrize(
+    ("poisoned", "says", "kept"), [(6, "weights are no numbers any more", 5), (8, "loss became nan", 7)]
+)
+def test_weights_that_overflow_unseen_are_not_saved(config, data, tmp_path, monkeypatch, poisoned, says, kept):
+    from nip.training import loop
+
+    true_step = loop.train_step
+
+    def train_step(model, *rest):
+        measured = true_step(model, *rest)
+        if rest[-1] + 1 == poisoned:
+            with torch.no_grad():
+                model.output.bias[0] = math.nan
+        return measured
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)  # one after every step
+    said = rf"{says} after step {poisoned}\..*good checkpoint, of step {kept}, is kept"
+    with pytest.raises(TrainingDivergedError, match=said):
+        train(config, tmp_path / "run", data=data)
+    monkeypatch.undo()
+    assert train(config, tmp_path / "run", data=data)["steps"] == 12
+
+
+def test_a_kill_between_the_checkpoint_and_the_best_weights(config, data, tmp_path, comparable):
+    train(config, tmp_path / "run", data=data)
+    whole = comparable(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    folder.result.unlink()
+    folder.best.unlink()
+    train(config, tmp_path / "run", data=data)
+    assert comparable(tmp_path / "run") == whole
+
+
+def test_so_large_a_rate_stops_the_run(config, data, tmp_path):
     # so large a rate that the weights overflow before the loss is seen to
     config = dataclasses.replace(config, learning_rate=1e38, eval_every=1)
     with pytest.raises(TrainingDivergedError, match=r"at step \d|after step \d"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +142,13 @@ def open_folder(run: Run, graph: Pattern) -> None:
 
 
 def develop(run: Run) -> tuple[float, float]:
-    """Evaluate on the development set, and keep the weights if they are the best so far; loss and accuracy."""
+    """Evaluate on the development set, and keep the weights if they are the best so far; loss and accuracy.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If the loss is not finite.
+    """
     config, progress, dev = run.config, run.progress, run.splits["dev"]
     indices = development_indices(
         len(dev),
@@ -152,6 +159,8 @@ def develop(run: Run) -> tuple[float, float]:
         evaluation=progress.evaluations,
     )
     loss, correct = evaluate(run.model, run.accelerator, dev, indices, config)
+    if not math.isfinite(loss):
+        raise TrainingDivergedError(f"The development loss became {loss} after step {progress.step}.")
     accuracy = correct / len(indices)
     progress.evaluations += 1
     better = accuracy > progress.best_accuracy
