@@ -28,7 +28,12 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        try:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError(f"nip.{name} needs torch: pip install 'nip[attention]'") from error
     raise AttributeError(f"module 'nip' has no attribute {name!r}")
 
 

@@ -19,7 +19,7 @@ def test_doctor_says_what_is_there(capsys):
 
 
 def test_doctor_says_what_to_type_for_what_is_missing(capsys, monkeypatch):
-    monkeypatch.setitem(doctor.EXTRAS, "fast", ("no_such_package", "compiled scoring"))
+    monkeypatch.setitem(doctor.EXTRAS, "fast", ("no_such_package", "score faster"))
     with pytest.raises(SystemExit):
         main(["doctor"])
     out = " ".join(capsys.readouterr().out.split())

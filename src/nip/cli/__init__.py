@@ -31,7 +31,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
+# Which extra brings a package that is missing.
+EXTRAS = {"torch": "attention", "numba": "fast", "accelerate": "train", "filelock": "train", "safetensors": "train"}
+
+
 def _sentence(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"This needs {error.name}, which is not installed: pip install 'nip[{EXTRAS[error.name]}]'"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

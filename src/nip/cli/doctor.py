@@ -17,9 +17,9 @@ from nip.cli.options import Json
 # What each extra is for, by the package that shows whether it is there.
 EXTRAS = {
     "attention": ("torch", "attend over patterns"),
-    "fast": ("numba", "compiled scoring, some ten times faster"),
+    "fast": ("numba", "score with compiled loops, some ten times faster"),
     "train": ("accelerate", "generate data, train, evaluate and report"),
-    "cluster": ("dask", "many scores at once, on one machine or many"),
+    "cluster": ("dask", "score many patterns at once, on one machine or many"),
 }
 
 
