@@ -12,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 
 # Never -ffast-math, which changes the whole process, nor -march=native, which ties a wheel to one machine.
 FLAGS = [
-    "-std=c++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp",
+    "-std=c++17", "-O2", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp",
     "-fvisibility=hidden", "-Wno-psabi",
 ]  # fmt: skip
 INSTRUCTION_SETS = {"portable": []}
@@ -25,6 +25,7 @@ class BuildKernel(build_ext):
     """The builds are plain libraries that ctypes opens: no Python functions to export."""
 
     def get_export_symbols(self, ext):
+        """Leave the visible functions to the source."""
         return []
 
 

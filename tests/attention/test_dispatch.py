@@ -49,6 +49,7 @@ CHOICES = [
 @pytest.mark.parametrize(("name", "n", "options", "without", "with_kernel"), CHOICES)
 def test_auto_leaves_out_blocks_where_that_pays(name, n, options, without, with_kernel, compiled, monkeypatch):
     monkeypatch.setattr(native, "missing", lambda: None if compiled else "it was not compiled")
+    monkeypatch.setattr(native, "instruction_set", lambda: "avx512")
     choice = with_kernel if compiled else without
     q = torch.empty(1, 1, 16 * n, 4)
     explained = nip.explain(q, q, q, nip.pattern(name, n), **options)

@@ -43,6 +43,8 @@ class Implementation:
     """Why it cannot be used on this machine; None if it can."""
     refuses: Callable[[Tensor, Options], str | None] = lambda q, options: None
     """Why it cannot compute this call; None if it can."""
+    build: Callable[[], str] = lambda: ""
+    """What else to say of it on this machine, after its purpose."""
 
 
 def _dense_refuses(q: Tensor, options: Options) -> str | None:
@@ -54,7 +56,9 @@ def _dense_refuses(q: Tensor, options: Options) -> str | None:
 
 
 BACKENDS: dict[str, Implementation] = {
-    "native": Implementation(native.attend_native, native.purpose(), native.missing, native.refuses),
+    "native": Implementation(
+        native.attend_native, "compiled kernel for a CPU and float32", native.missing, native.refuses, native.build
+    ),
     "gather": Implementation(attend_gather, "plain torch on any device, attended blocks only"),
     "dense": Implementation(attend_dense, "torch's dense attention with the pattern as a mask", refuses=_dense_refuses),
     "reference": Implementation(attend_reference, "every score written out: the oracle of the others"),
@@ -72,7 +76,7 @@ def backends() -> list[Backend]:
     """
     missing = {name: implementation.missing() for name, implementation in BACKENDS.items()}
     return [
-        Backend(name, missing[name] is None, missing[name] or implementation.purpose)
+        Backend(name, missing[name] is None, missing[name] or implementation.purpose + implementation.build())
         for name, implementation in BACKENDS.items()
     ]
 
@@ -259,13 +263,15 @@ def _rows(q: Tensor) -> int:
 # Measured for forward and backward together with head_dim 32 and 64 on two cores with AVX-512; only the ratios matter.
 _NS_PER_PAIR_DENSE = 4.5
 _NS_PER_PAIR_DENSE_DROPOUT = 13.0  # torch then writes every score out
-_NS_PER_PAIR = {"gather": 10.0, "native": 3.5}
-_NS_PER_CALL = {"gather": 1.2e6, "native": 2e5}
+_NS_PER_PAIR = {"gather": 10.0, "native": 3.5, "portable": 11.0}
+_NS_PER_CALL = {"gather": 1.2e6, "native": 2e5, "portable": 2e5}
 
 
 def _dense_is_faster(q: Tensor, layout: BlockLayout, options: Options, sparse: str) -> bool:
     pairs = _rows(q) * layout.n_tokens
     per_pair = _NS_PER_PAIR_DENSE_DROPOUT if options.dropout_p > 0 else _NS_PER_PAIR_DENSE
+    if sparse == "native" and native.instruction_set() == "portable":
+        sparse = "portable"
     return per_pair * pairs < _NS_PER_CALL[sparse] + _NS_PER_PAIR[sparse] * layout.density * pairs
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -64,6 +65,8 @@ def _path(isa: str) -> Path | None:
 @lru_cache(maxsize=1)
 def _library() -> tuple[str, ctypes.CDLL | None, str | None]:
     """The instruction set, its library, and why there is none."""
+    if sys.platform != "linux":
+        return "", None, f"it is compiled on Linux only, and this is {sys.platform}"
     wanted = os.environ.get("NIP_NATIVE_ISA")
     installed = [isa for isa in FLAGS if _path(isa) is not None]
     if not installed:
@@ -90,9 +93,15 @@ def missing() -> str | None:
     return _library()[2]
 
 
-def purpose() -> str:
-    """What the kernel is good for, and which build of it runs here."""
-    return f"compiled kernel for a CPU and float32, here for {_library()[0]}"
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def instruction_set() -> str:
+    """The build of the kernel that runs here, a name among `FLAGS`; empty if none does."""
+    return _library()[0]
+
+
+def build() -> str:
+    """Which build of the kernel runs here, for a person."""
+    return f", here for {instruction_set()}"
 
 
 def refuses(q: Tensor, options: Options) -> str | None:
@@ -118,8 +127,8 @@ def attend_native(
     Notes
     -----
     Time O(attended blocks · b² · head_dim). Memory beside inputs and results: O(attended blocks), some KiB for each
-    thread, and a copy of rows that are far longer than the others. A last dimension that is not contiguous is copied, and
-    so is everything if head_dim is no multiple of 16.
+    thread, and a copy of rows that are far longer than the others. A last dimension that is not contiguous is copied,
+    and so is everything if head_dim is no multiple of 16.
     """
     indptr, indices = _tables(layout)
     masks = options.key_padding_mask, options.segment_ids
