@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #define NIP_INLINE inline __attribute__((always_inline))
 #define NIP_UNROLL _Pragma("GCC unroll 16")
 
@@ -31,12 +35,21 @@ NIP_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x;
 NIP_INLINE vi load_ints(const int32_t* p) { return *reinterpret_cast<const vi_unaligned*>(p); }
 NIP_INLINE vf splat(float x) { return x - vf{}; }
 NIP_INLINE vi splat_int(int32_t x) { return x - vi{}; }
-NIP_INLINE vf larger(vf x, vf y) { return x > y ? x : y; }
+// y if either is NaN, as the instruction has it, which GCC does not find by itself.
+NIP_INLINE vf larger(vf x, vf y) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_maskz_max_ps(0xffff, (__m512)x, (__m512)y);  // the plain one warns in GCC 12
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+    return x > y ? x : y;
+#endif
+}
 
 // 2^x to a unit in the last place for x in [-126, 127]; 0 below, and NaN stays NaN. Coefficients: Cephes, exp2f.
 NIP_INLINE vf exp2(vf x) {
     const vf least = splat(-126.0f), magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const vf clamped = x < least ? least : x;
+    const vf clamped = larger(least, x);
     const vf shifted = clamped + magic;
     const vf f = clamped - (shifted - magic);
     vf p = splat(1.535336188319500e-4f);

@@ -194,3 +194,16 @@ def test_checkpointing_gives_the_same_gradients():
     plain = torch.autograd.grad(loss(q, k, v), (q, k, v))
     again = torch.autograd.grad(checkpoint(loss, q, k, v, use_reentrant=False), (q, k, v))
     assert all(torch.equal(x, y) for x, y in zip(plain, again, strict=True))
+
+
+def test_compiles_into_one_graph():
+    q, k, v = tensors(4, 4, 4, 512, 16)
+    pattern = nip.pattern("hypercube", 32)
+
+    def loss(q, k, v):
+        return (nip.attend(q * 1.0, k, v, pattern) ** 2).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert nip.explain(q, k, v, pattern).backend == "native"
+    plain = torch.autograd.grad(loss(q, k, v), (q, k, v))
+    assert all(torch.equal(x, y) for x, y in zip(torch.autograd.grad(compiled(q, k, v), (q, k, v)), plain, strict=True))
