@@ -7,8 +7,8 @@ STAMP := .venv/.installed
 
 env: $(STAMP)
 
-# The stamp makes a second call free; a changed pyproject or constraint installs again.
-$(STAMP): pyproject.toml constraints.txt
+# The stamp makes a second call free; a changed pyproject, constraint or kernel installs again.
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "nip needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[attention,fast,train,report,cluster,dev]'

@@ -72,14 +72,16 @@ def build(case):
     return qkv, keywords
 
 
-def refused(backend, keywords, *, return_lse):
-    """Bias and log-sum-exp are the two things that a backend may leave to others."""
+def refused(backend, keywords, *, dtype=torch.float32, return_lse=False):
+    """What a backend may leave to others: bias, and either log-sum-exp or dropout and other dtypes."""
+    if backend == "native":
+        return dtype != torch.float32 or keywords.keys() & {"bias", "dropout_p"}
     return backend == "dense" and (return_lse or "bias" in keywords)
 
 
 def compare(case, backend, oracle, *, return_lse):
     qkv, keywords = build(case)
-    if refused(backend, keywords, return_lse=return_lse):
+    if refused(backend, keywords, dtype=case["dtype"], return_lse=return_lse):
         with pytest.raises(ValueError, match=f"{backend}.*cannot compute this"):
             nip.attend(*qkv, case["pattern"], case["block_size"], **keywords, return_lse=return_lse, backend=backend)
         return
@@ -146,8 +148,9 @@ def test_gradients_agree_with_finite_differences(backend, extra):
         "dropout": {"dropout_p": 0.4},
     }.get(extra, {})
     bias = torch.randn(2, 2, 5, 5, dtype=torch.float64, generator=generator, requires_grad=True)
-    if refused(backend, {"bias"} if extra == "bias" else {}, return_lse=extra == "lse"):
-        pytest.skip(f"{backend} leaves {extra} to others")
+    given = {**keywords, "bias": bias} if extra == "bias" else keywords
+    if refused(backend, given, dtype=torch.float64, return_lse=extra == "lse"):
+        pytest.skip(f"{backend} leaves {extra}, or float64, to others")
 
     def function(q, k, v, bias=None):
         torch.manual_seed(3)  # the same draws in every call
@@ -175,7 +178,7 @@ def test_rows_with_nothing_to_attend_to_are_zero_and_leave_gradients_finite(back
 
 
 def test_a_bias_of_minus_infinity_forbids(backend, oracle):
-    if refused(backend, {"bias"}, return_lse=False):
+    if refused(backend, {"bias": None}):
         pytest.skip(f"{backend} leaves bias to others")
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 20, 4, requires_grad=True) for _ in range(3))
@@ -202,6 +205,8 @@ def test_padding_queries_attend_like_any_other(backend):
 
 
 def test_dropout_zeroes_that_share_of_the_allowed_pairs_and_scales_the_rest(backend, allowed):
+    if refused(backend, {"dropout_p": 0.25}):
+        pytest.skip(f"{backend} leaves dropout to others")
     tokens, p = 96, 0.25
     torch.manual_seed(1)
     q, k = torch.randn(2, 1, 2, tokens, tokens).unbind()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import nip
-from nip.attention import BACKENDS, Choice, dispatch
+from nip.attention import BACKENDS, Choice, dispatch, native
 
 
 def tensors(batch=2, heads=4, kv_heads=4, tokens=40, head_dim=8, dtype=torch.float32):
@@ -31,21 +31,26 @@ def test_a_missing_backend_is_listed_and_refused_with_the_reason(monkeypatch):
 
 
 CHOICES = [
-    # pattern, blocks, options, choice of auto
-    ("hypercube", 128, {}, "gather"),
-    ("bigbird", 128, {}, "gather"),
-    ("softmax", 128, {}, "dense"),
-    ("softmax", 128, {"causal": True}, "dense"),
-    ("softmax", 128, {"return_lse": True}, "gather"),
-    ("softmax", 128, {"bias": torch.zeros(1, 1, 2048, 2048)}, "gather"),
-    ("softmax", 128, {"dropout_p": 0.1}, "gather"),
-    ("hypercube", 2, {}, "dense"),
-    ("hypercube", 2, {"dropout_p": 0.1}, "dense"),
+    # pattern, blocks, options, choice of auto without and with the compiled kernel
+    ("hypercube", 128, {}, "gather", "native"),
+    ("bigbird", 128, {}, "gather", "native"),
+    ("softmax", 128, {}, "dense", "native"),
+    ("softmax", 128, {"causal": True}, "dense", "native"),
+    ("softmax", 128, {"return_lse": True}, "gather", "native"),
+    ("softmax", 128, {"bias": torch.zeros(1, 1, 2048, 2048)}, "gather", "gather"),
+    ("softmax", 128, {"dropout_p": 0.1}, "gather", "gather"),
+    ("hypercube", 2, {}, "dense", "dense"),
+    ("hypercube", 2, {"return_lse": True}, "gather", "native"),
+    ("hypercube", 2, {"dropout_p": 0.1}, "dense", "dense"),
 ]
 
 
-@pytest.mark.parametrize(("name", "n", "options", "choice"), CHOICES)
-def test_auto_leaves_out_blocks_where_that_pays(name, n, options, choice, monkeypatch):
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("name", "n", "options", "without", "with_kernel"), CHOICES)
+def test_auto_leaves_out_blocks_where_that_pays(name, n, options, without, with_kernel, compiled, monkeypatch):
+    monkeypatch.setattr(native, "missing", lambda: None if compiled else "it was not compiled")
+    monkeypatch.setattr(native, "instruction_set", lambda: "avx512")
+    choice = with_kernel if compiled else without
     q = torch.empty(1, 1, 16 * n, 4)
     explained = nip.explain(q, q, q, nip.pattern(name, n), **options)
     assert explained.backend == choice
@@ -120,7 +125,10 @@ BAD = [
         "40 tokens in blocks of 16 need a pattern of n = 3. Got 'hypercube' with n = 4",
     ),
     ({"pattern": "hypercube"}, "'pattern' parameter of attend must be a nip.Pattern.*Got 'hypercube'"),
-    ({"backend": "fast"}, "There is no attention backend 'fast'. The backends are auto, gather, dense, reference"),
+    (
+        {"backend": "fast"},
+        "There is no attention backend 'fast'. The backends are auto, native, gather, dense, reference",
+    ),
     ({"backend": "dense", "return_lse": True}, "'dense' cannot compute this: .*log-sum-exp.*Use backend='auto'"),
 ]
 

@@ -10,6 +10,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from nip.attention import native
 from nip.attention.dense import attend_dense
 from nip.attention.gather import attend_gather
 from nip.attention.layout import BlockLayout, block_layout
@@ -42,6 +43,8 @@ class Implementation:
     """Why it cannot be used on this machine; None if it can."""
     refuses: Callable[[Tensor, Options], str | None] = lambda q, options: None
     """Why it cannot compute this call; None if it can."""
+    build: Callable[[], str] = lambda: ""
+    """What else to say of it on this machine, after its purpose."""
 
 
 def _dense_refuses(q: Tensor, options: Options) -> str | None:
@@ -53,6 +56,9 @@ def _dense_refuses(q: Tensor, options: Options) -> str | None:
 
 
 BACKENDS: dict[str, Implementation] = {
+    "native": Implementation(
+        native.attend_native, "compiled kernel for a CPU and float32", native.missing, native.refuses, native.build
+    ),
     "gather": Implementation(attend_gather, "plain torch on any device, attended blocks only"),
     "dense": Implementation(attend_dense, "torch's dense attention with the pattern as a mask", refuses=_dense_refuses),
     "reference": Implementation(attend_reference, "every score written out: the oracle of the others"),
@@ -65,12 +71,12 @@ def backends() -> list[Backend]:
 
     Examples
     --------
-    >>> [backend.name for backend in backends() if backend.available]
-    ['gather', 'dense', 'reference']
+    >>> [backend.name for backend in backends()]
+    ['native', 'gather', 'dense', 'reference']
     """
     missing = {name: implementation.missing() for name, implementation in BACKENDS.items()}
     return [
-        Backend(name, missing[name] is None, missing[name] or implementation.purpose)
+        Backend(name, missing[name] is None, missing[name] or implementation.purpose + implementation.build())
         for name, implementation in BACKENDS.items()
     ]
 
@@ -182,12 +188,17 @@ def attend(
     .. [1] What Dense Graph Do You Need for Self-Attention?, arXiv 2205.14014, section 4.
     """
     options = _check(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
-    layout = block_layout(pattern, block_size, q.shape[2], is_causal=causal)
+    layout = _layout(pattern, block_size, q.shape[2], causal)
     choice = _choose(q, layout, options, backend)
     out, lse = BACKENDS[choice.backend].run(q, k, v, layout, options)
     if lse is not None:
         return out, lse
     return out
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _layout(pattern: Pattern, block_size: int, n_tokens: int, causal: bool) -> BlockLayout:
+    return block_layout(pattern, block_size, n_tokens, is_causal=causal)
 
 
 @dataclass(frozen=True)
@@ -222,7 +233,7 @@ def explain(
     --------
     >>> import torch
     >>> from nip.graphs import complete, hypercube
-    >>> q, k, v = torch.empty(3, 1, 4, 2048, 32).unbind()
+    >>> q, k, v = torch.empty(3, 1, 4, 2048, 32, dtype=torch.float64).unbind()
     >>> explain(q, k, v, hypercube(128)).backend, explain(q, k, v, complete(128)).backend
     ('gather', 'dense')
     """
@@ -236,12 +247,13 @@ def _choose(q: Tensor, layout: BlockLayout, options: Options, backend: str) -> C
         _check_backend(q, options, backend)
         return Choice(backend, "asked for by name")
     attended = f"{layout.density:.0%} of {layout.n} × {layout.n} blocks are attended to"
-    if not _dense_is_faster(q, layout, options):
-        return Choice("gather", f"{attended}, and leaving out the others pays")
+    sparse = "gather" if native.missing() or native.refuses(q, options) else "native"
+    if not _dense_is_faster(q, layout, options, sparse):
+        return Choice(sparse, f"{attended}, and leaving out the others pays")
     refusal = _dense_refuses(q, options)
     if refusal is None:
         return Choice("dense", f"{attended} by {_rows(q)} rows: leaving out the others costs more than it saves")
-    return Choice("gather", f"{attended}; dense attention would be faster, but {refusal}")
+    return Choice(sparse, f"{attended}; dense attention would be faster, but {refusal}")
 
 
 def _rows(q: Tensor) -> int:
@@ -251,14 +263,16 @@ def _rows(q: Tensor) -> int:
 # Measured for forward and backward together with head_dim 32 and 64 on two cores with AVX-512; only the ratios matter.
 _NS_PER_PAIR_DENSE = 4.5
 _NS_PER_PAIR_DENSE_DROPOUT = 13.0  # torch then writes every score out
-_NS_PER_PAIR_GATHER = 10.0
-_NS_PER_CALL_GATHER = 1.2e6
+_NS_PER_PAIR = {"gather": 10.0, "native": 3.5, "portable": 11.0}
+_NS_PER_CALL = {"gather": 1.2e6, "native": 2e5, "portable": 2e5}
 
 
-def _dense_is_faster(q: Tensor, layout: BlockLayout, options: Options) -> bool:
+def _dense_is_faster(q: Tensor, layout: BlockLayout, options: Options, sparse: str) -> bool:
     pairs = _rows(q) * layout.n_tokens
     per_pair = _NS_PER_PAIR_DENSE_DROPOUT if options.dropout_p > 0 else _NS_PER_PAIR_DENSE
-    return per_pair * pairs < _NS_PER_CALL_GATHER + _NS_PER_PAIR_GATHER * layout.density * pairs
+    if sparse == "native" and native.instruction_set() == "portable":
+        sparse = "portable"
+    return per_pair * pairs < _NS_PER_CALL[sparse] + _NS_PER_PAIR[sparse] * layout.density * pairs
 
 
 def _check_backend(q: Tensor, options: Options, backend: str) -> None:

@@ -1,0 +1,208 @@
+"""What the compiled kernel promises beyond the suite of all backends."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import nip
+from nip.attention import native
+from nip.attention.layout import block_layout
+
+pytestmark = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
+
+
+def tensors(batch=2, heads=4, kv_heads=2, tokens=200, head_dim=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(batch, h, tokens, head_dim, generator=generator).requires_grad_()
+        for h in (heads, kv_heads, kv_heads)
+    ]
+
+
+def results(q, k, v, pattern, block_size=16, backend="native", **options):
+    """Result, log-sum-exp and the three gradients, which come through both."""
+    out, lse = nip.attend(q, k, v, pattern, block_size, return_lse=True, backend=backend, **options)
+    loss = (out * out.detach().cos()).sum() + lse[lse > -torch.inf].sin().sum()
+    return [out, lse, *torch.autograd.grad(loss, (q, k, v))]
+
+
+def agree(actual, expected, tolerance=3e-5):
+    for name, x, y in zip(["out", "lse", "dq", "dk", "dv"], actual, expected, strict=True):
+        largest = max(1.0, y[y.isfinite()].abs().max().item())
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance * largest, msg=lambda m, n=name: f"{n}: {m}")
+
+
+SHAPES = [
+    # batch, heads, kv_heads, tokens, head_dim, block, pattern, causal
+    (1, 1, 1, 3000, 16, 16, "global", False),  # long rows and columns are cut in parts
+    (1, 2, 1, 2500, 16, 1, "longformer", True),
+    (3, 4, 2, 333, 32, 16, "hypercube", False),
+    (1, 2, 2, 700, 64, 48, "bigbird", True),
+    (1, 1, 1, 600, 128, 128, "softmax", True),
+    (2, 3, 3, 100, 40, 33, "longformer", False),
+    (1, 2, 1, 513, 8, 512, "softmax", False),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_the_reference_at_shapes_that_take_every_path(shape):
+    batch, heads, kv_heads, tokens, head_dim, block, name, causal = shape
+    q, k, v = tensors(batch, heads, kv_heads, tokens, head_dim)
+    pattern = nip.pattern(name, -(-tokens // block))
+    real = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(1)) < 0.8
+    for mask in (None, real):
+        options = {"causal": causal, "key_padding_mask": mask}
+        expected = results(
+            *(x.detach().double().requires_grad_() for x in (q, k, v)), pattern, block, "reference", **options
+        )
+        agree(results(q, k, v, pattern, block, **options), [x.float() for x in expected])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bits_do_not_depend_on_the_number_of_threads(shape):
+    batch, heads, kv_heads, tokens, head_dim, block, name, causal = shape
+    q, k, v = tensors(batch, heads, kv_heads, tokens, head_dim)
+    pattern = nip.pattern(name, -(-tokens // block))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 4, 7):  # few of them: a thread has a whole head; many: rows and columns are shared out
+            torch.set_num_threads(threads)
+            found.append(results(q, k, v, pattern, block, causal=causal))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+
+
+def test_a_global_row_is_cut_in_parts():
+    # Else the first shape would not test what it says: 188 blocks are more than a part of 2,048 tokens.
+    degrees = np.diff(block_layout(nip.pattern("global", 188), 16, 3000).indptr)
+    assert degrees.max() * 16 > 2048
+    assert degrees.max() > 4 * degrees.mean()
+
+
+@pytest.mark.parametrize("isa", native.instruction_sets())
+def test_every_instruction_set_of_this_machine(isa):
+    code = (
+        "import torch, test_native as t; from nip.attention import native\n"
+        f"assert native._library()[0] == {isa!r}\n"
+        "for shape in t.SHAPES: t.test_equals_the_reference_at_shapes_that_take_every_path(shape)\n"
+        "for shape in t.SHAPES: t.test_bits_do_not_depend_on_the_number_of_threads(shape)\n"
+    )
+    run(code, NIP_NATIVE_ISA=isa)
+
+
+def run(code, **environment):
+    from pathlib import Path
+
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_the_library_attention_falls_back_and_says_why():
+    out = run(
+        "import torch, nip\n"
+        "q = torch.randn(1, 1, 2048, 16)\n"
+        "print(nip.explain(q, q, q, nip.pattern('hypercube', 128)).backend)\n"
+        "assert nip.attend(q, q, q, nip.pattern('hypercube', 128)).isfinite().all()\n"
+        "print(next(b for b in nip.backends() if b.name == 'native'))\n",
+        NIP_NATIVE_ISA="none",
+    )
+    first, second = out.splitlines()
+    assert first == "gather"
+    assert "available=False" in second
+    assert "NIP_NATIVE_ISA is 'none'" in second
+
+
+def test_a_library_that_was_not_compiled_says_what_to_type(monkeypatch):
+    monkeypatch.setattr(native, "_path", lambda isa: None)
+    native._library.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"'native' is not available: it was not compiled.*make env.*g\+\+"):
+            nip.attend(*tensors(), nip.pattern("hypercube", 13), backend="native")
+    finally:
+        native._library.cache_clear()
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4])
+def test_extreme_scores_stay_finite(size):
+    q, k, v = tensors(1, 2, 2, 100, 16)
+    q = (q.detach() / q.detach().norm(dim=-1, keepdim=True) * size).requires_grad_()
+    k = (k.detach() / k.detach().norm(dim=-1, keepdim=True)).requires_grad_()
+    pattern = nip.pattern("hypercube", 7)
+    found = results(q, k, v, pattern, scale=1.0)
+    assert all(x.isfinite().all() for x in found)
+    expected = results(*(x.detach().double().requires_grad_() for x in (q, k, v)), pattern, 16, "reference", scale=1.0)
+    agree(found, [x.float() for x in expected], tolerance=4e-6 * (1 + size))  # eps times the largest score
+
+
+def test_not_a_number_is_passed_on():
+    q, k, v = (x.detach() for x in tensors(1, 1, 1, 64, 16))
+    q[0, 0, 3, 2] = torch.nan
+    out = nip.attend(q, k, v, nip.pattern("hypercube", 4), backend="native")
+    assert out[0, 0, 3].isnan().all()
+    assert out[0, 0, 4:].isfinite().all()
+
+
+def test_strided_inputs_and_gradients_are_read_where_they_lie():
+    packed = torch.randn(2, 50, 3, 4, 32, requires_grad=True)
+    pattern = nip.pattern("hypercube", 4)
+
+    def gradient(contiguous):
+        q, k, v = packed.permute(2, 0, 3, 1, 4).unbind()
+        if contiguous:
+            q, k, v = (x.contiguous() for x in (q, k, v))
+        out = nip.attend(q, k, v, pattern, backend="native").transpose(1, 2)
+        weights = torch.arange(out.numel(), dtype=torch.float32).view(out.shape).sin()
+        return out, *torch.autograd.grad((out * weights).sum(), packed)
+
+    for x, y in zip(gradient(False), gradient(True), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_the_operator_keeps_the_rules_of_torch():
+    q, k, v = tensors(1, 2, 1, 40, 8)
+    layout = block_layout(nip.pattern("hypercube", 3), 16, 40)
+    tables = native._tables(layout)
+    real = torch.rand(1, 40) < 0.7
+    ids = torch.randint(0, 3, (1, 40))
+    for masks in ((None, None), (real, ids)):
+        torch.library.opcheck(native.attend_blocks, (q, k, v, *tables, *masks, 16, False, 0.3))
+
+
+def test_checkpointing_gives_the_same_gradients():
+    from torch.utils.checkpoint import checkpoint
+
+    q, k, v = tensors()
+    pattern = nip.pattern("hypercube", 13)
+
+    def loss(q, k, v):
+        return nip.attend(q, k, v, pattern, backend="native").square().sum()
+
+    plain = torch.autograd.grad(loss(q, k, v), (q, k, v))
+    again = torch.autograd.grad(checkpoint(loss, q, k, v, use_reentrant=False), (q, k, v))
+    assert all(torch.equal(x, y) for x, y in zip(plain, again, strict=True))
+
+
+def test_compiles_into_one_graph():
+    q, k, v = tensors(4, 4, 4, 512, 16)
+    pattern = nip.pattern("hypercube", 32)
+
+    def loss(q, k, v):
+        return (nip.attend(q * 1.0, k, v, pattern, backend="native") ** 2).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    plain = torch.autograd.grad(loss(q, k, v), (q, k, v))
+    assert all(torch.equal(x, y) for x, y in zip(torch.autograd.grad(compiled(q, k, v), (q, k, v)), plain, strict=True))
