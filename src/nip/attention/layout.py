@@ -117,7 +117,7 @@ def block_layout(pattern: Pattern, block_size: int, n_tokens: int, *, is_causal:
     if is_causal and not pattern.causal:
         pattern = causal(pattern)
     n = pattern.n
-    rows = np.concatenate([np.repeat(np.arange(n), pattern.degrees), np.arange(n)])
+    rows = np.concatenate([pattern.edge_rows, np.arange(n)])
     columns = np.concatenate([pattern.indices, np.arange(n)])
     order = np.lexsort((columns, rows))
     indptr = pattern.indptr + np.arange(n + 1)

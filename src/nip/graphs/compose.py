@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nip.graphs.pattern import Pattern, check_int
 
@@ -25,7 +25,7 @@ def union(first: Pattern, *others: Pattern) -> Pattern:
                 f"The union needs patterns of the same n, all causal or none. Got {first!r} (causal {first.causal}) "
                 f"and {other!r} (causal {other.causal}) instead."
             )
-    rows = np.concatenate([_rows(p) for p in patterns])
+    rows = np.concatenate([p.edge_rows for p in patterns])
     columns = np.concatenate([p.indices for p in patterns])
     return Pattern.from_edges(first.n, rows, columns, causal=first.causal, name="∪".join(p.name for p in patterns))
 
@@ -36,7 +36,7 @@ def undirected(pattern: Pattern) -> Pattern:
         raise ValueError(f"A causal pattern cannot be made undirected. Got {pattern!r}.")
     name = pattern.name if pattern.symmetric else f"{pattern.name} undirected"
     return Pattern.from_edges(
-        pattern.n, _rows(pattern), pattern.indices, symmetric=True, name=name, parameters=pattern.parameters
+        pattern.n, pattern.edge_rows, pattern.indices, symmetric=True, name=name, parameters=pattern.parameters
     )
 
 
@@ -52,7 +52,7 @@ def causal(pattern: Pattern) -> Pattern:
     >>> causal(complete(4)).row(2).tolist(), lift(causal(complete(2)), 2).row(2).tolist()
     ([0, 1], [0, 1])
     """
-    rows = _rows(pattern)
+    rows = pattern.edge_rows
     earlier = pattern.indices < rows
     return Pattern.from_edges(
         pattern.n,
@@ -81,7 +81,7 @@ def permute(pattern: Pattern, order: ArrayLike) -> Pattern:
         raise ValueError("Permute before making a pattern causal: renumbering changes which vertices are earlier.")
     new = np.empty(pattern.n, dtype=np.int64)
     new[old] = np.arange(pattern.n)
-    return Pattern.from_edges(pattern.n, new[_rows(pattern)], new[pattern.indices], name=f"{pattern.name} permuted")
+    return Pattern.from_edges(pattern.n, new[pattern.edge_rows], new[pattern.indices], name=f"{pattern.name} permuted")
 
 
 def lift(pattern: Pattern, block_size: int) -> Pattern:
@@ -93,7 +93,7 @@ def lift(pattern: Pattern, block_size: int) -> Pattern:
     """
     check_int("block_size", block_size, "lift", minimum=1)
     b = block_size
-    block_rows = np.concatenate([_rows(pattern), np.arange(pattern.n)])
+    block_rows = np.concatenate([pattern.edge_rows, np.arange(pattern.n)])
     block_columns = np.concatenate([pattern.indices, np.arange(pattern.n)])
     inner_rows, inner_columns = np.divmod(np.arange(b * b), b)
     rows = (block_rows[:, None] * b + inner_rows).ravel()
@@ -106,7 +106,3 @@ def lift(pattern: Pattern, block_size: int) -> Pattern:
 def rename(pattern: Pattern, name: str) -> Pattern:
     """The same graph under another label, without parameters."""
     return dataclasses.replace(pattern, name=name, parameters={})
-
-
-def _rows(pattern: Pattern) -> NDArray[np.int64]:
-    return np.repeat(np.arange(pattern.n), pattern.degrees)

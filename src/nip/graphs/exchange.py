@@ -32,7 +32,7 @@ class GraphFileWarning(UserWarning):
 def to_mask(pattern: Pattern) -> NDArray[np.bool_]:
     """The dense mask, bool of shape (n, n): entry (i, j) says whether i attends to j, True on the diagonal."""
     mask = np.eye(pattern.n, dtype=bool)
-    mask[np.repeat(np.arange(pattern.n), pattern.degrees), pattern.indices] = True
+    mask[pattern.edge_rows, pattern.indices] = True
     return mask
 
 
@@ -83,7 +83,7 @@ def to_networkx(pattern: Pattern) -> networkx.Graph[int]:
 
     graph: networkx.Graph[int] = nx.Graph() if pattern.symmetric else nx.DiGraph()
     graph.add_nodes_from(range(pattern.n))
-    rows = np.repeat(np.arange(pattern.n), pattern.degrees)
+    rows = pattern.edge_rows
     graph.add_edges_from(zip(rows.tolist(), pattern.indices.tolist(), strict=True))
     return graph
 
@@ -172,7 +172,7 @@ def write_graph(pattern: Pattern, path: str | os.PathLike[str]) -> Path:
 
             nx.write_graphml(to_networkx(pattern), file)
         else:
-            rows = np.repeat(np.arange(pattern.n), pattern.degrees)
+            rows = pattern.edge_rows
             once = rows < pattern.indices
             lines = [f"{i} {j}\n" for i, j in zip(rows[once].tolist(), pattern.indices[once].tolist(), strict=True)]
             # The number of vertices is kept even where the last ones have no edge.

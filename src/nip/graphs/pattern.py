@@ -142,6 +142,11 @@ class Pattern:
         return np.diff(self.indptr)
 
     @property
+    def edge_rows(self) -> NDArray[np.int64]:
+        """The attending vertex of every entry of `indices`; ndarray of shape (n_edges,)."""
+        return np.repeat(np.arange(self.n), self.degrees)
+
+    @property
     def n_edges(self) -> int:
         """Number of stored (directed) edges; an undirected edge counts twice."""
         return int(self.indices.size)
@@ -159,7 +164,7 @@ class Pattern:
     @cached_property
     def symmetric(self) -> bool:
         """Whether attention is mutual: i attends to j exactly if j attends to i."""
-        rows = np.repeat(np.arange(self.n), self.degrees)
+        rows = self.edge_rows
         return bool(np.array_equal(np.sort(self.indices * self.n + rows), rows * self.n + self.indices))
 
     @cached_property

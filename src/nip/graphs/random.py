@@ -86,7 +86,7 @@ def _window_global_random(
         parameters = {"num_global_blocks": num_global, **parameters}
     if name != "random":
         parameters = {"num_sliding_window_blocks": num_window, **parameters}
-    fixed_rows = np.repeat(np.arange(n), certain.degrees)
+    fixed_rows = certain.edge_rows
     return Pattern.from_edges(
         n,
         np.concatenate([fixed_rows, rows]),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -193,7 +192,7 @@ class Classifier(nn.Module):
 
 def corner(pattern: Pattern, n: int) -> Pattern:
     """The subgraph that `pattern` induces on its first `n` vertices."""
-    rows = np.repeat(np.arange(pattern.n), pattern.degrees)
+    rows = pattern.edge_rows
     kept = (rows < n) & (pattern.indices < n)
     name = f"{pattern.name} on the first {n} of {pattern.n}"
     return Pattern.from_edges(n, rows[kept], pattern.indices[kept], name=name, causal=pattern.causal)

@@ -33,7 +33,7 @@ def mask_image(pattern: Pattern) -> NDArray[np.float64]:
     if cell == 1:
         return to_mask(pattern).astype(np.float64)
     side = -(-n // cell)
-    rows = np.concatenate([np.repeat(np.arange(n), pattern.degrees), np.arange(n)]) // cell
+    rows = np.concatenate([pattern.edge_rows, np.arange(n)]) // cell
     columns = np.concatenate([pattern.indices, np.arange(n)]) // cell
     counts = np.bincount(rows * side + columns, minlength=side * side).reshape(side, side)
     return counts / cell**2

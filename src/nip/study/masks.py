@@ -55,7 +55,7 @@ def _cells(pattern: Pattern) -> tuple[list[tuple[int, int, int]], int]:
     """Horizontal strips (row, first column, length) of filled cells, and how many vertices a cell spans."""
     width = -(-pattern.n // MOST_CELLS)
     size = -(-pattern.n // width)
-    rows = np.repeat(np.arange(pattern.n), pattern.degrees)
+    rows = pattern.edge_rows
     filled = np.eye(size, dtype=bool)
     filled[rows // width, pattern.indices // width] = True
     edges = np.diff(np.pad(filled, ((0, 0), (1, 1))).astype(np.int8), axis=1)
