@@ -1,7 +1,8 @@
-// Vectors of floats as wide as the instruction set that this file is compiled for, and the two small matrix products
-// that attention consists of. Plain GCC vector extensions: what is no AVX-512 or AVX2 becomes vectors of four (SSE, NEON).
+// Vectors of floats as wide as the instruction set that this file is compiled for, and the functions of them that attention
+// needs. Plain GCC vector extensions: what is no AVX-512 or AVX2 becomes vectors of four (SSE, NEON).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -27,14 +28,21 @@ constexpr int ROWS[3] = {0, 8, 4};
 
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
 typedef float vf_unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t vi_unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
 
 NIP_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 NIP_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
-NIP_INLINE vi load_ints(const int32_t* p) { return *reinterpret_cast<const vi_unaligned*>(p); }
+NIP_INLINE vi load_ints(const void* p) { return *static_cast<const vi_unaligned*>(p); }
+NIP_INLINE void store_ints(void* p, vi x) { *static_cast<vi_unaligned*>(p) = x; }
 NIP_INLINE vf splat(float x) { return x - vf{}; }
 NIP_INLINE vi splat_int(int32_t x) { return x - vi{}; }
+NIP_INLINE vi ascending(int32_t first) {
+    int32_t x[W];
+    for (int i = 0; i < W; ++i) x[i] = i;
+    return load_ints(x) + splat_int(first);
+}
 // y if either is NaN, as the instruction has it, which GCC does not find by itself.
 NIP_INLINE vf larger(vf x, vf y) {
 #if defined(__AVX512F__)
@@ -63,138 +71,44 @@ NIP_INLINE vf exp2(vf x) {
     return x < least ? vf{} : scaled;
 }
 
-// A stretch of tokens: `count` of them from `first`.
-struct Piece {
-    int64_t first;
-    int32_t count;
-    int32_t entry;  // of the layout, that it belongs to
-    bool masked;    // some of its pairs are forbidden
-    bool triangle;  // it lies in a diagonal block of causal attention
+// 2^x to 8e-5 of itself, a twenty-fifth of what rounding it to bfloat16 may change. Minimax coefficients on [-1/2, 1/2].
+NIP_INLINE vf exp2_rough(vf x) {
+    const vf least = splat(-126.0f), magic = splat(12582912.0f);
+    const vf clamped = larger(least, x);
+    const vf shifted = clamped + magic;
+    const vf f = clamped - (shifted - magic);
+    vf p = splat(5.517167e-2f);
+    p = p * f + 2.4261112e-1f;
+    p = p * f + 6.9326099e-1f;
+    p = p * f + 9.9992807e-1f;
+    const vf scaled = (vf)((vi)p + ((vi)shifted << 23));
+    return x < least ? vf{} : scaled;
+}
+
+// Dropout from a counter: the fate of a pair of tokens is a hash of the call's seed, the query and the key, so that forward
+// and backward agree whatever thread computes them. Rows by SplitMix64, keys by lowbias32 (C. Wellons' hash prospector)
+// with the second half of the row's key added between its rounds.
+struct Fate {
+    uint32_t first, second;  // of one query
 };
 
-// a (rows, d) times b (d, C vectors): every row of the result goes to done(row, vectors) while in registers.
-// Each element is one chain over d in ascending order, whatever the shape of the tile: the bits do not depend on it.
-template <int R, int C, int D, class Done>
-NIP_INLINE void score_tile(const float* a, const float* b, int64_t head_dim, int64_t row, const Done& done) {
-    const int64_t d = D ? D : head_dim;
-    vf acc[R][C] = {};
-    a += row * d;
-    _Pragma("GCC unroll 2") for (int64_t x = 0; x < d; ++x) {
-        vf right[C];
-        NIP_UNROLL for (int c = 0; c < C; ++c) right[c] = load(b + (x * C + c) * W);
-        NIP_UNROLL for (int r = 0; r < R; ++r) {
-            const vf left = splat(a[r * d + x]);
-            NIP_UNROLL for (int c = 0; c < C; ++c) acc[r][c] += left * right[c];
-        }
-    }
-    NIP_UNROLL for (int r = 0; r < R; ++r) done(row + r, acc[r]);
+inline Fate fate(uint64_t seed, uint64_t query) {
+    uint64_t z = seed + (query + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    return {uint32_t(z), uint32_t(z >> 32)};
 }
 
-template <int C, int D, class Done>
-NIP_INLINE void score_rows(const float* a, int64_t rows, const float* b, int64_t head_dim, const Done& done) {
-    int64_t row = 0;
-    for (; row + ROWS[C] <= rows; row += ROWS[C]) score_tile<ROWS[C], C, D>(a, b, head_dim, row, done);
-    for (; row + 4 <= rows; row += 4) score_tile<4, C, D>(a, b, head_dim, row, done);
-    for (; row < rows; ++row) score_tile<1, C, D>(a, b, head_dim, row, done);
-}
-
-// What becomes of a sum of products: target = (target * before + sum) * after, by row; `fresh` leaves the target out.
-struct Update {
-    float* target;
-    int64_t stride;
-    bool fresh;
-    const float* before;  // null: 1
-    const float* after;   // null: 1
-};
-
-template <int R, int C>
-struct Shape {
-    static constexpr int rows = R, vectors = C;
-};
-
-// target (rows, d) += left^T right over the tokens of the pieces. left[token][row] has strides (token_step, row_step).
-template <int R, int C>
-NIP_INLINE void product_tile(const float* left, int64_t token_step, int64_t row_step, const Piece* pieces, int n_pieces,
-                             const float* right, int64_t right_stride, const Update& to, int64_t row, int64_t column) {
-    vf acc[R][C];
-    float* target = to.target + row * to.stride + column;
-    NIP_UNROLL for (int r = 0; r < R; ++r) NIP_UNROLL for (int c = 0; c < C; ++c) {
-        acc[r][c] = to.fresh ? vf{} : load(target + r * to.stride + c * W);
-        if (!to.fresh && to.before) acc[r][c] *= to.before[row + r];
-    }
-    left += row * row_step;
-    for (int piece = 0; piece < n_pieces; ++piece) {
-        const float* source = right + pieces[piece].first * right_stride + column;
-        for (int32_t token = 0; token < pieces[piece].count; ++token) {
-            vf b[C];
-            NIP_UNROLL for (int c = 0; c < C; ++c) b[c] = load(source + c * W);
-            NIP_UNROLL for (int r = 0; r < R; ++r) {
-                const vf a = splat(left[r * row_step]);
-                NIP_UNROLL for (int c = 0; c < C; ++c) acc[r][c] += a * b[c];
-            }
-            source += right_stride;
-            left += token_step;
-        }
-    }
-    NIP_UNROLL for (int r = 0; r < R; ++r) NIP_UNROLL for (int c = 0; c < C; ++c) {
-        store(target + r * to.stride + c * W, to.after ? acc[r][c] * to.after[row + r] : acc[r][c]);
-    }
-}
-
-template <int TOKEN_STEP, int ROW_STEP>
-__attribute__((noinline)) void product(const float* left, int64_t rows, const Piece* pieces, int n_pieces,
-                                       const float* right, int64_t right_stride, int64_t head_dim, const Update& to) {
-    constexpr int R = ROWS[2];
-    const auto tile = [&](auto shape, int64_t row, int64_t column) {
-        product_tile<decltype(shape)::rows, decltype(shape)::vectors>(left, TOKEN_STEP, ROW_STEP, pieces, n_pieces, right,
-                                                                      right_stride, to, row, column);
-    };
-    int64_t column = 0;
-    for (; head_dim - column >= 2 * W; column += 2 * W) {
-        int64_t row = 0;
-        for (; rows - row >= R; row += R) tile(Shape<R, 2>{}, row, column);
-        for (; row < rows; ++row) tile(Shape<1, 2>{}, row, column);
-    }
-    for (; column < head_dim; column += W) {
-        int64_t row = 0;
-        for (; rows - row >= R; row += R) tile(Shape<R, 1>{}, row, column);
-        for (; row < rows; ++row) tile(Shape<1, 1>{}, row, column);
-    }
-}
-
-// rows (count, d) with any stride -> transposed (d, lanes); lanes past count are zeros.
-NIP_INLINE void transpose(const float* rows, int64_t stride, int64_t count, int64_t head_dim, int64_t lanes, float* out) {
-    if (count < lanes) std::memset(out, 0, sizeof(float) * head_dim * lanes);
-    typedef float v4 __attribute__((vector_size(16)));
-    typedef float v4_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
-    typedef int32_t i4 __attribute__((vector_size(16)));
-    int64_t r = 0;
-    for (; r + 4 <= count; r += 4) {
-        for (int64_t x = 0; x < head_dim; x += 4) {
-            const float* p = rows + r * stride + x;
-            v4 m[4];
-            NIP_UNROLL for (int y = 0; y < 4; ++y) m[y] = *reinterpret_cast<const v4_unaligned*>(p + y * stride);
-            const v4 a = __builtin_shuffle(m[0], m[1], i4{0, 4, 1, 5}), b = __builtin_shuffle(m[0], m[1], i4{2, 6, 3, 7});
-            const v4 c = __builtin_shuffle(m[2], m[3], i4{0, 4, 1, 5}), d = __builtin_shuffle(m[2], m[3], i4{2, 6, 3, 7});
-            const v4 t[4] = {__builtin_shuffle(a, c, i4{0, 1, 4, 5}), __builtin_shuffle(a, c, i4{2, 3, 6, 7}),
-                             __builtin_shuffle(b, d, i4{0, 1, 4, 5}), __builtin_shuffle(b, d, i4{2, 3, 6, 7})};
-            NIP_UNROLL for (int y = 0; y < 4; ++y) *reinterpret_cast<v4_unaligned*>(out + (x + y) * lanes + r) = t[y];
-        }
-    }
-    for (; r < count; ++r)
-        for (int64_t x = 0; x < head_dim; ++x) out[x * lanes + r] = rows[r * stride + x];
-}
-
-// Rows one after another, as the products want their left side: where they lie, if they already do, or a copy.
-NIP_INLINE const float* packed(const float* rows, int64_t stride, int64_t count, int64_t head_dim, float* copy) {
-    if (stride == head_dim) return rows;
-    for (int64_t r = 0; r < count; ++r) std::memcpy(copy + r * head_dim, rows + r * stride, sizeof(float) * head_dim);
-    return copy;
-}
-
-NIP_INLINE void prefetch(const float* rows, int64_t stride, int64_t count, int64_t head_dim) {
-    for (int64_t r = 0; r < count; ++r)
-        for (int64_t x = 0; x < head_dim; x += 16) __builtin_prefetch(rows + r * stride + x);
+// All bits set where the probability is kept. `limit` is the share of 2^32 that is dropped.
+NIP_INLINE vi kept(vi first, vi second, vi key, uint32_t limit) {
+    vu x = (vu)key * 0x9e3779b1u + (vu)first;
+    x ^= x >> 16;
+    x = x * 0x21f0aaadu + (vu)second;
+    x ^= x >> 15;
+    x *= 0x735a2d97u;
+    x ^= x >> 15;
+    return x >= limit - vu{};
 }
 
 }  // namespace

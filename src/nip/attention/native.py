@@ -43,8 +43,10 @@ class _Problem(ctypes.Structure):
         *((f"{name}_stride", ctypes.c_int64 * 3) for name in ("q", "k", "v", "dout")),
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", "dout", "dlse", "out", "lse", "dq", "dk", "dv")),
         *((name, ctypes.c_void_p) for name in ("indptr", "indices", "query_ids", "key_ids")),
-        ("scale", ctypes.c_float),
-        ("causal", ctypes.c_int32),
+        ("seed", ctypes.c_uint64),
+        *((name, ctypes.c_float) for name in ("scale", "growth")),
+        ("dropped", ctypes.c_uint32),
+        *((name, ctypes.c_int32) for name in ("causal", "bf16")),
     )
 
 
@@ -234,7 +236,7 @@ def _call(
     q, k = tensors["q"], tensors["k"]
     problem = _Problem(
         *q.shape[:2], k.shape[1], *q.shape[2:], block_size, len(indptr) - 1, torch.get_num_threads(),
-        scale=scale, causal=causal, indptr=indptr.data_ptr(), indices=indices.data_ptr(),
+        scale=scale, growth=1.0, causal=causal, indptr=indptr.data_ptr(), indices=indices.data_ptr(),
     )  # fmt: skip
     for name, tensor in tensors.items():
         setattr(problem, name, tensor.data_ptr())
