@@ -43,7 +43,7 @@ constexpr int64_t CHUNK = 256;         // tokens of a chunk at most
 constexpr int64_t PIECE = 64;          // tokens of a piece at most; even
 constexpr int64_t PART = 2048;         // tokens that make a row long, and of each part of a long row
 constexpr int64_t WORK = 6144;         // floats that a pass has for scores, all its buffers together
-constexpr int64_t AHEAD = 2;           // pieces from the one computed to the one fetched into the cache
+constexpr size_t AHEAD = 2;           // pieces from the one computed to the one fetched into the cache
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
 int thread_number() {
