@@ -1,12 +1,12 @@
-"""What a dash of Pathfinder looks like in every direction that it can take, as tables that the kernel looks things up in.
+"""What a dash of Pathfinder looks like in every direction that it can take: tables for the kernel.
 
 A picture is drawn from dashes of two pixels, drawn at twice the resolution and scaled down with a Lanczos window. Every
 dash lies in one of some 380 directions: a contour begins at a whole degree, and goes on towards one of the pixels on a
 circle. So pictures, forbidden zones and turning weights are computed once. All entries are integers: nothing that is
 drawn from them depends on how a machine rounds.
 
-The geometry is that of the published generator (Linsley et al., arXiv 1805.08315; Kim, Linsley et al., arXiv 1906.01558)
-with the parameters that Long Range Arena states for 32 × 32 pixels (arXiv 2011.04006, data/pathfinder.py).
+The geometry is that of the published generator (Linsley et al., arXiv 1805.08315; Kim, Linsley et al., arXiv
+1906.01558) with the parameters that Long Range Arena states for 32 × 32 pixels (arXiv 2011.04006, data/pathfinder.py).
 """
 
 from __future__ import annotations

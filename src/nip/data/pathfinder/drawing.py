@@ -36,8 +36,6 @@ class Level:
         As the official folders are called.
     contour_length : int
         Dashes of each of the two long contours: 6, 9 or 14.
-    distractor_length, n_distractors : int
-        Dashes of a distractor, a third of `contour_length`, and how many are tried: as many as have 20 dashes.
     number : int
         Its place in the list; part of every picture's random stream.
     """
@@ -48,10 +46,12 @@ class Level:
 
     @property
     def distractor_length(self) -> int:
+        """Dashes of a distractor: a third of a long contour's."""
         return self.contour_length // 3
 
     @property
     def n_distractors(self) -> int:
+        """Distractors that are tried: as many as have 20 dashes."""
         return 20 // self.distractor_length
 
 
@@ -75,16 +75,18 @@ class Drawing:
         Brightness.
     label : int
         1 if the markers are joined.
-    dashes : ndarray of shape (n_dashes, 4), int64
-        Contour (0 and 1 are the long ones), row, column and direction of every dash, in the order of growth. The
-        direction is an index into `nip.data.pathfinder.dashes.Dashes`. The pixel is the tail of a contour's first
-        dash, the head of the others.
+    contours : ndarray of shape (n_dashes,), int64
+        The contour of every dash; 0 and 1 are the long ones.
+    dashes : ndarray of shape (n_dashes, 3), int64
+        Row, column and direction of every dash, in the order of growth. The direction is an index into
+        `nip.data.pathfinder.dashes.Dashes`. The pixel is the tail of a contour's first dash, the head of the others.
     markers : ndarray of shape (2, 2), int64
         Row and column of the markers.
     """
 
     picture: NDArray[np.uint8]
     label: int
+    contours: NDArray[np.int64]
     dashes: NDArray[np.int64]
     markers: NDArray[np.int64]
 
@@ -116,8 +118,8 @@ def draw(level: str, index: int, *, seed: int = 0) -> Drawing:
     Examples
     --------
     >>> one = draw("curv_contour_length_14", 3, seed=1)
-    >>> one.picture.shape, int(one.picture.max()), sorted({int(row[0]) for row in one.dashes})[:2]
-    ((32, 32), 255, [0, 1])
+    >>> one.picture.shape, int(one.picture.max()), int((one.contours < 2).sum())
+    ((32, 32), 255, 28)
     """
     found = find_level(level)
     check_int("index", index, "Pathfinder", minimum=0)
@@ -182,8 +184,8 @@ def _draw(level: Level, index: int, seed: int) -> Drawing:
     stream = np.random.SeedSequence(seed, spawn_key=(level.number, index))
     rng = np.random.Generator(np.random.PCG64(stream))
     rule = (level.contour_length, level.distractor_length, level.n_distractors)
-    picture, label, drawn, markers = kernel(rng, rule, tables, around, marker)
-    return Drawing(picture, int(label), drawn, markers)
+    picture, label, contours, drawn, markers = kernel(rng, rule, tables, around, marker)
+    return Drawing(picture, int(label), contours, drawn, markers)
 
 
 @cache

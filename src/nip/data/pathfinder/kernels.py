@@ -45,6 +45,22 @@ def _inside(row: int, column: int) -> bool:
 
 
 @compiled
+def _fits(row: int, column: int, steps: Array, direction: int) -> bool:
+    return _inside(row + steps[direction, 0], column + steps[direction, 1])
+
+
+@compiled
+def _set(rows: Array, k: int, row: int, column: int, direction: int) -> None:
+    rows[k, 0], rows[k, 1], rows[k, 2] = row, column, direction
+
+
+@compiled
+def _move(at: Array, row: int, column: int, steps: Array, direction: int) -> None:
+    """Put the pivot `at` (2,) where a step in `direction` from a pixel leads."""
+    at[0], at[1] = row + steps[direction, 0], column + steps[direction, 1]
+
+
+@compiled
 def _put(canvas: Array, stamp: Array, row: int, column: int, factor: int) -> None:
     """Lay a stamp on the canvas: where it is brighter, it shows."""
     for i in range(max(0, row - _HALF), min(_SIZE, row + _HALF + 1)):
@@ -55,7 +71,9 @@ def _put(canvas: Array, stamp: Array, row: int, column: int, factor: int) -> Non
 @compiled
 def _wipe(canvas: Array, row: int, column: int) -> None:
     """Blacken where a stamp was."""
-    canvas[max(0, row - _HALF) : row + _HALF + 1, max(0, column - _HALF) : column + _HALF + 1] = 0
+    for i in range(max(0, row - _HALF), min(_SIZE, row + _HALF + 1)):
+        for j in range(max(0, column - _HALF), min(_SIZE, column + _HALF + 1)):
+            canvas[i, j] = 0
 
 
 @compiled
@@ -70,7 +88,7 @@ def _touches(occupied: Array, other: Array, stamp: Array, row: int, column: int)
 @compiled
 def _around(occupied: Array, other: Array, row: int, column: int) -> int:
     """The most that a pixel or one of its four neighbours is occupied."""
-    most = max(occupied[row, column], other[row, column])
+    most: int = max(occupied[row, column], other[row, column])
     if row > 0:
         most = max(most, occupied[row - 1, column], other[row - 1, column])
     if row < _SIZE - 1:
@@ -111,8 +129,7 @@ def _begin(rng: np.random.Generator, occupied: Array, border: int, tables: Any, 
             return 0, 0, -1
         tail = room[_below(rng, n)]
         row, column = tail // _SIZE, tail % _SIZE
-        head, pivot = heads[direction], pivots[direction]
-        if _inside(row + head[0], column + head[1]) and _inside(row + pivot[0], column + pivot[1]):
+        if _fits(row, column, heads, direction) and _fits(row, column, pivots, direction):
             return row, column, direction
     return 0, 0, -1
 
@@ -123,10 +140,9 @@ def _begin_second(rng: np.random.Generator, row: int, column: int, tables: Any, 
     heads, pivots = tables[2], tables[3]
     for _ in range(_TRIES):
         direction = _below(rng, _DEGREES)
-        step = around[_below(rng, _DEGREES)]
-        i, j = row + step[0], column + step[1]
-        head, pivot = heads[direction], pivots[direction]
-        if _inside(i + head[0], j + head[1]) and _inside(i + pivot[0], j + pivot[1]):
+        angle = _below(rng, _DEGREES)
+        i, j = row + around[angle, 0], column + around[angle, 1]
+        if _fits(i, j, heads, direction) and _fits(i, j, pivots, direction):
             return i, j, direction
     return 0, 0, -1
 
@@ -168,37 +184,38 @@ def _targets(
     `drawn[s, k]` becomes (row, column, direction) of dash k of contour s, `occupied` their zones.
     """
     zones, pivots, onward = tables[1], tables[3], tables[8]
-    room, sums, last, own, at = work
-    occupied[:] = 0
-    occupied[0, :] = occupied[-1, :] = 255
-    occupied[:, 0] = occupied[:, -1] = 255
-    last[:] = 0
+    room, sums, last, at = work
+    for i in range(_SIZE):
+        for j in range(_SIZE):
+            occupied[i, j] = 255 if min(i, j) == 0 or max(i, j) == _SIZE - 1 else 0
+            last[0, i, j] = last[1, i, j] = 0
     row, column, direction = _begin(rng, occupied, 2 * _SEED_DISTANCE, tables, room)
     if direction < 0:
         return False
-    drawn[0, 0, 0], drawn[0, 0, 1], drawn[0, 0, 2] = row, column, direction
-    at[0] = pivots[direction] + drawn[0, 0, :2]
+    _set(drawn[0], 0, row, column, direction)
+    _move(at[0], row, column, pivots, direction)
     _put(last[0], zones[direction], row, column, 1)
     row, column, direction = _begin_second(rng, row, column, tables, around)
     # the published generator lets the two first dashes, and a dash and the last one of the other contour, overlap
     if direction < 0 or _touches(last[0], last[1], zones[direction], row, column):
         return False
-    drawn[1, 0, 0], drawn[1, 0, 1], drawn[1, 0, 2] = row, column, direction
-    at[1] = pivots[direction] + drawn[1, 0, :2]
+    _set(drawn[1], 0, row, column, direction)
+    _move(at[1], row, column, pivots, direction)
     _put(last[1], zones[direction], row, column, 1)
     for k in range(1, length):
         for s in range(2):
-            direction = drawn[s, k - 1, 2]
-            at[s] += onward[direction]
-            before, beside = drawn[s, k - 1, 0], drawn[s, k - 1, 1]
-            row, column, direction = _extend(rng, occupied, last[1 - s], at[s], direction, tables, sums)
+            before, beside, heading = drawn[s, k - 1]
+            _move(at[s], at[s, 0], at[s, 1], onward, heading)
+            row, column, direction = _extend(rng, occupied, last[1 - s], at[s], heading, tables, sums)
             if direction < 0:
                 return False
-            drawn[s, k, 0], drawn[s, k, 1], drawn[s, k, 2] = row, column, direction
-            _put(occupied, zones[drawn[s, k - 1, 2]], before, beside, 1)
+            _set(drawn[s], k, row, column, direction)
+            _put(occupied, zones[heading], before, beside, 1)
             _wipe(last[s], before, beside)
             _put(last[s], zones[direction], row, column, 1)
-    occupied[:] = np.maximum(occupied, np.maximum(last[0], last[1]))
+    for s in range(2):
+        row, column, direction = drawn[s, length - 1]
+        _put(occupied, zones[direction], row, column, 1)
     return True
 
 
@@ -206,7 +223,8 @@ def _targets(
 def _distractor(rng: np.random.Generator, length: int, tables: Any, occupied: Array, drawn: Array, work: Any) -> bool:
     """Try to grow one contour of `length` dashes where there is room; True if it came to its end."""
     zones, pivots, onward = tables[1], tables[3], tables[8]
-    room, sums, last, own, at = work
+    room, sums, last, at = work
+    own = last[0]  # the zones of all its dashes but the last, which the next one may touch
     n_free = 0
     for i in range(_SIZE):
         for j in range(_SIZE):
@@ -216,33 +234,36 @@ def _distractor(rng: np.random.Generator, length: int, tables: Any, occupied: Ar
     row, column, direction = _begin(rng, occupied, 1, tables, room)
     if direction < 0:
         return False
-    drawn[0, 0], drawn[0, 1], drawn[0, 2] = row, column, direction
-    at[0] = pivots[direction] + drawn[0, :2]
-    own[:] = 0  # the zones of all its dashes but the last, which the next one may touch
+    _set(drawn, 0, row, column, direction)
+    _move(at[0], row, column, pivots, direction)
+    for i in range(_SIZE):
+        for j in range(_SIZE):
+            own[i, j] = 0
     for k in range(1, length):
-        direction = drawn[k - 1, 2]
-        at[0] += onward[direction]
-        row, column, direction = _extend(rng, occupied, own, at[0], direction, tables, sums)
+        before, beside, heading = drawn[k - 1]
+        _move(at[0], at[0, 0], at[0, 1], onward, heading)
+        row, column, direction = _extend(rng, occupied, own, at[0], heading, tables, sums)
         if direction < 0:
             return False
-        _put(own, zones[drawn[k - 1, 2]], drawn[k - 1, 0], drawn[k - 1, 1], 1)
-        drawn[k, 0], drawn[k, 1], drawn[k, 2] = row, column, direction
+        _set(drawn, k, row, column, direction)
+        _put(own, zones[heading], before, beside, 1)
     for k in range(length):
-        _put(occupied, zones[drawn[k, 2]], drawn[k, 0], drawn[k, 1], 1)
+        row, column, direction = drawn[k]
+        _put(occupied, zones[direction], row, column, 1)
     return True
 
 
 @compiled
 def draw(
     rng: np.random.Generator, rule: tuple[int, int, int], tables: Any, around: Array, marker: Array
-) -> tuple[Array, int, Array, Array]:
+) -> tuple[Array, int, Array, Array, Array]:
     """Draw one picture.
 
     `rule` is (dashes of a target, dashes of a distractor, distractors to try); `tables` are those of `Dashes` in the
     order lines, zones, heads, pivots, turns, weights, solid, n_solid, onward; `around` (360, 2) the steps from the
-    first contour's beginning to the second's. Returns the picture (32, 32) uint8; the label; the dashes
-    (n_dashes, 4) as contour, row, column, direction, where contours 0 and 1 are the targets; and the two markers
-    (2, 2), row and column.
+    first contour's beginning to the second's. Returns the picture (32, 32) uint8; the label; the contour
+    of every dash (n_dashes,), 0 and 1 are the targets; the dashes (n_dashes, 3) as row, column, direction; and the two
+    markers (2, 2), row and column.
     """
     length, short, n_distractors = rule
     label = _below(rng, 2)
@@ -251,37 +272,45 @@ def draw(
     work = (
         np.empty(_SIZE * _SIZE, np.int64),
         np.empty(turns.shape[0], np.int64),
-        np.zeros((2, _SIZE, _SIZE), np.int64),
-        np.empty((_SIZE, _SIZE), np.int64),
+        np.empty((2, _SIZE, _SIZE), np.int64),
         np.zeros((2, 2), np.int64),
     )
     targets = np.empty((2, length, 3), np.int64)
     while not _targets(rng, length, tables, around, occupied, targets, work):
         pass
-    dashes = np.empty((2 * length + short * n_distractors, 4), np.int64)
+    dashes = np.empty((2 * length + short * n_distractors, 3), np.int64)
+    contours = np.empty(dashes.shape[0], np.int64)
+    n = 0
     for s in range(2):
-        dashes[s * length : (s + 1) * length, 0] = s
-        dashes[s * length : (s + 1) * length, 1:] = targets[s]
-    n = 2 * length
+        for k in range(length):
+            row, column, direction = targets[s, k]
+            _set(dashes, n, row, column, direction)
+            contours[n] = s
+            n += 1
     for s in range(n_distractors):
         for _ in range(_CONTOUR_TRIES):
-            if _distractor(rng, short, tables, occupied, dashes[n : n + short, 1:], work):
-                dashes[n : n + short, 0] = 2 + s
+            if _distractor(rng, short, tables, occupied, dashes[n:], work):
+                for k in range(n, n + short):
+                    contours[k] = 2 + s
                 n += short
                 break
     canvas = np.zeros((_SIZE, _SIZE), np.int64)
     for k in range(n):
-        factor = _TARGET if k < 2 * length else _DISTRACTOR
-        _put(canvas, lines[dashes[k, 3]], dashes[k, 1], dashes[k, 2], factor)
-    first = _below(rng, 2)
+        row, column, direction = dashes[k]
+        _put(canvas, lines[direction], row, column, _TARGET if k < 2 * length else _DISTRACTOR)
+    begins = _below(rng, 2)
+    ends = begins if label == 1 else 1 - begins
     markers = np.empty((2, 2), np.int64)
-    markers[0] = targets[first, 0, :2]  # where one contour begins
-    markers[1] = targets[first if label == 1 else 1 - first, -1, :2]  # where it, or the other one, ends
+    markers[0, 0], markers[0, 1] = targets[begins, 0, 0], targets[begins, 0, 1]
+    markers[1, 0], markers[1, 1] = targets[ends, length - 1, 0], targets[ends, length - 1, 1]
+    brightest = 0
     for k in range(2):
         _put(canvas, marker, markers[k, 0], markers[k, 1], _MARKER)
-    brightest = canvas.max()
+    for i in range(_SIZE):
+        for j in range(_SIZE):
+            brightest = max(brightest, canvas[i, j])
     picture = np.empty((_SIZE, _SIZE), np.uint8)
     for i in range(_SIZE):
         for j in range(_SIZE):
             picture[i, j] = (510 * canvas[i, j] + brightest) // (2 * brightest)  # the brightest pixel becomes 255
-    return picture, label, dashes[:n].copy(), markers
+    return picture, label, contours[:n], dashes[:n], markers
