@@ -73,7 +73,7 @@ def test_official_files_are_taken(nip, tmp_path):
         (["listops", "--train", "0"], "'train'"),
         (["listops", "--seed", "-1"], "'seed'"),
         (["listops", "--max-depth", "3", "--max-args", "3"], "must be below"),
-        (["listops", "--from", "nowhere"], "There is no nowhere/basic_train.tsv"),
+        (["listops", "--from", "nowhere"], "There is no nowhere. The sources of listops are: drawn"),
         (["listops", "--from", "nowhere", "--seed", "1", "--max-args", "4"], "--seed, --max-args cannot be given"),
         (["show", "listops"], "Make it with: nip data listops --out"),
         (["show", "lists"], "The tasks are listops"),
@@ -102,12 +102,12 @@ def test_another_set_is_refused_and_overwritten(nip):
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
-    from nip.cli.data import _progress
+    from nip.cli.making import progress_bar
 
-    with _progress(3) as told:
+    with progress_bar("ListOps", 3) as told:
         assert told is None
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with _progress(3) as told:
+    with progress_bar("ListOps", 3) as told:
         told(2)
     captured = capsys.readouterr()
     assert captured.out == ""

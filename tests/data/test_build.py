@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from nip.data import Rule, build_listops, import_listops, open_split, read_manifest, write_tsv
+from nip.data import Rule, build, build_listops, open_split, read_manifest, write_tsv
 
 RULE = Rule(min_length=10, max_length=60)
 SIZES = (30, 5, 5)
@@ -56,14 +56,14 @@ def test_official_files_are_taken(small, tmp_path):
     files, data = tmp_path / "files", tmp_path / "data"
     files.mkdir()
     write_tsv(small, files)
-    assert import_listops(files, data)
+    assert build("listops", data, origin=str(files))
     for name, split in small.items():
         assert open_split("listops", name, data).tokens.tolist() == split.tokens.tolist()
-    assert not import_listops(files, data)
+    assert not build("listops", data, origin=str(files))
     (files / "basic_val.tsv").write_text("Source\tTarget\n[MAX 1 2 ]\t2\n")
     with pytest.raises(ValueError, match=r"basic_val.tsv is '[0-9a-f]{64}' there and '[0-9a-f]{64}' here"):
-        import_listops(files, data)
-    assert import_listops(files, data, overwrite=True)
+        build("listops", data, origin=str(files))
+    assert build("listops", data, origin=str(files), overwrite=True)
     assert len(open_split("listops", "dev", data)) == 1
 
 
@@ -71,11 +71,11 @@ def test_files_that_would_be_lost_are_not_read(small, tmp_path):
     build_listops(tmp_path, RULE, SIZES)
     files = write_tsv(small, tmp_path / "listops")
     with pytest.raises(ValueError, match="would be replaced, with the files that are read"):
-        import_listops(tmp_path / "listops", tmp_path, overwrite=True)
+        build("listops", tmp_path, origin=str(tmp_path / "listops"), overwrite=True)
     assert all(path.is_file() for path in files)
 
 
 def test_missing_files_leave_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no .*basic_train.tsv"):
-        import_listops(tmp_path / "files", tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match=r"There is no .*files\. The sources of listops are: .*basic_train.tsv"):
+        build("listops", tmp_path / "data", origin=str(tmp_path / "files"))
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from nip.data import SPLITS, open_split, storage, verify, write_task
+from nip.data import SPLITS, open_split, storage, verify, write_task, writing
 
 DESCRIPTION = {"source": "test", "parameters": {"seed": 5, "train": 300}, "split_rule": "none", "licence": "none"}
 
@@ -115,7 +115,7 @@ def test_what_is_not_ours_is_never_replaced(small, written, tmp_path_factory):
 
 @pytest.mark.parametrize("step", range(10))
 def test_an_interrupted_writer_leaves_what_was_there(step, small, written, tmp_path_factory, monkeypatch):
-    replacing, steps = storage.replacing, iter(range(10))
+    replacing, steps = writing.replacing, iter(range(10))
 
     def interrupted(path):
         if next(steps) == step:
@@ -125,7 +125,7 @@ def test_an_interrupted_writer_leaves_what_was_there(step, small, written, tmp_p
     empty = tmp_path_factory.mktemp("empty")
     for folder, there in ((empty, []), (written, ["listops"])):
         steps = iter(range(10))
-        monkeypatch.setattr(storage, "replacing", interrupted)
+        monkeypatch.setattr(writing, "replacing", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_task(small, folder, DESCRIPTION | {"source": "second"}, overwrite=True)
         monkeypatch.undo()
@@ -137,14 +137,14 @@ def test_an_interrupted_writer_leaves_what_was_there(step, small, written, tmp_p
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nip.data import Rule, build_listops, storage
+from nip.data import Rule, build_listops, writing
 
-real, calls = storage.checksum, iter(range(9))
+real, calls = writing.checksum, iter(range(9))
 def checksum(path):
     if next(calls) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(path)
-storage.checksum = checksum
+writing.checksum = checksum
 build_listops(Path(sys.argv[1]), Rule(min_length=10, max_length=80), (30, 4, 5))
 """
 

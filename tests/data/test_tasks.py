@@ -18,7 +18,39 @@ def test_every_task_is_consistent(task):
     assert len(task.tokens) <= task.vocab_size
     assert task.max_length <= task.padded_length < 2 * task.max_length
     assert task.padded_length & (task.padded_length - 1) == 0
-    assert task.tokens[0] == ""
+    assert (task.tokens or ("",))[0] == ""
+    assert task.ids.stop <= task.vocab_size
+    assert (0 in task.ids) == (task.kind == "pixels")
+
+
+def test_the_other_tasks_are_as_in_the_original():
+    text, retrieval, image = (find_task(name) for name in ("text", "retrieval", "image"))
+    assert (text.max_length, text.vocab_size, text.n_classes, text.sizes) == (4000, 257, 2, (25000,) * 3)
+    assert (retrieval.padded_length, retrieval.pair, retrieval.sizes) == (4096, True, (147086, 18090, 17437))
+    assert (image.padded_length, image.shape, image.n_classes, image.sizes) == (
+        1024,
+        (32, 32),
+        10,
+        (45000, 5000, 10000),
+    )
+    for level in ("curv_baseline", "curv_contour_length_9", "curv_contour_length_14"):
+        pathfinder = find_task(f"pathfinder32-{level}")
+        assert (pathfinder.max_length, pathfinder.n_classes, sum(pathfinder.sizes)) == (1024, 2, 200000)
+
+
+@pytest.mark.parametrize(
+    ("change", "need"),
+    [
+        ({"shape": (32, 31)}, "as many tokens as pixels"),
+        ({"shape": None}, "a shape"),
+        ({"tokens": ("", "a")}, "a name for every token id"),
+        ({"vocab_size": 255}, "a vocabulary that holds its ids"),
+        ({"classes": ("cat",)}, "a name for every class or none"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, need):
+    with pytest.raises(ValueError, match=f"needs {need}"):
+        dataclasses.replace(TASKS["image"], **change)
 
 
 @pytest.mark.parametrize(("length", "padded"), [(1, 1), (2, 2), (3, 4), (1024, 1024), (1025, 2048), (4000, 4096)])

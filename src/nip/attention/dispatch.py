@@ -134,6 +134,8 @@ def attend(
     A query that may attend to nothing (all its keys are padding or other documents) gives zeros, and no gradient.
     A padding query still attends to the real keys of its row, as in torch; ignore its result.
 
+    Under autocast q, k and v are cast to its dtype, as for torch's own attention; float64 stays.
+
     Parameters
     ----------
     q : Tensor of shape (batch, heads, tokens, head_dim)
@@ -187,6 +189,7 @@ def attend(
     ----------
     .. [1] What Dense Graph Do You Need for Self-Attention?, arXiv 2205.14014, section 4.
     """
+    q, k, v = _as_autocast(q, k, v)
     options = _check(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
     layout = _layout(pattern, block_size, q.shape[2], causal)
     choice = _choose(q, layout, options, backend)
@@ -237,6 +240,7 @@ def explain(
     >>> explain(q, k, v, hypercube(128)).backend, explain(q, k, v, complete(128)).backend
     ('gather', 'dense')
     """
+    q, k, v = _as_autocast(q, k, v)
     options = _check(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
     layout = block_layout(pattern, block_size, q.shape[2], is_causal=causal)
     return _choose(q, layout, options, backend)
@@ -284,6 +288,15 @@ def _check_backend(q: Tensor, options: Options, backend: str) -> None:
     refusal = BACKENDS[backend].refuses(q, options)
     if refusal is not None:
         raise ValueError(f"The attention backend {backend!r} cannot compute this: {refusal}. Use backend='auto'.")
+
+
+def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast as torch's own attention is under autocast: all but float64, to the dtype that autocast asks for."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)
 
 
 def _check(

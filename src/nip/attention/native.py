@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from nip.attention.layout import BlockLayout
@@ -134,7 +135,8 @@ def attend_native(
     """
     indptr, indices = _tables(layout)
     masks = options.key_padding_mask, options.segment_ids
-    out, lse = attend_blocks(q, k, v, indptr, indices, *masks, layout.block_size, layout.causal, options.scale)
+    inputs = q, k, v, indptr, indices, *masks, layout.block_size, layout.causal, options.scale
+    out, lse = _Attend.apply(*inputs)  # type: ignore[no-untyped-call]
     return out, lse if options.return_lse else None
 
 
@@ -270,6 +272,25 @@ def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tenso
         dout = torch.zeros_like(out)
     gradients = attend_blocks_backward(dout, dlse, q, k, v, out, lse, *tables, *ctx.numbers)
     return *gradients, *[None] * 7
+
+
+class _Attend(torch.autograd.Function):
+    """The operator with its derivative as `torch.func` takes it.
+
+    With the one registered below alone, torch refuses `torch.func.grad` and gives zeros for forward-mode derivatives.
+    """
+
+    generate_vmap_rule = True
+    setup_context = staticmethod(_setup_context)
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return attend_blocks(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _backward(ctx, *gradients)
 
 
 _register: Callable[..., None] = attend_blocks.register_autograd

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from nip.data.build import build_listops, import_listops
-from nip.data.examples import Examples
+from nip.data.build import build, build_listops
+from nip.data.examples import Examples, chunks
 from nip.data.folders import data_folder, runs_folder
 from nip.data.listops import Rule, decode, encode, evaluate
 from nip.data.sampling import generate
-from nip.data.statistics import Statistics, baselines, statistics
-from nip.data.storage import open_split, read_manifest, verify, write_task
+from nip.data.sources import SOURCES, find_source, sources_of
+from nip.data.statistics import Statistics, baselines, counts, statistics
+from nip.data.storage import open_split, read_manifest, verify
 from nip.data.tasks import SPLITS, TASKS, Task, find_task
 from nip.data.tsv import read_tsv, write_tsv
+from nip.data.writing import write_task
 
 __all__ = [
+    "SOURCES",
     "SPLITS",
     "TASKS",
     "Examples",
@@ -20,18 +23,22 @@ __all__ = [
     "Statistics",
     "Task",
     "baselines",
+    "build",
     "build_listops",
+    "chunks",
+    "counts",
     "data_folder",
     "decode",
     "encode",
     "evaluate",
+    "find_source",
     "find_task",
     "generate",
-    "import_listops",
     "open_split",
     "read_manifest",
     "read_tsv",
     "runs_folder",
+    "sources_of",
     "statistics",
     "verify",
     "write_task",

@@ -1,30 +1,55 @@
-"""Put a ListOps set on disk, drawn by the rule or taken from the official files, unless it is there already."""
+"""Put a task's data on disk, drawn or taken from files, unless it is there already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nip.data.folders import data_folder
 from nip.data.listops import Rule
-from nip.data.sampling import generate
-from nip.data.storage import checksum, stored, write_task
-from nip.data.tasks import SPLITS, TASKS
-from nip.data.tsv import NAMES, read_tsv
+from nip.data.plans import Progress, Request
+from nip.data.sources import find_source
+from nip.data.storage import stored
+from nip.data.tasks import SPLITS, TASKS, find_task
+from nip.data.writing import write_task
 
 
-def build_listops(
+def build(
+    task_name: str,
     folder: Path | None = None,
-    rule: Rule | None = None,
-    sizes: tuple[int, int, int] = TASKS["listops"].sizes,
     *,
-    seed: int = 0,
+    origin: str | None = None,
+    source: str | None = None,
+    seed: int | None = None,
+    split_rule: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> bool:
-    """Draw a ListOps set into the data folder. Parameters are those of `generate` and `write_task`.
+    """Make a task's data in the data folder.
+
+    Parameters
+    ----------
+    task_name : str
+        One of `nip.data.TASKS`.
+    folder : Path, optional
+        The data folder; by default `nip.data.data_folder`.
+    origin : str, optional
+        A file or folder to read, in any of the forms that `nip.data.SOURCES` lists for the task.
+    source : str, optional
+        The name of the form; found by looking at `origin` where it is not given. Without either the data is drawn, or
+        looked for where it usually lies. A source may make the data of another task, which it names.
+    seed : int, optional
+        For sources that draw; 0 by default.
+    split_rule : str, optional
+        How the examples are split, for sources that leave a choice.
+    parameters : dict, optional
+        Parameters of what is drawn, by name.
+    overwrite : bool, default=False
+        Replace data that is there.
+    progress : callable, optional
+        Called with the number of examples made so far.
 
     Returns
     -------
@@ -34,38 +59,45 @@ def build_listops(
     Raises
     ------
     ValueError
-        If another set is there and `overwrite` is false: the message says what differs.
+        If there is no such task, source or rule, the origin has no form that is known for the task, something in it is
+        wrong, or another set is there and `overwrite` is false: the message says what differs.
+    OSError
+        If something cannot be read or written. What was in the data folder stays.
     """
-    rule = rule or Rule()
-    description: dict[str, Any] = {
-        "source": "drawn by nip",
-        "parameters": {"seed": seed, **dict(zip(SPLITS, sizes, strict=True)), **asdict(rule)},
-        "split_rule": "In the order drawn: first train, then dev, then test. No example occurs twice in the set.",
-        "licence": "Made from random numbers, it holds nobody's text. The rule is that of Long Range Arena "
-        "(Apache-2.0, arXiv 2011.04006), after ListOps (arXiv 1804.06028).",
-    }
-    if not overwrite and stored("listops", folder, description):
+    task = find_task(task_name)
+    found = find_source(task, origin, source)
+    given = parameters or {}
+    unknown = [name for name in given if name not in found.parameters]
+    if unknown:
+        takes = f"takes {', '.join(found.parameters)}" if found.parameters else "takes none"
+        raise ValueError(f"There is no parameter {unknown[0]!r} of the source {found.name}, which {takes}.")
+    if split_rule is not None and split_rule not in found.split_rules:
+        takes = f"takes {', '.join(found.split_rules)}" if found.split_rules else "leaves no choice"
+        raise ValueError(f"There is no split rule {split_rule!r} of the source {found.name}, which {takes}.")
+    if seed is not None and not found.seeded:
+        raise ValueError(f"The source {found.name} of {task.name} draws nothing; a seed cannot be given with it.")
+    made = find_task(found.makes or task.name)
+    home = data_folder(folder) / made.name
+    if overwrite and origin is not None and Path(origin).expanduser().resolve() == home.resolve():
+        raise ValueError(f"{origin} would be replaced, with the files that are read. Move them elsewhere first.")
+    plan = found.plan(
+        Request(task=made, origin=origin, seed=seed or 0, split_rule=split_rule, parameters=given, progress=progress)
+    )
+    if not overwrite and stored(made.name, folder, plan.description):
         return False
-    write_task(generate(rule, sizes, seed=seed, progress=progress), folder, description, overwrite=overwrite)
+    write_task(plan.splits(), folder, plan.description, task=made, overwrite=overwrite)
     return True
 
 
-def import_listops(files: Path, folder: Path | None = None, *, overwrite: bool = False) -> bool:
-    """Take the official files ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv`` into the data folder.
-
-    Returns and raises as `build_listops`; and FileNotFoundError or ValueError for files that are missing or malformed.
-    """
-    if overwrite and Path(files).resolve() == (data_folder(folder) / "listops").resolve():
-        raise ValueError(f"{files} would be replaced, with the files that are read. Move them elsewhere first.")
-    paths = [Path(files) / name for name in NAMES.values()]
-    description: dict[str, Any] = {
-        "source": "official files",
-        "parameters": {path.name: checksum(path) for path in paths if path.is_file()},
-        "split_rule": "As in the files.",
-        "licence": "That of the files. Long Range Arena, which publishes them, is under Apache-2.0.",
-    }
-    complete = len(description["parameters"]) == len(paths)
-    if complete and not overwrite and stored("listops", folder, description):
-        return False
-    write_task(read_tsv(files), folder, description, overwrite=overwrite)
-    return True
+def build_listops(
+    folder: Path | None = None,
+    rule: Rule | None = None,
+    sizes: tuple[int, int, int] = TASKS["listops"].sizes,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> bool:
+    """Draw a ListOps set into the data folder. Parameters are those of `generate`; returns and raises as `build`."""
+    parameters = {**vars(rule or Rule()), **dict(zip(SPLITS, sizes, strict=True))}
+    return build("listops", folder, seed=seed, parameters=parameters, overwrite=overwrite, progress=progress)

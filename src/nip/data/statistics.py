@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,34 @@ class Statistics:
     commonest_share: float
 
 
+def counts(examples: Examples) -> dict[str, Any]:
+    """Count a split of any task.
+
+    Returns
+    -------
+    dict
+        ``examples``, ``tokens``, ``length`` (``min, mean, median, max``; of a pair the longer sequence) and ``labels``
+        (examples by label).
+    """
+    labels = np.bincount(examples.labels, minlength=examples.task.n_classes)
+    return {
+        "examples": len(examples),
+        "tokens": int(examples.tokens.size),
+        "length": _length(examples),
+        "labels": {label: int(count) for label, count in enumerate(labels)},
+    }
+
+
+def _length(examples: Examples) -> dict[str, float]:
+    lengths = examples.lengths
+    return {
+        "min": float(lengths.min()),
+        "mean": float(lengths.mean()),
+        "median": float(np.median(lengths)),
+        "max": float(lengths.max()),
+    }
+
+
 def statistics(examples: Examples) -> Statistics:
     """Count lengths, depths, operators, arguments and labels of a split of ListOps."""
     _require_listops(examples)
@@ -55,16 +84,10 @@ def statistics(examples: Examples) -> Statistics:
     depths, arguments, tokens = kernels.shapes(examples.tokens, examples.offsets)
     roots = np.bincount(_roots(examples), minlength=len(TOKENS))
     labels = np.bincount(examples.labels, minlength=examples.task.n_classes)
-    lengths = examples.lengths
     return Statistics(
         examples=len(examples),
-        tokens=int(lengths.sum()),
-        length={
-            "min": float(lengths.min()),
-            "mean": float(lengths.mean()),
-            "median": float(np.median(lengths)),
-            "max": float(lengths.max()),
-        },
+        tokens=int(examples.tokens.size),
+        length=_length(examples),
         depth=_counted(np.bincount(depths)),
         operators={TOKENS[operator]: int(tokens[operator]) for operator in OPERATORS},
         roots={TOKENS[operator]: int(roots[operator]) for operator in OPERATORS},
@@ -92,9 +115,9 @@ def baselines(train: Examples, test: Examples) -> dict[str, float]:
     commonest = np.bincount(train.labels, minlength=n_classes).argmax()
     accuracies = {"commonest_label": float((test.labels == commonest).mean())}
     if train.task.name == "listops":
-        by_root = np.zeros((len(TOKENS), n_classes), dtype=np.int64)
+        by_root = np.zeros((train.task.vocab_size, n_classes), dtype=np.int64)
         np.add.at(by_root, (_roots(train), train.labels), 1)
-        predicted = np.where(by_root.any(axis=1), by_root.argmax(axis=1), commonest)  # (n_tokens,)
+        predicted = np.where(by_root.any(axis=1), by_root.argmax(axis=1), commonest)  # (vocab_size,)
         accuracies["root_operator"] = float((predicted[_roots(test)] == test.labels).mean())
     return accuracies
 
@@ -108,5 +131,6 @@ def _counted(counts: NDArray[np.integer]) -> dict[int, int]:
 
 
 def _require_listops(examples: Examples) -> None:
-    if examples.task.name != "listops":
-        raise ValueError(f"Statistics are of ListOps expressions. Got a split of {examples.task.name} instead.")
+    if examples.task.name != "listops" or examples.foreign:
+        given = "token ids of unknown meaning" if examples.foreign else f"a split of {examples.task.name}"
+        raise ValueError(f"Statistics are of ListOps expressions. Got {given} instead.")

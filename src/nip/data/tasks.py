@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from nip.data import listops
 
 SPLITS = ("train", "dev", "test")
 
+Kind = Literal["expression", "bytes", "pixels", "symbols"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What a model must know of a task before it sees an example.
 
@@ -17,38 +20,152 @@ class Task:
     ----------
     name : str
         Its name on the command line, and of its folder.
+    kind : {"expression", "bytes", "pixels", "symbols"}
+        What a token id stands for. Expressions and symbols: an entry of `tokens`. Bytes: the byte id − 1 of a text, so
+        that 0 is left for padding. Pixels: the grey level 0 … 255 of an image, row by row; all images have the same
+        size, so there is no padding, and 0 is black.
     max_length : int
         Tokens kept of an example; longer ones lose their tail.
     vocab_size : int
-        Rows of the embedding table; token ids are below it and 0 is padding.
+        Rows of the embedding table; token ids are below it.
     n_classes : int
         Labels are 0 … n_classes − 1.
-    pair : bool
-        Whether an example is two sequences (with one label) instead of one.
     sizes : tuple of int
         Examples in the train, dev and test splits of the official setting.
-    tokens : tuple of str
-        The name of every token id.
+    pair : bool, default=False
+        Whether an example is two sequences (with one label) instead of one.
+    tokens : tuple of str, default=()
+        The name of every token id, for expressions and symbols; that of padding is empty.
+    shape : tuple of int, optional
+        Height and width, for pixels.
+    classes : tuple of str, default=()
+        The name of every label, where they have one.
+    targets : bool, default=False
+        Whether tokens have labels of their own: see `nip.data.Examples`.
+
+    Raises
+    ------
+    ValueError
+        If the sizes do not fit the kind.
     """
 
     name: str
+    kind: Kind
     max_length: int
     vocab_size: int
     n_classes: int
-    pair: bool
     sizes: tuple[int, int, int]
-    tokens: tuple[str, ...]
+    pair: bool = False
+    tokens: tuple[str, ...] = ()
+    shape: tuple[int, int] | None = None
+    classes: tuple[str, ...] = ()
+    targets: bool = False
+
+    def __post_init__(self) -> None:
+        named = self.kind in ("expression", "symbols")
+        fits = {
+            "a name for every token id": bool(self.tokens) == named,
+            "a shape": (self.shape is not None) == (self.kind == "pixels"),
+            "as many tokens as pixels": self.shape is None or self.shape[0] * self.shape[1] == self.max_length,
+            "a vocabulary that holds its ids": self.ids.stop <= self.vocab_size,
+            "a name for every class or none": len(self.classes) in (0, self.n_classes),
+        }
+        for need, fulfilled in fits.items():
+            if not fulfilled:
+                raise ValueError(f"The task {self.name} of kind {self.kind!r} needs {need}.")
 
     @property
     def padded_length(self) -> int:
         """The power of two that sequences are padded to in the original's setting: 2048 for ListOps."""
         return 1 << (self.max_length - 1).bit_length()
 
+    @property
+    def ids(self) -> range:
+        """The token ids that an example can hold.
 
-TASKS: dict[str, Task] = {
-    # 15 tokens and padding are used; the original's embedding table has 32 rows
-    "listops": Task("listops", 2000, 32, 10, False, (96000, 2000, 2000), listops.TOKENS),
-}
+        Examples
+        --------
+        >>> TASKS["listops"].ids, TASKS["text"].ids, TASKS["image"].ids
+        (range(1, 16), range(1, 257), range(0, 256))
+        """
+        if self.kind == "pixels":
+            return range(256)
+        return range(1, 257 if self.kind == "bytes" else len(self.tokens))
+
+    @property
+    def vocabulary(self) -> str:
+        """What the token ids mean, in a sentence."""
+        return {
+            "expression": "0 is padding; the id of a token is its place among 'tokens'",
+            "symbols": "0 is padding; the id of a token is its place among 'tokens'",
+            "bytes": "0 is padding (or a text without a byte), else the byte + 1",
+            "pixels": "the grey level of a pixel, row by row; there is no padding",
+        }[self.kind]
+
+
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def _pathfinder(level: str) -> Task:
+    return Task(
+        name=f"pathfinder32-{level}",
+        kind="pixels",
+        max_length=1024,
+        vocab_size=256,
+        n_classes=2,
+        sizes=(160000, 20000, 20000),
+        shape=(32, 32),
+        classes=("apart", "connected"),
+    )
+
+
+def _by_name(*tasks: Task) -> dict[str, Task]:
+    return {task.name: task for task in tasks}
+
+
+TASKS: dict[str, Task] = _by_name(
+    Task(
+        name="listops",
+        kind="expression",
+        max_length=2000,
+        vocab_size=32,  # 15 tokens and padding are used; the original's embedding table has 32 rows
+        n_classes=10,
+        sizes=(96000, 2000, 2000),
+        tokens=listops.TOKENS,
+    ),
+    Task(
+        name="text",
+        kind="bytes",
+        max_length=4000,
+        vocab_size=257,
+        n_classes=2,
+        sizes=(25000, 25000, 25000),
+        classes=("negative", "positive"),
+    ),
+    Task(
+        name="retrieval",
+        kind="bytes",
+        max_length=4000,
+        vocab_size=257,
+        n_classes=2,
+        sizes=(147086, 18090, 17437),
+        pair=True,
+        classes=("unrelated", "related"),
+    ),
+    Task(
+        name="image",
+        kind="pixels",
+        max_length=1024,
+        vocab_size=256,
+        n_classes=10,
+        sizes=(45000, 5000, 10000),
+        shape=(32, 32),
+        classes=_CIFAR,
+    ),
+    _pathfinder("curv_baseline"),
+    _pathfinder("curv_contour_length_9"),
+    _pathfinder("curv_contour_length_14"),
+)
 
 
 def find_task(name: str) -> Task:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from nip.atomic import replacing
 from nip.data.examples import Examples, read_only
 from nip.data.listops import TOKENS
-from nip.data.tasks import SPLITS, TASKS
+from nip.data.plans import Plan, Request
+from nip.data.storage import checksum
+from nip.data.tasks import SPLITS, TASKS, Task
 
 NAMES = {"train": "basic_train.tsv", "dev": "basic_val.tsv", "test": "basic_test.tsv"}
 HEADER = "Source\tTarget"
@@ -48,11 +50,7 @@ def read_tsv_file(path: Path, split: str) -> Examples:
     ValueError
         If a line has no label 0 … 9, an unknown token, no whole expression or another value than its label says.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no {path}. The official files are named {', '.join(NAMES.values())}; "
-            f"`nip data listops --tsv` makes such files."
-        )
+    _require_file(path)
     from nip.data import kernels, tsv_kernels
 
     text = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
@@ -82,6 +80,27 @@ def read_tsv_file(path: Path, split: str) -> Examples:
     return Examples(TASKS["listops"], split, tokens, offsets, labels)
 
 
+def recognises(path: Path, task: Task) -> bool:
+    """Whether the folder holds one of the three files."""
+    return any((path / name).is_file() for name in NAMES.values())
+
+
+def plan(request: Request) -> Plan:
+    """Take the three files of a folder, as they are split."""
+    paths = [request.path / name for name in NAMES.values()]
+    for path in paths:
+        _require_file(path)
+    return Plan(
+        {
+            "source": "official files",
+            "parameters": {path.name: checksum(path) for path in paths},
+            "split_rule": "As in the files.",
+            "licence": "That of the files. Long Range Arena, which publishes them, is under Apache-2.0.",
+        },
+        lambda: read_tsv(request.path),
+    )
+
+
 def write_tsv(splits: Mapping[str, Examples], folder: Path) -> list[Path]:
     """Write the three official files into a folder, each complete or not at all; returns their paths."""
     return [_write(splits[split], Path(folder) / name) for split, name in NAMES.items()]
@@ -102,6 +121,14 @@ def _lines(examples: Examples, first: int, last: int) -> NDArray[np.uint8]:
         examples.tokens, examples.offsets[first : last + 1], examples.labels[first:last]
     )
     return lines
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path}. The official files are named {', '.join(NAMES.values())}; "
+            f"`nip data listops --tsv` makes such files."
+        )
 
 
 def _malformed(path: Path, line: int, why: str) -> ValueError:
