@@ -6,6 +6,7 @@ Without a C++ compiler the installation succeeds all the same, and `nip doctor` 
 import platform
 import re
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -19,6 +20,7 @@ INSTRUCTION_SETS = {"portable": []}
 if re.fullmatch("x86_64|amd64", platform.machine().lower()):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
     INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"]
+    INSTRUCTION_SETS["avx512bf16"] = [*INSTRUCTION_SETS["avx512"], "-mavx512bf16"]
 
 
 class BuildKernel(build_ext):
@@ -33,7 +35,7 @@ extensions = [
     Extension(
         f"nip.attention._native_{isa}",
         ["csrc/block_sparse.cpp"],
-        depends=["csrc/backward.h", "csrc/vectors.h"],
+        depends=sorted(map(str, Path("csrc").glob("*.h"))),
         language="c++",
         extra_compile_args=[*FLAGS, *flags],
         extra_link_args=["-fopenmp"],

@@ -1,4 +1,4 @@
-"""The kernel in C++ (``csrc/``): block-sparse attention on a CPU, float32, forward and backward.
+"""The kernel in C++ (``csrc/``): block-sparse attention on a CPU, forward and backward, in float32 and bfloat16.
 
 The library is plain C and opened with ctypes, so it is tied to no version of torch. There is one build of it for each
 instruction set; the best that the processor has is taken when it is first needed. ``NIP_NATIVE_ISA`` names another one.
@@ -20,15 +20,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from nip.attention import memory
 from nip.attention.layout import BlockLayout
 from nip.attention.options import Options
 
 FLAGS = {
+    "avx512bf16": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16", "fma"},
     "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"},
     "avx2": {"avx2", "fma"},
     "portable": set[str](),
 }
 """Builds, best first, and what the processor must have for each, as /proc/cpuinfo spells it."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 BUILD = "pip install --force-reinstall --no-deps nip, or make env in a checkout, with g++ installed"
 
@@ -111,12 +115,10 @@ def refuses(q: Tensor, options: Options) -> str | None:
     """Why the kernel cannot compute this call; None if it can."""
     if q.device.type != "cpu":
         return f"it runs on a CPU only, not on {q.device.type}"
-    if q.dtype != torch.float32:
-        return f"it computes float32 only, not {str(q.dtype).removeprefix('torch.')}"
+    if q.dtype not in DTYPES:
+        return f"it computes float32 and below, not {str(q.dtype).removeprefix('torch.')}"
     if options.bias is not None:
         return "it adds no bias"
-    if options.dropout_p > 0:
-        return "it has no dropout"
     return None
 
 
@@ -125,17 +127,21 @@ def attend_native(
 ) -> tuple[Tensor, Tensor | None]:
     """Softmax attention over the blocks of the layout; parameters and result as `nip.attention.dispatch.attend`.
 
-    Result and gradients are the same bit for bit for any number of threads, which is `torch.get_num_threads`.
+    Result and gradients are the same bit for bit for any number of threads, which is `torch.get_num_threads`. What
+    dropout takes away is a function of a seed, drawn from torch's generator, and of the pair of tokens.
 
     Notes
     -----
     Time O(attended blocks · b² · head_dim). Memory beside inputs and results: O(attended blocks), some KiB for each
     thread, and a copy of rows that are far longer than the others. A last dimension that is not contiguous is copied,
-    and so is everything if head_dim is no multiple of 16.
+    and so is everything if head_dim is no multiple of 16. bfloat16 is multiplied as it is where the build "avx512bf16"
+    runs, and sums are float32; elsewhere, as float16 everywhere, it is computed in float32.
     """
     indptr, indices = _tables(layout)
     masks = options.key_padding_mask, options.segment_ids
-    inputs = q, k, v, indptr, indices, *masks, layout.block_size, layout.causal, options.scale
+    seed = torch.randint(2**63 - 1, ()) if options.dropout_p > 0 else None
+    numbers = layout.block_size, layout.causal, options.scale, options.dropout_p
+    inputs = q, k, v, indptr, indices, *masks, seed, *numbers
     out, lse = _Attend.apply(*inputs)  # type: ignore[no-untyped-call]
     return out, lse if options.return_lse else None
 
@@ -155,18 +161,19 @@ def attend_blocks(
     indices: Tensor,
     key_padding_mask: Tensor | None,
     segment_ids: Tensor | None,
+    seed: Tensor | None,
     block_size: int,
     causal: bool,
     scale: float,
+    dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
     """The operator behind `attend_native`: (out, log-sum-exp), contiguous."""
-    ids = _ids(q, key_padding_mask, segment_ids)
-    width = q.shape[-1]
+    dtype, width = q.dtype, q.shape[-1]
     q, k, v = (_rows(x) for x in (q, k, v))
-    out, lse = q.new_empty(q.shape), q.new_empty(q.shape[:-1])
-    tensors = {"q": q, "k": k, "v": v, "out": out, "lse": lse}
-    _call("nip_attention_forward", tensors, indptr, indices, ids, block_size, causal, scale)
-    return _cut(out, width), lse
+    tensors = {"q": q, "k": k, "v": v, "out": memory.empty(q.shape, q.dtype), "lse": q.new_empty(q.shape[:-1], dtype=torch.float32)}
+    problem = _problem(q, k, indptr, indices, seed, block_size, causal, scale, dropout_p)
+    _run("nip_attention_forward", problem, tensors, _ids(key_padding_mask, segment_ids))
+    return _as_given(tensors["out"], width, dtype), tensors["lse"]
 
 
 @torch.library.custom_op("nip::attend_blocks_backward", mutates_args=(), device_types="cpu")
@@ -182,24 +189,26 @@ def attend_blocks_backward(
     indices: Tensor,
     key_padding_mask: Tensor | None,
     segment_ids: Tensor | None,
+    seed: Tensor | None,
     block_size: int,
     causal: bool,
     scale: float,
+    dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv), contiguous."""
-    ids = _ids(q, key_padding_mask, segment_ids)
-    width = q.shape[-1]
+    dtype, width = q.dtype, q.shape[-1]
     q, k, v, dout = (_rows(x) for x in (q, k, v, dout))
-    out = _rows(out).contiguous()
-    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
-    tensors = {"q": q, "k": k, "v": v, "dout": dout, "out": out, "lse": lse.contiguous(), "dq": dq, "dk": dk, "dv": dv}
+    results = {f"d{name}": memory.empty(x.shape, x.dtype) for name, x in (("q", q), ("k", k), ("v", v))}
+    tensors = {"q": q, "k": k, "v": v, "dout": dout, "out": _rows(out).contiguous(), "lse": lse.contiguous()} | results
     if dlse is not None:
         tensors["dlse"] = dlse.contiguous()
-    _call("nip_attention_backward", tensors, indptr, indices, ids, block_size, causal, scale)
-    return _cut(dq, width), _cut(dk, width), _cut(dv, width)
+    problem = _problem(q, k, indptr, indices, seed, block_size, causal, scale, dropout_p)
+    _run("nip_attention_backward", problem, tensors, _ids(key_padding_mask, segment_ids))
+    dq, dk, dv = (_as_given(x, width, dtype) for x in results.values())
+    return dq, dk, dv
 
 
-def _ids(q: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def _ids(key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """(batch, tokens) int32 of the queries and of the keys: a pair counts if they are equal."""
     if segment_ids is not None:
         of_queries = torch.unique(segment_ids, return_inverse=True)[1].to(torch.int32)
@@ -213,33 +222,41 @@ def _ids(q: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None)
 
 def _rows(x: Tensor) -> Tensor:
     """The kernel wants head_dim contiguous and a multiple of 16: zeros change neither scores nor results."""
+    computed = x.dtype if x.dtype == torch.bfloat16 and instruction_set() == "avx512bf16" else torch.float32
     if x.shape[-1] % 16:
-        return pad(x, (0, -x.shape[-1] % 16)).contiguous()
-    return x if x.stride(-1) == 1 else x.contiguous()
+        x = pad(x, (0, -x.shape[-1] % 16))
+    x = x.to(computed)
+    in_words = computed == torch.float32 or not any(stride % 2 for stride in x.stride()[:3])
+    return x if x.stride(-1) == 1 and in_words else x.contiguous()
 
 
-def _cut(x: Tensor, width: int) -> Tensor:
-    return x if x.shape[-1] == width else x[..., :width].contiguous()
+def _as_given(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    return (x if x.shape[-1] == width else x[..., :width].contiguous()).to(dtype)
 
 
-def _call(
-    function: str,
-    tensors: dict[str, Tensor],
+def _problem(
+    q: Tensor,
+    k: Tensor,
     indptr: Tensor,
     indices: Tensor,
-    ids: tuple[Tensor, Tensor] | None,
+    seed: Tensor | None,
     block_size: int,
     causal: bool,
     scale: float,
-) -> None:
+    dropout_p: float,
+) -> _Problem:
+    return _Problem(
+        *q.shape[:2], k.shape[1], *q.shape[2:], block_size, len(indptr) - 1, torch.get_num_threads(),
+        indptr=indptr.data_ptr(), indices=indices.data_ptr(),
+        seed=0 if seed is None else int(seed), dropped=min(round(dropout_p * 2**32), 2**32 - 1), growth=1 / (1 - dropout_p),
+        scale=scale, causal=causal, bf16=q.dtype == torch.bfloat16,
+    )  # fmt: skip
+
+
+def _run(function: str, problem: _Problem, tensors: dict[str, Tensor], ids: tuple[Tensor, Tensor] | None) -> None:
     _, library, reason = _library()
     if library is None:
         raise RuntimeError(f"The attention backend 'native' is not available: {reason}.")
-    q, k = tensors["q"], tensors["k"]
-    problem = _Problem(
-        *q.shape[:2], k.shape[1], *q.shape[2:], block_size, len(indptr) - 1, torch.get_num_threads(),
-        scale=scale, growth=1.0, causal=causal, indptr=indptr.data_ptr(), indices=indices.data_ptr(),
-    )  # fmt: skip
     for name, tensor in tensors.items():
         setattr(problem, name, tensor.data_ptr())
         if name in {"q", "k", "v", "dout"}:
@@ -252,7 +269,7 @@ def _call(
 
 @attend_blocks.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:-1])
+    return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
 
 @attend_blocks_backward.register_fake
@@ -261,8 +278,8 @@ def _(dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: An
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, indptr, indices, key_padding_mask, segment_ids, *ctx.numbers = inputs
-    ctx.save_for_backward(q, k, v, *output, indptr, indices, key_padding_mask, segment_ids)
+    q, k, v, indptr, indices, key_padding_mask, segment_ids, seed, *ctx.numbers = inputs
+    ctx.save_for_backward(q, k, v, *output, indptr, indices, key_padding_mask, segment_ids, seed)
     ctx.set_materialize_grads(False)
 
 
@@ -271,7 +288,7 @@ def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tenso
     if dout is None:
         dout = torch.zeros_like(out)
     gradients = attend_blocks_backward(dout, dlse, q, k, v, out, lse, *tables, *ctx.numbers)
-    return *gradients, *[None] * 7
+    return *gradients, *[None] * 9
 
 
 class _Attend(torch.autograd.Function):
