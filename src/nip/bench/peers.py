@@ -11,7 +11,8 @@
     Self-attention modules of Hugging Face's transformers with random weights, hidden size heads · head_dim: their
     projections to queries, keys and values are timed too. Longformer's window is the power of two next to the pattern's
     mean row; BigBird has two global and three neighbouring blocks and as many random ones as make up the mean row. In
-    evaluation mode, as here, BigBird takes its first block for each random one, which spares it the drawing.
+    evaluation mode, as here, BigBird takes its first block for each random one, which spares it the drawing; in
+    transformers 5 it writes all probabilities out, tokens × tokens, whether they are wanted or not.
 `nip-module`
     What these two are to be compared with: the same three projections and `nip.attend` over the pattern.
 """
