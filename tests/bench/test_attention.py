@@ -1,11 +1,13 @@
+import dataclasses
 import json
 
 import pytest
 import torch
 
-from nip.bench import Case, bench_attention, to_markdown
+from nip.bench import Case, bench_attention
 from nip.bench import attention as bench
-from nip.bench.attention import DENSE
+from nip.bench.quiet import Timing
+from nip.bench.rows import DENSE
 
 
 def test_rows_tell_what_was_measured_and_beside_what():
@@ -18,27 +20,71 @@ def test_rows_tell_what_was_measured_and_beside_what():
         record = row.to_dict()
         assert record["ms"] > 0
         assert record["peak_mib"] is None
+        assert 0 <= record["kept"] <= 3
         assert record["threads"] == torch.get_num_threads()
         assert record["torch"] == torch.__version__
         assert (record["pass"], record["n_tokens"]) == ("forward+backward", row.case.n_tokens)
+        assert record["sgemm_gflops"] == record["mm_gflops"] > 0
+        assert record["fraction_of_sgemm"] == record["gflops"] / record["sgemm_gflops"]
     assert [row.ratio_to_dense for row in rows if row.backend == DENSE] == [1.0, 1.0]
 
 
-def test_the_ratio_is_the_median_of_the_pairs_ratios(monkeypatch):
-    times = {DENSE: [10.0, 100.0, 20.0], "gather": [1.0, 50.0, 4.0]}
-    monkeypatch.setattr(bench, "_times", lambda calls, repeats: {name: times[name] for name in calls})
-    _, row = bench_attention([Case("hypercube", 16)], ["gather"], ["forward"], repeats=3, memory=False)
-    assert (row.ms, row.ratio_to_dense) == (4.0, 0.2)  # the ratios are 0.1, 0.5, 0.2
+def test_a_row_compares_medians_and_counts_the_attended_pairs_only(monkeypatch):
+    times = {DENSE: [20.0, 100.0, 10.0], "gather": [1.0, 50.0, 4.0]}
+    monkeypatch.setattr(
+        bench, "time_alternately", lambda calls, *_, **__: {name: Timing(times[name], 3) for name in calls}
+    )
+    case = Case("local", 32, block_size=8, batch=2, heads=3, head_dim=5)  # a path of 4 blocks: 10 of 16 are attended
+    dense, row = bench_attention([case], ["gather"], ["backward"], repeats=3, memory=False)
+    assert (row.ms, row.ratio_to_dense, row.to_dict()["speedup_over_dense"]) == (4.0, 0.2, 5.0)
+    assert (dense.density, row.density) == (1.0, 10 / 16)
+    # two products of 2 · 5 operations a pair forward, and 2.5 times that backward, in 4 ms
+    assert row.gflops == pytest.approx(2.5 * 4 * 5 * 10 * 64 * 2 * 3 / 4e-3 / 1e9)
+    assert dense.gflops == pytest.approx(2.5 * 4 * 5 * 16 * 64 * 2 * 3 / 20e-3 / 1e9)
+    both = dataclasses.replace(row, direction="forward+backward")
+    assert both.gflops == pytest.approx(row.gflops * 3.5 / 2.5)
 
 
 @pytest.mark.parametrize("direction", bench.DIRECTIONS)
 @pytest.mark.parametrize("backend", [DENSE, "gather"])
 def test_a_call_computes_what_its_row_says(backend, direction):
     case = Case("softmax", 40, batch=1, heads=1, head_dim=4)  # complete: both compute dense attention
-    result = bench.prepare(case, backend, direction)()
+    call = bench.prepare(case, backend, direction)
+    result = call()
     expected = bench.prepare(case, "reference", direction)()
     assert len(result) == (1 if direction == "forward" else 3)
     torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(call(), result)  # a second time, too
+
+
+def test_a_backward_pass_alone_is_that_of_both():
+    case = Case("hypercube", 64, batch=1, heads=2, head_dim=8)
+    torch.testing.assert_close(
+        bench.prepare(case, "gather", "backward")(), bench.prepare(case, "gather", "forward+backward")()
+    )
+
+
+def test_what_a_backend_cannot_do_is_left_out_and_said():
+    said = []
+    cases = [Case("hypercube", 64, batch=1, heads=1, head_dim=8, dtype=dtype) for dtype in ("float64", "float32")]
+    rows = list(
+        bench_attention(
+            cases, ["gather"], ["forward", "backward"], rivals=["torch-sparse"], repeats=1, memory=False,
+            left_out=said.append,
+        )
+    )  # fmt: skip
+    assert [(row.case.dtype, row.direction, row.backend) for row in rows] == [
+        (dtype, direction, name)
+        for dtype in ("float64", "float32")
+        for direction, names in (("forward", (DENSE, "gather", "torch-sparse")), ("backward", (DENSE, "gather")))
+        for name in names
+    ]
+    assert said == [
+        f"The peer 'torch-sparse' is left out of backward in {dtype}: its backward pass writes out dense gradients."
+        for dtype in ("float64", "float32")
+    ]
+    with pytest.raises(ValueError, match="'torch-sparse' is left out"):
+        bench_attention(cases, [], ["backward"], rivals=["torch-sparse"])
 
 
 def test_memory_counts_the_score_matrix_of_the_backend_that_has_one():
@@ -67,7 +113,9 @@ def test_a_measurement_that_fails_says_why():
 BAD = [
     ({"cases": [Case("hyper", 16)]}, "There is no pattern 'hyper'"),
     ({"backends": ["fast"]}, "There is no attention backend 'fast'"),
-    ({"directions": ["backward"]}, "There is no pass 'backward'. The passes are forward, forward"),
+    ({"directions": ["sideways"]}, "There is no pass 'sideways'. The passes are forward, backward, forward"),
+    ({"rivals": ["xformers"]}, "There is no peer 'xformers'. The peers are flex-window, torch-sparse"),
+    ({"cases": []}, "There is nothing to measure"),
     ({"repeats": 0}, "'repeats' parameter of bench attention must be an integer of at least 1. Got 0"),
 ]
 
@@ -84,24 +132,15 @@ def test_impossible_cases_are_refused(field, value):
         Case(**{"pattern": "hypercube", "n_tokens": 64, field: value})
 
 
-def test_markdown_is_a_table_with_its_circumstances():
-    rows = list(bench_attention([Case("bigbird", 64)], ["gather"], ["forward"], repeats=1, memory=False))
-    caption, _, header, rule, *lines = to_markdown(rows).splitlines()
-    assert str(rows[0].machine) in caption
-    assert "batch 4, 4 heads of 32, block 16, float32" in caption
-    assert header.count("|") == rule.count("|") == lines[0].count("|") == lines[1].count("|")
-    assert len(lines) == 2
-
-
 def test_the_command_prints_one_json_list(tmp_path, capsys):
     from nip.cli import main
 
-    table, before = tmp_path / "table.md", torch.get_num_threads()
+    table, plot, before = tmp_path / "table.md", tmp_path / "plot.svg", torch.get_num_threads()
     try:
         with pytest.raises(SystemExit) as ended:
             main(
                 "bench attention --patterns hypercube,bigbird --seq-len 64 100 --batch 1 --pass forward+backward "
-                f"--repeats 1 --no-memory --threads 1 --backends gather --json --out {table}".split()
+                f"--repeats 1 --no-memory --threads 1 --backends gather --json --out {table} --plot {plot}".split()
             )
     finally:
         torch.set_num_threads(before)
@@ -115,8 +154,10 @@ def test_the_command_prints_one_json_list(tmp_path, capsys):
     ]
     assert {row["threads"] for row in rows} == {1}
     fields = "backend pattern n_tokens block_size batch heads head_dim dtype pass ms ratio_to_dense peak_mib date"
+    fields += " gflops sgemm_gflops fraction_of_sgemm speedup_over_dense density kept"
     assert set(fields.split()) <= rows[0].keys()
-    assert table.read_text().count("\n") == 4 + len(rows)
+    assert table.read_text().count("| forward+backward |") == len(rows)
+    assert "gather hypercube" in plot.read_text()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +166,11 @@ def test_the_command_prints_one_json_list(tmp_path, capsys):
         (["--patterns", "hyper"], "There is no pattern 'hyper'"),
         (["--seq-len", "many"], "A sequence length must be an integer. Got 'many' instead."),
         (["--seq-len", "0"], "'n_tokens' parameter of bench attention must be an integer of at least 1"),
-        (["--pass", "backward"], "--pass must be one of forward, forward+backward, all"),
+        (["--pass", "sideways"], "There is no pass 'sideways'. The passes are forward, backward, forward+backward"),
+        (["--block-size", "8,x"], "--block-size must be an integer. Got 'x' instead."),
+        (["--peers", "none"], "There is no peer 'none'"),
+        (["--dtype", "int8"], "'dtype' parameter of bench attention must be float16"),
+        (["--plot", "plot.pdf"], "--plot writes .svg or .png. Got plot.pdf instead."),
         (["--threads", "0"], "--threads must be an integer of at least 1"),
     ],
 )

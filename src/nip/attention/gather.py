@@ -63,14 +63,15 @@ class _Call:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, call: _Call
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.save_for_backward(q, k, v, bias)
-        ctx.set_materialize_grads(False)
-        ctx.call = call
+    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, call: _Call) -> Any:
         with torch.autocast(q.device.type, enabled=False):
             return _Rows(q, k, v, bias, call).forward()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.call = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     @once_differentiable
@@ -79,6 +80,17 @@ class _Gather(torch.autograd.Function):
         with torch.autocast(q.device.type, enabled=False):
             rows = _Rows(q, k, v, bias, ctx.call)
             return *rows.backward(dout, dlse, bias_needs_grad=ctx.needs_input_grad[3]), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+        """`torch.func.vmap`: one after another, since the groups of rows are made for one batch."""
+        pairs = list(zip(inputs, in_dims, strict=True))
+        results = [
+            _Gather.apply(*(x if dim is None else x.select(dim, i) for x, dim in pairs))  # type: ignore[no-untyped-call]
+            for i in range(info.batch_size)
+        ]
+        stacked = tuple(None if x[0] is None else torch.stack(x) for x in zip(*results, strict=True))
+        return stacked, tuple(None if x is None else 0 for x in stacked)
 
 
 class _Rows:

@@ -1,6 +1,8 @@
 """Measurements of attention and scoring against their peers."""
 
-from nip.bench.attention import Case, Row, bench_attention, to_markdown, to_table
+from nip.bench.attention import bench_attention
 from nip.bench.machine import Machine, this_machine
+from nip.bench.rows import Case, Row
+from nip.bench.table import to_markdown, to_table
 
 __all__ = ["Case", "Machine", "Row", "bench_attention", "this_machine", "to_markdown", "to_table"]

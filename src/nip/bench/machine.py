@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+
+from nip.processor import processor_name
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,8 @@ def this_machine() -> Machine:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     capability = torch.backends.cpu.get_cpu_capability()
     return Machine(
-        processor=f"{_processor_name()}, {cores} vCPU, {capability}",
+        processor=f"{processor_name()}, {cores} vCPU, {capability}",
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
-
-
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,17 @@ import typer
 from nip import graphs
 from nip.cli.options import Json, emit
 
-PASSES = {name: (name,) for name in ("forward", "forward+backward")} | {"all": ("forward", "forward+backward")}
+ALL_PASSES = ("forward", "backward", "forward+backward")
 
-bench = typer.Typer(help="Measure attention and scoring on this machine.", no_args_is_help=True)
+bench = typer.Typer(no_args_is_help=True)
+
+
+@bench.callback()
+def bench_command() -> None:
+    """Measure attention, scoring and a training step on this machine."""
+    from nip.training.process import spin_briefly
+
+    spin_briefly()  # as in training; every command here imports torch later than this
 
 
 def register(app: typer.Typer) -> None:
@@ -31,57 +40,90 @@ def attention_command(
         str | None, typer.Option("--seq-len", help="Sequence lengths, comma-separated (1024,2048 unless given).")
     ] = None,
     backends: Annotated[str, typer.Option(help="Backends, comma-separated; auto is what attend takes.")] = "auto",
-    block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
+    peers: Annotated[
+        str,
+        typer.Option(
+            help="Also what others offer, comma-separated, or all: flex-window, torch-sparse, hf-longformer, "
+            "hf-bigbird, and nip-module, which has projections as those two have."
+        ),
+    ] = "",
+    block_size: Annotated[str, typer.Option("--block-size", help="Tokens of a block, comma-separated.")] = "16",
     batch: Annotated[int, typer.Option(help="Sequences.")] = 4,
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
     head_dim: Annotated[int, typer.Option("--head-dim", help="Width of a head.")] = 32,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
-    passes: Annotated[str, typer.Option("--pass", help="forward, forward+backward, or all.")] = "all",
-    repeats: Annotated[int, typer.Option(help="Pairs of calls of which medians are told.")] = 7,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16 or float64; several, comma-separated.")
+    ] = "float32",
+    passes: Annotated[
+        str, typer.Option("--pass", help="forward, backward, forward+backward, comma-separated, or all.")
+    ] = "forward,forward+backward",
+    repeats: Annotated[int, typer.Option(help="Samples of which medians are told.")] = 7,
     threads: Annotated[int | None, typer.Option(help="Threads (torch's choice unless given).")] = None,
     memory: Annotated[bool, typer.Option(help="Measure peak memory too, each in a process of its own.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw time against tokens, both logarithmic, to this .svg or .png file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time and peak memory of attention over patterns, beside torch's dense attention in the same process.
+    """Time, speed and peak memory of attention over patterns, beside torch's dense attention in the same process.
 
-    `ratio_to_dense` is time over the time of dense attention: below 1 is faster.
+    Speed is GFLOP/s of attended blocks only, beside what torch.mm reaches in this process (sgemm). Samples are taken in
+    turns, and again where the machine was busy: `quiet` counts those that were not. `ratio_to_dense` in JSON is time
+    over the time of dense attention: below 1 is faster.
 
     Example: nip bench attention --patterns hypercube,bigbird --seq-len 1024,2048,4096 --pass forward+backward
     """
-    if passes not in PASSES:
-        raise ValueError(f"--pass must be one of {', '.join(PASSES)}. Got {passes!r} instead.")
     if threads is not None and threads < 1:
         raise ValueError(f"--threads must be an integer of at least 1. Got {threads} instead.")
     all_lengths = [*_split(seq_len or ""), *(lengths or ())] or ["1024", "2048"]
+    directions = ALL_PASSES if passes == "all" else tuple(_split(passes))
 
     import torch
     from rich.console import Console
     from rich.progress import Progress
 
     from nip.bench import Case, bench_attention, to_markdown, to_table
+    from nip.bench.peers import PEERS
+    from nip.bench.plot import check_ending, save_plot
 
+    if plot is not None:
+        check_ending(plot)
     if threads is not None:
         torch.set_num_threads(threads)
     cases = [
-        Case(name, _length(tokens), block_size, batch, heads, head_dim, dtype)
+        Case(name, _integer(tokens, "A sequence length"), _integer(block, "--block-size"), batch, heads, head_dim, kind)
+        for kind in _split(dtype)
+        for block in _split(block_size)
         for name in _split(patterns)
         for tokens in all_lengths
     ]
-    measured = bench_attention(cases, _split(backends), PASSES[passes], repeats=repeats, memory=memory)
+    rivals = list(PEERS) if peers == "all" else _split(peers)
+    measured = bench_attention(
+        cases,
+        _split(backends),
+        directions,
+        rivals=rivals,
+        repeats=repeats,
+        memory=memory,
+        left_out=lambda reason: print(f"nip: {reason}", file=sys.stderr),
+    )
     rows = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        expected = len(cases) * len(PASSES[passes]) * (1 + len(_split(backends)))
+        expected = len(cases) * len(directions) * (1 + len(_split(backends)) + len(rivals))
         task = progress.add_task("measuring", total=expected)
         for row in measured:
             rows.append(row)
             progress.advance(task)
     if out is not None:
         emit(to_markdown(rows), out)
+    if plot is not None:
+        save_plot(rows, plot)
+        print(f"wrote {plot}", file=sys.stderr)
     if as_json:
         emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
     elif out is None:
-        Console().print(to_table(rows))
+        Console(width=None if sys.stdout.isatty() else 160).print(to_table(rows))
 
 
 @bench.command("scoring")
@@ -102,7 +144,7 @@ def scoring_command(
 
     from nip.bench.scoring import HEADER, bench_scoring, caption, cells
 
-    lengths = [_length(text) for text in _split(seq_len)]
+    lengths = [_integer(text, "A sequence length") for text in _split(seq_len)]
     rows = list(bench_scoring(_split(patterns), lengths, block_size, repeats=repeats))
     if not rows:
         raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
@@ -124,8 +166,8 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _length(text: str) -> int:
+def _integer(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"A sequence length must be an integer. Got {text!r} instead.") from None
+        raise ValueError(f"{name} must be an integer. Got {text!r} instead.") from None

@@ -7,12 +7,12 @@ import importlib.util
 import json
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import typer
 
 from nip.cli.options import Json
+from nip.processor import processor_field, processor_name
 
 # What each extra is for, by the package that shows whether it is there.
 EXTRAS = {
@@ -85,7 +85,7 @@ def examine() -> dict[str, Any]:
         "nip": nip.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "instruction_sets": _instruction_sets(),
         "cores": os.cpu_count(),
         "torch_threads": torch_threads,
@@ -96,16 +96,8 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _cpu_field(field: str) -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), None)
-
-
 def _instruction_sets() -> list[str]:
-    flags = set((_cpu_field("flags") or _cpu_field("Features") or "").split())
+    flags = set((processor_field("flags") or processor_field("Features") or "").split())
     names = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
     return [name for name in names if name in flags]
 

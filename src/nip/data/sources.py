@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nip.data import drawn, tsv
+from nip.data import drawn, pathfinder, tsv
 from nip.data.plans import Source
-from nip.data.tasks import Task
+from nip.data.tasks import SPLITS, Task
 
 # In the order in which forms are tried, and a task's first source without files is its default.
 SOURCES: tuple[Source, ...] = (
@@ -16,6 +16,14 @@ SOURCES: tuple[Source, ...] = (
         says="drawn by the official rule, by --seed",
         plan=drawn.plan_listops,
         parameters=("train", "dev", "test", "max_depth", "max_args", "min_length", "max_length"),
+        seeded=True,
+    ),
+    Source(
+        name="drawn",
+        tasks=tuple(pathfinder.PREFIX + level for level in pathfinder.LEVELS),
+        says="drawn by the published rule, by --seed",
+        plan=pathfinder.plan,
+        parameters=SPLITS,
         seeded=True,
     ),
     Source(

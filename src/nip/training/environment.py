@@ -7,12 +7,12 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from nip.data.folders import source_checkout
+from nip.processor import processor_name
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def environment(device: torch.device, processes: int) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
+        "processor": processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -39,17 +39,6 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key, value in now.items()
         if key not in ("commit", "cores", "nip") and key in before and before[key] != value
     ]
-
-
-def processor() -> str:
-    """The processor's type, as the system names it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text("utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

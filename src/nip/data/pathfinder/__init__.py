@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from nip.data.pathfinder.drawing import LEVELS, Drawing, Level, draw, draw_many, find_level
+from nip.data.pathfinder.files import write_pictures
+from nip.data.pathfinder.source import PREFIX, plan
 
-__all__ = ["LEVELS", "Drawing", "Level", "draw", "draw_many", "find_level"]
+__all__ = ["LEVELS", "PREFIX", "Drawing", "Level", "draw", "draw_many", "find_level", "plan", "write_pictures"]

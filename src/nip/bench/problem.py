@@ -1,0 +1,56 @@
+"""A forward pass that is ready to be made, and the passes through it that are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nip.attention import attend
+from nip.bench.rows import DENSE, Case
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A forward pass and what it has gradients for."""
+
+    forward: Callable[[], Tensor]
+    inputs: tuple[Tensor, ...]
+
+    def call(self, direction: str) -> Callable[[], object]:
+        """One call of that pass; for a backward pass the forward one is made here, once.
+
+        A forward pass is made as in inference: nothing is kept for gradients.
+        """
+        for x in self.inputs:
+            x.requires_grad_(direction != "forward")
+        if direction == "forward":
+            return self.forward
+        out = self.forward()
+        gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+        if direction == "backward":
+            return lambda: torch.autograd.grad(out, self.inputs, gradient, retain_graph=True)
+        return lambda: torch.autograd.grad(self.forward(), self.inputs, gradient)
+
+
+def random_tensors(case: Case, number: int, *shape: int) -> tuple[Tensor, ...]:
+    """So many normal tensors of that shape and the case's dtype, the same ones every time."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(*shape, generator=generator).to(getattr(torch, case.dtype)) for _ in range(number))
+
+
+def heads_of(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """Random q, k and v."""
+    q, k, v = random_tensors(case, 3, case.batch, case.heads, case.n_tokens, case.head_dim)
+    return q, k, v
+
+
+def attention(case: Case, backend: str) -> Problem:
+    """Attention over the case's pattern by that backend, or torch's dense one."""
+    q, k, v = heads_of(case)
+    if backend == DENSE:
+        return Problem(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v), (q, k, v))
+    pattern = case.graph()
+    return Problem(lambda: attend(q, k, v, pattern, case.block_size, backend=backend), (q, k, v))

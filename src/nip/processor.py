@@ -1,0 +1,23 @@
+"""The processor, as the system describes it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+_DESCRIPTION = Path("/proc/cpuinfo")
+
+
+def processor_field(field: str) -> str | None:
+    """What Linux says of the first processor under that name, such as ``flags``; None if it says nothing."""
+    try:
+        lines = _DESCRIPTION.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() == field), None)
+
+
+def processor_name() -> str:
+    """The processor's type."""
+    return processor_field("model name") or platform.processor() or platform.machine()

@@ -1,0 +1,27 @@
+import platform
+
+import pytest
+
+from nip import processor
+
+LINUX = "processor\t: 0\nmodel name\t: Abacus: mark 2\nflags\t\t: beads wire\n\nprocessor\t: 1\nmodel name\t: other\n"
+
+
+@pytest.fixture
+def description(tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "_DESCRIPTION", tmp_path / "cpuinfo")
+    return tmp_path / "cpuinfo"
+
+
+def test_the_first_processor_s_fields_are_read(description):
+    description.write_text(LINUX)
+    assert processor.processor_name() == "Abacus: mark 2"
+    assert processor.processor_field("flags") == "beads wire"
+    assert processor.processor_field("model") is None
+
+
+@pytest.mark.parametrize("text", [None, "Features\t: asimd\n"])
+def test_where_linux_names_no_model_python_does(description, text):
+    if text is not None:
+        description.write_text(text)
+    assert processor.processor_name() == (platform.processor() or platform.machine())
