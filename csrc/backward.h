@@ -22,19 +22,18 @@ void prepare_rows(Call& call, const Rows& rows) {
     for (int64_t task = 0; task < all * call.n; ++task) {
         const int64_t bh = task / call.n, i = task % call.n;
         bool live = false;
+        vi reached{};
         for (int64_t t = i * call.block; t < call.end_of(i); ++t) {
             const int64_t token = bh * call.tokens + t;
             const Element* out = static_cast<const Element*>(call.out) + token * d;
             const Element* grad = call.grads<Element>(bh) + t * call.dout_stride[2];
             vf sum{};
-            vi reached{};
             for (int64_t x = 0; x < d; x += W) {
                 const vf g = load_elements(grad + x);
                 sum += g * load_elements(out + x);
                 reached |= g != 0;
             }
-            float delta = 0;
-            for (int x = 0; x < W; ++x) delta += sum[x], live |= reached[x] != 0;
+            float delta = total(sum);
             if (call.dlse) {
                 delta -= call.dlse[token];
                 live |= call.dlse[token] != 0;
@@ -42,6 +41,7 @@ void prepare_rows(Call& call, const Rows& rows) {
             *rows.delta.at(token) = delta * call.scale;
             *rows.shift.at(token) = call.lse[token] == -INFINITY ? -INFINITY : -call.lse[token] * LOG2E;
         }
+        for (int x = 0; x < W; ++x) live |= reached[x] != 0;
         call.live[task] = live;
     }
 }

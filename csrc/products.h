@@ -48,16 +48,28 @@ NIP_INLINE vf load_elements(const uint16_t* p) {
 }
 NIP_INLINE void store_elements(float* to, const float* from, int64_t count) { std::memcpy(to, from, 4 * count); }
 NIP_INLINE void store_elements(uint16_t* to, const float* from, int64_t count) {
-    for (int64_t x = 0; x < count; ++x) to[x] = rounded(from[x]);
+    int64_t x = 0;
+#if defined(__AVX512BF16__)
+    for (; x + W <= count; x += W) {
+        const __m256bh half = _mm512_cvtneps_pbh((__m512)load(from + x));
+        std::memcpy(to + x, &half, 32);
+    }
+#endif
+    for (; x < count; ++x) to[x] = rounded(from[x]);
 }
 
 #if defined(__AVX512BF16__)
+// Orders in which two vectors of halves come to lie side by side.
+alignas(64) constexpr uint16_t LOWER_HALVES[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+alignas(64) constexpr uint16_t UPPER_HALVES[32] = {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+                                                   24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+
 // Two vectors of floats as one of words: bfloat16 of `low` in the lower halves.
 NIP_INLINE vf pair_up(vf low, vf high) {
     const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
-    alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    return (vf)_mm512_permutexvar_epi16(_mm512_load_si512(order), both);
+    const __m512i upper = _mm512_castsi256_si512(_mm512_extracti64x4_epi64(both, 1));
+    return (vf)_mm512_permutex2var_epi16(both, _mm512_load_si512(LOWER_HALVES), upper);
 }
 
 // One vector of floats as bfloat16, side by side: W / 2 words.
@@ -66,16 +78,19 @@ NIP_INLINE void store_row(float* to, vf x) {
     std::memcpy(to, &half, 32);
 }
 
-// Columns of two rows of bfloat16 in words: `columns` vectors of W each. A missing second row is zeros.
+// Columns of two rows of bfloat16 in words: C vectors of W each. A missing second row is zeros.
 template <int C>
 NIP_INLINE void pair_rows(const uint16_t* first, const uint16_t* second, vf* out) {
-    NIP_UNROLL for (int c = 0; c < C; ++c) {
-        const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first + c * W)));
-        const __m512i high =
-            second ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second + c * W)))
-                   : _mm512_setzero_si512();
-        out[c] = (vf)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    if constexpr (C == 2) {
+        const __m512i low = _mm512_loadu_si512(first), high = second ? _mm512_loadu_si512(second) : _mm512_setzero_si512();
+        NIP_UNROLL for (int c = 0; c < 2; ++c)
+            out[c] = (vf)_mm512_permutex2var_epi16(low, _mm512_load_si512(c ? UPPER_HALVES : LOWER_HALVES), high);
+        return;
     }
+    const auto words = [](const uint16_t* p) {
+        return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    };
+    *out = (vf)_mm512_or_si512(words(first), _mm512_slli_epi32(second ? words(second) : _mm512_setzero_si512(), 16));
 }
 #else
 template <int C>

@@ -54,6 +54,14 @@ NIP_INLINE vf larger(vf x, vf y) {
 #endif
 }
 
+NIP_INLINE float total(vf x) {
+    float parts[W];
+    store(parts, x);
+    for (int half = W / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+    return *parts;
+}
+
 // 2^x to a unit in the last place for x in [-126, 127]; 0 below, and NaN stays NaN. Coefficients: Cephes, exp2f.
 NIP_INLINE vf exp2(vf x) {
     const vf least = splat(-126.0f), magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer

@@ -147,7 +147,7 @@ struct Case {
         problem.out = out.buffer.get(), problem.lse = lse.buffer.get();
         problem.indptr = indptr.buffer.get(), problem.indices = indices.buffer.get();
         if (with_ids) problem.query_ids = query_ids.buffer.get(), problem.key_ids = key_ids.buffer.get();
-        problem.scale = scale, problem.causal = causal;
+        problem.scale = scale, problem.growth = 1, problem.causal = causal;
         if (nip_attention_forward(&problem)) fail("forward: no memory", 0);
         problem.dout = dout.buffer.get(), problem.dlse = with_dlse ? dlse.buffer.get() : nullptr;
         problem.dq = dq.buffer.get(), problem.dk = dk.buffer.get(), problem.dv = dv.buffer.get();
