@@ -29,7 +29,8 @@ class Request:
     parameters : mapping, default={}
         Of what is drawn: those that were given, each one of the source's.
     progress : callable, optional
-        Called with the number of examples made so far, in all splits.
+        Called with the number of examples made so far, in all splits; for sources that make them before any chunk is
+        taken. Chunks are counted as they are taken.
     """
 
     task: Task
