@@ -75,7 +75,7 @@ def _command_of(task: str) -> Callable[..., None]:
         rules = f"; --split-rule {' | '.join(way.split_rules)}" if way.split_rules else ""
         parameters = f"; --param {', '.join(way.parameters)}" if way.parameters else ""
         lines.append(f"--source {way.name}: {way.says}{rules}{parameters}.")
-    reads = any(way.recognises for way in ways) and not any(way.recognises is None for way in ways)
+    reads = not any((way.recognises is None or way.usual) and way.makes in (None, task) for way in ways)
     lines.append(f"Example: nip data {task}{' --from FOLDER' if reads else ''}")
     command.__doc__ = "\n\n".join(lines)
     return command

@@ -88,8 +88,11 @@ class Source:
         Names of parameters that can be given.
     seeded : bool, default=False
         Whether it draws, so that a seed can be given.
+    usual : bool, default=False
+        Whether it knows where its files usually lie, so that no place need be named.
     makes : str, optional
-        The task whose data it makes, where that is another than the one asked for: a stand-in keeps its own name.
+        The task whose data it makes, where that is another than the one asked for: a stand-in keeps its own name, and
+        is taken for another task only where it is asked for by name.
     """
 
     name: str
@@ -100,4 +103,5 @@ class Source:
     split_rules: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     seeded: bool = False
+    usual: bool = False
     makes: str | None = None

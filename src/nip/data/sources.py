@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
-from nip.data import aan, cifar, drawn, hub, imdb, original, pathfinder, snakes, tsv
+from nip.data import aan, cifar, drawn, fashion, hub, imdb, original, pathfinder, probe, snakes, tsv
 from nip.data.plans import Source
 from nip.data.tasks import SPLITS, Task
 
@@ -124,6 +125,23 @@ SOURCES: tuple[Source, ...] = (
         plan=cifar.plan_hub,
         recognises=_never,
     ),
+    Source(
+        name="fashion-mnist",
+        tasks=("image", "fashion-mnist"),
+        says="the four .gz files of Fashion-MNIST, by default those of Debian's dataset-fashion-mnist",
+        plan=fashion.plan,
+        recognises=fashion.recognises,
+        usual=True,
+        makes="fashion-mnist",
+    ),
+    Source(
+        name="drawn",
+        tasks=("probe",),
+        says="drawn by --seed",
+        plan=probe.plan,
+        parameters=(*SPLITS, *(field.name for field in fields(probe.ProbeRule))),
+        seeded=True,
+    ),
 )
 
 
@@ -148,12 +166,13 @@ def find_source(task: Task, origin: str | None, name: str | None = None) -> Sour
         named = [way for way in ways if way.name == name]
         if not named:
             raise ValueError(f"There is no source {name!r} of {task.name}. Its sources are: {listed}.")
-        if origin is None and named[0].recognises is not None:
+        if origin is None and named[0].recognises is not None and not named[0].usual:
             raise ValueError(f"The source {name} of {task.name} reads files: say where they are with --from.")
         return named[0]
+    own = [way for way in ways if way.makes in (None, task.name)]
     if origin is None:
-        for way in ways:
-            if way.recognises is None:
+        for way in own:
+            if way.recognises is None or way.usual:
                 return way
         raise ValueError(f"{task.name} is not drawn but read: say with --from from where. Its sources are: {listed}.")
     path = Path(origin).expanduser()
@@ -162,7 +181,7 @@ def find_source(task: Task, origin: str | None, name: str | None = None) -> Sour
         if named and hub.is_name(origin):
             return named[0]
         raise FileNotFoundError(f"There is no {path}. The sources of {task.name} are: {listed}.")
-    for way in ways:
+    for way in own:
         if way.recognises is not None and way.recognises(path, task):
             return way
     raise ValueError(f"{path} has none of the forms that are read for {task.name}. Its sources are: {listed}.")
