@@ -162,6 +162,54 @@ def scoring_command(
         Console().print(table)
 
 
+@bench.command("step")
+def step_command(
+    backends: Annotated[str, typer.Option(help="Backends, comma-separated; auto is what attend takes.")] = "auto",
+    model: Annotated[str, typer.Option(help="The pattern.")] = "hypercube",
+    ways: Annotated[
+        str,
+        typer.Option(
+            help="How a batch is computed, comma-separated: full (padded to --seq-len), own (as trained: padded to "
+            "each part's longest), plain (padded, at once, with torch's dropout, memory given back)."
+        ),
+    ] = "full,own",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples of a step.")] = 32,
+    seq_len: Annotated[int, typer.Option("--seq-len", help="Tokens an example is cut or padded to.")] = 2048,
+    repeats: Annotated[int, typer.Option(help="Steps of which medians are told.")] = 7,
+    out: Annotated[Path | None, typer.Option(help="Write the tables as Markdown to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time of a ListOps training step, with attention over a pattern and with dense attention, and its parts.
+
+    Everything outside attention is the same code. The examples are drawn for the purpose.
+
+    Example: nip bench step --backends native,gather --ways own
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from nip.bench.step import HEADER, bench_step, caption, cells, to_markdown
+
+    measured = bench_step(
+        _split(backends), _split(ways), model=model, batch_size=batch_size, seq_len=seq_len, repeats=repeats
+    )
+    with Console(stderr=True).status("measuring"):
+        rows = list(measured)
+    if not rows:
+        raise ValueError("There is nothing to measure. Name a way to compute a batch.")
+    if out is not None:
+        emit(to_markdown(rows), out)
+    if as_json:
+        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
+    elif out is None:
+        table = Table(title=caption(rows), title_justify="left")
+        for name in HEADER:
+            table.add_column(name, justify="left" if name in {"way", "attention", "pattern"} else "right")
+        for row in rows:
+            table.add_row(*cells(row))
+        Console().print(table)
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
