@@ -35,7 +35,8 @@ _ROWS = 1000
 def grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey levels as TensorFlow's ``rgb_to_grayscale`` gives them for bytes.
 
-    The bytes become float32 in [0, 1], are weighted by 0.2989, 0.587 and 0.114, multiplied by 255.5, and cut off.
+    The bytes become float32 in [0, 1], are weighted by 0.2989, 0.587 and 0.114, multiplied by 255.5, and cut off. By
+    the rounding of float32, 237 of the 16.8 million colours come out one level higher than in exact numbers.
 
     Parameters
     ----------
