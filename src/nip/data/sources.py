@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from nip.data import aan, cifar, drawn, fashion, hub, imdb, original, pathfinder, probe, snakes, tsv
+from nip.data import (
+    aan,
+    cifar,
+    corpora,
+    drawn,
+    fashion,
+    hub,
+    imdb,
+    original,
+    passages,
+    pathfinder,
+    probe,
+    snakes,
+    tsv,
+)
 from nip.data.plans import Source
 from nip.data.tasks import SPLITS, Task
 
@@ -133,6 +147,48 @@ SOURCES: tuple[Source, ...] = (
         recognises=fashion.recognises,
         usual=True,
         makes="fashion-mnist",
+    ),
+    Source(
+        name="bible",
+        tasks=("text", "bible-books"),
+        says="bible.data with the King James Version, by default that of Debian's bible-kjv-text",
+        plan=passages.plan_bible,
+        recognises=corpora.recognises_bible,
+        parameters=("length",),
+        seeded=True,
+        usual=True,
+        makes="bible-books",
+    ),
+    Source(
+        name="bible",
+        tasks=("retrieval", "bible-pairs"),
+        says="bible.data with the King James Version, by default that of Debian's bible-kjv-text",
+        plan=passages.plan_bible,
+        recognises=corpora.recognises_bible,
+        parameters=("length", *SPLITS),
+        seeded=True,
+        usual=True,
+        makes="bible-pairs",
+    ),
+    Source(
+        name="brown",
+        tasks=("text", "brown-genres"),
+        says="a folder with the Brown corpus, ca01 … cr09",
+        plan=passages.plan_brown,
+        recognises=corpora.recognises_brown,
+        parameters=("length",),
+        seeded=True,
+        makes="brown-genres",
+    ),
+    Source(
+        name="brown",
+        tasks=("retrieval", "brown-pairs"),
+        says="a folder with the Brown corpus, ca01 … cr09",
+        plan=passages.plan_brown,
+        recognises=corpora.recognises_brown,
+        parameters=("length", *SPLITS),
+        seeded=True,
+        makes="brown-pairs",
     ),
     Source(
         name="drawn",
