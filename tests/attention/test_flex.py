@@ -220,11 +220,11 @@ def test_compiled_with_masks_and_bias_equals_the_formula(dtype, masked):
 
 
 @compiles
-@pytest.mark.slow
 def test_goes_into_the_graph_of_a_compiled_model():
     pattern, qkv = nip.pattern("hypercube", 32), tensors(2, 2, 2, 512, 16, torch.float32, grad=False)
 
-    @torch.compile(fullgraph=True)
+    # torch's C++ for FlexAttention takes no operation after it into its kernel, and fails where the compiler tries to.
+    @torch.compile(fullgraph=True, backend="aot_eager")
     def model(q, k, v):
         return nip.attend(2 * q, k, v, pattern, 16, backend="flex") + 1
 
