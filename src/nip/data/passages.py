@@ -208,12 +208,12 @@ def _plan(
             return {split: paired(dealt[split], sizes[split], task, split, seed=seed) for split in SPLITS}
         return {split: classified(dealt[split], task, split, seed=seed) for split in SPLITS}
 
-    unit = "text of each genre" if whole else "passage of each book"
+    unit = "each genre's texts" if whole else "each book's passages"
     return Plan(
         {
             "source": source,
             "parameters": {"seed": seed, "length": length, **(sizes if task.pair else {}), **checksums},
-            "split_rule": f"By lot: a tenth of the {unit} is dev, a tenth test, the rest train. No passage is in two "
+            "split_rule": f"By lot: of {unit} a tenth is dev, a tenth test, the rest train. No passage is in two "
             f"splits{', and no text' if whole else ''}."
             + (" Pairs are drawn within a split, half of them of the same text." if task.pair else ""),
             "licence": licence,
