@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from typer.core import TyperGroup
 from nip.cli.data_options import Folder, Origin, Overwrite, SourceName, SplitRule, TaskName
 from nip.cli.examples import show_command
 from nip.cli.listops import listops_command
-from nip.cli.making import make, print_made
+from nip.cli.making import make, print_made, write_png
 from nip.cli.options import Json, emit, parse_parameters
 
 
@@ -50,10 +51,18 @@ def _command_of(task: str) -> Callable[..., None]:
         param: Annotated[
             list[str] | None, typer.Option("--param", help="A parameter of the source, name=value; may be repeated.")
         ] = None,
+        png: Annotated[
+            Path | None,
+            typer.Option(help="Write the official files of Pathfinder too, pictures and lists, into this folder."),
+        ] = None,
         out: Folder = None,
         overwrite: Overwrite = False,
         as_json: Json = False,
     ) -> None:
+        from nip.data import pathfinder
+
+        if png is not None and not task.startswith(pathfinder.PREFIX):
+            raise ValueError(f"--png writes pictures of Pathfinder. Got the task {task} instead.")
         made = make(
             task,
             out,
@@ -64,6 +73,8 @@ def _command_of(task: str) -> Callable[..., None]:
             parameters=parse_parameters(param),
             overwrite=overwrite,
         )
+        if png is not None:
+            made["png"] = str(write_png(task, png, out))
         if as_json:
             emit(json.dumps(made, allow_nan=False, indent=2, ensure_ascii=False), None)
             return

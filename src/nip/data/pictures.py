@@ -111,6 +111,18 @@ def in_blocks(pixels: NDArray[np.uint8]) -> str:
     return "\n".join(lines)
 
 
+def in_letters(pixels: NDArray[np.uint8]) -> str:
+    """A picture in ten letters from dark to bright, two a pixel, for where there are no colours.
+
+    Examples
+    --------
+    >>> in_letters(np.array([[0, 255]], np.uint8))
+    '  @@'
+    """
+    letters = " .:-=+*#%@"
+    return "\n".join("".join(2 * letters[level * 10 // 256] for level in row) for row in pixels.tolist())
+
+
 def _shape(examples: Examples) -> tuple[int, int]:
     shape = examples.task.shape
     if shape is None:
