@@ -71,7 +71,7 @@ struct Strided : Exact<float> {
 struct Case {
     int64_t batch, heads, kv_heads, tokens, head_dim, block, n;
     bool causal, with_ids, with_dlse;
-    float scale;
+    float scale, size;  // `size` of the queries
     Strided q, k, v, dout;
     Exact<float> dlse, out, lse, dq, dk, dv;
     Exact<int32_t> indptr, indices, query_ids, key_ids;
@@ -106,11 +106,11 @@ struct Case {
         with_dlse = chance(0.5);
         scale = one_of({0.0f, -0.3f, 0.2f, 1.0f / std::sqrt(float(head_dim))});
         rows(large ? integer(2, 3) : integer(0, 4));
-        const float size = chance(0.1) ? 30.0f : 1.0f;
+        size = chance(0.1) ? 30.0f : 1.0f;
         q.make(batch, heads, tokens, head_dim, size);
         k.make(batch, kv_heads, tokens, head_dim, 1);
         v.make(batch, kv_heads, tokens, head_dim, 1);
-        dout.make(batch, heads, tokens, head_dim, chance(0.1) ? 0.0f : 1.0f);
+        dout.make(batch, heads, tokens, head_dim, chance(0.1) ? 0.0f : 1.0f / std::sqrt(float(head_dim)));  // dout v: 1
         for (int64_t x = 0; x < batch * heads * tokens; ++x) dlse.source.push_back(normal());
         const int64_t documents = integer(1, 4), padding = integer(0, 3);
         for (int64_t b = 0; b < batch; ++b) {
@@ -233,7 +233,7 @@ struct Case {
         // Sums of equal terms (all tokens may be one) round in one direction.
         const double tolerance = (32 + 0.5 * tokens) * 6e-8 * (1 + greatest);
         agree("out", out.source, o, tolerance), agree("lse", lse.source, l, tolerance);
-        agree("dq", dq.source, gq, tolerance), agree("dk", dk.source, gk, tolerance), agree("dv", dv.source, gv, tolerance);
+        agree("dq", dq.source, gq, tolerance), agree("dk", dk.source, gk, tolerance * size), agree("dv", dv.source, gv, tolerance);
     }
 };
 

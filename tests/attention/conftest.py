@@ -1,30 +1,35 @@
-"""One suite, every backend: `pytest tests/attention --backend=gather` (or several, comma-separated; all by default)."""
+"""One suite, every backend: `pytest tests/attention --backend=native` (repeatable, `auto` too; all by default)."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
+import attention_cases as cases
 from nip.attention import backends
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--backend", default=None, help="attention backends to test, comma-separated (auto too); default: all"
+        "--backend",
+        action="append",
+        default=None,
+        help="attention backend to test, or `all`; may be given several times, or with commas; default: all",
     )
 
 
 def pytest_generate_tests(metafunc):
     if "backend" not in metafunc.fixturenames:
         return
-    known = {backend.name: backend for backend in backends()}
-    chosen = metafunc.config.getoption("--backend")
-    names = chosen.split(",") if chosen else list(known)
+    # FlexAttention is compiled anew for every shape, and has no gradients on a CPU: test_flex.py.
+    known = {backend.name: backend for backend in backends() if backend.name != "flex"}
+    chosen = ",".join(metafunc.config.getoption("--backend") or ["all"]).split(",")
+    names = list(dict.fromkeys(name for given in chosen for name in (known if given == "all" else [given])))
     parameters = []
     for name in names:
         if name != "auto" and name not in known:
-            raise pytest.UsageError(f"--backend={name}: the backends are auto, {', '.join(known)}")
+            raise pytest.UsageError(f"--backend={name}: the backends are all, auto, {', '.join(known)}")
         missing = name != "auto" and not known[name].available
         skip = [pytest.mark.skip(reason=f"{name}: {known[name].reason}")] if missing else []
         parameters.append(pytest.param(name, marks=skip))
@@ -40,47 +45,26 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def uncompiled_flex(monkeypatch):
+    """FlexAttention without its compiler, which would take seconds for each of the many shapes; masks are the same."""
+    from nip.attention import flex
+
+    monkeypatch.setattr(flex, "_compiled", lambda: flex_attention)
+
+
 @pytest.fixture(scope="session")
 def allowed():
-    """Who may attend to whom, pair by pair from the pattern's rows; (batch, tokens, tokens) bool."""
-
-    def pairs(pattern, block_size, tokens, batch, key_padding_mask=None, segment_ids=None, causal=False):
-        mask = np.zeros((batch, tokens, tokens), dtype=bool)
-        for i in range(pattern.n):
-            for j in {i, *pattern.row(i).tolist()}:
-                mask[:, i * block_size : (i + 1) * block_size, j * block_size : (j + 1) * block_size] = True
-        positions = np.arange(tokens)
-        if causal or pattern.causal:
-            mask &= positions[:, None] >= positions
-        if key_padding_mask is not None:
-            mask &= key_padding_mask.numpy()[:, None, :]
-        if segment_ids is not None:
-            mask &= segment_ids.numpy()[:, :, None] == segment_ids.numpy()[:, None, :]
-        return torch.from_numpy(mask)
-
-    return pairs
+    """Who may attend to whom, pair by pair: `attention_cases.allowed`."""
+    return cases.allowed
 
 
 @pytest.fixture(scope="session")
-def oracle(allowed):
-    """Attention as its formula says, in float64 and with nothing of nip but the pattern's rows."""
+def oracle():
+    """Result and log-sum-exp of attention as its formula says, in float64."""
 
     def attention(q, k, v, pattern, block_size, *, bias=None, scale=None, **masks):
-        batch, heads, tokens, head_dim = q.shape
-        mask = allowed(pattern, block_size, tokens, batch, **masks)
-        outs, lses = [], []
-        for head in range(heads):
-            kv = head * k.shape[1] // heads
-            scores = torch.einsum("bid,bjd->bij", q[:, head].double(), k[:, kv].double())
-            scores = scores * (head_dim**-0.5 if scale is None else scale)
-            if bias is not None:
-                scores = scores + bias[:, head].double()
-            weights = torch.where(mask, scores, -1e300).exp()
-            total = weights.sum(-1)
-            some = total > 0
-            safe = torch.where(some, total, 1.0)
-            outs.append(torch.einsum("bij,bjd->bid", weights / safe[..., None], v[:, kv].double()))
-            lses.append(torch.where(some, safe.log(), -torch.inf))
-        return torch.stack(outs, 1), torch.stack(lses, 1)
+        mask = cases.allowed(pattern, block_size, q.shape[2], len(q), **masks)
+        return cases.formula(q, k, v, bias, mask=mask, scale=scale)[:2]
 
     return attention

@@ -1,4 +1,9 @@
-"""Every backend against the formula of attention in float64: results, log-sum-exp and every gradient."""
+"""Every backend against the formula of attention in float64: results, log-sum-exp and every gradient.
+
+What a backend refuses is asked of it, and it must then refuse in the same words when called.
+"""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,268 +11,270 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import attention_cases as cases
 import nip
+from nip.attention import BACKENDS, native
 from nip.graphs import PATTERNS, Pattern
 
-# Half precision is computed in float32, so only the rounding of results and gradients is left: 2⁻⁹ and 2⁻¹² of them.
-# float32 and float64: sums of at most a few hundred terms of size one.
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+pytestmark = [
+    pytest.mark.usefixtures("uncompiled_flex"),
+    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"),
+]
+quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@st.composite
-def patterns(draw, n):
-    kind = draw(st.sampled_from([*PATTERNS, "directed", "isolated"]))
-    causal = draw(st.booleans())
-    if kind in PATTERNS:
-        return nip.pattern(kind, n, causal=causal)
-    if kind == "isolated":
-        return Pattern.from_edges(n, [], [], name="isolated")
-    edges = draw(st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=3 * n))
-    return Pattern.from_edges(n, [i for i, _ in edges], [j for _, j in edges], name="directed")
+def equals_the_formula(backend, data):
+    dtypes = [x for x in cases.DTYPES if cases.takes(backend, x, gradients=False)]
+    call = data.draw(cases.calls(dtypes, bias=cases.takes(backend, dtypes[0], gradients=False, bias=BIAS)))
+    cases.check(call, backend, return_lse=data.draw(st.booleans()))
 
 
-@st.composite
-def cases(draw):
-    block_size = draw(st.sampled_from([1, 3, 4, 16]))
-    tokens = draw(st.integers(1, 6 * block_size + 1) | st.sampled_from([1, 15, 16, 17]))
-    return {
-        "block_size": block_size,
-        "tokens": tokens,
-        "pattern": draw(patterns(-(-tokens // block_size))),
-        "batch": draw(st.integers(1, 3)),
-        "heads": draw(st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)])),
-        "head_dim": draw(st.sampled_from([1, 3, 8])),
-        "dtype": draw(st.sampled_from(list(TOLERANCE))),
-        "causal": draw(st.booleans()),
-        "scale": draw(st.sampled_from([None, 0.0, 0.3, -1.0])),
-        "padding": draw(st.sampled_from([None, "end", "anywhere", "everything"])),
-        "segments": draw(st.sampled_from([None, "sorted", "mixed"])),
-        "bias": draw(st.sampled_from([None, 1, "batch"])),
-        "seed": draw(st.integers(0, 2**31)),
-    }
+BIAS = torch.zeros(1, 2, 8, 8)
 
 
-def build(case):
-    """Tensors of a case: (q, k, v), keyword arguments of attend."""
-    rng = np.random.default_rng(case["seed"])
-    batch, tokens, (heads, kv_heads) = case["batch"], case["tokens"], case["heads"]
-
-    def normal(*shape):
-        return torch.from_numpy(rng.standard_normal(shape)).to(case["dtype"]).requires_grad_()
-
-    qkv = [normal(batch, h, tokens, case["head_dim"]) for h in (heads, kv_heads, kv_heads)]
-    keywords = {"causal": case["causal"], "scale": case["scale"]}
-    if case["padding"] == "end":
-        lengths = rng.integers(0, tokens + 1, batch)
-        keywords["key_padding_mask"] = torch.from_numpy(np.arange(tokens) < lengths[:, None])
-    elif case["padding"] == "anywhere":
-        keywords["key_padding_mask"] = torch.from_numpy(rng.random((batch, tokens)) < 0.5)
-    elif case["padding"] == "everything":
-        keywords["key_padding_mask"] = torch.zeros(batch, tokens, dtype=torch.bool)
-    if case["segments"] is not None:
-        ids = rng.integers(-2, 3, (batch, tokens))
-        keywords["segment_ids"] = torch.from_numpy(np.sort(ids) if case["segments"] == "sorted" else ids)
-    if case["bias"] is not None:
-        keywords["bias"] = normal(1 if case["bias"] == 1 else batch, heads, tokens, tokens)
-    return qkv, keywords
+@settings(max_examples=80, **quiet)
+@given(data=st.data())
+def test_equals_the_formula_for_every_input(backend, data):
+    equals_the_formula(backend, data)
 
 
-def refused(backend, keywords, *, dtype=torch.float32, return_lse=False):
-    """What a backend may leave to others: bias, and either log-sum-exp or dropout and other dtypes."""
-    if backend == "native":
-        return dtype != torch.float32 or keywords.keys() & {"bias", "dropout_p"}
-    return backend == "dense" and (return_lse or "bias" in keywords)
+@pytest.mark.slow
+@settings(max_examples=1000, **quiet)
+@given(data=st.data())
+def test_equals_the_formula_for_a_thousand_inputs(backend, data):
+    equals_the_formula(backend, data)
 
 
-def compare(case, backend, oracle, *, return_lse):
-    qkv, keywords = build(case)
-    if refused(backend, keywords, dtype=case["dtype"], return_lse=return_lse):
-        with pytest.raises(ValueError, match=f"{backend}.*cannot compute this"):
-            nip.attend(*qkv, case["pattern"], case["block_size"], **keywords, return_lse=return_lse, backend=backend)
-        return
-    result = nip.attend(*qkv, case["pattern"], case["block_size"], **keywords, return_lse=return_lse, backend=backend)
-    expected_out, expected_lse = oracle(*qkv, case["pattern"], case["block_size"], **keywords)
-    out, lse = result if return_lse else (result, None)
-    tolerance = TOLERANCE[case["dtype"]]
-    assert out.shape == qkv[0].shape
-    assert out.dtype == case["dtype"]
-    torch.testing.assert_close(out.double(), expected_out, rtol=tolerance, atol=tolerance)
-
-    rng = np.random.default_rng(1)
-    weights = torch.from_numpy(rng.standard_normal(out.shape)).to(case["dtype"])
-    loss, expected_loss = (out * weights).sum(), (expected_out * weights.double()).sum()
-    if lse is not None:
-        assert lse.dtype == torch.promote_types(case["dtype"], torch.float32)
-        # The scores that it sums are rounded to float32 at least, whatever the input.
-        torch.testing.assert_close(lse.double(), expected_lse, rtol=TOLERANCE[lse.dtype], atol=TOLERANCE[lse.dtype])
-        some = expected_lse > -torch.inf
-        lse_weights = torch.from_numpy(rng.standard_normal(lse.shape))
-        loss = loss + (lse.double() * lse_weights)[some].sum()
-        expected_loss = expected_loss + (expected_lse * lse_weights)[some].sum()
-    inputs = [*qkv, *([keywords["bias"]] if "bias" in keywords else [])]
-    gradients = torch.autograd.grad(loss, inputs)
-    expected = torch.autograd.grad(expected_loss, inputs)
-    for name, gradient, right in zip(["q", "k", "v", "bias"], gradients, expected, strict=False):
-        # A key's gradient sums over all queries: relative to the largest.
-        largest = max(1.0, right.abs().max().item())
-        torch.testing.assert_close(
-            gradient.double(),
-            right.double(),
-            rtol=tolerance,
-            atol=tolerance * largest,
-            msg=lambda m, n=name: f"d{n}: {m}",
-        )
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(case=cases(), return_lse=st.booleans())
-def test_equals_the_formula_for_every_input(backend, oracle, case, return_lse):
-    compare(case, backend, oracle, return_lse=return_lse)
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_refuses_in_words_what_it_leaves_to_others(backend, dtype, bias):
+    for lse in (False, True):
+        more = {"bias": torch.zeros(1, 2, 100, 100, dtype=dtype, requires_grad=True)} if bias else {}
+        cases.check(cases.simple(dtype=dtype, **more), backend, return_lse=lse)  # or else equals the formula
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@pytest.mark.parametrize("tokens", [232, 1000])
-def test_equals_the_formula_for_every_pattern_at_length(backend, oracle, name, tokens):
-    case = {
-        "block_size": 16, "tokens": tokens, "pattern": nip.pattern(name, -(-tokens // 16)), "batch": 2, "heads": (2, 1),
-        "head_dim": 8, "dtype": torch.float32, "causal": False, "scale": None, "padding": "end", "segments": None,
-        "bias": None, "seed": tokens,
-    }  # fmt: skip
-    compare(case, backend, oracle, return_lse=False)
+@pytest.mark.parametrize(("blocks", "short"), [(14, 8), (80, 5)])
+def test_equals_the_formula_for_every_pattern_at_length(backend, name, blocks, short):
+    if name == "generalized_quadrangle":
+        blocks += 66 if blocks == 14 else 0  # 30 and 80 vertices are possible
+    tokens = 16 * blocks - short
+    call = cases.simple(tokens, name, kv_heads=1, head_dim=8)
+    lengths = torch.tensor([[tokens], [tokens // 2]])
+    call.keywords["key_padding_mask"] = torch.arange(tokens) < lengths
+    cases.check(call, backend)
+
+
+LARGE = [
+    (1111, "hypercube", 128, 64),
+    *(
+        pytest.param(*sizes, marks=pytest.mark.slow)
+        for sizes in (
+            (2304, "global", 16, 16),  # rows that are much longer than the others
+            (5000, "hypercube", 16, 32),
+            (4999, "bigbird", 64, 16),
+            (4097, "softmax", 128, 8),
+            (5000, "longformer", 8, 16),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("tokens", "name", "block_size", "head_dim"), LARGE)
+def test_equals_the_formula_at_thousands_of_tokens(backend, tokens, name, block_size, head_dim, causal):
+    cases.check(cases.simple(tokens, name, block_size, 1, 2, 1, head_dim, causal=causal), backend)
 
 
 @pytest.mark.parametrize("extra", ["plain", "causal", "padding", "segments", "bias", "lse", "dropout"])
 def test_gradients_agree_with_finite_differences(backend, extra):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, h, 5, 2, dtype=torch.float64, generator=generator, requires_grad=True) for h in (2, 1, 1))
+    bias = torch.randn(2, 2, 5, 5, dtype=torch.float64, generator=generator, requires_grad=True)
     keywords = {
         "causal": {"causal": True},
         "padding": {"key_padding_mask": torch.tensor([[1, 0, 1, 1, 0], [0] * 5], dtype=torch.bool)},
         "segments": {"segment_ids": torch.tensor([[0, 0, 0, 1, 1], [0, 1, 0, 2, 0]])},
         "lse": {"return_lse": True},
         "dropout": {"dropout_p": 0.4},
+        "bias": {"bias": bias},
     }.get(extra, {})
-    bias = torch.randn(2, 2, 5, 5, dtype=torch.float64, generator=generator, requires_grad=True)
-    given = {**keywords, "bias": bias} if extra == "bias" else keywords
-    if refused(backend, given, dtype=torch.float64, return_lse=extra == "lse"):
-        pytest.skip(f"{backend} leaves {extra}, or float64, to others")
+    call = cases.Call(q, k, v, nip.pattern("hypercube", 3), 2, keywords)
+    if call.refusal(backend):
+        pytest.skip(call.refusal(backend))
 
     def function(q, k, v, bias=None):
         torch.manual_seed(3)  # the same draws in every call
-        return nip.attend(q, k, v, nip.pattern("hypercube", 3), 2, bias=bias, backend=backend, **keywords)
+        return nip.attend(q, k, v, call.pattern, 2, backend=backend, **{**keywords, "bias": bias})
 
     assert torch.autograd.gradcheck(function, (q, k, v, bias) if extra == "bias" else (q, k, v), atol=1e-7)
 
 
+def backward(call, backend, out):
+    """Gradients of the sum of squares, if the backend has any."""
+    return torch.autograd.grad(out.square().sum(), call.inputs) if out.requires_grad else []
+
+
+def without_gradients_if_it_must(call, backend, **more):
+    if call.refusal(backend, **more):
+        for x in call.inputs:
+            x.requires_grad_(False)
+    if (refusal := call.refusal(backend, **more)) is not None:
+        pytest.skip(refusal)
+    return call
+
+
 def test_rows_with_nothing_to_attend_to_are_zero_and_leave_gradients_finite(backend):
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 2, 40, 4, requires_grad=True) for _ in range(3))
     real = torch.ones(2, 40, dtype=torch.bool)
     real[0] = False  # a whole sequence of padding
     real[1, :16] = False  # the only block that the first block attends to
-    isolated = Pattern.from_edges(3, [1, 2], [2, 1])
-    out = nip.attend(q, k, v, isolated, 16, key_padding_mask=real, backend=backend)
+    call = cases.simple(40, key_padding_mask=real)
+    call.pattern = Pattern.from_edges(3, [1, 2], [2, 1])
+    out = without_gradients_if_it_must(call, backend).attend(backend)
     assert (out[0] == 0).all()
     assert (out[1, :, :16] == 0).all()
     assert (out[1, :, 16:] != 0).all()
-    out.square().sum().backward()
-    for x in (q, k, v):
-        assert torch.isfinite(x.grad).all()
-        assert (x.grad[0] == 0).all()
-        assert (x.grad[1, :, :16] == 0).all()
+    for gradient in backward(call, backend, out):
+        assert torch.isfinite(gradient).all()
+        assert (gradient[0] == 0).all()
+        assert (gradient[1, :, :16] == 0).all()
 
 
-def test_a_bias_of_minus_infinity_forbids(backend, oracle):
-    if refused(backend, {"bias": None}):
-        pytest.skip(f"{backend} leaves bias to others")
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(1, 2, 20, 4, requires_grad=True) for _ in range(3))
+def test_a_bias_of_minus_infinity_forbids(backend):
     bias = torch.zeros(1, 2, 20, 20)
     bias[..., 3, :] = -torch.inf
     bias[..., 5, ::2] = -torch.inf
-    pattern = nip.pattern("hypercube", 5)
-    out = nip.attend(q, k, v, pattern, 4, bias=bias, backend=backend)
-    odd = torch.arange(20) % 2 == 1
-    for row, keys in ((3, torch.zeros(20, dtype=torch.bool)), (5, odd)):
-        only = oracle(q, k, v, pattern, 4, key_padding_mask=keys[None])[0]
-        torch.testing.assert_close(out[:, :, row].double(), only[:, :, row], rtol=1e-5, atol=1e-6)
-    out.sum().backward()
-    assert all(torch.isfinite(x.grad).all() for x in (q, k, v))
+    call = cases.simple(20, block_size=4, batch=1, bias=bias.requires_grad_())
+    out = without_gradients_if_it_must(call, backend).attend(backend)
+    expected = call.expected()[0]
+    assert (out[:, :, 3] == 0).all()
+    others = torch.arange(20) != 3  # where the formula is 0 / 0
+    cases.close("out", out[:, :, others], expected[:, :, others], 1e-5)
+    assert all(torch.isfinite(x).all() for x in backward(call, backend, out)[:3])
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+def test_scores_of_ten_thousand_are_computed_like_any_other(backend, dtype):
+    # Sums of two products of ±100 or 0, exact in every dtype: scores of −20,000 to 20,000 in steps of 10,000, many of
+    # them equal. So probabilities are exact fractions, and the tolerance is that of small scores.
+    call = cases.simple(70, batch=1, dtype=dtype, scale=1.0)
+    for x in (call.q, call.k):
+        signs = torch.randint(-1, 2, (1, 2, 70, 2), generator=torch.Generator().manual_seed(int(x is call.q)))
+        x.data.zero_()[..., :2] = 100.0 * signs
+    out = without_gradients_if_it_must(call, backend).attend(backend)
+    assert out.isfinite().all()
+    expected, _, copies, largest = call.expected()
+    kept = torch.promote_types(dtype, torch.float32)
+    assert largest >= 1e4
+    cases.close("out", out, expected, cases.tolerance(dtype))
+    if out.requires_grad:
+        gradients = torch.autograd.grad(out.square().sum(), call.inputs)
+        for x, y in zip(gradients, torch.autograd.grad(expected.square().sum(), copies), strict=True):
+            # Backward passes recompute probabilities from a log-sum-exp that is rounded by its size.
+            cases.close("gradient", x, y, cases.tolerance(dtype) + cases.tolerance(kept, largest))
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize("size", [1e2, 1e4])
+def test_large_random_scores_equal_those_of_the_same_precision(backend, dtype, size):
+    call = cases.simple(100, batch=1, dtype=dtype, scale=1.0)
+    for x, length in ((call.q, size**0.5), (call.k, size**0.5)):
+        x.data *= length / x.data.norm(dim=-1, keepdim=True)
+    out = without_gradients_if_it_must(call, backend).attend(backend)
+    assert out.isfinite().all()
+    reference = call.attend("reference")
+    assert call.expected()[3] > size / 4
+    limit = 8 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * (1 + size) + cases.tolerance(dtype)
+    cases.close("out", out, reference, limit)
+    if out.requires_grad:
+        assert all(x.isfinite().all() for x in backward(call, backend, out))
+
+
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_not_a_number_is_passed_on_to_whoever_attends_to_it(backend, which):
+    call = without_gradients_if_it_must(cases.simple(64, batch=1, heads=1, kv_heads=1, block_size=8), backend)
+    getattr(call, which).data[0, 0, 3, 2] = torch.nan
+    reached = call.allowed()[0][:, 3]
+    out = call.attend(backend)[0, 0]
+    if which == "q":
+        assert out[3].isnan().all()
+        assert out[torch.arange(64) != 3].isfinite().all()
+    elif which == "k":
+        assert out[reached].isnan().all()
+        if backend in {"native", "gather"}:  # the others look at every key before they forbid some
+            assert out[~reached].isfinite().all()
+    else:  # dense backends multiply every value, by zero
+        assert out[reached][:, 2].isnan().all()
+
+
+def test_takes_any_strides_and_leaves_its_arguments_alone(backend):
+    for how in cases.STRIDES:
+        call = without_gradients_if_it_must(cases.simple(50), backend)
+        for name in ("q", "k", "v"):
+            setattr(call, name, cases.strided(getattr(call, name), how))
+        before = [x.clone() for x in call.inputs]
+        out = call.attend(backend)
+        copies = [x.contiguous() for x in call.inputs]
+        again = cases.Call(*copies, call.pattern, 16).attend(backend)
+        torch.testing.assert_close(out, again, rtol=1e-6, atol=1e-6)
+        assert all(torch.equal(x, y) for x, y in zip(before, call.inputs, strict=True))
 
 
 def test_padding_queries_attend_like_any_other(backend):
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 1, 1, 32, 4).unbind()
+    q, k, v = torch.randn(3, 1, 1, 32, 4, generator=torch.Generator().manual_seed(0)).unbind()
     real = torch.arange(32)[None] < 20
     out = nip.attend(q, k, v, nip.pattern("softmax", 2), 16, key_padding_mask=real, backend=backend)
     expected = torch.softmax(q[..., 25, :] @ k[0, 0, :20].T / 2, -1) @ v[0, 0, :20]
     torch.testing.assert_close(out[..., 25, :], expected)
 
 
-def test_dropout_zeroes_that_share_of_the_allowed_pairs_and_scales_the_rest(backend, allowed):
-    if refused(backend, {"dropout_p": 0.25}):
-        pytest.skip(f"{backend} leaves dropout to others")
-    tokens, p = 96, 0.25
-    torch.manual_seed(1)
-    q, k = torch.randn(2, 1, 2, tokens, tokens).unbind()
-    one_hot = torch.eye(tokens).expand(1, 2, -1, -1)  # as values: the result is the probabilities themselves
-    pattern = nip.pattern("bigbird", 6)
-
-    def probabilities(dropout_p):
-        torch.manual_seed(5)
-        return nip.attend(q, k, one_hot, pattern, 16, dropout_p=dropout_p, backend=backend)
-
-    dropped, whole = probabilities(p), probabilities(0.0)
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], whole[kept] / (1 - p))
-    pairs = allowed(pattern, 16, tokens, 1)[0].expand(2, -1, -1)
-    share = 1 - kept[0][pairs].double().mean().item()
-    assert abs(share - p) < 5 * (p * (1 - p) / pairs.sum().item()) ** 0.5  # five standard deviations
-    assert torch.equal(dropped, probabilities(p))
-    assert not torch.equal(dropped, nip.attend(q, k, one_hot, pattern, 16, dropout_p=p, backend=backend))
-
-
-def test_takes_any_strides_and_leaves_its_arguments_alone(backend):
-    torch.manual_seed(0)
-    packed = torch.randn(2, 50, 3, 4, 8)
-    before = packed.clone()
-    q, k, v = packed.permute(2, 0, 3, 1, 4).unbind()  # heads and tokens swapped, as a linear layer leaves them
-    pattern = nip.pattern("hypercube", 4)
-    out = nip.attend(q, k, v, pattern, 16, backend=backend)
-    copies = (x.contiguous() for x in (q, k, v))
-    torch.testing.assert_close(out, nip.attend(*copies, pattern, 16, backend=backend), rtol=1e-6, atol=1e-6)
-    assert torch.equal(packed, before)
-
-
-def test_autocast_does_not_lower_the_precision(backend):
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(1, 2, 64, 8, requires_grad=True) for _ in range(3))
-    results = []
-    for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            out = nip.attend(q, k, v, nip.pattern("hypercube", 4), 16, backend=backend)
-        results.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
-    for plain, under_autocast in zip(*results, strict=True):
-        assert torch.equal(plain, under_autocast)
-
-
 @pytest.mark.parametrize("scale", [0.0, -0.7])
 @pytest.mark.parametrize("name", ["softmax", "hypercube"])
-def test_any_scale_keeps_forbidden_pairs_forbidden(backend, oracle, name, scale):
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 1, 1, 20, 4).unbind()
-    pattern = nip.pattern(name, 5)
-    out = nip.attend(q, k, v, pattern, 4, causal=True, scale=scale, backend=backend)
-    expected, _ = oracle(q, k, v, pattern, 4, causal=True, scale=scale)
-    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
+def test_any_scale_keeps_forbidden_pairs_forbidden(backend, name, scale):
+    call = cases.simple(20, name, 4, 1, 1, 1, 4, causal=True, scale=scale)
+    cases.check(call, backend)
 
 
-def test_padding_queries_of_several_documents_stay_in_theirs(backend, oracle):
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 1, 1, 12, 4).unbind()
+def test_padding_queries_of_several_documents_stay_in_theirs(backend):
     real = torch.arange(12)[None] < 8  # the last block attends to others, but not to itself
     ids = torch.tensor([[1] * 4 + [2] * 4 + [1, 1, 2, 2]])
-    masks = {"key_padding_mask": real, "segment_ids": ids}
-    out = nip.attend(q, k, v, nip.pattern("softmax", 3), 4, **masks, backend=backend)
-    expected, _ = oracle(q, k, v, nip.pattern("softmax", 3), 4, **masks)
-    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
+    cases.check(cases.simple(12, "softmax", 4, 1, 1, 1, 4, key_padding_mask=real, segment_ids=ids), backend)
+
+
+WRONG = [
+    {"q": torch.zeros(2, 40, 8)},
+    {"k": torch.zeros(2, 4, 41, 8)},
+    {"v": torch.zeros(2, 4, 40, 9)},
+    {"k": torch.zeros(1, 4, 40, 8)},
+    {"k": torch.zeros(2, 3, 40, 8), "v": torch.zeros(2, 3, 40, 8)},
+    {"v": torch.zeros(2, 4, 40, 8, dtype=torch.float64)},
+    {"q": torch.zeros(2, 4, 40, 8, dtype=torch.int32)},
+    {"v": torch.zeros(2, 4, 40, 8, device="meta")},
+    {"key_padding_mask": torch.ones(2, 39, dtype=torch.bool)},
+    {"key_padding_mask": torch.ones(2, 40)},
+    {"segment_ids": torch.ones(2, 41, dtype=torch.int64)},
+    {"segment_ids": torch.ones(2, 40, dtype=torch.int64, device="meta")},
+    {"bias": torch.zeros(40, 40)},
+    {"pattern": nip.pattern("hypercube", 4)},
+    {"pattern": nip.pattern("hypercube", 2)},
+    {"block_size": 0},
+    {"scale": np.inf},
+    {"dropout_p": 1.0},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids="-".join)
+def test_wrong_input_gets_one_sentence_and_never_reaches_the_kernel(backend, wrong, monkeypatch):
+    def reached(*_):
+        raise AssertionError("the kernel was called")
+
+    for name in BACKENDS:
+        monkeypatch.setitem(BACKENDS, name, dataclasses.replace(BACKENDS[name], run=reached))
+    monkeypatch.setattr(native, "_call", reached)
+    q, k, v = (torch.zeros(2, 4, 40, 8) for _ in range(3))
+    right = {"q": q, "k": k, "v": v, "pattern": nip.pattern("hypercube", 3), "block_size": 16}
+    with pytest.raises(ValueError) as error:
+        nip.attend(**{**right, **wrong}, backend=backend)
+    assert "\n" not in str(error.value)
+    with pytest.raises(AssertionError, match="the kernel was called"):  # as it is with nothing wrong
+        nip.attend(**right, backend=backend)

@@ -127,7 +127,7 @@ BAD = [
     ({"pattern": "hypercube"}, "'pattern' parameter of attend must be a nip.Pattern.*Got 'hypercube'"),
     (
         {"backend": "fast"},
-        "There is no attention backend 'fast'. The backends are auto, native, gather, dense, reference",
+        "There is no attention backend 'fast'. The backends are auto, native, flex, gather, dense, reference",
     ),
     ({"backend": "dense", "return_lse": True}, "'dense' cannot compute this: .*log-sum-exp.*Use backend='auto'"),
 ]

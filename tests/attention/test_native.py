@@ -86,8 +86,8 @@ def test_a_global_row_is_cut_in_parts():
     assert degrees.max() > 4 * degrees.mean()
 
 
-@pytest.mark.parametrize("isa", native.instruction_sets())
-def test_every_instruction_set_of_this_machine(isa):
+@pytest.mark.parametrize("isa", [isa for isa in native.instruction_sets() if isa != native.instruction_set()])
+def test_every_other_instruction_set_of_this_machine(isa):
     code = (
         "import torch, test_native as t; from nip.attention import native\n"
         f"assert native._library()[0] == {isa!r}\n"
@@ -136,26 +136,6 @@ def test_a_library_that_was_not_compiled_says_what_to_type(monkeypatch):
         native._library.cache_clear()
 
 
-@pytest.mark.parametrize("size", [1e2, 1e4])
-def test_extreme_scores_stay_finite(size):
-    q, k, v = tensors(1, 2, 2, 100, 16)
-    q = (q.detach() / q.detach().norm(dim=-1, keepdim=True) * size).requires_grad_()
-    k = (k.detach() / k.detach().norm(dim=-1, keepdim=True)).requires_grad_()
-    pattern = nip.pattern("hypercube", 7)
-    found = results(q, k, v, pattern, scale=1.0)
-    assert all(x.isfinite().all() for x in found)
-    expected = results(*(x.detach().double().requires_grad_() for x in (q, k, v)), pattern, 16, "reference", scale=1.0)
-    agree(found, [x.float() for x in expected], tolerance=4e-6 * (1 + size))  # eps times the largest score
-
-
-def test_not_a_number_is_passed_on():
-    q, k, v = (x.detach() for x in tensors(1, 1, 1, 64, 16))
-    q[0, 0, 3, 2] = torch.nan
-    out = nip.attend(q, k, v, nip.pattern("hypercube", 4), backend="native")
-    assert out[0, 0, 3].isnan().all()
-    assert out[0, 0, 4:].isfinite().all()
-
-
 def test_strided_inputs_and_gradients_are_read_where_they_lie():
     packed = torch.randn(2, 50, 3, 4, 32, requires_grad=True)
     pattern = nip.pattern("hypercube", 4)
@@ -170,39 +150,3 @@ def test_strided_inputs_and_gradients_are_read_where_they_lie():
 
     for x, y in zip(gradient(False), gradient(True), strict=True):
         assert torch.equal(x, y)
-
-
-def test_the_operator_keeps_the_rules_of_torch():
-    q, k, v = tensors(1, 2, 1, 40, 8)
-    layout = block_layout(nip.pattern("hypercube", 3), 16, 40)
-    tables = native._tables(layout)
-    real = torch.rand(1, 40) < 0.7
-    ids = torch.randint(0, 3, (1, 40))
-    for masks in ((None, None), (real, ids)):
-        torch.library.opcheck(native.attend_blocks, (q, k, v, *tables, *masks, 16, False, 0.3))
-
-
-def test_checkpointing_gives_the_same_gradients():
-    from torch.utils.checkpoint import checkpoint
-
-    q, k, v = tensors()
-    pattern = nip.pattern("hypercube", 13)
-
-    def loss(q, k, v):
-        return nip.attend(q, k, v, pattern, backend="native").square().sum()
-
-    plain = torch.autograd.grad(loss(q, k, v), (q, k, v))
-    again = torch.autograd.grad(checkpoint(loss, q, k, v, use_reentrant=False), (q, k, v))
-    assert all(torch.equal(x, y) for x, y in zip(plain, again, strict=True))
-
-
-def test_compiles_into_one_graph():
-    q, k, v = tensors(4, 4, 4, 512, 16)
-    pattern = nip.pattern("hypercube", 32)
-
-    def loss(q, k, v):
-        return (nip.attend(q * 1.0, k, v, pattern, backend="native") ** 2).sum()
-
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    plain = torch.autograd.grad(loss(q, k, v), (q, k, v))
-    assert all(torch.equal(x, y) for x, y in zip(torch.autograd.grad(compiled(q, k, v), (q, k, v)), plain, strict=True))

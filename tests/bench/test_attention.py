@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from nip.bench import Case, bench_attention
+from nip.bench import Case, bench_attention, to_markdown
 from nip.bench import attention as bench
 from nip.bench.quiet import Timing
 from nip.bench.rows import DENSE
@@ -85,6 +85,15 @@ def test_what_a_backend_cannot_do_is_left_out_and_said():
     ]
     with pytest.raises(ValueError, match="'torch-sparse' is left out"):
         bench_attention(cases, [], ["backward"], rivals=["torch-sparse"])
+
+
+def test_long_inputs_are_measured_without_dense_attention():
+    cases = [Case("local", n, batch=1, heads=1, head_dim=8) for n in (32, 64)]
+    rows = list(bench_attention(cases, ["gather"], ["forward"], dense_up_to=63, repeats=1, memory=False))
+    assert [(row.backend, row.case.n_tokens) for row in rows] == [(DENSE, 32), ("gather", 32), ("gather", 64)]
+    assert [row.ratio_to_dense is None for row in rows] == [False, False, True]
+    assert rows[-1].to_dict()["speedup_over_dense"] is None
+    assert "| local | 64 | forward | gather |" in to_markdown(rows)
 
 
 def test_memory_counts_the_score_matrix_of_the_backend_that_has_one():

@@ -128,6 +128,7 @@ def test_modules_give_gradients_for_hidden_states_and_the_three_projections(name
         ("flex-window", {"dtype": "float64"}, "forward", "no float64"),
         ("torch-sparse", {}, "forward+backward", "dense gradients"),
         ("torch-sparse", {"dtype": "bfloat16"}, "forward", "no bfloat16"),
+        ("hf-bigbird", {"n_tokens": 2**15}, "forward", "it writes out all probabilities, 16 GiB at 32,768 tokens"),
         ("hf-bigbird", {"n_tokens": 32}, "forward", "with 1 random blocks it needs more than 7 blocks"),
     ],
 )

@@ -52,12 +52,13 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(monkeypatch, given,
     assert {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ} == left
 
 
-def test_the_command_asks_for_it_before_torch_is_there():
+@pytest.mark.parametrize("command", [["lra"], ["bench", "attention"], ["bench", "step"]], ids=" ".join)
+def test_commands_ask_for_it_before_torch_is_there(command):
     code = (
         "import sys\n"
         "from nip.training import process\n"
         "process.spin_briefly = lambda: sys.exit(7 if 'torch' not in sys.modules else 1)\n"
         "from nip.cli import main\n"
-        "main(['lra'])"
+        f"main({command})"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7

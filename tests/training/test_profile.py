@@ -1,17 +1,58 @@
+import dataclasses
+
 import pytest
 import torch
 
+import nip
+from nip.data import open_split
 from nip.models import lra
 from nip.training import profile, steps
 
 
 def test_the_parts_are_found_and_add_up(config, data):
-    with profile.attention_named():
-        found = profile.profile_step(config, data, repeats=1)
+    found = profile.profile_step(profile.make_step(config, open_split("listops", "train", data)), repeats=1)
     assert set(found) == {*profile.GROUPS, "other", "step"}
     assert sum(found.values()) == pytest.approx(2 * found["step"])
     for part in ("attention", "dropout", "layer norm", "GELU", "linear maps", "embeddings", "optimizer"):
         assert found[part] > 0
+
+
+@pytest.mark.parametrize("backend", ["native", "gather", "dense"])
+def test_backward_passes_of_attention_are_counted_as_attention(config, data, backend):
+    if not next(each.available for each in nip.backends() if each.name == backend):
+        pytest.skip(f"{backend} is not available here")
+    step = profile.make_step(dataclasses.replace(config, backend=backend), open_split("listops", "train", data))
+    with profile.attention_named(), torch.profiler.profile() as profiled:
+        step()
+    prefix = "autograd::engine::evaluate_function: "
+    words = profile.GROUPS["attention"]
+    backward = {e.name.removeprefix(prefix) for e in profiled.events() if e.name.startswith(prefix)}
+    known = [word for part, group in profile.GROUPS.items() if part != "attention" for word in group]
+    outside = (
+        "NllLoss",
+        "LogSoftmax",
+        "Add",
+        "Mul",
+        "Div",
+        "Relu",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Expand",
+        "ToCopy",
+    )
+    assert any(word in name for name in backward for word in words)
+    for name in backward:  # nothing of it falls under "other"
+        assert any(word in name for word in (*words, *known, *outside)), name
+
+
+def test_every_step_is_the_same_work(config, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(steps, "train_step", lambda *arguments: seen.append(arguments[4].tolist()))
+    step = profile.make_step(config, open_split("listops", "train", data))
+    step()
+    step()
+    assert seen[0] == seen[1] and len(seen[0]) == config.batch_size
 
 
 def test_plainly_changes_nothing_but_the_way(config):

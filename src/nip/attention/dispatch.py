@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, overload
@@ -10,12 +11,13 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from nip.attention import native
+from nip.attention import flex, native
 from nip.attention.dense import attend_dense
 from nip.attention.gather import attend_gather
-from nip.attention.layout import BlockLayout, block_layout
+from nip.attention.layout import BlockLayout, block_layout, layout_of
 from nip.attention.options import Options
 from nip.attention.reference import attend_reference
+from nip.attention.tiles import tiling
 from nip.graphs import Pattern
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -59,6 +61,9 @@ BACKENDS: dict[str, Implementation] = {
     "native": Implementation(
         native.attend_native, "compiled kernel for a CPU and float32", native.missing, native.refuses, native.build
     ),
+    "flex": Implementation(
+        flex.attend_flex, "torch's FlexAttention, tiles of 128 tokens", flex.missing, flex.refuses, flex.build
+    ),
     "gather": Implementation(attend_gather, "plain torch on any device, attended blocks only"),
     "dense": Implementation(attend_dense, "torch's dense attention with the pattern as a mask", refuses=_dense_refuses),
     "reference": Implementation(attend_reference, "every score written out: the oracle of the others"),
@@ -72,7 +77,7 @@ def backends() -> list[Backend]:
     Examples
     --------
     >>> [backend.name for backend in backends()]
-    ['native', 'gather', 'dense', 'reference']
+    ['native', 'flex', 'gather', 'dense', 'reference']
     """
     missing = {name: implementation.missing() for name, implementation in BACKENDS.items()}
     return [
@@ -191,9 +196,10 @@ def attend(
     """
     q, k, v = _as_autocast(q, k, v)
     options = _check(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
-    layout = _layout(pattern, block_size, q.shape[2], causal)
-    choice = _choose(q, layout, options, backend)
-    out, lse = BACKENDS[choice.backend].run(q, k, v, layout, options)
+    # A pattern is made for one length: torch.compile must not leave the length open, and operator.index settles it.
+    layout = _layout(pattern, block_size, operator.index(q.shape[2]), causal)
+    name = _choose(q, layout, options, backend)[0]
+    out, lse = BACKENDS[name].run(q, k, v, layout, options)
     if lse is not None:
         return out, lse
     return out
@@ -243,21 +249,85 @@ def explain(
     q, k, v = _as_autocast(q, k, v)
     options = _check(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
     layout = block_layout(pattern, block_size, q.shape[2], is_causal=causal)
-    return _choose(q, layout, options, backend)
+    name, why = _choose(q, layout, options, backend)
+    return Choice(name, why(q, layout, options))
 
 
-def _choose(q: Tensor, layout: BlockLayout, options: Options, backend: str) -> Choice:
+Reason = Callable[[Tensor, BlockLayout, Options], str]
+
+
+def _choose(q: Tensor, layout: BlockLayout, options: Options, backend: str) -> tuple[str, Reason]:
+    """The backend's name and its reason, put into words only when asked for: torch.compile comes through here."""
     if backend != "auto":
         _check_backend(q, options, backend)
-        return Choice(backend, "asked for by name")
-    attended = f"{layout.density:.0%} of {layout.n} × {layout.n} blocks are attended to"
+        return backend, _by_name
+    can_be_dense = _dense_refuses(q, options) is None
+    if q.device.type == "cuda" and flex.refuses(q, options) is None:
+        if can_be_dense and _dense_on_a_gpu(layout, options):
+            return "dense", _dense_in_tiles
+        return "flex", _flex_pays
     sparse = "gather" if native.missing() or native.refuses(q, options) else "native"
     if not _dense_is_faster(q, layout, options, sparse):
-        return Choice(sparse, f"{attended}, and leaving out the others pays")
-    refusal = _dense_refuses(q, options)
-    if refusal is None:
-        return Choice("dense", f"{attended} by {_rows(q)} rows: leaving out the others costs more than it saves")
-    return Choice(sparse, f"{attended}; dense attention would be faster, but {refusal}")
+        return sparse, _sparse_pays
+    if can_be_dense:
+        return "dense", _dense_pays
+    return sparse, _dense_cannot
+
+
+def _by_name(q: Tensor, layout: BlockLayout, options: Options) -> str:
+    return "asked for by name"
+
+
+def _attended(layout: BlockLayout) -> str:
+    return f"{layout.density:.0%} of {layout.n} × {layout.n} blocks are attended to"
+
+
+def _sparse_pays(q: Tensor, layout: BlockLayout, options: Options) -> str:
+    return f"{_attended(layout)}, and leaving out the others pays"
+
+
+def _dense_pays(q: Tensor, layout: BlockLayout, options: Options) -> str:
+    return f"{_attended(layout)} by {_rows(q)} rows: leaving out the others costs more than it saves"
+
+
+def _dense_cannot(q: Tensor, layout: BlockLayout, options: Options) -> str:
+    return f"{_attended(layout)}; dense attention would be faster, but {_dense_refuses(q, options)}"
+
+
+def _in_tiles(layout: BlockLayout) -> str:
+    tiles = tiling(layout)
+    return f"{_attended(layout)}, {tiles.density:.0%} of {tiles.n} × {tiles.n} tiles of 128 tokens"
+
+
+def _flex_pays(q: Tensor, layout: BlockLayout, options: Options) -> str:
+    return f"{_in_tiles(layout)}, and a GPU leaves out the others (a rule that was not measured)"
+
+
+def _dense_in_tiles(q: Tensor, layout: BlockLayout, options: Options) -> str:
+    return f"{_in_tiles(layout)}: too many or too short to leave out the others (a rule that was not measured)"
+
+
+# Not measured: a careful rule. FlexAttention is known to lose to dense attention below about a thousand tokens, its
+# masked tiles may cost twice a dense one's, and a mask for dense attention takes tokens² bytes.
+_GPU_TOKENS_FLEX = 1024
+_GPU_COST_OF_A_TILE = 2.0
+_GPU_TOKENS_MASKED = 4096
+
+
+def _dense_on_a_gpu(layout: BlockLayout, options: Options) -> bool:
+    needs_mask = (
+        not layout.complete
+        or options.segment_ids is not None
+        or (layout.causal and options.key_padding_mask is not None)
+    )
+    if layout.n_tokens < _GPU_TOKENS_FLEX or not needs_mask:
+        return True
+    return layout.n_tokens <= _GPU_TOKENS_MASKED and _GPU_COST_OF_A_TILE * _tile_density(layout.key) >= 1
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _tile_density(key: int) -> float:
+    return tiling(layout_of(key)).density
 
 
 def _rows(q: Tensor) -> int:
@@ -272,11 +342,12 @@ _NS_PER_CALL = {"gather": 1.2e6, "native": 2e5, "portable": 2e5}
 
 
 def _dense_is_faster(q: Tensor, layout: BlockLayout, options: Options, sparse: str) -> bool:
-    pairs = _rows(q) * layout.n_tokens
     per_pair = _NS_PER_PAIR_DENSE_DROPOUT if options.dropout_p > 0 else _NS_PER_PAIR_DENSE
     if sparse == "native" and native.instruction_set() == "portable":
         sparse = "portable"
-    return per_pair * pairs < _NS_PER_CALL[sparse] + _NS_PER_PAIR[sparse] * layout.density * pairs
+    saved = per_pair - _NS_PER_PAIR[sparse] * layout.density
+    # One comparison of the number of rows, which torch.compile may leave open.
+    return saved * layout.n_tokens * _rows(q) < _NS_PER_CALL[sparse]
 
 
 def _check_backend(q: Tensor, options: Options, backend: str) -> None:
@@ -354,7 +425,10 @@ def _check(
         raise ValueError(f"The 'scale' parameter of attend must be finite. Got {scale!r} instead.")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"The 'dropout_p' parameter of attend must be in [0, 1). Got {dropout_p!r} instead.")
-    return Options(float(scale), key_padding_mask, segment_ids, bias, float(dropout_p), return_lse)
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if bias is not None and torch.is_grad_enabled() and bias.requires_grad:
+        needs_grad = True
+    return Options(float(scale), key_padding_mask, segment_ids, bias, float(dropout_p), return_lse, needs_grad)
 
 
 def _check_token_mask(name: str, mask: Tensor | None, shape: tuple[int, int], kind: str) -> None:

@@ -20,7 +20,9 @@ and whose own result is cut off.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import weakref
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -52,31 +54,44 @@ class BlockLayout:
     indptr: NDArray[np.int64]
     indices: NDArray[np.int64]
     causal: bool
+    # Attributes, not properties: torch.compile reads attributes of a constant, but cannot call its methods.
+    n: int = field(init=False)
+    """Number of blocks."""
+    rows: NDArray[np.int64] = field(init=False, repr=False)
+    """The row of each entry of `indices`."""
+    n_padded: int = field(init=False)
+    """Tokens once the last block is filled."""
+    complete: bool = field(init=False)
+    """Whether every token attends to every other (causal: to every earlier one)."""
+    density: float = field(init=False)
+    """Attended blocks over n²."""
+    key: int = field(init=False)
+    """A number of its own in this process, under which `layout_of` finds it."""
 
-    @property
-    def n(self) -> int:
-        """Number of blocks."""
-        return len(self.indptr) - 1
+    def __post_init__(self) -> None:
+        n, attended = len(self.indptr) - 1, self.indices.size
+        rows = np.repeat(np.arange(n), np.diff(self.indptr))
+        rows.setflags(write=False)
+        derived = {
+            "n": n,
+            "rows": rows,
+            "n_padded": n * self.block_size,
+            "complete": attended == (n * (n + 1) // 2 if self.causal else n**2),
+            "density": attended / n**2,
+            "key": next(_KEYS),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        _LAYOUTS[self.key] = self
 
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """The row of each entry of `indices`."""
-        return np.repeat(np.arange(self.n), np.diff(self.indptr))
 
-    @property
-    def n_padded(self) -> int:
-        """Tokens once the last block is filled."""
-        return self.n * self.block_size
+_KEYS = itertools.count()
+_LAYOUTS: weakref.WeakValueDictionary[int, BlockLayout] = weakref.WeakValueDictionary()
 
-    @property
-    def complete(self) -> bool:
-        """Whether every token attends to every other (causal: to every earlier one)."""
-        return self.indices.size == (self.n * (self.n + 1) // 2 if self.causal else self.n**2)
 
-    @property
-    def density(self) -> float:
-        """Attended blocks over n²."""
-        return self.indices.size / self.n**2
+def layout_of(key: int) -> BlockLayout:
+    """The layout of that `BlockLayout.key`: torch.compile can hand on a number, but no object of ours."""
+    return _LAYOUTS[key]
 
 
 @lru_cache(maxsize=64, typed=True)  # typed: a block size of 16.0 must not pass for 16

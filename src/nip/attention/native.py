@@ -146,9 +146,8 @@ def attend_native(
     return out, lse if options.return_lse else None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@lru_cache(maxsize=64)
 def _tables(layout: BlockLayout) -> tuple[Tensor, Tensor]:
+    # Anew for every call, in microseconds: if torch.export saw them first, kept ones would have no values.
     return torch.tensor(layout.indptr, dtype=torch.int32), torch.tensor(layout.indices, dtype=torch.int32)
 
 

@@ -23,3 +23,5 @@ class Options:
     """Each probability becomes zero with this chance, the others grow by 1 / (1 − dropout_p)."""
     return_lse: bool = False
     """Whether the log-sum-exp of the scores is wanted."""
+    needs_grad: bool = False
+    """Whether gradients will be asked for: some input requires them, and they are not switched off."""

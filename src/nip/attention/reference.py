@@ -46,7 +46,7 @@ def allowed_pairs(layout: BlockLayout, options: Options, device: torch.device) -
     """Which query may attend to which key: bool, True = yes, (1 or batch, 1, tokens, tokens)."""
     tokens, b = layout.n_tokens, layout.block_size
     blocks = torch.zeros(layout.n, layout.n, dtype=torch.bool, device=device)
-    blocks[torch.from_numpy(layout.rows).to(device), torch.tensor(layout.indices, device=device)] = True
+    blocks[torch.tensor(layout.rows, device=device), torch.tensor(layout.indices, device=device)] = True
     allowed = blocks.repeat_interleave(b, 0).repeat_interleave(b, 1)[:tokens, :tokens]
     if layout.causal:
         allowed = allowed.tril()

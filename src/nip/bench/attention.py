@@ -23,10 +23,13 @@ from nip.graphs.pattern import check_int
 
 DIRECTIONS = tuple(FORWARD_PASSES)
 
+DENSE_UP_TO = 16384
+"""Dense attention is measured on no longer inputs unless asked for: each call would take minutes."""
+
 
 @dataclass(frozen=True)
 class Group:
-    """What is measured in turns: a case, a pass, and the names of backends and peers, torch's dense attention first."""
+    """What is measured in turns: a case, a pass, and the names of backends and peers; torch's dense attention leads."""
 
     case: Case
     direction: str
@@ -34,7 +37,11 @@ class Group:
 
 
 def plan(
-    cases: Sequence[Case], backends: Sequence[str], directions: Sequence[str], rivals: Sequence[str]
+    cases: Sequence[Case],
+    backends: Sequence[str],
+    directions: Sequence[str],
+    rivals: Sequence[str] = (),
+    dense_up_to: int = DENSE_UP_TO,
 ) -> tuple[list[Group], list[str]]:
     """What to measure, and why some of what was asked for is left out.
 
@@ -57,14 +64,15 @@ def plan(
     groups, left_out = [], []
     for case in cases:
         for direction in directions:
-            taken = [DENSE]
+            taken = []
             for name in (*backends, *rivals):
                 try:
                     taken.append(_taken(case, name, direction))
                 except ValueError as refusal:
                     left_out.append(str(refusal))
-            if len(taken) > 1:
-                groups.append(Group(case, direction, tuple(dict.fromkeys(taken))))
+            if taken:
+                beside = [DENSE] if case.n_tokens <= dense_up_to else []
+                groups.append(Group(case, direction, tuple(dict.fromkeys([*beside, *taken]))))
     left_out = list(dict.fromkeys(left_out))
     if not groups:
         raise ValueError(left_out[0] if left_out else "There is nothing to measure. Name a pattern and a length.")
@@ -89,6 +97,7 @@ def bench_attention(
     directions: Sequence[str] = ("forward", "forward+backward"),
     *,
     rivals: Sequence[str] = (),
+    dense_up_to: int = DENSE_UP_TO,
     repeats: int = 7,
     memory: bool = True,
     left_out: Callable[[str], object] | None = None,
@@ -104,6 +113,8 @@ def bench_attention(
         Among "forward", "backward" and "forward+backward".
     rivals : sequence of str, default=()
         Names among `nip.bench.peers.PEERS`.
+    dense_up_to : int, default=16384
+        Tokens of the longest case that dense attention is measured on.
     repeats : int, default=7
         Samples wanted of each while the machine is quiet; at most three times as many are taken.
     memory : bool, default=True
@@ -117,7 +128,7 @@ def bench_attention(
         If a pattern, backend, pass or peer is unknown, or none can do any of this.
     """
     check_int("repeats", repeats, "bench attention", minimum=1)
-    groups, missing = plan(cases, backends, directions, rivals)
+    groups, missing = plan(cases, backends, directions, rivals, dense_up_to)
     if left_out is not None:
         for reason in missing:
             left_out(reason)
@@ -143,7 +154,7 @@ def _measure(groups: Sequence[Group], repeats: int, *, memory: bool) -> Iterator
                 case=case,
                 direction=direction,
                 ms=timing.ms,
-                ratio_to_dense=timing.ms / timings[DENSE].ms,
+                ratio_to_dense=timing.ms / timings[DENSE].ms if DENSE in timings else None,
                 repeats=repeats,
                 peak_mib=peak_mib(case, name, direction, machine.threads) if memory else None,
                 machine=machine,

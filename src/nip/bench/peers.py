@@ -197,11 +197,17 @@ def _sizes(case: Case) -> dict[str, Any]:
     }
 
 
+_MOST_BYTES = 2**32
+
+
 def _needs_transformers(case: Case, direction: str) -> str | None:
     return None if importlib.util.find_spec("transformers") else "it needs transformers: pip install transformers"
 
 
 def _bigbird_refuses(case: Case, direction: str) -> str | None:
+    probabilities = case.batch * case.heads * case.n_tokens**2 * getattr(torch, case.dtype).itemsize
+    if probabilities > _MOST_BYTES:
+        return f"it writes out all probabilities, {probabilities / 2**30:,.0f} GiB at {case.n_tokens:,} tokens"
     n_blocks, random = -(-case.n_tokens // case.block_size), _random_blocks(case)
     if n_blocks <= 5 + 2 * random:
         return f"with {random} random blocks it needs more than {5 + 2 * random} blocks"

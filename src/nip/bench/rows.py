@@ -79,8 +79,8 @@ class Row:
     """A pass through attention, among `FORWARD_PASSES`."""
     ms: float
     """Median time of a call."""
-    ratio_to_dense: float
-    """Time / time of torch's dense attention: below 1 is faster."""
+    ratio_to_dense: float | None
+    """Time / time of torch's dense attention: below 1 is faster. None where that was not measured."""
     repeats: int
     peak_mib: float | None
     """Memory beside the inputs; None where it was not measured."""
@@ -106,6 +106,11 @@ class Row:
         """`gflops` over what torch.mm reaches in float32."""
         return None if self.gflops is None or self.sgemm_gflops is None else self.gflops / self.sgemm_gflops
 
+    @property
+    def speedup_over_dense(self) -> float | None:
+        """How many times as fast as torch's dense attention."""
+        return None if self.ratio_to_dense is None else 1 / self.ratio_to_dense
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values, flat."""
         return {
@@ -114,7 +119,7 @@ class Row:
             "pass": self.direction,
             "ms": self.ms,
             "ratio_to_dense": self.ratio_to_dense,
-            "speedup_over_dense": 1 / self.ratio_to_dense,
+            "speedup_over_dense": self.speedup_over_dense,
             "density": self.density,
             "gflops": self.gflops,
             "sgemm_gflops": self.sgemm_gflops,

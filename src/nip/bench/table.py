@@ -32,7 +32,7 @@ def _cells(row: Row) -> list[str]:
         row.direction,
         row.backend,
         f"{row.ms:,.3g}" if row.ms < 100 else f"{row.ms:,.0f}",
-        "1" if dense else f"{1 / row.ratio_to_dense:.3g}",
+        "" if row.speedup_over_dense is None else f"{row.speedup_over_dense:.3g}",
         "" if row.density is None else f"{1 / row.density:.3g}",
         "" if row.gflops is None else f"{row.gflops:.3g}",
         "" if row.fraction_of_sgemm is None else f"{row.fraction_of_sgemm:.0%}",

@@ -57,6 +57,9 @@ def attention_command(
     passes: Annotated[
         str, typer.Option("--pass", help="forward, backward, forward+backward, comma-separated, or all.")
     ] = "forward,forward+backward",
+    dense_up_to: Annotated[
+        int, typer.Option("--dense-up-to", help="Tokens of the longest inputs that dense attention is measured on.")
+    ] = 16384,
     repeats: Annotated[int, typer.Option(help="Samples of which medians are told.")] = 7,
     threads: Annotated[int | None, typer.Option(help="Threads (torch's choice unless given).")] = None,
     memory: Annotated[bool, typer.Option(help="Measure peak memory too, each in a process of its own.")] = True,
@@ -104,6 +107,7 @@ def attention_command(
         _split(backends),
         directions,
         rivals=rivals,
+        dense_up_to=dense_up_to,
         repeats=repeats,
         memory=memory,
         left_out=lambda reason: print(f"nip: {reason}", file=sys.stderr),
@@ -124,6 +128,83 @@ def attention_command(
         emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
     elif out is None:
         Console(width=None if sys.stdout.isatty() else 160).print(to_table(rows))
+
+
+@bench.command("gpu")
+def gpu_command(
+    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = "hypercube,bigbird,longformer",
+    seq_len: Annotated[
+        str | None, typer.Option("--seq-len", help="Sequence lengths, comma-separated (1024 to 65536 unless given).")
+    ] = None,
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
+    batch: Annotated[int, typer.Option(help="Sequences.")] = 4,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 8,
+    head_dim: Annotated[int, typer.Option("--head-dim", help="Width of a head.")] = 64,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32, comma-separated.")] = "bfloat16,float16",
+    passes: Annotated[
+        str, typer.Option("--pass", help="forward, forward+backward, comma-separated.")
+    ] = "forward,forward+backward",
+    repeats: Annotated[int, typer.Option(help="Samples of which medians are told.")] = 7,
+    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """FlexAttention over patterns on a GPU: first whether it is right, then its time and peak memory.
+
+    Beside it stand torch's dense attention, and FlexAttention with a sliding window of the pattern's width. If results
+    or gradients are further from the reference in float64 than their precision allows, nothing is measured and the
+    exit code is 1.
+
+    Example: nip bench gpu --patterns hypercube --seq-len 4096,16384 --out gpu.md
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from nip.bench import Case
+    from nip.bench.agreement import TOLERANCE, agreements
+    from nip.bench.gpu import HEADER, LENGTHS, bench_gpu, caption, cells, missing
+
+    lengths = [_integer(x, "A sequence length") for x in _split(seq_len)] if seq_len else LENGTHS
+    dtypes = _split(dtype)
+    for name in dtypes:
+        if name not in TOLERANCE:
+            raise ValueError(f"--dtype must be among {', '.join(TOLERANCE)}. Got {name!r} instead.")
+    cases = [
+        Case(name, tokens, block_size, batch, heads, head_dim, kind)
+        for kind in dtypes
+        for name in _split(patterns)
+        for tokens in lengths
+    ]
+    if not cases:
+        raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
+    measured = bench_gpu(cases, _split(passes), repeats=repeats, skipped=lambda text: print(text, file=sys.stderr))
+    reason = missing()
+    if reason is not None:
+        raise ValueError(reason)
+    checks = list(agreements("flex", "cuda", dtypes))
+    wrong = [check for check in checks if not check.holds]
+    for check in wrong:
+        print(f"nip: wrong on this GPU: {check}", file=sys.stderr)
+    if wrong:
+        raise typer.Exit(1)
+    right = f"{len(checks)} problems agree with the reference in float64"
+    print(right, file=sys.stderr)
+    rows = []
+    for row in measured:
+        rows.append(row)
+        print(" ".join(cells(row)), file=sys.stderr)
+    heading = f"{caption(rows)}; {right}"
+    if out is not None:
+        lines = [heading, "", f"| {' | '.join(HEADER)} |", "|---|--:|---|---|---|--:|--:|--:|--:|--:|"]
+        emit("\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]), out)
+    if as_json:
+        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
+    elif out is None:
+        table = Table(title=heading, title_justify="left")
+        for name in HEADER:
+            table.add_column(name, justify="left" if name in {"pattern", "dtype", "pass", "backend"} else "right")
+        for row in rows:
+            table.add_row(*cells(row))
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @bench.command("scoring")
@@ -157,6 +238,54 @@ def scoring_command(
         table = Table(title=caption(rows), title_justify="left")
         for name in HEADER:
             table.add_column(name, justify="left" if name == "pattern" else "right")
+        for row in rows:
+            table.add_row(*cells(row))
+        Console().print(table)
+
+
+@bench.command("step")
+def step_command(
+    backends: Annotated[str, typer.Option(help="Backends, comma-separated; auto is what attend takes.")] = "auto",
+    model: Annotated[str, typer.Option(help="The pattern.")] = "hypercube",
+    ways: Annotated[
+        str,
+        typer.Option(
+            help="How a batch is computed, comma-separated: full (padded to --seq-len), own (as trained: padded to "
+            "each part's longest), plain (padded, at once, with torch's dropout, memory given back)."
+        ),
+    ] = "full,own",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples of a step.")] = 32,
+    seq_len: Annotated[int, typer.Option("--seq-len", help="Tokens an example is cut or padded to.")] = 2048,
+    repeats: Annotated[int, typer.Option(help="Steps of which medians are told.")] = 7,
+    out: Annotated[Path | None, typer.Option(help="Write the tables as Markdown to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time of a ListOps training step, with attention over a pattern and with dense attention, and its parts.
+
+    Everything outside attention is the same code. The examples are drawn for the purpose.
+
+    Example: nip bench step --backends native,gather --ways own
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from nip.bench.step import HEADER, bench_step, caption, cells, to_markdown
+
+    measured = bench_step(
+        _split(backends), _split(ways), model=model, batch_size=batch_size, seq_len=seq_len, repeats=repeats
+    )
+    with Console(stderr=True).status("measuring"):
+        rows = list(measured)
+    if not rows:
+        raise ValueError("There is nothing to measure. Name a way to compute a batch.")
+    if out is not None:
+        emit(to_markdown(rows), out)
+    if as_json:
+        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
+    elif out is None:
+        table = Table(title=caption(rows), title_justify="left")
+        for name in HEADER:
+            table.add_column(name, justify="left" if name in {"way", "attention", "pattern"} else "right")
         for row in rows:
             table.add_row(*cells(row))
         Console().print(table)

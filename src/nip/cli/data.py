@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from typer.core import TyperGroup
 from nip.cli.data_options import Folder, Origin, Overwrite, SourceName, SplitRule, TaskName
 from nip.cli.examples import show_command
 from nip.cli.listops import listops_command
-from nip.cli.making import make, print_made
+from nip.cli.making import make, print_made, write_png
 from nip.cli.options import Json, emit, parse_parameters
 
 
@@ -50,10 +51,18 @@ def _command_of(task: str) -> Callable[..., None]:
         param: Annotated[
             list[str] | None, typer.Option("--param", help="A parameter of the source, name=value; may be repeated.")
         ] = None,
+        png: Annotated[
+            Path | None,
+            typer.Option(help="Write the official files of Pathfinder too, pictures and lists, into this folder."),
+        ] = None,
         out: Folder = None,
         overwrite: Overwrite = False,
         as_json: Json = False,
     ) -> None:
+        from nip.data import pathfinder
+
+        if png is not None and not task.startswith(pathfinder.PREFIX):
+            raise ValueError(f"--png writes pictures of Pathfinder. Got the task {task} instead.")
         made = make(
             task,
             out,
@@ -64,6 +73,8 @@ def _command_of(task: str) -> Callable[..., None]:
             parameters=parse_parameters(param),
             overwrite=overwrite,
         )
+        if png is not None:
+            made["png"] = str(write_png(task, png, out))
         if as_json:
             emit(json.dumps(made, allow_nan=False, indent=2, ensure_ascii=False), None)
             return
@@ -75,7 +86,7 @@ def _command_of(task: str) -> Callable[..., None]:
         rules = f"; --split-rule {' | '.join(way.split_rules)}" if way.split_rules else ""
         parameters = f"; --param {', '.join(way.parameters)}" if way.parameters else ""
         lines.append(f"--source {way.name}: {way.says}{rules}{parameters}.")
-    reads = any(way.recognises for way in ways) and not any(way.recognises is None for way in ways)
+    reads = not any((way.recognises is None or way.usual) and way.makes in (None, task) for way in ways)
     lines.append(f"Example: nip data {task}{' --from FOLDER' if reads else ''}")
     command.__doc__ = "\n\n".join(lines)
     return command

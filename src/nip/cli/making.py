@@ -31,6 +31,16 @@ def make(task: str, out: Path | None, *, origin: str | None, source: str | None,
     }
 
 
+def write_png(task: str, folder: Path, out: Path | None) -> Path:
+    """Write the official files of a Pathfinder set; the folder of its level."""
+    from nip import data
+    from nip.data.pathfinder.files import write_pictures
+
+    splits = {name: data.open_split(task, name, out) for name in data.SPLITS}
+    with progress_bar("PNG", sum(map(len, splits.values()))) as progress:
+        return write_pictures(splits, folder, progress=progress)
+
+
 def print_made(made: dict[str, Any]) -> None:
     """What was made, in lines."""
     print_folder(made)
@@ -43,6 +53,8 @@ def print_made(made: dict[str, Any]) -> None:
             f"{name}: {count['examples']:,} examples of {length['min']:,.0f} … {length['max']:,.0f} tokens "
             f"(mean {length['mean']:,.1f}); {labels}"
         )
+    if "png" in made:
+        print(f"{made['png']}: written")
     baselines = made["baselines"]
     root = f"; knowing only the first token: {baselines['root_operator']:.1%}" if "root_operator" in baselines else ""
     print(f"Always the commonest label of train: {baselines['commonest_label']:.1%} of test{root}.")

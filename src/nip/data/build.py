@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nip.data.examples import Examples
 from nip.data.folders import data_folder
 from nip.data.listops import Rule
 from nip.data.plans import Progress, Request
@@ -85,7 +86,8 @@ def build(
     )
     if not overwrite and stored(made.name, folder, plan.description):
         return False
-    write_task(plan.splits(), folder, plan.description, task=made, overwrite=overwrite)
+    splits = _counted(plan.splits(), progress)
+    write_task(splits, folder, plan.description, task=made, overwrite=overwrite)
     return True
 
 
@@ -101,3 +103,21 @@ def build_listops(
     """Draw a ListOps set into the data folder. Parameters are those of `generate`; returns and raises as `build`."""
     parameters = {**vars(rule or Rule()), **dict(zip(SPLITS, sizes, strict=True))}
     return build("listops", folder, seed=seed, parameters=parameters, overwrite=overwrite, progress=progress)
+
+
+def _counted(
+    splits: Mapping[str, Examples | Iterable[Examples]], progress: Progress | None
+) -> Mapping[str, Examples | Iterable[Examples]]:
+    """The same splits; those that come in chunks tell their progress."""
+    if progress is None:
+        return splits
+    done = 0
+
+    def told(pieces: Iterable[Examples]) -> Iterator[Examples]:
+        nonlocal done
+        for piece in pieces:
+            yield piece
+            done += len(piece)
+            progress(done)
+
+    return {name: split if isinstance(split, Examples) else told(split) for name, split in splits.items()}

@@ -29,7 +29,8 @@ class Request:
     parameters : mapping, default={}
         Of what is drawn: those that were given, each one of the source's.
     progress : callable, optional
-        Called with the number of examples made so far, in all splits.
+        Called with the number of examples made so far, in all splits; for sources that make them before any chunk is
+        taken. Chunks are counted as they are taken.
     """
 
     task: Task
@@ -87,8 +88,11 @@ class Source:
         Names of parameters that can be given.
     seeded : bool, default=False
         Whether it draws, so that a seed can be given.
+    usual : bool, default=False
+        Whether it knows where its files usually lie, so that no place need be named.
     makes : str, optional
-        The task whose data it makes, where that is another than the one asked for: a stand-in keeps its own name.
+        The task whose data it makes, where that is another than the one asked for: a stand-in keeps its own name, and
+        is taken for another task only where it is asked for by name.
     """
 
     name: str
@@ -99,4 +103,5 @@ class Source:
     split_rules: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     seeded: bool = False
+    usual: bool = False
     makes: str | None = None

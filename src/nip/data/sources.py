@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
-from nip.data import drawn, pathfinder, tsv
+from nip.data import (
+    aan,
+    cifar,
+    corpora,
+    drawn,
+    fashion,
+    hub,
+    imdb,
+    original,
+    passages,
+    pathfinder,
+    probe,
+    snakes,
+    tsv,
+)
 from nip.data.plans import Source
 from nip.data.tasks import SPLITS, Task
+
+
+def _never(path: Path, task: Task) -> bool:
+    """Of a source that reads no files but takes a name."""
+    return False
+
+
+_PATHFINDER = tuple(pathfinder.PREFIX + level for level in pathfinder.LEVELS)
 
 # In the order in which forms are tried, and a task's first source without files is its default.
 SOURCES: tuple[Source, ...] = (
@@ -20,7 +43,7 @@ SOURCES: tuple[Source, ...] = (
     ),
     Source(
         name="drawn",
-        tasks=tuple(pathfinder.PREFIX + level for level in pathfinder.LEVELS),
+        tasks=_PATHFINDER,
         says="drawn by the published rule, by --seed",
         plan=pathfinder.plan,
         parameters=SPLITS,
@@ -32,6 +55,148 @@ SOURCES: tuple[Source, ...] = (
         says="a folder with basic_train.tsv, basic_val.tsv and basic_test.tsv",
         plan=tsv.plan,
         recognises=tsv.recognises,
+    ),
+    Source(
+        name="official",
+        tasks=("retrieval",),
+        says="a folder with new_aan_pairs.train.tsv, .eval.tsv and .test.tsv",
+        plan=aan.plan,
+        recognises=aan.recognises,
+    ),
+    Source(
+        name="official",
+        tasks=_PATHFINDER,
+        says="a folder with imgs/ and metadata/ of the level",
+        plan=snakes.plan,
+        recognises=snakes.recognises,
+        split_rules=snakes.SPLIT_RULES,
+        seeded=True,
+    ),
+    Source(
+        name="pickles",
+        tasks=("listops", "text", "retrieval", "image", *_PATHFINDER),
+        says="a folder with the original's TASK.train.pickle, TASK.dev.pickle and TASK.test.pickle",
+        plan=original.plan,
+        recognises=original.recognises,
+    ),
+    Source(
+        name="folder",
+        tasks=("text",),
+        says="IMDb's folder with train/pos, train/neg, test/pos and test/neg",
+        plan=imdb.plan_folder,
+        recognises=imdb.recognises_folder,
+        split_rules=imdb.SPLIT_RULES,
+    ),
+    Source(
+        name="csv",
+        tasks=("text",),
+        says="a folder with train.csv and test.csv, or one CSV file, with the columns text and label",
+        plan=imdb.plan_csv,
+        recognises=imdb.recognises_csv,
+        split_rules=imdb.SPLIT_RULES,
+    ),
+    Source(
+        name="parquet",
+        tasks=("text",),
+        says="a folder with train-*.parquet and test-*.parquet",
+        plan=imdb.plan_parquet,
+        recognises=imdb.recognises_parquet,
+        split_rules=imdb.SPLIT_RULES,
+    ),
+    Source(
+        name="hub",
+        tasks=("text",),
+        says="the name of a set on the Hugging Face Hub, such as stanfordnlp/imdb",
+        plan=imdb.plan_hub,
+        recognises=_never,
+        split_rules=imdb.SPLIT_RULES,
+    ),
+    Source(
+        name="python",
+        tasks=("image",),
+        says="a folder with CIFAR-10's data_batch_1 … 5 and test_batch, torchvision's too",
+        plan=cifar.plan_python,
+        recognises=cifar.recognises_python,
+    ),
+    Source(
+        name="binary",
+        tasks=("image",),
+        says="a folder with CIFAR-10's data_batch_1.bin … 5 and test_batch.bin",
+        plan=cifar.plan_binary,
+        recognises=cifar.recognises_binary,
+    ),
+    Source(
+        name="parquet",
+        tasks=("image",),
+        says="a folder with train-*.parquet and test-*.parquet",
+        plan=cifar.plan_parquet,
+        recognises=cifar.recognises_parquet,
+    ),
+    Source(
+        name="hub",
+        tasks=("image",),
+        says="the name of a set on the Hugging Face Hub, such as uoft-cs/cifar10",
+        plan=cifar.plan_hub,
+        recognises=_never,
+    ),
+    Source(
+        name="fashion-mnist",
+        tasks=("image", "fashion-mnist"),
+        says="the four .gz files of Fashion-MNIST, by default those of Debian's dataset-fashion-mnist",
+        plan=fashion.plan,
+        recognises=fashion.recognises,
+        usual=True,
+        makes="fashion-mnist",
+    ),
+    Source(
+        name="bible",
+        tasks=("text", "bible-books"),
+        says="bible.data with the King James Version, by default that of Debian's bible-kjv-text",
+        plan=passages.plan_bible,
+        recognises=corpora.recognises_bible,
+        parameters=("length",),
+        seeded=True,
+        usual=True,
+        makes="bible-books",
+    ),
+    Source(
+        name="bible",
+        tasks=("retrieval", "bible-pairs"),
+        says="bible.data with the King James Version, by default that of Debian's bible-kjv-text",
+        plan=passages.plan_bible,
+        recognises=corpora.recognises_bible,
+        parameters=("length", *SPLITS),
+        seeded=True,
+        usual=True,
+        makes="bible-pairs",
+    ),
+    Source(
+        name="brown",
+        tasks=("text", "brown-genres"),
+        says="a folder with the Brown corpus, ca01 … cr09",
+        plan=passages.plan_brown,
+        recognises=corpora.recognises_brown,
+        parameters=("length",),
+        seeded=True,
+        makes="brown-genres",
+    ),
+    Source(
+        name="brown",
+        tasks=("retrieval", "brown-pairs"),
+        says="a folder with the Brown corpus, ca01 … cr09",
+        plan=passages.plan_brown,
+        recognises=corpora.recognises_brown,
+        parameters=("length", *SPLITS),
+        seeded=True,
+        makes="brown-pairs",
+    ),
+    Source(
+        name="drawn",
+        tasks=("probe",),
+        says="drawn by --seed",
+        plan=probe.plan,
+        parameters=(*SPLITS, *(field.name for field in fields(probe.ProbeRule))),
+        seeded=True,
     ),
 )
 
@@ -57,18 +222,22 @@ def find_source(task: Task, origin: str | None, name: str | None = None) -> Sour
         named = [way for way in ways if way.name == name]
         if not named:
             raise ValueError(f"There is no source {name!r} of {task.name}. Its sources are: {listed}.")
-        if origin is None and named[0].recognises is not None:
+        if origin is None and named[0].recognises is not None and not named[0].usual:
             raise ValueError(f"The source {name} of {task.name} reads files: say where they are with --from.")
         return named[0]
+    own = [way for way in ways if way.makes in (None, task.name)]
     if origin is None:
-        for way in ways:
-            if way.recognises is None:
+        for way in own:
+            if way.recognises is None or way.usual:
                 return way
         raise ValueError(f"{task.name} is not drawn but read: say with --from from where. Its sources are: {listed}.")
     path = Path(origin).expanduser()
     if not path.exists():
+        named = [way for way in ways if way.name == "hub"]
+        if named and hub.is_name(origin):
+            return named[0]
         raise FileNotFoundError(f"There is no {path}. The sources of {task.name} are: {listed}.")
-    for way in ways:
+    for way in own:
         if way.recognises is not None and way.recognises(path, task):
             return way
     raise ValueError(f"{path} has none of the forms that are read for {task.name}. Its sources are: {listed}.")

@@ -103,6 +103,28 @@ class Task:
         }[self.kind]
 
 
+PROBE_KEYS, PROBE_VALUES = 16, 8
+
+_PROBE = (
+    *("", "."),
+    *(f"?{key}" for key in range(PROBE_KEYS)),
+    *(f"{key}={value}" for key in range(PROBE_KEYS) for value in range(PROBE_VALUES)),
+)
+
+_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+# as the King James Version of Debian abbreviates them: the books of at least 90,000 bytes
+BOOKS = (
+    *("Ge", "Exo", "Lev", "Num", "Deu", "Josh", "Jdgs", "1Sm", "2Sm", "1Ki", "2Ki", "1Chr", "2Chr", "Job", "Psa"),
+    *("Isa", "Jer", "Eze", "Mat", "Luke", "John", "Acts"),
+)
+
+# in the order of the second letter of the Brown corpus's file names: a … h, j … n, p, r
+GENRES = (
+    *("news", "editorial", "reviews", "religion", "hobbies", "lore", "belles lettres", "government", "learned"),
+    *("fiction", "mystery", "science fiction", "adventure", "romance", "humor"),
+)
+
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -116,6 +138,19 @@ def _pathfinder(level: str) -> Task:
         sizes=(160000, 20000, 20000),
         shape=(32, 32),
         classes=("apart", "connected"),
+    )
+
+
+def _texts(name: str, classes: tuple[str, ...], sizes: tuple[int, int, int], *, pair: bool = False) -> Task:
+    return Task(
+        name=name,
+        kind="bytes",
+        max_length=4000,
+        vocab_size=257,
+        n_classes=len(classes),
+        sizes=sizes,
+        pair=pair,
+        classes=classes,
     )
 
 
@@ -165,6 +200,32 @@ TASKS: dict[str, Task] = _by_name(
     _pathfinder("curv_baseline"),
     _pathfinder("curv_contour_length_9"),
     _pathfinder("curv_contour_length_14"),
+    # The rest are no tasks of Long Range Arena: real data that needs no network, and a probe of attention itself.
+    Task(
+        name="fashion-mnist",
+        kind="pixels",
+        max_length=1024,
+        vocab_size=256,
+        n_classes=10,
+        sizes=(54000, 6000, 10000),
+        shape=(32, 32),
+        classes=_FASHION,
+    ),
+    _texts("bible-books", BOOKS, (2566, 307, 307)),
+    _texts("bible-pairs", ("another book", "same book"), (20000, 2000, 2000), pair=True),
+    _texts("brown-genres", GENRES, (5084, 528, 530)),
+    _texts("brown-pairs", ("another text", "same text"), (20000, 2000, 2000), pair=True),
+    Task(
+        name="probe",
+        kind="symbols",
+        max_length=512,
+        vocab_size=len(_PROBE),
+        n_classes=PROBE_VALUES,
+        sizes=(65536, 512, 1024),
+        tokens=_PROBE,
+        classes=tuple(str(value) for value in range(PROBE_VALUES)),
+        targets=True,
+    ),
 )
 
 

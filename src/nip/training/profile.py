@@ -1,37 +1,27 @@
-"""Where the time of a training step goes: ``python -m nip.training.profile --data FOLDER``.
-
-The step is measured twice in one process: plainly (the whole batch padded to full length, torch's dropout, memory given
-back to the system) and as the loop takes it.
-"""
+"""One step of a run, ready to be timed, and its parts as torch's profiler sees them."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from nip.data import open_split
+from nip.data import Examples
 from nip.models import build_classifier, lra
-from nip.training import RunConfig, RunFolder, recipe, steps
+from nip.training import RunConfig, steps
 from nip.training.batches import endless_batch
-from nip.training.environment import environment
 from nip.training.graphs import run_pattern
-from nip.training.process import keep_freed_memory
-from nip.training.runs import settle
 from nip.training.stages import encoder_config
 
 # Parts of a step, by what the names of the profiler's outermost events contain; the first that fits counts.
 GROUPS = {
-    "attention": ("attention", "_Gather", "Attend", "ScaledDotProduct"),
+    "attention": ("attention", "_Gather", "Attend", "attend", "ScaledDotProduct", "MaskedFill"),
     "dropout": ("ropout",),
     "layer norm": ("layer_norm", "LayerNorm"),
     "GELU": ("gelu", "Gelu"),
@@ -43,29 +33,39 @@ GROUPS = {
 }
 
 
-def profile_step(config: RunConfig, data: Path | None = None, repeats: int = 5) -> dict[str, float]:
-    """Milliseconds of one training step, by parts; ``step`` is the whole, ``other`` what no part accounts for.
+def make_step(config: RunConfig, examples: Examples) -> Callable[[], None]:
+    """A new model's training step on the CPU, always with the same batch, so that every call is the same work.
 
-    The figures are medians over `repeats` steps, each with another batch, after two steps to warm up. The profiler
-    slows them all.
+    Raises
+    ------
+    ValueError
+        If accelerate takes another device.
     """
-    train_set = open_split(config.task, "train", data)
     accelerator = Accelerator(mixed_precision="no")
+    if accelerator.device.type != "cpu":
+        raise ValueError("A step is measured on a CPU. Say so to accelerate: ACCELERATE_USE_CPU=1 in the environment.")
     model = build_classifier(encoder_config(config), run_pattern(config), seed=config.seed, backend=config.backend)
     model = accelerator.prepare(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=accelerator.device.type in ("cpu", "cuda"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    batch = endless_batch(len(examples), config.batch_size, config.seed, "train", 0)
 
-    def take(step: int) -> None:
-        indices = endless_batch(len(train_set), config.batch_size, config.seed, "train", step)
-        steps.train_step(model, optimizer, accelerator, train_set, indices, config, step)
+    def step() -> None:
+        steps.train_step(model, optimizer, accelerator, examples, batch, config, 0)
 
-    take(0)
-    take(1)
+    return step
+
+
+def profile_step(step: Callable[[], None], repeats: int = 3) -> dict[str, float]:
+    """Milliseconds of a step, by parts; ``step`` is the whole, ``other`` what no part accounts for.
+
+    The figures are medians over `repeats` steps after one to warm up. The profiler slows them all.
+    """
+    step()
     found: list[dict[str, float]] = []
-    for step in range(repeats):
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    for _ in range(repeats):
+        with attention_named(), profile(activities=[ProfilerActivity.CPU]) as profiled:
             began = time.perf_counter()
-            take(step)
+            step()
             whole = 1e3 * (time.perf_counter() - began)
         found.append({"step": whole, **_grouped(profiled.events(), whole)})
     return {name: statistics.median(each[name] for each in found) for name in found[0]}
@@ -97,6 +97,17 @@ def attention_named() -> Iterator[None]:
 
 
 @contextmanager
+def padded_in_full() -> Iterator[None]:
+    """Pad every example to the run's full length, as the original does, in place of its part's longest."""
+
+    def padded_length(longest: int, config: RunConfig) -> int:
+        return config.seq_len
+
+    with replaced(steps, padded_length=padded_length):
+        yield
+
+
+@contextmanager
 def plainly() -> Iterator[None]:
     """Train as one would write it down first: full padding, and torch's own dropout."""
 
@@ -106,10 +117,7 @@ def plainly() -> Iterator[None]:
     def add_dropout(residual: torch.Tensor, x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
         return residual + torch.nn.functional.dropout(x, p, training)
 
-    def padded_length(longest: int, config: RunConfig) -> int:
-        return config.seq_len
-
-    with replaced(lra, dropout=dropout, add_dropout=add_dropout), replaced(steps, padded_length=padded_length):
+    with replaced(lra, dropout=dropout, add_dropout=add_dropout), padded_in_full():
         yield
 
 
@@ -124,27 +132,3 @@ def replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
     finally:
         for name, function in before.items():
             setattr(module, name, function)
-
-
-def main(
-    model: str = "hypercube",
-    task: str = "listops",
-    data: Path | None = None,
-    repeats: Annotated[int, typer.Option(min=1)] = 5,
-) -> None:
-    """Print where the time of a training step goes, as a Markdown table."""
-    config = dataclasses.replace(recipe(task), model=model)
-    with attention_named():
-        with plainly():
-            before = profile_step(dataclasses.replace(config, gradient_accumulation=1, precision="fp32"), data, repeats)
-        keep_freed_memory()
-        after = profile_step(settle(config, RunFolder(Path()), "cpu"), data, repeats)
-    machine = environment(torch.device("cpu"), 1)
-    print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; milliseconds\n")
-    print("| part | plainly | as trained |\n|---|---:|---:|")
-    for name in (*GROUPS, "other", "step"):
-        print(f"| {name} | {before[name]:,.0f} | {after[name]:,.0f} |")
-
-
-if __name__ == "__main__":
-    typer.run(main)

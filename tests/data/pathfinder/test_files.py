@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nip.data import SPLITS, TASKS, Examples, Rule, generate
+from nip.data import SPLITS, TASKS, Examples, Rule, build, generate, open_split
 from nip.data.pathfinder import draw, files, write_pictures
 
-SIZES = {"train": 1030, "dev": 5, "test": 4}
+SIZES = {"train": 832, "dev": 104, "test": 104}
 
 
 @pytest.fixture(scope="module")
 def splits():
-    """1,039 pictures of an easy set; all but the first few are of one colour each, to save time."""
+    """1,040 pictures of an easy set; all but the first few are of one colour each, to save time."""
     task = TASKS["pathfinder32-curv_baseline"]
     made, number = {}, 0
     for split, size in SIZES.items():
@@ -44,7 +44,7 @@ def test_pictures_and_lists_hold_the_set(splits, tmp_path):
     home = write_pictures(splits, tmp_path)
     assert home == tmp_path / "pathfinder32" / "curv_baseline"
     found = read(home)
-    assert sorted(found) == list(range(1039))
+    assert sorted(found) == list(range(1040))
     number = 0
     for split in SPLITS:
         for i in range(len(splits[split])):
@@ -56,6 +56,16 @@ def test_pictures_and_lists_hold_the_set(splits, tmp_path):
     assert first == "imgs/0 sample_0.png 0 0 1.0 6 2 2 0.5 1 1"
 
 
+def test_the_reader_of_official_files_takes_them(splits, tmp_path):
+    write_pictures(splits, tmp_path / "release")
+    task = splits["train"].task.name
+    assert build(task, tmp_path / "data", origin=str(tmp_path / "release"))
+    for name in SPLITS:
+        there = open_split(task, name, tmp_path / "data")
+        assert np.array_equal(there.tokens, splits[name].tokens)
+        assert np.array_equal(there.labels, splits[name].labels)
+
+
 def test_what_was_stopped_goes_on(splits, tmp_path):
     home = write_pictures(splits, tmp_path)
     (home / "metadata" / "1.npy").unlink()
@@ -64,17 +74,17 @@ def test_what_was_stopped_goes_on(splits, tmp_path):
     before = kept.stat().st_mtime_ns
     told = []
     write_pictures(splits, tmp_path, progress=told.append)
-    assert told == [1039]
+    assert told == [1040]
     assert kept.stat().st_mtime_ns == before
-    assert len(read(home)) == 1039
+    assert len(read(home)) == 1040
 
 
 def test_other_pictures_are_not_mixed_in(splits, tmp_path):
     home = write_pictures(splits, tmp_path)
-    other = {**splits, "dev": dataclasses.replace(splits["dev"], labels=1 - splits["dev"].labels)}
-    with pytest.raises(ValueError, match=r"1\.npy lists other pictures"):
+    other = {**splits, "test": dataclasses.replace(splits["test"], labels=splits["test"].labels.copy() ^ 1)}
+    with pytest.raises(ValueError, match=r"0\.npy lists other pictures"):
         write_pictures(other, tmp_path)
-    assert len(read(home)) == 1039
+    assert len(read(home)) == 1040
 
 
 def test_other_tasks_are_refused(tmp_path):

@@ -24,14 +24,10 @@ def plan(request: Request) -> Plan:
     check_int("seed", request.seed, "Pathfinder", minimum=0)
 
     def portions(split: str, first: int) -> Iterator[Examples]:
-        done = first
         for pictures, labels in draw_many(level.name, sizes[split], seed=request.seed, first=first):
             n, pixels = pictures.shape
             offsets = np.arange(n + 1, dtype=np.int64) * pixels
             yield Examples(request.task, split, pictures.reshape(-1), offsets, labels)
-            done += n
-            if request.progress is not None:
-                request.progress(done)
 
     firsts = {"train": 0, "dev": sizes["train"], "test": sizes["train"] + sizes["dev"]}
     return Plan(

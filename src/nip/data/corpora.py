@@ -1,0 +1,139 @@
+"""Two corpora that can be had without the network of Long Range Arena's texts: the King James Version and Brown."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from nip.data.lzw import MAGIC, decompress
+from nip.data.tasks import BOOKS, GENRES, Task
+
+BIBLE = Path("/usr/lib/bible.data")  # of Debian's package
+HEADER = b"EC02Compressed Data File"
+_VERSE = re.compile(rb"(\d?[A-Za-z]+)\d+:\d+ (.*)")
+_LETTERS = "abcdefghjklmnpr"  # of the genres, in file names of the Brown corpus
+_TEXT = re.compile(rf"c([{_LETTERS}])\d\d")
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a corpus.
+
+    Parameters
+    ----------
+    name : str
+        Of the book or file.
+    label : int
+        Its class.
+    content : bytes
+    """
+
+    name: str
+    label: int
+    content: bytes
+
+
+def read_bible(path: Path) -> list[Text]:
+    """The books of `nip.data.tasks.BOOKS`, without the numbers of chapters and verses.
+
+    Parameters
+    ----------
+    path : Path
+        ``bible.data``: packed by Unix's compress in windows of one size, after a table of where each begins and
+        the last ends.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, cut short, or lacks a book.
+    """
+    data = Path(path).read_bytes()
+    if not data.startswith(HEADER):
+        raise ValueError(f"{path} is no bible.data: it does not begin with {HEADER.decode()!r}.")
+    try:
+        window, n_windows = struct.unpack_from(">2I", data, 0x54)
+        start = 0x5C + 4 * (n_windows + 1)
+        (end,) = struct.unpack_from(">I", data, start - 4)
+    except struct.error as error:
+        raise ValueError(f"{path} is cut short.") from error
+    if end != len(data) or data[start : start + 2] != MAGIC:
+        raise ValueError(f"{path} is cut short or damaged: its table ends at {end} and the file at {len(data)}.")
+    try:
+        content = decompress(data[start:], limit=n_windows * window)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+    if len(content) <= (n_windows - 1) * window:
+        raise ValueError(f"{path} is damaged: it holds {len(content)} bytes and should fill {n_windows} windows.")
+    verses: dict[str, list[bytes]] = {}
+    for number, line in enumerate(content.splitlines()[1:], start=2):
+        found = _VERSE.fullmatch(line)
+        if found:
+            verses.setdefault(found[1].decode(), []).append(found[2])
+        elif line:
+            raise ValueError(f"{path}, line {number} of the text: {line[:40]!r} is no verse.")
+    missing = [book for book in BOOKS if book not in verses]
+    if missing:
+        raise ValueError(f"{path} holds no verse of {', '.join(missing)}.")
+    return [Text(book, label, b" ".join(verses[book])) for label, book in enumerate(BOOKS)]
+
+
+def read_brown(folder: Path) -> list[Text]:
+    """The texts of the Brown corpus, their words without the parts of speech.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``ca01`` … ``cr09``: words with their tags (``The/at Fulton/np-tl``), separated by white space.
+
+    Raises
+    ------
+    ValueError
+        If a word has no tag, or a genre has fewer than three texts, which is needed to split them.
+    """
+    texts = []
+    for path in brown_files(folder):
+        label = _LETTERS.index(path.name[1])
+        words = []
+        for word in path.read_bytes().split():
+            spelled, slash, tag = word.rpartition(b"/")
+            if not (spelled and slash and tag):
+                raise ValueError(f"{path} is no text of the Brown corpus: {word[:40]!r} has no tag.")
+            words.append(spelled)
+        texts.append(Text(path.name, label, b" ".join(words)))
+    for label, genre in enumerate(GENRES):
+        n = sum(text.label == label for text in texts)
+        if n < 3:
+            raise ValueError(f"{folder} holds {n} texts of the genre {genre}; three are needed, one for each split.")
+    return texts
+
+
+def brown_files(folder: Path) -> list[Path]:
+    """The files of a folder that have names of the Brown corpus, in order."""
+    return sorted(path for path in Path(folder).iterdir() if _TEXT.fullmatch(path.name) and path.is_file())
+
+
+def checksum_of(paths: list[Path]) -> str:
+    """SHA-256 of several files with their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def recognises_bible(path: Path, task: Task) -> bool:
+    """Whether the file, or the ``bible.data`` in the folder, begins as that file does."""
+    return bible_file(path).is_file() and bible_file(path).open("rb").read(len(HEADER)) == HEADER
+
+
+def recognises_brown(path: Path, task: Task) -> bool:
+    """Whether the folder holds a text of the Brown corpus."""
+    return path.is_dir() and bool(brown_files(path))
+
+
+def bible_file(path: Path) -> Path:
+    """The file that is meant by itself or by its folder."""
+    return path / "bible.data" if path.is_dir() else path

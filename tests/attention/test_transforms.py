@@ -1,0 +1,204 @@
+"""Attention under what torch does to functions: vmap, torch.func, export, autocast, checkpoints, second derivatives."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+import attention_cases as cases
+import nip
+from nip.attention import native
+from nip.attention.layout import block_layout
+
+pytestmark = pytest.mark.usefixtures("uncompiled_flex")
+compiled = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
+
+
+@pytest.fixture
+def call(backend):
+    call = cases.simple(60, kv_heads=1)
+    if call.refusal(backend):
+        pytest.skip(call.refusal(backend))
+    return call
+
+
+def test_vmap_equals_one_call_after_another(backend, call):
+    q = torch.randn(3, *call.q.shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    real = torch.arange(60) < torch.tensor([[60], [33]])
+
+    def one(q, v):
+        return nip.attend(q, call.k, v, call.pattern, 16, real, backend=backend)
+
+    v = torch.stack([call.v, 2 * call.v], -1).detach().requires_grad_()  # mapped over its last dimension
+    mapped = torch.func.vmap(torch.func.vmap(one, (None, -1)), (0, None))(q, v)
+    single = torch.stack([torch.stack([one(x, y) for y in v.unbind(-1)]) for x in q])
+    torch.testing.assert_close(mapped, single, rtol=1e-5, atol=1e-6)
+    weights = torch.randn(single.shape, generator=torch.Generator().manual_seed(2))
+    inputs = (q, call.k, v)
+    gradients = torch.autograd.grad((mapped * weights).sum(), inputs)
+    for x, y in zip(gradients, torch.autograd.grad((single * weights).sum(), inputs), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_torch_func_grad_is_the_gradient(backend, call):
+    def loss(q, k, v):
+        return nip.attend(q, k, v, call.pattern, 16, backend=backend).sin().sum()
+
+    plain = torch.autograd.grad(loss(*call.inputs), call.inputs)
+    found = torch.func.grad(loss, (0, 1, 2))(*(x.detach() for x in call.inputs))
+    assert all(torch.equal(x, y) for x, y in zip(found, plain, strict=True))
+
+
+def test_forward_mode_is_right_or_refused(backend, call):
+    tangent = torch.randn(call.q.shape, generator=torch.Generator().manual_seed(1))
+
+    def result(q):
+        return nip.attend(q, call.k.detach(), call.v.detach(), call.pattern, 16, backend=backend)
+
+    q = call.q.detach()
+    try:
+        found = torch.func.jvp(result, (q,), (tangent,))[1]
+    except NotImplementedError as error:
+        assert "forward" in str(error)
+        return
+    step = 1e-2
+    torch.testing.assert_close(
+        found, (result(q + step * tangent) - result(q - step * tangent)) / (2 * step), rtol=1e-2, atol=1e-3
+    )
+
+
+def test_second_derivatives_are_right_or_refused(backend, call):
+    def gradient(q, **options):
+        return torch.autograd.grad(call_with(q).square().sum(), q, **options)[0]
+
+    def call_with(q):
+        return nip.attend(q, call.k, call.v, call.pattern, 16, backend=backend)
+
+    first = gradient(call.q, create_graph=True)
+    direction = torch.randn(call.q.shape, generator=torch.Generator().manual_seed(1))
+    try:
+        (first * direction).sum().backward()
+    except RuntimeError as error:
+        assert "differentiate twice" in str(error) or "is not implemented" in str(error)
+        return
+    q, step = call.q.detach(), 1e-2
+    ahead, behind = (gradient((q + sign * step * direction).requires_grad_()) for sign in (1, -1))
+    torch.testing.assert_close(call.q.grad, (ahead - behind) / (2 * step), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same_gradients(backend, call, reentrant):
+    def loss(q, k, v):
+        return nip.attend(q, k, v, call.pattern, 16, backend=backend).square().sum()
+
+    plain = torch.autograd.grad(loss(*call.inputs), call.inputs)
+    leaves = [x.detach().requires_grad_() for x in call.inputs]
+    checkpoint(loss, *leaves, use_reentrant=reentrant).backward()
+    assert all(torch.equal(x.grad, y) for x, y in zip(leaves, plain, strict=True))
+
+
+class Layer(torch.nn.Module):
+    """Projections and attention, as in a model."""
+
+    def __init__(self, pattern, backend):
+        super().__init__()
+        self.pattern, self.backend = pattern, backend
+        self.qkv = torch.nn.Linear(32, 96)
+
+    def forward(self, x, real):
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 2, 16).permute(2, 0, 3, 1, 4).unbind()
+        return nip.attend(q, k, v, self.pattern, 16, real, backend=self.backend).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("native", 100), ("auto", 100), ("auto", 2000)])
+def test_an_exported_model_gives_the_same_result_and_gradients(name, tokens, tmp_path):
+    if name == "native" and native.missing():
+        pytest.skip(native.missing())
+    layer = Layer(nip.pattern("hypercube", -(-tokens // 16)), name)
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, tokens, 32, generator=rng)
+    real = torch.arange(tokens) < torch.tensor([[tokens], [tokens // 2]])
+    program = torch.export.export(layer, (x, real))
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    expected = layer(x, real)
+    others = torch.randn(2, tokens, 32, generator=rng), real.flip(0)
+    assert torch.equal(loaded(x, real), expected)
+    assert torch.equal(loaded(*others), layer(*others))
+    expected.square().sum().backward()
+    weight = dict(loaded.named_parameters())["qkv.weight"]
+    loaded(x, real).square().sum().backward()
+    torch.testing.assert_close(weight.grad, layer.qkv.weight.grad)
+
+
+def test_under_autocast_dtypes_are_those_of_torchs_own_attention(backend):
+    q, k, v = (x.detach() for x in cases.simple(64).inputs)
+    if not cases.takes(backend, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="cannot compute this"):
+            nip.attend(q, k, v, nip.pattern("hypercube", 4), backend=backend)
+        return
+    for dtypes in (
+        (torch.float32,) * 3,
+        (torch.bfloat16, torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32, torch.float16),
+        (torch.float64,) * 3,
+    ):
+        inputs = [x.to(dtype).requires_grad_() for x, dtype in zip((q, k, v), dtypes, strict=True)]
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs = scaled_dot_product_attention(*inputs)
+            if not cases.takes(backend, theirs.dtype):
+                continue
+            out = nip.attend(*inputs, nip.pattern("softmax", 4), backend=backend)
+        assert out.dtype == theirs.dtype
+        torch.testing.assert_close(out, theirs, rtol=0.05, atol=0.02)
+        gradients = torch.autograd.grad(out.float().square().sum(), inputs)
+        assert [x.dtype for x in gradients] == list(dtypes)
+    if dtypes[0] != dtypes[2]:
+        with pytest.raises(ValueError, match="must have one dtype"):
+            nip.attend(*inputs, nip.pattern("softmax", 4), backend=backend)
+
+
+def test_explain_chooses_for_the_dtype_of_autocast():
+    q, k, v = (x.detach() for x in cases.simple(64).inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = nip.explain(q.double(), k.double(), v.double(), nip.pattern("hypercube", 4))  # float64 stays
+        chosen = nip.explain(q, k.bfloat16(), v, nip.pattern("hypercube", 4))
+    assert half == nip.explain(q.double(), k.double(), v.double(), nip.pattern("hypercube", 4))
+    assert chosen == nip.explain(*(x.bfloat16() for x in (q, k, v)), nip.pattern("hypercube", 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_model_under_autocast_computes_attention_in_its_dtype(dtype):
+    torch.manual_seed(0)
+    layer = Layer(nip.pattern("hypercube", 4), "auto")
+    x, real = torch.randn(2, 64, 32), torch.ones(2, 64, dtype=torch.bool)
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        out = layer(x, real)
+    assert out.dtype == dtype
+    out.float().square().sum().backward()
+    torch.testing.assert_close(out.float(), layer(x, real), rtol=0.1, atol=0.05)
+    assert layer.qkv.weight.grad.dtype == torch.float32
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [x for x in cases.DTYPES if native.missing() or cases.takes("native", x)], ids=str)
+def test_the_operator_keeps_the_rules_of_torch(dtype):
+    q, k, v = cases.simple(40, batch=1, kv_heads=1, head_dim=8, dtype=dtype).inputs
+    tables = native._tables(block_layout(nip.pattern("hypercube", 3), 16, 40))
+    real = torch.arange(40)[None] < 30
+    ids = torch.arange(40)[None] // 13
+    for masks in ((None, None), (real, ids)):
+        torch.library.opcheck(native.attend_blocks, (q, k, v, *tables, *masks, 16, False, 0.3))
+
+
+@compiled
+def test_compiles_into_one_graph():
+    call = cases.simple(512, heads=4, kv_heads=4)
+
+    def loss(q, k, v):
+        return (nip.attend(q * 1.0, k, v, call.pattern, backend="native") ** 2).sum()
+
+    whole = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    plain = torch.autograd.grad(loss(*call.inputs), call.inputs)
+    found = torch.autograd.grad(whole(*call.inputs), call.inputs)
+    assert all(torch.equal(x, y) for x, y in zip(found, plain, strict=True))
