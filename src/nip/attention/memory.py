@@ -1,6 +1,6 @@
-"""Memory of large results, kept when they are freed and used again: fresh pages cost a fifth of the time of a long sequence.
+"""Memory of large results, kept when they are freed and used again.
 
-The system hands out new memory page by page, zeroed, at the first touch. What is kept here is only what was freed; with
+Fresh pages cost a fifth of the time of a long sequence: the system hands out new memory page by page, zeroed, at the first touch. What is kept here is only what was freed; with
 `LIMIT` bytes of it, further results that are freed go back to the system.
 """
 
@@ -33,7 +33,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     try:
         memory = _kept[size].pop()
     except (KeyError, IndexError):
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a forked process has its own
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # private: not shared by a fork
     loan = np.frombuffer(memory, np.uint8)  # torch keeps this object as long as the storage lives
     weakref.finalize(loan, _give_back, memory, size).atexit = False
     return torch.frombuffer(loan, dtype=dtype, count=torch.Size(shape).numel()).view(tuple(shape))

@@ -169,10 +169,11 @@ def attend_blocks(
     """The operator behind `attend_native`: (out, log-sum-exp), contiguous."""
     dtype, width = q.dtype, q.shape[-1]
     q, k, v = (_rows(x) for x in (q, k, v))
-    tensors = {"q": q, "k": k, "v": v, "out": memory.empty(q.shape, q.dtype), "lse": q.new_empty(q.shape[:-1], dtype=torch.float32)}
+    out, lse = memory.empty(q.shape, q.dtype), q.new_empty(q.shape[:-1], dtype=torch.float32)
+    tensors = {"q": q, "k": k, "v": v, "out": out, "lse": lse}
     problem = _problem(q, k, indptr, indices, seed, block_size, causal, scale, dropout_p)
     _run("nip_attention_forward", problem, tensors, _ids(key_padding_mask, segment_ids))
-    return _as_given(tensors["out"], width, dtype), tensors["lse"]
+    return _as_given(out, width, dtype), lse
 
 
 @torch.library.custom_op("nip::attend_blocks_backward", mutates_args=(), device_types="cpu")
@@ -247,7 +248,8 @@ def _problem(
     return _Problem(
         *q.shape[:2], k.shape[1], *q.shape[2:], block_size, len(indptr) - 1, torch.get_num_threads(),
         indptr=indptr.data_ptr(), indices=indices.data_ptr(),
-        seed=0 if seed is None else int(seed), dropped=min(round(dropout_p * 2**32), 2**32 - 1), growth=1 / (1 - dropout_p),
+        seed=0 if seed is None else int(seed), growth=1 / (1 - dropout_p),
+        dropped=min(round(dropout_p * 2**32), 2**32 - 1),
         scale=scale, causal=causal, bf16=q.dtype == torch.bfloat16,
     )  # fmt: skip
 
