@@ -96,7 +96,7 @@ def test_score_as_text(run):
     assert "∞" in out
 
 
-def test_compare_lists_all_eight_best_first(run):
+def test_compare_lists_all_patterns_best_first(run):
     code, out, err = run("compare", "--seq-len", 2048, "--block-size", 16, "--json")
     assert (code, err) == (0, "")
     rows = json.loads(out)

@@ -85,7 +85,8 @@ def _text(field: str, value: object) -> str:
 
 def compare_command(
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATTERN ...]", help="Pattern names; all eight if none is given.")
+        list[str] | None,
+        typer.Argument(metavar="[PATTERN ...]", help="Pattern names; all of that size if none is given."),
     ] = None,
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
@@ -121,7 +122,8 @@ def compare_command(
     n = number_of_vertices(n_vertices, seq_len, block_size)
     parameters = parse_parameters(param)
     chosen = [read_graph_file(file, None, causal=causal) for file in graph or ()]
-    names = list(patterns or (() if graph and n is None else graphs.PATTERNS))
+    every = graphs.PATTERNS if n is None else graphs.names_at(n)
+    names = list(patterns or (() if graph and n is None else every))
     for name in names:
         if Path(name).suffix in {".csv", ".html", ".md", ".json"}:
             raise ValueError(f"There is no pattern {name!r}. To write a file use --out {name}.")
@@ -133,7 +135,12 @@ def compare_command(
         raise ValueError("Say how large the graphs are: --n-vertices N, or --seq-len L with --block-size B.")
     for name in names:
         own = {key: value for key, value in parameters.items() if key in known[name]}
-        chosen.append(graphs.pattern(name, n or 1, causal=causal, **own))
+        try:
+            chosen.append(graphs.pattern(name, n or 1, causal=causal, **own))
+        except ImportError as error:
+            if patterns:
+                raise
+            print(f"nip: {name} is left out. {error}", file=sys.stderr)
     rows = table.compare(chosen, block_size, sort=sort, jobs=jobs)
     sizes = sorted({row.score.n_vertices for row in rows})
     title = (
