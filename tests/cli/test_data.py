@@ -128,6 +128,7 @@ def test_images_are_made_and_drawn(nip, tmp_path):
     assert (code, err) == (0, "")
     assert "image: made" in out and "source: CIFAR-10 binary files" in out
     assert "train: 18 examples of 1,024 … 1,024 tokens" in out
+    assert "The official setting has 45,000 + 5,000 + 10,000 examples." in out
     code, out, _ = nip("show", "image", "--split", "test", "--index", 1)
     assert code == 0
     assert out.startswith("image test 1: label 5 (dog), 1024 tokens\n" + "##" * 32 + "\n")
