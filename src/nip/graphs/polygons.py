@@ -48,7 +48,7 @@ def projective_plane(n: int, *, order: int | None = None) -> Pattern:
         Number of vertices, at least 14. Nothing is changed where n = 2 (q² + q + 1).
     order : int, optional
         The order q, a prime power. Unless given: of the planes around n the one below is doubled, or the one above
-        merged where n is at least three fifths of the way to it. Any n of at least q² + q + 1 can be asked of an order.
+        merged where n is at least two thirds of the way to it. Any n of at least q² + q + 1 can be asked of an order.
 
     Returns
     -------
@@ -200,4 +200,4 @@ def _choose_order(name: str, n: int) -> int:
     while native_size(name, above) < n:
         below, above = above, next(q for q in range(above + 1, 2 * above + 1) if prime_of(q))
     less, more = native_size(name, below), native_size(name, above)
-    return above if 5 * (n - less) >= 3 * (more - less) else below  # where both are made, that is where scores cross
+    return above if 3 * (n - less) >= 2 * (more - less) else below  # about where the scores of the two cross
