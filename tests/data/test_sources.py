@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from nip.data import SOURCES, TASKS, Rule, build, find_source, hub, read_manifest, sources_of
+from nip.data import SOURCES, TASKS, Rule, build, find_source, read_manifest, sources_of
 from nip.data.plans import Request
 
 
@@ -75,13 +75,6 @@ def test_what_is_not_there_is_said(tmp_path):
         find_source(image, "/no/such/folder")
 
 
-def test_names_are_of_the_hub():
-    assert find_source(TASKS["image"], "uoft-cs/cifar10").name == "hub"
-    assert find_source(TASKS["text"], "imdb").name == "hub"
-    for path in ("/imdb", "a/b/c", "../x", "x/", "~/x", ""):
-        assert not hub.is_name(path)
-
-
 @pytest.mark.parametrize(
     ("task", "asked", "told"),
     [
@@ -96,19 +89,6 @@ def test_what_would_be_ignored_is_refused(task, asked, told, tmp_path):
     with pytest.raises(ValueError, match=told):
         build(task, tmp_path, **asked)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_failing_network_is_one_error():
-    def load(name, part):
-        yield {"text": "a", "label": 0}
-        raise RuntimeError("timed out")
-
-    rows = hub.rows(load, "a/b", "train", (("text",), ("label",)))
-    assert next(rows) == (0, ("a", 0))
-    with pytest.raises(OSError, match=r"fetching it failed after row 1 .*RuntimeError: timed out"):
-        next(rows)
-    with pytest.raises(ValueError, match=r"a/b has no column words. Its columns are text, label"):
-        next(hub.rows(load, "a/b", "train", (("words",),)))
 
 
 def test_progress_counts_what_is_written(tmp_path):

@@ -96,6 +96,11 @@ def test_an_empty_text_is_a_single_zero(tmp_path):
     assert open_split("text", "dev", tmp_path).sequence(0).tolist() == [0]
 
 
+def test_what_is_longer_than_the_task_keeps_is_cut():
+    (split,) = chunks(TEXT, "train", [(1, [np.arange(5000) % 9 + 1])])
+    assert split.tokens.tolist() == [i % 9 + 1 for i in range(4000)]
+
+
 def test_a_reader_that_fails_leaves_what_was_there(tmp_path):
     def failing():
         yield from chunks(TEXT, "test", rows(TEXT, 5))
