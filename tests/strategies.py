@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from nip.graphs import PATTERNS, Pattern, causal, pattern
+from nip.graphs import Pattern, causal, names_at, pattern
 
 
 @st.composite
@@ -29,8 +29,9 @@ def connected_patterns(draw: st.DrawFn, max_n: int = 8) -> Pattern:
 
 @st.composite
 def named_patterns(draw: st.DrawFn, max_n: int = 20) -> Pattern:
-    """Any of the eight named patterns at any size, as it is or causal."""
-    return pattern(draw(st.sampled_from(sorted(PATTERNS))), draw(st.integers(1, max_n)), causal=draw(st.booleans()))
+    """Any named pattern at any size that it has, as it is or causal."""
+    n = draw(st.integers(1, max_n))
+    return pattern(draw(st.sampled_from(names_at(n))), n, causal=draw(st.booleans()))
 
 
 def any_patterns(max_n: int = 8) -> st.SearchStrategy[Pattern]:

@@ -22,8 +22,7 @@ def pytest_addoption(parser):
 def pytest_generate_tests(metafunc):
     if "backend" not in metafunc.fixturenames:
         return
-    # FlexAttention is compiled anew for every shape, and has no gradients on a CPU: test_flex.py.
-    known = {backend.name: backend for backend in backends() if backend.name != "flex"}
+    known = {backend.name: backend for backend in backends()}
     chosen = ",".join(metafunc.config.getoption("--backend") or ["all"]).split(",")
     names = list(dict.fromkeys(name for given in chosen for name in (known if given == "all" else [given])))
     parameters = []

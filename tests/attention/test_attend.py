@@ -32,7 +32,7 @@ def equals_the_formula(backend, data):
 BIAS = torch.zeros(1, 2, 8, 8)
 
 
-@settings(max_examples=80, **quiet)
+@settings(max_examples=50, **quiet)
 @given(data=st.data())
 def test_equals_the_formula_for_every_input(backend, data):
     equals_the_formula(backend, data)

@@ -1,10 +1,12 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import nip
-from nip.attention import BACKENDS, Choice, dispatch, native
+from nip.attention import BACKENDS, Choice, block_layout, dispatch, flex, native
+from nip.attention.options import Options
 
 
 def tensors(batch=2, heads=4, kv_heads=4, tokens=40, head_dim=8, dtype=torch.float32):
@@ -61,6 +63,83 @@ def test_auto_leaves_out_blocks_where_that_pays(name, n, options, without, with_
         monkeypatch.setitem(BACKENDS, other, spy)
     nip.attend(q, q, q, nip.pattern(name, n), **options)
     assert ran == [choice]  # what explain says is what attend does
+
+
+GPU_CHOICES = [
+    # pattern, tokens, options, choice on a GPU
+    ("hypercube", 2048, {}, "flex"),
+    ("hypercube", 1024, {}, "dense"),  # half of the tiles
+    ("hypercube", 1000, {"return_lse": True}, "flex"),  # dense attention gives none
+    ("hypercube", 512, {}, "dense"),
+    ("random", 4096, {}, "dense"),  # blocks are few, tiles are not
+    ("random", 16384, {}, "flex"),  # a dense mask would take tokens² bytes
+    ("softmax", 16384, {}, "dense"),  # and needs no mask
+    ("softmax", 16384, {"segment_ids": torch.zeros(1, 16384, dtype=torch.int32)}, "flex"),
+    ("hypercube", 2048, {"bias": torch.zeros(1)}, "flex"),
+    ("hypercube", 2048, {"dropout_p": 0.1}, "gather"),
+    ("hypercube", 2048, {"dtype": torch.float64}, "gather"),
+]
+
+
+@pytest.mark.parametrize(("name", "tokens", "options", "choice"), GPU_CHOICES)
+def test_auto_weighs_tiles_on_a_gpu(name, tokens, options, choice, monkeypatch):
+    """Only what a choice looks at of a tensor stands in for one: there need not be a GPU."""
+    monkeypatch.setattr(flex, "missing", lambda device=None: None)
+    given = dict(options)
+    q = SimpleNamespace(
+        device=torch.device("cuda"), dtype=given.pop("dtype", torch.bfloat16), shape=torch.Size((1, 4, tokens, 64))
+    )
+    layout = block_layout(nip.pattern(name, -(-tokens // 16)), 16, tokens)
+    asked = Options(0.125, needs_grad=True, **given)
+    found, why = dispatch._choose(q, layout, asked, "auto")
+    assert found == choice
+    assert ("not measured" in why(q, layout, asked)) == (choice != "gather")
+    if name == "hypercube" and tokens == 2048 and choice == "flex":
+        assert "6% of 128 × 128 blocks are attended to, 31% of 16 × 16 tiles" in why(q, layout, asked)
+
+
+def test_auto_does_not_take_flex_on_a_cpu():
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.no_grad():
+            q = torch.empty(1, 4, 2048, 32, dtype=dtype)
+            assert nip.explain(q, q, q, nip.pattern("hypercube", 128)).backend in {"native", "gather"}
+
+
+@pytest.mark.parametrize(("name", "masked"), [("auto", False), ("auto", True), ("native", True), ("dense", True)])
+def test_attention_is_one_graph_of_a_compiled_model(name, masked):
+    if name == "native" and native.missing():
+        pytest.skip(native.missing())
+
+    def loss(q, k, v, pattern, real):
+        return (nip.attend(q * 1, k, v, pattern, key_padding_mask=real, backend=name) ** 2).sum()
+
+    torch._dynamo.reset()
+    compiled, taken = torch.compile(loss, fullgraph=True, backend="aot_eager"), set()
+    for batch, tokens in ((2, 512), (3, 500), (2, 32)):  # sizes that change, and what auto takes with them
+        pattern = nip.pattern("hypercube", -(-tokens // 16))
+        q, k, v = (torch.randn(batch, 2, tokens, 16, requires_grad=True) for _ in range(3))
+        real = torch.arange(tokens).expand(batch, -1) < tokens // 2 if masked else None
+        arguments = (q, k, v, pattern, real)
+        taken.add(nip.explain(q, k, v, pattern, backend=name).backend)
+        if taken & {"gather"}:
+            pytest.skip("without the kernel auto takes gather, which torch.compile leaves out of its graph")
+        gradients = torch.autograd.grad(compiled(*arguments), (q, k, v))
+        for found, right in zip(gradients, torch.autograd.grad(loss(*arguments), (q, k, v)), strict=True):
+            torch.testing.assert_close(found, right)
+    assert len(taken) == (2 if name == "auto" else 1)
+
+
+def test_gather_breaks_the_graph_but_not_the_result():
+    pattern = nip.pattern("hypercube", 3)
+    q, k, v = (torch.randn(2, 2, 40, 16, requires_grad=True) for _ in range(3))
+    real = torch.arange(40).expand(2, -1) < 30
+
+    def loss(q, k, v):
+        return (nip.attend(q * 1, k, v, pattern, key_padding_mask=real, backend="gather") ** 2).sum()
+
+    found = torch.autograd.grad(torch.compile(loss, backend="aot_eager")(q, k, v), (q, k, v))
+    for gradient, right in zip(found, torch.autograd.grad(loss(q, k, v), (q, k, v)), strict=True):
+        torch.testing.assert_close(gradient, right)
 
 
 def test_a_backend_asked_for_by_name_is_taken():

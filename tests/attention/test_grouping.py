@@ -6,7 +6,7 @@ import nip
 from nip.attention.grouping import block_mask, group_rows
 from nip.attention.layout import block_layout
 from nip.attention.options import Options
-from nip.graphs import PATTERNS
+from nip.graphs import names_at
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ def grouped(layout, options, batch, heads, kv_heads):
 
 @settings(deadline=None)
 @given(
-    name=st.sampled_from(list(PATTERNS)),
+    name=st.sampled_from(names_at(1)),
     tokens=st.integers(1, 40),
     heads=st.sampled_from([(1, 1), (4, 2), (3, 1)]),
     causal=st.booleans(),

@@ -87,6 +87,18 @@ def test_what_a_backend_cannot_do_is_left_out_and_said():
         bench_attention(cases, [], ["backward"], rivals=["torch-sparse"])
 
 
+def test_the_choice_of_a_backend_knows_whether_gradients_are_needed(monkeypatch):
+    seen, explain = [], bench.explain
+
+    def watched(q, *arguments, **options):
+        seen.append(q.requires_grad)
+        return explain(q, *arguments, **options)
+
+    monkeypatch.setattr(bench, "explain", watched)
+    bench.plan([Case("local", 32)], ["auto"], ["forward", "backward", "forward+backward"])
+    assert seen == [False, True, True]
+
+
 def test_long_inputs_are_measured_without_dense_attention():
     cases = [Case("local", n, batch=1, heads=1, head_dim=8) for n in (32, 64)]
     rows = list(bench_attention(cases, ["gather"], ["forward"], dense_up_to=63, repeats=1, memory=False))

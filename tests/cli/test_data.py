@@ -1,11 +1,13 @@
 """`nip data …` as typed."""
 
 import json
+import pickle
 
+import numpy as np
 import pytest
 
 from nip.cli import main
-from nip.data import SPLITS, decode, open_split
+from nip.data import SPLITS, TASKS, decode, open_split
 
 SMALL = ["--train", "40", "--dev", "6", "--test", "8", "--min-length", "10", "--max-length", "60"]
 
@@ -112,3 +114,78 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "2/3" in captured.err
+
+
+def write_cifar(folder):
+    folder.mkdir()
+    for i, name in enumerate((*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")):
+        (folder / f"{name}.bin").write_bytes(b"".join(bytes([i]) + bytes([40 * i]) * 3072 for _ in range(4)))
+
+
+def test_images_are_made_and_drawn(nip, tmp_path):
+    write_cifar(tmp_path / "files")
+    code, out, err = nip("image", "--from", tmp_path / "files")
+    assert (code, err) == (0, "")
+    assert "image: made" in out and "source: CIFAR-10 binary files" in out
+    assert "train: 18 examples of 1,024 … 1,024 tokens" in out
+    assert "The official setting has 45,000 + 5,000 + 10,000 examples." in out
+    code, out, _ = nip("show", "image", "--split", "test", "--index", 1)
+    assert code == 0
+    assert out.startswith("image test 1: label 5 (dog), 1024 tokens\n" + "##" * 32 + "\n")
+    shown = json.loads(nip("show", "image", "--json")[1])
+    assert shown[0]["pixels"] == [[0] * 32] * 32 and shown[0]["class"] == "airplane"
+    code, out, err = nip("show", "image", "--count", 3, "--image", tmp_path / "sheet.png")
+    assert (code, err) == (0, f"wrote {tmp_path / 'sheet.png'}\n")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert out.count("\n") == 3
+    assert nip("show", "image", "--image", tmp_path / "sheet.jpg")[2].startswith("nip: --image writes a PNG file")
+    assert json.loads(nip("image", "--from", tmp_path / "files", "--json")[1])["made"] is False
+    assert "sound (18 train, 2 dev, 4 test)" in nip("verify", "image")[1]
+
+
+def test_texts_are_decoded(nip, tmp_path):
+    for part in ("train", "test"):
+        rows = "".join(f'"déjà vu {i}",{i % 2}\n' for i in range(20))
+        (tmp_path / f"{part}.csv").write_text("text,label\n" + rows)
+    assert nip("text", "--from", tmp_path, "--split-rule", "test-as-dev")[0] == 0
+    assert nip("show", "text", "--index", 3)[1] == "text train 3: label 1 (positive), 11 tokens\ndéjà vu 3\n"
+    for name in ("train", "eval", "test"):
+        (tmp_path / f"new_aan_pairs.{name}.tsv").write_text("1.0\t1\t2\tfirst\tsecond text\n")
+    assert nip("retrieval", "--from", tmp_path)[0] == 0
+    shown = nip("show", "retrieval")[1]
+    assert shown == "retrieval train 0: label 1 (related), 11 tokens\nfirst\n\nsecond text\n"
+    assert json.loads(nip("show", "retrieval", "--json")[1])[0]["texts"] == ["first", "second text"]
+
+
+def test_foreign_ids_are_shown_as_they_are(nip, tmp_path):
+    for split in SPLITS:
+        examples = [{"input_ids_0": np.array([16, 3, 9, 0]), "label": np.int64(2)}]
+        (tmp_path / f"listops.{split}.pickle").write_bytes(pickle.dumps(examples))
+    code, out, _ = nip("listops", "--from", tmp_path)
+    assert code == 0
+    assert "source: pickles of the original's form" in out
+    assert nip("show", "listops")[1] == "listops train 0: label 2, 3 tokens\n16 3 9\n"
+    assert "sound" in nip("verify", "listops")[1]
+    code, _, err = nip("listops", "--from", tmp_path, "--tsv")
+    assert code == 2
+    assert "--tsv needs token ids whose meaning is known" in err
+
+
+def test_pathfinder_is_written_officially_and_read_again(nip, tmp_path):
+    sizes = ["--param", "train=16", "--param", "dev=2", "--param", "test=2"]
+    code, out, _ = nip("pathfinder32-curv_baseline", *sizes, "--seed", 3, "--png", tmp_path / "png")
+    assert code == 0
+    assert f"{tmp_path / 'png' / 'pathfinder32' / 'curv_baseline'}: written" in out
+    drawn = open_split("pathfinder32-curv_baseline", "train", tmp_path / "data")
+    assert nip("pathfinder32-curv_baseline", "--from", tmp_path / "png", "--overwrite")[0] == 0
+    read = open_split("pathfinder32-curv_baseline", "train", tmp_path / "data")
+    assert np.array_equal(read.tokens, drawn.tokens) and np.array_equal(read.labels, drawn.labels)
+    assert nip("text", "--png", tmp_path)[2].startswith("nip: --png writes pictures of Pathfinder")
+
+
+@pytest.mark.parametrize("task", [*TASKS, "show", "verify"])
+def test_help_has_an_example(nip, task, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["data", task, "--help"])
+    assert not ended.value.code
+    assert "Example: nip data" in capsys.readouterr().out

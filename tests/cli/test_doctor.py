@@ -2,6 +2,7 @@ import json
 import platform
 
 import pytest
+import torch
 
 import nip
 from nip.cli import doctor, main
@@ -16,6 +17,10 @@ def test_doctor_says_what_is_there(capsys):
     assert {backend["name"] for backend in found["backends"]} >= {"reference", "gather"}
     assert all(backend["reason"] for backend in found["backends"])
     assert found["torch_threads"] >= 1
+    q = torch.empty(4, 4, 2048, 32, requires_grad=True)
+    choice = nip.explain(q, q, q, nip.pattern("hypercube", 128))
+    assert (found["auto"][0]["device"], found["auto"][0]["backend"]) == ("cpu", choice.backend)
+    assert found["auto"][0]["reason"] == choice.reason
 
 
 def test_doctor_says_what_to_type_for_what_is_missing(capsys, monkeypatch):

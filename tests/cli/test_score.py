@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import sys
 
 import networkx as nx
 import numpy as np
@@ -96,7 +97,7 @@ def test_score_as_text(run):
     assert "∞" in out
 
 
-def test_compare_lists_all_eight_best_first(run):
+def test_compare_lists_all_patterns_best_first(run):
     code, out, err = run("compare", "--seq-len", 2048, "--block-size", 16, "--json")
     assert (code, err) == (0, "")
     rows = json.loads(out)
@@ -132,6 +133,39 @@ def test_compare_adds_graph_files(run, tmp_path):
     rows = json.loads(run("compare", "hypercube", "--n-vertices", 16, "--graph", file, "--json")[1])
     assert {(row["pattern"], row["n_vertices"]) for row in rows} == {("hypercube", 16), ("mine", 12)}
     assert [row["pattern"] for row in json.loads(run("compare", "--graph", file, "--json")[1])] == ["mine"]
+
+
+def test_compare_leaves_out_what_needs_a_missing_library(run, monkeypatch):
+    from nip.graphs.finite_fields import field
+
+    field.cache_clear()
+    monkeypatch.setitem(sys.modules, "galois", None)
+    code, out, err = run("compare", "--n-vertices", 146, "--json")
+    assert code == 0
+    assert {row["pattern"] for row in json.loads(out)} == set(PATTERNS) - {"projective_plane", "generalized_quadrangle"}
+    assert err.count("pip install 'nip[fast]'") == 2
+    code, out, err = run("compare", "projective_plane", "--n-vertices", 146, "--json")
+    assert (code, out) == (2, "")
+    assert "pip install 'nip[fast]'" in err
+
+
+def test_compare_lists_the_patterns_that_exist(run):
+    rows = json.loads(run("compare", "--n-vertices", 16, "--json")[1])
+    assert {row["pattern"] for row in rows} == set(PATTERNS) - {"generalized_quadrangle"}
+
+
+def test_search_saves_the_best_for_graph(run, tmp_path):
+    file = tmp_path / "best.npz"
+    options = ("search", "--n-vertices", 10, "--degree", 3, "--steps", 600, "--out", file)
+    code, out, err = run(*options, "--json")
+    assert code == 0
+    assert err == f"wrote {file}\n"
+    rows = json.loads(out)
+    values = [row["nip_relative"] for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == pytest.approx(1.5)  # the Petersen graph
+    assert json.loads(run("score", "--graph", file, "--json")[1])["nip_relative"] == values[0]
+    assert "sorted by nip_relative" in " ".join(run(*options)[1].split())
 
 
 def test_show_draws(run, tmp_path, monkeypatch):
@@ -172,6 +206,11 @@ def test_show_draws(run, tmp_path, monkeypatch):
             "no/such/folder.json: cannot write",
         ),
         (("show", "hypercube", "--n-vertices", "8", "--out", "a.jpeg"), "must end in .png"),
+        (("search", "--degree", "3"), "--n-vertices N, or --seq-len L"),
+        (("search", "--n-vertices", "8", "--degree", "0"), "'degree' parameter of search"),
+        (("search", "--n-vertices", "8", "--degree", "3", "--objective", "beauty"), "one of nip_relative"),
+        (("search", "--n-vertices", "8", "--degree", "3", "--out", "best.txt"), "--out must end in .npz"),
+        (("score", "projective_plane", "--n-vertices", "13"), "integer of at least 14. Got 13"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(run, arguments, says):
@@ -193,7 +232,7 @@ def test_malformed_files_name_file_and_line(run, tmp_path):
     assert "square" in run("score", "--graph", tmp_path / "wide.npy")[2]
 
 
-@pytest.mark.parametrize("command", ["score", "compare", "show", "doctor"])
+@pytest.mark.parametrize("command", ["score", "compare", "show", "search", "doctor"])
 def test_help_has_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0

@@ -23,7 +23,7 @@ def pictures_and_labels(n, seed):
 def folder(tmp_path):
     home = tmp_path / "files"
     home.mkdir()
-    for part, n, seed in (("train", 43, 1), ("test", 12, 2)):
+    for part, n, seed in (("train", 49, 1), ("test", 12, 2)):
         for name, array in zip(fashion.FILES[part], pictures_and_labels(n, seed), strict=True):
             (home / name).write_bytes(gzip.compress(idx(array)))
     return home
@@ -33,12 +33,12 @@ def folder(tmp_path):
 def test_pictures_are_framed_and_split(task, folder, tmp_path):
     assert build(task, tmp_path, origin=str(folder), source="fashion-mnist")
     assert [path.name for path in tmp_path.iterdir() if path != folder] == ["fashion-mnist"]
-    assert verify("fashion-mnist", tmp_path) == {"train": 39, "dev": 4, "test": 12}
-    train_pictures, train_labels = pictures_and_labels(43, 1)
+    assert verify("fashion-mnist", tmp_path) == {"train": 45, "dev": 4, "test": 12}
+    train_pictures, train_labels = pictures_and_labels(49, 1)
     test_pictures, test_labels = pictures_and_labels(12, 2)
     expected = {
-        "train": (train_pictures[:39], train_labels[:39]),
-        "dev": (train_pictures[39:], train_labels[39:]),
+        "train": (train_pictures[:45], train_labels[:45]),
+        "dev": (train_pictures[45:], train_labels[45:]),
         "test": (test_pictures, test_labels),
     }
     for split, (pictures, labels) in expected.items():
@@ -76,15 +76,15 @@ def test_missing_files_say_where_to_get_them(tmp_path, folder, monkeypatch):
     assert not (tmp_path / "fashion-mnist").exists()
 
 
-WHOLE = idx(pictures_and_labels(43, 1)[0])
+WHOLE = idx(pictures_and_labels(49, 1)[0])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (gzip.compress(WHOLE)[:-300], "cut short"),
-        (gzip.compress(WHOLE[:-1]), r"holds 33711 of the 33712 bytes"),
-        (gzip.compress(WHOLE + b"x"), r"holds more than the 33712 bytes"),
+        (gzip.compress(WHOLE[:-1]), r"holds 38415 of the 38416 bytes"),
+        (gzip.compress(WHOLE + b"x"), r"holds more than the 38416 bytes"),
         (gzip.compress(b"\0\0\x09\x03" + WHOLE[4:]), "no IDX file of bytes with 3 axes"),
         (gzip.compress(b"\0\0\x08\x01" + WHOLE[4:]), "no IDX file of bytes with 3 axes"),
         (gzip.compress(WHOLE[:11]), "no IDX file"),
@@ -93,8 +93,8 @@ WHOLE = idx(pictures_and_labels(43, 1)[0])
         (WHOLE, "damaged or cut short: Not a gzipped file"),
         (gzip.compress(WHOLE)[:12] + b"\xff" * 40 + gzip.compress(WHOLE)[52:], "damaged"),
         (gzip.compress(WHOLE[:4] + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 28)), "the limit is"),
-        (gzip.compress(idx(np.zeros((43, 28, 27), np.uint8))), r"28 × 28 pixels. Got \(28, 27\)"),
-        (gzip.compress(idx(np.zeros((42, 28, 28), np.uint8))), "42 pictures and .* 43 labels"),
+        (gzip.compress(idx(np.zeros((49, 28, 27), np.uint8))), r"28 × 28 pixels. Got \(28, 27\)"),
+        (gzip.compress(idx(np.zeros((48, 28, 28), np.uint8))), "48 pictures and .* 49 labels"),
     ],
 )
 def test_damaged_files_are_refused(content, message, folder, tmp_path):
@@ -105,7 +105,7 @@ def test_damaged_files_are_refused(content, message, folder, tmp_path):
 
 
 def test_labels_outside_the_classes_are_refused(folder, tmp_path):
-    (folder / NAMES[1]).write_bytes(gzip.compress(idx(np.full(43, 10, np.uint8))))
+    (folder / NAMES[1]).write_bytes(gzip.compress(idx(np.full(49, 10, np.uint8))))
     with pytest.raises(ValueError, match=r"train split of fashion-mnist, example 0: the label must be one of 0 … 9"):
         build("fashion-mnist", tmp_path, origin=str(folder))
 

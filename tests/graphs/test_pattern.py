@@ -88,14 +88,12 @@ def test_refuses_later_vertices_in_a_causal_pattern():
 @pytest.mark.parametrize("n", [0, -1, 1.5, "8", True, None])
 def test_every_pattern_refuses_a_bad_n(n):
     for name in PATTERNS:
-        with pytest.raises(ValueError, match="integer of at least 1"):
+        with pytest.raises(ValueError, match=r"integer of at least (1|14|30)\."):
             pattern(name, n)
 
 
 def test_unknown_names_list_the_legal_ones():
-    with pytest.raises(
-        ValueError, match="softmax, hypercube, bigbird, longformer, global, local, random, local\\+random"
-    ):
+    with pytest.raises(ValueError, match=r"local\+random, projective_plane, generalized_quadrangle, expander"):
         pattern("tesseract", 8)
     with pytest.raises(ValueError, match="takes num_sliding_window_blocks"):
         pattern("local", 8, num_global_blocks=1)
@@ -110,7 +108,7 @@ def test_parameters_must_be_in_range(name):
     for parameter, default in pattern_parameters(name).items():
         bad = 2 if isinstance(default, bool) else -1
         with pytest.raises(ValueError, match=f"'{parameter}' parameter of {name.replace('+', '.')}"):
-            pattern(name, 8, **{parameter: bad})
+            pattern(name, 30, **{parameter: bad})
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "foreign", "pickled"])

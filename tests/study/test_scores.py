@@ -1,26 +1,26 @@
 import pytest
 
 from nip import score
-from nip.graphs import PATTERNS, Pattern, pattern
+from nip.graphs import Pattern, names_at, pattern
 from nip.study import find_runs
 from nip.study.scores import graph_settings, run_graph
 from run_folders import small_config, write_run
 
 
-def test_all_eight_and_the_runs_own_graphs(tmp_path):
+def test_all_patterns_and_the_runs_own_graphs(tmp_path):
     own = {"num_random_blocks": 1, "seed": 5}
     write_run(tmp_path, small_config(model="hypercube"), name="a")
     write_run(tmp_path, small_config(model="bigbird", parameters=own), name="b")
     write_run(tmp_path, small_config(model="hypercube", seed=1), name="c")
     (setting,) = graph_settings(find_runs([tmp_path]))
     assert (setting.seq_len, setting.block_size) == (256, 16)
-    assert [graph.name for graph in setting.graphs] == [*PATTERNS, "bigbird (num_random_blocks=1, seed=5)"]
+    assert [graph.name for graph in setting.graphs] == [*names_at(16), "bigbird (num_random_blocks=1, seed=5)"]
     assert setting.graphs[-1] == pattern("bigbird", 16, **own)
     used = {graph.name: runs for graph, runs in zip(setting.graphs, setting.used, strict=True) if runs}
     assert used == {"hypercube": (0, 2), "bigbird (num_random_blocks=1, seed=5)": (1,)}
     rows = {row.score.pattern: row.score.nip_relative for row in setting.rows()}
     assert rows["hypercube"] == score(pattern("hypercube", 16), block_size=16).nip_relative
-    assert len(rows) == 9
+    assert len(rows) == 11
 
 
 def test_every_size_has_its_own_setting(tmp_path):

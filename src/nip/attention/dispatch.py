@@ -57,6 +57,9 @@ def _dense_refuses(q: Tensor, options: Options) -> str | None:
     return None
 
 
+# How its rows are grouped hangs on the values of masks: a compiled model stops here, and goes on after it.
+_gather: Run = torch.compiler.disable(attend_gather)  # type: ignore[no-untyped-call]
+
 BACKENDS: dict[str, Implementation] = {
     "native": Implementation(
         native.attend_native, "compiled kernel for a CPU and float32", native.missing, native.refuses, native.build
@@ -64,7 +67,7 @@ BACKENDS: dict[str, Implementation] = {
     "flex": Implementation(
         flex.attend_flex, "torch's FlexAttention, tiles of 128 tokens", flex.missing, flex.refuses, flex.build
     ),
-    "gather": Implementation(attend_gather, "plain torch on any device, attended blocks only"),
+    "gather": Implementation(_gather, "plain torch on any device, attended blocks only"),
     "dense": Implementation(attend_dense, "torch's dense attention with the pattern as a mask", refuses=_dense_refuses),
     "reference": Implementation(attend_reference, "every score written out: the oracle of the others"),
 }

@@ -58,6 +58,10 @@ def doctor_command(as_json: Json = False) -> None:
         parts.add_row(
             part["name"], part["version"] or "no", part["purpose"] if part["version"] else escape(part["advice"])
         )
+    for choice in found["auto"]:
+        parts.add_row(
+            f"auto on {choice['device']}", choice["backend"], escape(f"{choice['problem']}: {choice['reason']}")
+        )
     for backend in found["backends"]:
         parts.add_row(f"backend {backend['name']}", "yes" if backend["available"] else "no", escape(backend["reason"]))
     console.print(parts)
@@ -72,13 +76,14 @@ def examine() -> dict[str, Any]:
         version = importlib.metadata.version(package) if importlib.util.find_spec(package) else None
         advice = f"to {purpose}: pip install 'nip[{name}]'"
         extras.append({"name": name, "package": package, "version": version, "purpose": purpose, "advice": advice})
-    backends = []
+    backends, auto = [], []
     torch_threads = None
     if importlib.util.find_spec("torch"):
         import torch
 
         torch_threads = torch.get_num_threads()
         backends = [{"name": b.name, "available": b.available, "reason": b.reason} for b in nip.backends()]
+        auto = [choice_on("cpu", "float32"), *([choice_on("cuda", "bfloat16")] if torch.cuda.is_available() else [])]
     from nip.data.folders import data_folder, runs_folder
 
     return {
@@ -92,8 +97,21 @@ def examine() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "folders": {"data": str(data_folder()), "runs": str(runs_folder())},
         "extras": extras,
+        "auto": auto,
         "backends": backends,
     }
+
+
+def choice_on(device: str, dtype: str) -> dict[str, str]:
+    """What attention with ``backend="auto"`` takes on that device for training on a usual problem, and why."""
+    import torch
+
+    import nip
+
+    q = torch.empty(4, 4, 2048, 32, dtype=getattr(torch, dtype), device=device, requires_grad=True)
+    choice = nip.explain(q, q, q, nip.pattern("hypercube", 128))
+    problem = f"training on 4 × 2,048 tokens, hypercube in blocks of 16, {dtype}"
+    return {"device": device, "problem": problem, "backend": choice.backend, "reason": choice.reason}
 
 
 def _instruction_sets() -> list[str]:

@@ -43,6 +43,8 @@ def write_png(task: str, folder: Path, out: Path | None) -> Path:
 
 def print_made(made: dict[str, Any]) -> None:
     """What was made, in lines."""
+    from nip.data import find_task
+
     print_folder(made)
     manifest = made["manifest"]
     print(f"source: {manifest['source']}\nsplit: {manifest['split_rule']}\nlicence: {manifest['licence']}")
@@ -55,6 +57,10 @@ def print_made(made: dict[str, Any]) -> None:
         )
     if "png" in made:
         print(f"{made['png']}: written")
+    official = find_task(manifest["task"]).sizes
+    found = tuple(count["examples"] for count in made["statistics"].values())
+    if manifest["source"] != "drawn by nip" and found != official:
+        print(f"The official setting has {' + '.join(f'{size:,}' for size in official)} examples.")
     baselines = made["baselines"]
     root = f"; knowing only the first token: {baselines['root_operator']:.1%}" if "root_operator" in baselines else ""
     print(f"Always the commonest label of train: {baselines['commonest_label']:.1%} of test{root}.")

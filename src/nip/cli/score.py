@@ -1,4 +1,4 @@
-"""`nip score`, `nip compare`, `nip show`: graphs before any training."""
+"""`nip score`, `nip compare`, `nip show`, `nip search`: graphs before any training."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command("score")(score_command)
     app.command("compare")(compare_command)
     app.command("show")(show_command)
+    app.command("search")(search_command)
 
 
 def score_command(
@@ -85,7 +86,8 @@ def _text(field: str, value: object) -> str:
 
 def compare_command(
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATTERN ...]", help="Pattern names; all eight if none is given.")
+        list[str] | None,
+        typer.Argument(metavar="[PATTERN ...]", help="Pattern names; all of that size if none is given."),
     ] = None,
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
@@ -121,7 +123,8 @@ def compare_command(
     n = number_of_vertices(n_vertices, seq_len, block_size)
     parameters = parse_parameters(param)
     chosen = [read_graph_file(file, None, causal=causal) for file in graph or ()]
-    names = list(patterns or (() if graph and n is None else graphs.PATTERNS))
+    every = graphs.PATTERNS if n is None else graphs.names_at(n)
+    names = list(patterns or (() if graph and n is None else every))
     for name in names:
         if Path(name).suffix in {".csv", ".html", ".md", ".json"}:
             raise ValueError(f"There is no pattern {name!r}. To write a file use --out {name}.")
@@ -133,7 +136,12 @@ def compare_command(
         raise ValueError("Say how large the graphs are: --n-vertices N, or --seq-len L with --block-size B.")
     for name in names:
         own = {key: value for key, value in parameters.items() if key in known[name]}
-        chosen.append(graphs.pattern(name, n or 1, causal=causal, **own))
+        try:
+            chosen.append(graphs.pattern(name, n or 1, causal=causal, **own))
+        except ImportError as error:
+            if patterns:
+                raise
+            print(f"nip: {name} is left out. {error}", file=sys.stderr)
     rows = table.compare(chosen, block_size, sort=sort, jobs=jobs)
     sizes = sorted({row.score.n_vertices for row in rows})
     title = (
@@ -183,3 +191,46 @@ def show_command(
         emit(json.dumps({"picture": str(path), "payload_by_distance": rows}, allow_nan=False, indent=2), None)
     else:
         print(f"wrote {path}", file=sys.stderr)
+
+
+def search_command(
+    degree: Annotated[int, typer.Option(help="The most vertices that one may attend to, its own left out.")],
+    n_vertices: NumVertices = None,
+    seq_len: SeqLen = None,
+    block_size: BlockSize = 1,
+    seed: Annotated[int, typer.Option(help="Decides what is drawn and exchanged.")] = 0,
+    steps: Annotated[int, typer.Option(help="Exchanges of edges tried from each of two starts.")] = 2000,
+    seconds: Annotated[
+        float | None, typer.Option("--time", help="Stop after so many seconds; results then depend on the machine.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="nip_relative or bottleneck_nip_relative.")] = "nip_relative",
+    out: Annotated[Path | None, typer.Option(help="Save the best graph to this .npz file, for --graph.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the best graph for a degree budget: members of all families, then edges exchanged.
+
+    Example: nip search --n-vertices 64 --degree 6 --out best.npz
+    """
+    from nip.scoring import Row, search, table
+
+    if out is not None and out.suffix != ".npz":
+        raise ValueError(f"--out must end in .npz. Got {str(out)!r} instead.")
+    n = number_of_vertices(n_vertices, seq_len, block_size)
+    if n is None:
+        raise ValueError("Say how large the graph is: --n-vertices N, or --seq-len L with --block-size B.")
+    options = {"seed": seed, "steps": steps, "seconds": seconds, "objective": objective, "block_size": block_size}
+    found = search(n, degree, **options)  # type: ignore[arg-type]
+    if out is not None:
+        print(f"wrote {found[0].pattern.save(out)}", file=sys.stderr)
+    if as_json:
+        emit(json.dumps([one.score.to_dict() for one in found], allow_nan=False, indent=2), None)
+        return
+    from rich.console import Console
+
+    from nip.scoring import score
+
+    rows = [Row(one.score, one.score if block_size == 1 else score(one.pattern)) for one in found]
+    title = (
+        f"{n} vertices of {block_size} token{'s' * (block_size > 1)}, degree at most {degree}; sorted by {objective}"
+    )
+    Console().print(table.to_console(rows, title))

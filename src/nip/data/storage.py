@@ -190,7 +190,7 @@ def ids_outside(examples: Examples) -> str | None:
     low, high = int(tokens.min()), int(tokens.max())
     if high >= legal.stop or (low < legal.start and not (low == 0 and _only_empty_texts(examples))):
         return f"token ids outside {legal.start} … {legal.stop - 1}"
-    if targets is not None and targets.max() > task.n_classes:
+    if targets is not None and (targets.min() < 0 or targets.max() > task.n_classes):
         return f"labels of tokens outside 0 … {task.n_classes}"
     return None
 

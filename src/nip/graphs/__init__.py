@@ -18,8 +18,10 @@ from nip.graphs.exchange import (
     to_scipy,
     write_graph,
 )
+from nip.graphs.expander import expander
 from nip.graphs.hypercube import hypercube
 from nip.graphs.pattern import Pattern
+from nip.graphs.polygons import SMALLEST, generalized_quadrangle, projective_plane
 from nip.graphs.random import bigbird, local_random, random_rows
 from nip.graphs.windows import complete, global_tokens, local_window, longformer
 
@@ -30,18 +32,22 @@ __all__ = [
     "bigbird",
     "causal",
     "complete",
+    "expander",
     "from_mask",
     "from_networkx",
     "from_scipy",
+    "generalized_quadrangle",
     "global_tokens",
     "hypercube",
     "lift",
     "local_random",
     "local_window",
     "longformer",
+    "names_at",
     "pattern",
     "pattern_parameters",
     "permute",
+    "projective_plane",
     "random_rows",
     "read_graph",
     "rename",
@@ -62,6 +68,9 @@ PATTERNS: dict[str, Callable[..., Pattern]] = {
     "local": local_window,
     "random": random_rows,
     "local+random": local_random,
+    "projective_plane": projective_plane,
+    "generalized_quadrangle": generalized_quadrangle,
+    "expander": expander,
 }
 
 
@@ -71,7 +80,8 @@ def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pa
     Parameters
     ----------
     name : str
-        One of `PATTERNS`: softmax, hypercube, bigbird, longformer, global, local, random, local+random.
+        One of `PATTERNS`: softmax, hypercube, bigbird, longformer, global, local, random, local+random,
+        projective_plane, generalized_quadrangle, expander.
     n : int
         Number of vertices (blocks), at least 1.
     causal : bool, default=False
@@ -98,6 +108,17 @@ def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pa
         raise ValueError(f"The 'causal' parameter of {name} must be true or false. Got {causal!r} instead.")
     made = PATTERNS[name](n, **parameters)
     return _causal(made) if causal else made
+
+
+def names_at(n: int) -> list[str]:
+    """The names of the patterns that exist on n vertices: the geometries have a smallest size, the others none.
+
+    Examples
+    --------
+    >>> [name for name in PATTERNS if name not in names_at(16)]
+    ['generalized_quadrangle']
+    """
+    return [name for name in PATTERNS if n >= SMALLEST.get(name, 1)]
 
 
 def pattern_parameters(name: str) -> dict[str, Any]:

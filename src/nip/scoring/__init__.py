@@ -3,6 +3,17 @@
 from nip.scoring.draw import save_figure
 from nip.scoring.profile import PayloadAtDistance, payload_by_distance
 from nip.scoring.score import Score, score
+from nip.scoring.search import Found, search
 from nip.scoring.table import Row, compare
 
-__all__ = ["PayloadAtDistance", "Row", "Score", "compare", "payload_by_distance", "save_figure", "score"]
+__all__ = [
+    "Found",
+    "PayloadAtDistance",
+    "Row",
+    "Score",
+    "compare",
+    "payload_by_distance",
+    "save_figure",
+    "score",
+    "search",
+]

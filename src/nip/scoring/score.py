@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nip.graphs.pattern import Pattern
+from nip.graphs.polygons import SMALLEST, native_size
 from nip.scoring import sweep
 from nip.scoring.fast import token_payload
 
@@ -50,6 +51,9 @@ class Score:
         The blocks along one shortest path from a to b.
     method : str
         How the numbers were computed and what counted as a pair.
+    native_n_vertices, native_nip_relative : int, float or None
+        For a projective plane or generalized quadrangle: the size at which its geometry is neither doubled nor merged,
+        and the relative score there (at this block size); None for other patterns and causal ones.
     """
 
     pattern: str
@@ -74,6 +78,8 @@ class Score:
     worst_pair: tuple[int, int] | None
     worst_path: tuple[int, ...] | None
     method: str
+    native_n_vertices: int | None = None
+    native_nip_relative: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as valid JSON values: infinite numbers become None."""
@@ -129,6 +135,7 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
         log10_bottleneck = tokens.log10_bottleneck_payload - math.log10(cost)
         log10_relative = log10_nip - log10_complete
         log10_bottleneck_relative = log10_bottleneck - log10_complete
+    native_n, native_relative = _native(pattern, block_size)
     return Score(
         pattern=pattern.name,
         parameters=dict(pattern.parameters),
@@ -152,12 +159,26 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
         worst_pair=tokens.worst_pair,
         worst_path=tokens.worst_path,
         method=_method(pattern),
+        native_n_vertices=native_n,
+        native_nip_relative=native_relative,
     )
 
 
 def log10_complete_nip(n_tokens: int, *, causal: bool = False) -> float:
     """log10 of the NIP of the complete graph: 1/(N − 1)², or 2/(N − 1)² where the triangle halves the mean degree."""
     return math.log10(2 if causal else 1) - 2 * math.log10(n_tokens - 1)
+
+
+def _native(pattern: Pattern, block_size: int) -> tuple[int | None, float | None]:
+    order = pattern.parameters.get("order")
+    if pattern.name not in SMALLEST or order is None or pattern.causal:
+        return None, None
+    n = native_size(pattern.name, order)
+    diameter = 3 if pattern.name == "projective_plane" else 4
+    # q + 1 paths join the farthest vertices, each over diameter − 1 blocks in which any token serves
+    degree = block_size * (order + 2) - 1
+    payload = (order + 1) * block_size ** (diameter - 1) / degree**diameter
+    return n, payload / (degree * diameter) * (n * block_size - 1) ** 2
 
 
 def _power(exponent: float | None) -> float | None:

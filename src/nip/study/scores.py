@@ -1,11 +1,11 @@
-"""The graphs that the runs attended over, beside the eight patterns of the same size, and their scores."""
+"""The graphs that the runs attended over, beside the named patterns of the same size, and their scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nip.graphs import PATTERNS, Pattern, pattern
+from nip.graphs import Pattern, names_at, pattern
 from nip.graphs.compose import rename
 from nip.scoring.table import Row, compare
 from nip.study.runs import Run
@@ -28,7 +28,7 @@ class Setting:
 
 
 def graph_settings(runs: Sequence[Run]) -> list[Setting]:
-    """For every size among the runs: the eight patterns, and the runs' own graphs where they are others.
+    """For every size among the runs: the named patterns that exist there, and the runs' own graphs where they are others.
 
     Graphs are told apart by checksum; one that is no default pattern is labelled by what makes it different.
     """
@@ -61,7 +61,7 @@ def run_graph(run: Run) -> Pattern:
 def _setting(seq_len: int, block_size: int, runs: Sequence[Run]) -> Setting:
     n = -(-seq_len // block_size)
     graphs: dict[str, Pattern] = {}
-    for name in PATTERNS:  # on a few vertices several are the same graph: the first keeps its name
+    for name in names_at(n):  # on a few vertices several are the same graph: the first keeps its name
         graph = pattern(name, n)
         graphs.setdefault(graph.checksum, rename(graph, name))
     used: dict[str, list[int]] = {}
