@@ -40,7 +40,7 @@ CHOICES = [
     ("softmax", 128, {"causal": True}, "dense", "native"),
     ("softmax", 128, {"return_lse": True}, "gather", "native"),
     ("softmax", 128, {"bias": torch.zeros(1, 1, 2048, 2048)}, "gather", "gather"),
-    ("softmax", 128, {"dropout_p": 0.1}, "gather", "gather"),
+    ("softmax", 128, {"dropout_p": 0.1}, "gather", "native"),
     ("hypercube", 2, {}, "dense", "dense"),
     ("hypercube", 2, {"return_lse": True}, "gather", "native"),
     ("hypercube", 2, {"dropout_p": 0.1}, "dense", "dense"),
