@@ -1,7 +1,7 @@
 """Memory of large results, kept when they are freed and used again.
 
-The system hands out new memory page by page, zeroed, at the first touch: a fifth of the time of a long sequence. What is
-kept here is only what was freed, and at most `LIMIT` bytes.
+The system hands out new memory page by page, zeroed, at the first touch: a fifth of the time of a long sequence. What
+is kept here is only what was freed, and at most `LIMIT` bytes.
 """
 
 from __future__ import annotations
