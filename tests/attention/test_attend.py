@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import attention_cases as cases
 import nip
 from nip.attention import BACKENDS, native
-from nip.graphs import PATTERNS, Pattern
+from nip.graphs import Pattern, names_at
 
 pytestmark = [
     pytest.mark.usefixtures("uncompiled_flex"),
@@ -53,12 +53,9 @@ def test_refuses_in_words_what_it_leaves_to_others(backend, dtype, bias):
         cases.check(cases.simple(dtype=dtype, **more), backend, return_lse=lse)  # or else equals the formula
 
 
-@pytest.mark.parametrize("name", PATTERNS)
-@pytest.mark.parametrize(("blocks", "short"), [(14, 8), (80, 5)])
-def test_equals_the_formula_for_every_pattern_at_length(backend, name, blocks, short):
-    if name == "generalized_quadrangle":
-        blocks += 66 if blocks == 14 else 0  # 30 and 80 vertices are possible
-    tokens = 16 * blocks - short
+@pytest.mark.parametrize(("blocks", "name"), [(n, name) for n in (14, 30) for name in names_at(n)])
+def test_equals_the_formula_for_every_pattern_at_length(backend, name, blocks):
+    tokens = 16 * blocks - 8
     call = cases.simple(tokens, name, kv_heads=1, head_dim=8)
     lengths = torch.tensor([[tokens], [tokens // 2]])
     call.keywords["key_padding_mask"] = torch.arange(tokens) < lengths
