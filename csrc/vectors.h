@@ -75,7 +75,7 @@ NIP_INLINE vf exp2(vf x) {
     p = p * f + 2.402264791363012e-1f;
     p = p * f + 6.931472028550421e-1f;
     p = p * f + 1.0f;
-    const vf scaled = (vf)((vi)p + ((vi)shifted << 23));
+    const vf scaled = (vf)((vu)p + ((vu)shifted << 23));
     return x < least ? vf{} : scaled;
 }
 
@@ -89,7 +89,7 @@ NIP_INLINE vf exp2_rough(vf x) {
     p = p * f + 2.4261112e-1f;
     p = p * f + 6.9326099e-1f;
     p = p * f + 9.9992807e-1f;
-    const vf scaled = (vf)((vi)p + ((vi)shifted << 23));
+    const vf scaled = (vf)((vu)p + ((vu)shifted << 23));
     return x < least ? vf{} : scaled;
 }
 
