@@ -67,7 +67,8 @@ def test_train_again_more_and_test_only(lra, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--task", "chess"], "There is no task 'chess' to train on. The tasks are listops."),
+        (["--task", "chess"], "There is no task 'chess' to train on. The tasks are listops, text,"),
+        (["--recipe", "stew"], "There is no recipe 'stew'. The recipes are original"),
         (["--model", "hypercub"], "There is no pattern 'hypercub'. The patterns are softmax, hypercube,"),
         (["--param", "degree=3"], "The pattern 'hypercube' has no parameter 'degree'."),
         (["--param", "degree"], "--param takes name=value"),

@@ -45,14 +45,15 @@ def without_findings(config):
         {"protocol": "original", "eval_steps": 5, "learning_rate": 3e-05, "warmup": 0.123456789, "dropout": 0.0},
         {"gradient_accumulation": 4, "precision": "fp32", "backend": "gather", "batch_size": 8, "block_size": 8},
         {"positions": 512, "weight_decay": 0.5, "eval_every": 1},
-        {"attention_dropout": 0.1},
+        {"attention_dropout": 0.1, "layers": 3, "repeats": 1, "cut": 100},
+        {"width": 32},
     ],
 )
 def test_the_command_asks_for_the_runs_very_configuration(tmp_path, monkeypatch, configuration_of, settings):
     run = read_run(write_run(tmp_path, small_config(**settings)))
     monkeypatch.chdir(run.folder)  # where the command may name config.json
     command = reproduction_command(run)
-    assert ("--config" in command) == ("attention_dropout" in settings)
+    assert ("--config" in command) == ("width" in settings)
     assert configuration_of(command) == without_findings(run.config)
 
 

@@ -38,6 +38,9 @@ def test_it_survives_its_file(tmp_path_factory, seed, rate, steps, parameters):
         ("weight_decay", -1, "'weight_decay' parameter of a run must be a number at least 0"),
         ("dropout", 1, r"'dropout' parameter of a run must be a number in \[0, 1\)"),
         ("protocol", "dirty", "'protocol' parameter of a run must be one of original, clean. Got 'dirty'"),
+        ("recipe", "stew", "'recipe' parameter of a run must be one of original"),
+        ("layers", 0, "'layers' parameter of a run must be an integer of at least 1"),
+        ("cut", 0, "'cut' parameter of a run must be an integer of at least 1"),
         ("precision", "fp8", "'precision' parameter of a run must be one of fp32, bf16"),
         ("model", 3, "'model' parameter of a run must be text"),
         ("parameters", [1], "'parameters' parameter of a run must be a mapping"),
@@ -69,6 +72,10 @@ def test_files_that_are_no_configuration(tmp_path):
     path.write_text(json.dumps({name: value for name, value in values.items() if name != "seed"}))
     with pytest.raises(ValueError, match=r"config.json lacks seed\."):
         read_config(path)
+    sizes = ("layers", "repeats", "width", "heads", "head_dim", "inner_width")
+    older = {name: value for name, value in values.items() if name not in ("recipe", "cut", *sizes)}
+    path.write_text(json.dumps(older))
+    assert read_config(path) == BASE
     path.write_text(json.dumps({**values, "dropout": 7}))
     with pytest.raises(ValueError, match=r"config\.json: The 'dropout' parameter"):
         read_config(path)
@@ -82,9 +89,10 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
         "task": "text", "seq_len": 1024, "positions": 4096, "batch_size": 8, "learning_rate": 0.5, "warmup": 0.5,
         "weight_decay": 0.5, "dropout": 0.5, "max_steps": 10, "eval_every": 7, "eval_steps": 7,
         "attention_dropout": 0.5, "model": "local", "parameters": {"seed": 1}, "block_size": 32, "seed": 1,
-        "gradient_accumulation": 2, "precision": "bf16", "backend": "dense", "checksum": "x", "data": "x",
+        "gradient_accumulation": 2, "precision": "bf16", "backend": "dense", "checksum": "x", "data": "x", "cut": 100,
+        "layers": 3, "repeats": 1, "width": 32, "heads": 2, "head_dim": 8, "inner_width": 64,
     }  # fmt: skip
-    assert set(others) | {"graph", "protocol"} == {field.name for field in dataclasses.fields(RunConfig)}
+    assert set(others) | {"graph", "protocol", "recipe"} == {field.name for field in dataclasses.fields(RunConfig)}
     for name, value in others.items():
         (said,) = differences(there, dataclasses.replace(there, **{name: value}))
         if name not in ("checksum", "data"):

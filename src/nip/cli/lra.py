@@ -33,15 +33,20 @@ def lra_command(
     seed: Annotated[int | None, _option("Decides first weights, order of examples, dropout.", default="42")] = None,
     param: Param = None,
     graph: Annotated[Path | None, _option("A graph file in place of a named pattern.")] = None,
+    recipe: Annotated[str | None, _option("Where settings that are not given come from.", default="original")] = None,
     max_steps: Annotated[int | None, _option("Steps; a larger number continues a run.")] = None,
     seq_len: Annotated[int | None, _option("Tokens of an input; what is longer is cut.")] = None,
+    cut: Annotated[int | None, _option("Tokens kept of an input before it is padded to --seq-len.")] = None,
     positions: Annotated[int | None, _option("Rows of the position table, at least --seq-len.")] = None,
     block_size: Annotated[int | None, _option("Tokens a vertex of the graph stands for.")] = None,
+    layers: Annotated[int | None, _option("Layers of the encoder.", default="2")] = None,
+    repeats: Annotated[int | None, _option("How often the layers are applied, one after the other.")] = None,
     batch_size: Annotated[int | None, _option("Examples a step.")] = None,
     learning_rate: Annotated[float | None, _option("The schedule's peak.")] = None,
     warmup: Annotated[float | None, _option("Share of the steps in which the rate rises.")] = None,
     weight_decay: Annotated[float | None, _option("Of AdamW.")] = None,
     dropout: Annotated[float | None, _option("Share of activations dropped.")] = None,
+    attention_dropout: Annotated[float | None, _option("Share of attention's weights dropped.")] = None,
     eval_every: Annotated[int | None, _option("Steps between evaluations on the development set.")] = None,
     eval_steps: Annotated[int | None, _option("Batches of an evaluation; clean runs take all by default.")] = None,
     gradient_accumulation: Annotated[int | None, _option("Parts that a batch is computed in; same gradient.")] = None,
@@ -71,15 +76,20 @@ def lra_command(
         "seed": seed,
         "parameters": parse_parameters(param) if param else None,
         "graph": None if graph is None else str(graph),
+        "recipe": recipe,
         "max_steps": max_steps,
         "seq_len": seq_len,
+        "cut": cut,
         "positions": positions,
         "block_size": block_size,
+        "layers": layers,
+        "repeats": repeats,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "warmup": warmup,
         "weight_decay": weight_decay,
         "dropout": dropout,
+        "attention_dropout": attention_dropout,
         "eval_every": eval_every,
         "eval_steps": eval_steps,
         "gradient_accumulation": gradient_accumulation,
@@ -130,7 +140,9 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     elif "model" in given:
         stored = {name: value for name, value in stored.items() if name not in ("graph", "parameters")}
     settings = {name: value for name, value in {**stored, **given}.items() if name not in FOUND}
-    config = recipe(settings.get("task", "listops"), settings.get("protocol", "clean"))
+    config = recipe(
+        settings.get("task", "listops"), settings.get("protocol", "clean"), settings.get("recipe", "original")
+    )
     config = dataclasses.replace(config, **settings)
     if config.graph is None:
         graphs.pattern(config.model, 1, **config.parameters)  # says what is wrong with a name before data is opened

@@ -8,11 +8,11 @@ import shlex
 
 from nip.study.runs import Run
 from nip.training.config import FOUND
-from nip.training.recipes import RECIPES, recipe
+from nip.training.recipes import BY_NAME, recipe
 
 FROM_FILE = "nip lra --config config.json"
-SAID_FIRST = ("model", "graph", "parameters", "task", "seed", "protocol")
-WITHOUT_OPTION = ("attention_dropout",)
+SAID_FIRST = ("model", "graph", "parameters", "task", "seed", "protocol", "recipe")
+WITHOUT_OPTION = ("width", "heads", "head_dim", "inner_width")
 
 
 def reproduction_command(run: Run) -> str:
@@ -21,13 +21,15 @@ def reproduction_command(run: Run) -> str:
     Where it differs from the recipe in something that no option says, the command reads the configuration itself.
     """
     config = run.config
-    if config.task not in RECIPES:
+    if config.task not in BY_NAME[config.recipe]:
         return FROM_FILE
     words = ["--graph", config.graph] if config.graph is not None else ["--model", config.model]
     for name, value in config.parameters.items():
         words += ["--param", f"{name}={json.dumps(value)}"]
     words += ["--task", config.task, "--seed", str(config.seed), "--protocol", config.protocol]
-    base = dataclasses.asdict(recipe(config.task, config.protocol))
+    if config.recipe != "original":
+        words += ["--recipe", config.recipe]
+    base = dataclasses.asdict(recipe(config.task, config.protocol, config.recipe))
     for name, value in dataclasses.asdict(config).items():
         if name in (*SAID_FIRST, *FOUND) or value == base[name]:
             continue

@@ -14,6 +14,7 @@ from nip.graphs.pattern import check_int
 
 PROTOCOLS = ("original", "clean")
 PRECISIONS = ("fp32", "bf16")
+RECIPE_NAMES = ("original",)
 
 _INTEGERS = {
     "seed": 0,
@@ -25,8 +26,17 @@ _INTEGERS = {
     "eval_every": 1,
     "eval_steps": 1,
     "gradient_accumulation": 1,
+    "cut": 1,
+    "layers": 1,
+    "repeats": 1,
+    "width": 1,
+    "heads": 1,
+    "head_dim": 1,
+    "inner_width": 1,
 }
-_OPTIONAL = ("eval_steps", "gradient_accumulation", "precision", "graph", "checksum", "data")
+_OPTIONAL = ("eval_steps", "gradient_accumulation", "precision", "graph", "cut", "checksum", "data")
+# What older files do not say: there was nothing but the defaults.
+_LATER = ("recipe", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width")
 # Nothing that a command says, but what a run found: a configuration that is used again finds it anew.
 FOUND = ("checksum", "data")
 
@@ -77,6 +87,15 @@ class RunConfig:
         bf16 computes in bfloat16 and keeps weights in fp32. None: chosen for the machine.
     backend : str, default="auto"
         The backend of `nip.attend`.
+    recipe : {"original"}
+        Where the other settings come from; it also decides the kind of model.
+    cut : int or None
+        Tokens kept of a sequence before it is padded to `seq_len`, where that is fewer.
+    layers, repeats : int, default=2
+        Layers of the encoder, and how often the stack of them is applied, with the same weights each time: attention
+        acts ``layers * repeats`` times.
+    width, heads, head_dim, inner_width : int
+        The encoder's sizes; the defaults are those of the NIP paper's runs.
     checksum, data : str or None
         What the run found: the checksum of its graph and of its data. Not to be set.
     """
@@ -102,6 +121,14 @@ class RunConfig:
     gradient_accumulation: int | None = None
     precision: str | None = None
     backend: str = "auto"
+    recipe: str = "original"
+    cut: int | None = None
+    layers: int = 2
+    repeats: int = 2
+    width: int = 64
+    heads: int = 4
+    head_dim: int = 32
+    inner_width: int = 128
     checksum: str | None = None
     data: str | None = None
 
@@ -120,6 +147,7 @@ class RunConfig:
             if not isinstance(value, str) and not (value is None and name in _OPTIONAL):
                 raise _wrong(name, "text", value)
         _check_choice("protocol", self.protocol, PROTOCOLS)
+        _check_choice("recipe", self.recipe, RECIPE_NAMES)
         if self.precision is not None:
             _check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.parameters, Mapping):
@@ -153,15 +181,15 @@ class RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The configuration that a run folder's ``config.json`` holds, complete.
+    """The configuration that a run folder's ``config.json`` holds, complete but for what older ones do not say.
 
     Raises
     ------
     ValueError
-        If the file is no JSON object with exactly the fields of `RunConfig`.
+        If the file is no JSON object with the fields of `RunConfig`.
     """
     values = read_settings(path)
-    absent = [name for name in _FIELDS if name not in values]
+    absent = [name for name in _FIELDS if name not in values and name not in _LATER]
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}.")
     config: RunConfig = _named(path, lambda: RunConfig(**values))
