@@ -3,6 +3,7 @@
 Token and position embeddings, a stack of layers that is applied twice with the same weights, a final LayerNorm, the
 mean over positions, and a two-layer head. Token id 0 is padding. The sizes are those of the NIP paper's runs, which
 take them from Nyströmformer (arXiv 2102.03902, section 4.2) but for 4 heads in place of 2 and the tied repetition.
+The modern recipe's encoder is the same with rotary positions and a gated feed-forward.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from nip.attention import attend
 from nip.graphs import Pattern
 from nip.graphs.pattern import check_int
 from nip.models.dropout import add_dropout, dropout
+from nip.models.rotary import Rotations, rotate, rotations
 
 PADDING = 0
 
@@ -42,6 +45,16 @@ class EncoderConfig:
         Divide the sum over the real tokens by `length`, as the original does, in place of by their number.
     pair : bool, default=False
         Two documents are read by the same encoder and compared by the head (LRA retrieval).
+    rotary : bool, default=False
+        Positions turn queries and keys (see `nip.models.rotary`) in place of a table; `positions` plays no part.
+    columns : int, optional
+        With `rotary`: the tokens are the pixels of an image so many pixels wide, their positions row and column.
+    gated : bool, default=False
+        The feed-forward is gated (GEGLU; N. Shazeer, arXiv 2002.05202): one map's GELU times another map.
+    masked : bool, default=False
+        There is one more token id, `vocab_size`, which stands for a masked token.
+    gradient_checkpointing : bool, default=False
+        Keep each layer's input only and compute the layer again for its gradients: less memory, same numbers.
     """
 
     vocab_size: int
@@ -60,6 +73,11 @@ class EncoderConfig:
     attention_dropout: float = 0.0
     mean_over_padding: bool = False
     pair: bool = False
+    rotary: bool = False
+    columns: int | None = None
+    gated: bool = False
+    masked: bool = False
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         sizes = "vocab_size n_classes length positions block_size width heads head_dim inner_width head_width layers"
@@ -69,14 +87,16 @@ class EncoderConfig:
             value = getattr(self, name)
             if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:
                 raise ValueError(f"The '{name}' parameter of EncoderConfig must be in [0, 1). Got {value!r} instead.")
-        if self.length > self.positions:
+        if self.rotary:
+            rotations(1, self.head_dim, columns=self.columns)  # refuses dimensions that cannot be paired
+        elif self.length > self.positions:
             raise ValueError(
                 f"A sequence of {self.length} tokens is longer than the position table of {self.positions} rows."
             )
 
 
 class Layer(nn.Module):
-    """LayerNorm → attention → residual, LayerNorm → two linear maps with GELU between → residual."""
+    """LayerNorm → attention → residual, LayerNorm → two linear maps with GELU or GEGLU between → residual."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -86,10 +106,10 @@ class Layer(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * inner)
         self.attention_out = nn.Linear(inner, config.width)
         self.inner_norm = nn.LayerNorm(config.width)
-        self.up = nn.Linear(config.width, config.inner_width)
+        self.up = nn.Linear(config.width, config.inner_width * (2 if config.gated else 1))
         self.down = nn.Linear(config.inner_width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor, pattern: Pattern, backend: str) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, pattern: Pattern, backend: str, turned: Rotations | None) -> Tensor:
         """Map tokens (batch, length, width) to the same shape; mask (batch, length) is True at real tokens."""
         config = self.config
         batch, length, _ = x.shape
@@ -97,6 +117,8 @@ class Layer(nn.Module):
             part.view(batch, length, config.heads, config.head_dim).transpose(1, 2)
             for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
         )
+        if turned is not None:
+            q, k = rotate(q, turned), rotate(k, turned)
         attended = attend(
             q,
             k,
@@ -109,12 +131,18 @@ class Layer(nn.Module):
         )
         mixed = self.attention_out(attended.transpose(1, 2).reshape(batch, length, config.heads * config.head_dim))
         x = add_dropout(x, mixed, config.dropout, self.training)
-        inner = dropout(functional.gelu(self.up(self.inner_norm(x))), config.dropout, self.training)
+        inner = self.up(self.inner_norm(x))
+        if config.gated:
+            gate, value = inner.chunk(2, dim=-1)
+            inner = functional.gelu(gate) * value
+        else:
+            inner = functional.gelu(inner)
+        inner = dropout(inner, config.dropout, self.training)
         return add_dropout(x, self.down(inner), config.dropout, self.training)
 
 
-class Classifier(nn.Module):
-    """The encoder and its head: token ids to one score a class.
+class Encoder(nn.Module):
+    """Token ids to one vector a token: what the models of this package have in common.
 
     Parameters
     ----------
@@ -142,10 +170,50 @@ class Classifier(nn.Module):
         self.pattern = pattern
         self.backend = backend
         self._corners = {pattern.n: pattern}
-        self.tokens = nn.Embedding(config.vocab_size, config.width)
-        self.positions = nn.Embedding(config.positions, config.width)
+        self.tokens = nn.Embedding(config.vocab_size + config.masked, config.width)
+        if not config.rotary:
+            self.positions = nn.Embedding(config.positions, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+
+    def features(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """The tokens (batch, length, width) after the last LayerNorm; mask (batch, length) is True at real tokens."""
+        config = self.config
+        length = input_ids.shape[1]
+        if not config.rotary and length > config.positions:
+            raise ValueError(
+                f"A sequence of {length} tokens is longer than the position table of {config.positions} rows."
+            )
+        if length > config.length:
+            raise ValueError(f"A sequence of {length} tokens is longer than the model's inputs of {config.length}.")
+        x, turned = self.tokens(input_ids), None
+        if config.rotary:
+            turned = rotations(length, config.head_dim, columns=config.columns, device=x.device)
+        else:
+            x = x + self.positions.weight[:length]
+        x = dropout(x, config.dropout, self.training)
+        rest = (mask, self._corner(-(-length // config.block_size)), self.backend, turned)
+        for _ in range(config.repeats):
+            for layer in self.layers:
+                if config.gradient_checkpointing and torch.is_grad_enabled():
+                    x = checkpoint(layer, x, *rest, use_reentrant=False)
+                else:
+                    x = layer(x, *rest)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def _corner(self, n: int) -> Pattern:
+        # Padding is never attended and never counted, so an input without its padding sees the same graph's corner.
+        if n not in self._corners:
+            self._corners[n] = corner(self.pattern, n)
+        return self._corners[n]
+
+
+class Classifier(Encoder):
+    """The encoder and its head: token ids to one score a class; parameters and errors are those of `Encoder`."""
+
+    def __init__(self, config: EncoderConfig, pattern: Pattern, *, backend: str = "auto") -> None:
+        super().__init__(config, pattern, backend=backend)
         self.hidden = nn.Linear(config.width * (4 if config.pair else 1), config.head_width)
         self.output = nn.Linear(config.head_width, config.n_classes)
 
@@ -162,32 +230,13 @@ class Classifier(nn.Module):
 
     def encode(self, input_ids: Tensor) -> Tensor:
         """One vector (batch, width) a document: the mean of its tokens after the last LayerNorm."""
-        config = self.config
-        length = input_ids.shape[1]
-        if length > config.positions:
-            raise ValueError(
-                f"A sequence of {length} tokens is longer than the position table of {config.positions} rows."
-            )
-        if length > config.length:
-            raise ValueError(f"A sequence of {length} tokens is longer than the model's inputs of {config.length}.")
         mask = input_ids != PADDING
-        x = self.tokens(input_ids) + self.positions.weight[:length]
-        x = dropout(x, config.dropout, self.training)
-        pattern = self._corner(-(-length // config.block_size))
-        for _ in range(config.repeats):
-            for layer in self.layers:
-                x = layer(x, mask, pattern, self.backend)
+        x = self.features(input_ids, mask)
         # (batch, 1, length) @ (batch, length, width): the masked sum without a masked copy
-        total = torch.bmm(mask.to(x.dtype).unsqueeze(1), self.norm(x)).squeeze(1)
-        if config.mean_over_padding:
-            return total / config.length
+        total = torch.bmm(mask.to(x.dtype).unsqueeze(1), x).squeeze(1)
+        if self.config.mean_over_padding:
+            return total / self.config.length
         return total / mask.sum(1, keepdim=True).clamp(min=1)
-
-    def _corner(self, n: int) -> Pattern:
-        # Padding is never attended and never counted, so an input without its padding sees the same graph's corner.
-        if n not in self._corners:
-            self._corners[n] = corner(self.pattern, n)
-        return self._corners[n]
 
 
 def corner(pattern: Pattern, n: int) -> Pattern:
@@ -199,14 +248,19 @@ def corner(pattern: Pattern, n: int) -> Pattern:
 
 
 def build_classifier(config: EncoderConfig, pattern: Pattern, *, seed: int, backend: str = "auto") -> Classifier:
-    """A new model whose every weight is drawn from its own generator, made of `seed` and the weight's name.
-
-    So the first weights depend neither on the order of drawing nor on the global generator, which is left untouched.
-    Embeddings are normal with standard deviation 0.02; a linear map of fan-in f is uniform in ±1/√f, bias included,
-    as is torch's habit.
-    """
+    """A new model whose first weights are those of `draw_weights`; the global generator is left untouched."""
     with torch.random.fork_rng(devices=[]):
         model = Classifier(config, pattern, backend=backend)
+    draw_weights(model, seed)
+    return model
+
+
+def draw_weights(model: nn.Module, seed: int) -> None:
+    """Draw every weight anew from a generator of its own, made of `seed` and the weight's name.
+
+    So the first weights depend neither on the order of drawing nor on the global generator. Embeddings are normal with
+    standard deviation 0.02; a linear map of fan-in f is uniform in ±1/√f, bias included, as is torch's habit.
+    """
     with torch.no_grad():
         for module_name, module in model.named_modules():
             for name, weight in module.named_parameters(recurse=False):
@@ -217,4 +271,3 @@ def build_classifier(config: EncoderConfig, pattern: Pattern, *, seed: int, back
                 elif isinstance(module, nn.Linear):
                     bound = module.in_features**-0.5
                     weight.uniform_(-bound, bound, generator=generator)
-    return model
