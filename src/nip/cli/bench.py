@@ -22,7 +22,7 @@ def bench_command() -> None:
     """Measure attention, scoring and a training step on this machine."""
     from nip.training.process import spin_briefly
 
-    spin_briefly()  # as in training; every command here imports torch later than this
+    spin_briefly(30_000)  # every command here imports torch later than this
 
 
 def register(app: typer.Typer) -> None:

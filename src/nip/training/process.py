@@ -26,14 +26,16 @@ def keep_freed_memory() -> bool:
     )
 
 
-def spin_briefly() -> None:
+def spin_briefly(turns: int = 3000) -> None:
     """Let idle OpenMP threads spin for microseconds only. To be called before torch is imported, later it does nothing.
 
     A step has thousands of parallel regions, and at the end of each the threads wait for one another: GNU's library by
     default spins for milliseconds. Where another process wants the same cores, the thread that is waited for cannot run
     while the others spin, and a step becomes many times slower: thirty times was measured, with two runs on two cores.
     Never to spin, though, costs half of the speed where the cores are free; three thousand turns cost none of it, and a
-    factor of two or three where they are not. What the environment says comes first.
+    factor of two or three where they are not. Where Python stands between short calls, as in a benchmark of attention
+    by itself, threads that sleep meanwhile cost a fifth, and ten times as many turns do not. What the environment says
+    comes first.
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")):
-        os.environ["GOMP_SPINCOUNT"] = "3000"
+        os.environ["GOMP_SPINCOUNT"] = str(turns)
