@@ -16,12 +16,12 @@ from nip.models.lra import corner
 CONFIG = EncoderConfig(vocab_size=12, n_classes=3, length=40, positions=64, block_size=8)
 
 
-def written_out(model, input_ids, mask_of_graph):
-    """The encoder again, from torch's own pieces and a dense mask: attention by nn.MultiheadAttention's function."""
+def written_out(model, input_ids, mask_of_graph, real=None):
+    """The encoder again, from torch's own pieces and a dense mask."""
     w = {name: tensor.double() for name, tensor in model.state_dict().items()}
     config = model.config
     length = input_ids.shape[1]
-    real = input_ids != 0
+    real = input_ids != 0 if real is None else real
     x = w["tokens.weight"][input_ids] + w["positions.weight"][:length]
 
     def norm(x, name):
@@ -45,7 +45,10 @@ def written_out(model, input_ids, mask_of_graph):
         inner = linear(norm(x, f"{name}.inner_norm"), f"{name}.up")
         inner = inner * (1 + torch.erf(inner / math.sqrt(2))) / 2
         x = x + linear(inner, f"{name}.down")
-    summed = (norm(x, "norm") * real[..., None]).sum(1)
+    x = norm(x, "norm")
+    if config.per_token:
+        return linear(linear(x, "hidden").relu(), "output")
+    summed = (x * real[..., None]).sum(1)
     pooled = summed / (config.length if config.mean_over_padding else real.sum(1, keepdim=True))
     return linear(linear(pooled, "hidden").relu(), "output")
 
@@ -97,7 +100,8 @@ def test_the_means_differ_by_the_share_of_real_tokens():
     padded = Classifier(dataclasses.replace(CONFIG, mean_over_padding=True), nip.pattern("hypercube", 5)).eval()
     padded.load_state_dict(clean.state_dict())
     input_ids = sample([10], 40)
-    assert_close(padded.encode(input_ids), clean.encode(input_ids) * 10 / 40)
+    mask = input_ids != 0
+    assert_close(padded.encode(input_ids, mask), clean.encode(input_ids, mask) * 10 / 40)
 
 
 def test_number_of_weights_by_hand():
@@ -171,11 +175,36 @@ def test_pairs_of_documents():
     config = dataclasses.replace(CONFIG, pair=True)
     model = build_classifier(config, nip.pattern("hypercube", 5), seed=4).eval()
     one, two = sample([40, 9], 40), sample([23, 31], 40, seed=1)
-    x, y = model.encode(one), model.encode(two)
+    x, y = model.encode(one, one != 0), model.encode(two, two != 0)
     expected = model.output(model.hidden(torch.cat([x, y, x * y, x - y], -1)).relu())
-    assert_close(model(one, two), expected)
-    with pytest.raises(ValueError, match="two documents"):
-        model(one)
+    assert_close(model(torch.stack([one, two], 1)), expected)
+    for wrong in (one, torch.stack([one, two, one], 1)):
+        with pytest.raises(ValueError, match=r"reads token ids of shape \(batch, 2, length\), for it compares"):
+            model(wrong)
+    with pytest.raises(ValueError, match=r"reads token ids of shape \(batch, length\)\. Got \(2, 2, 40\)"):
+        build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=4)(torch.stack([one, two], 1))
+
+
+def test_every_token_is_classified_where_that_is_asked_for():
+    config = dataclasses.replace(CONFIG, per_token=True)
+    pattern = nip.pattern("hypercube", 5)
+    model = build_classifier(config, pattern, seed=4).eval()
+    input_ids = sample([40, 17], 40)
+    expected = written_out(model, input_ids, torch.from_numpy(to_mask(lift(pattern, 8))))
+    assert_close(model(input_ids).double(), expected, atol=2e-6, rtol=1e-5)
+    assert expected.shape == (2, 40, 3)
+
+
+def test_a_mask_of_its_own_counts_tokens_with_the_id_of_padding():
+    pattern = nip.pattern("hypercube", 5)
+    model = build_classifier(CONFIG, pattern, seed=4).eval()
+    input_ids = sample([40, 40], 40)
+    input_ids[:, ::3] = 0
+    real = torch.arange(40).expand(2, 40) < torch.tensor([[40], [22]])
+    dense = torch.from_numpy(to_mask(lift(pattern, 8)))
+    expected = written_out(model, input_ids, dense, real)
+    assert_close(model(input_ids, real).double(), expected, atol=2e-6, rtol=1e-5)
+    assert not torch.allclose(model(input_ids, real), model(input_ids), atol=1e-3)
 
 
 def test_a_document_of_padding_alone_is_finite():
@@ -200,6 +229,8 @@ def test_bad_sizes():
         build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=0)(torch.ones(1, 65, dtype=torch.int64))
     with pytest.raises(ValueError, match="65 tokens is longer than the position table of 64 rows"):
         dataclasses.replace(CONFIG, length=65)
+    with pytest.raises(ValueError, match="classified as a whole, not token by token"):
+        dataclasses.replace(CONFIG, pair=True, per_token=True)
     with pytest.raises(ValueError, match="pattern on 5 blocks is needed"):
         build_classifier(CONFIG, nip.pattern("hypercube", 6), seed=0)
     with pytest.raises(ValueError, match="'width' parameter of EncoderConfig must be an integer of at least 1"):

@@ -45,6 +45,8 @@ class EncoderConfig:
         Divide the sum over the real tokens by `length`, as the original does, in place of by their number.
     pair : bool, default=False
         Two documents are read by the same encoder and compared by the head (LRA retrieval).
+    per_token : bool, default=False
+        Every token is classified, in place of the mean over them.
     rotary : bool, default=False
         Positions turn queries and keys (see `nip.models.rotary`) in place of a table; `positions` plays no part.
     columns : int, optional
@@ -73,6 +75,7 @@ class EncoderConfig:
     attention_dropout: float = 0.0
     mean_over_padding: bool = False
     pair: bool = False
+    per_token: bool = False
     rotary: bool = False
     columns: int | None = None
     gated: bool = False
@@ -87,6 +90,8 @@ class EncoderConfig:
             value = getattr(self, name)
             if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:
                 raise ValueError(f"The '{name}' parameter of EncoderConfig must be in [0, 1). Got {value!r} instead.")
+        if self.pair and self.per_token:
+            raise ValueError("Pairs of documents are classified as a whole, not token by token.")
         if self.rotary:
             rotations(1, self.head_dim, columns=self.columns)  # refuses dimensions that cannot be paired
         elif self.length > self.positions:
@@ -217,20 +222,35 @@ class Classifier(Encoder):
         self.hidden = nn.Linear(config.width * (4 if config.pair else 1), config.head_width)
         self.output = nn.Linear(config.head_width, config.n_classes)
 
-    def forward(self, input_ids: Tensor, other_ids: Tensor | None = None) -> Tensor:
-        """Scores (batch, n_classes) of the documents `input_ids` (batch, up to `length`), or of pairs of documents."""
-        if (other_ids is not None) != self.config.pair:
-            raise ValueError("A model of pairs needs two documents, any other model one.")
-        document = self.encode(input_ids)
-        if other_ids is not None:
-            other = self.encode(other_ids)
-            document = torch.cat([document, other, document * other, document - other], dim=-1)
-        scores: Tensor = self.output(functional.relu(self.hidden(document)))
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Scores (batch, n_classes) of documents or of pairs of documents, or (batch, length, n_classes) of tokens.
+
+        Parameters
+        ----------
+        input_ids : Tensor of shape (batch, length), or (batch, 2, length) for pairs
+            Up to the `length` of the configuration.
+        mask : Tensor of bool, of the same shape, optional
+            True at the tokens that are attended and counted; by default, all that are not 0.
+        """
+        pair = self.config.pair
+        if input_ids.ndim != 2 + pair or (pair and input_ids.shape[1] != 2):
+            wanted = "(batch, 2, length), for it compares documents" if pair else "(batch, length)"
+            raise ValueError(f"This model reads token ids of shape {wanted}. Got {tuple(input_ids.shape)} instead.")
+        if mask is None:
+            mask = input_ids != PADDING
+        if self.config.per_token:
+            answered = self.features(input_ids, mask)
+        elif pair:
+            both = self.encode(input_ids.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, (-1, 2))
+            one, other = both.unbind(1)
+            answered = torch.cat([one, other, one * other, one - other], dim=-1)
+        else:
+            answered = self.encode(input_ids, mask)
+        scores: Tensor = self.output(functional.relu(self.hidden(answered)))
         return scores
 
-    def encode(self, input_ids: Tensor) -> Tensor:
+    def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """One vector (batch, width) a document: the mean of its tokens after the last LayerNorm."""
-        mask = input_ids != PADDING
         x = self.features(input_ids, mask)
         # (batch, 1, length) @ (batch, length, width): the masked sum without a masked copy
         total = torch.bmm(mask.to(x.dtype).unsqueeze(1), x).squeeze(1)
