@@ -40,6 +40,12 @@ def test_it_survives_its_file(tmp_path_factory, seed, rate, steps, parameters):
         ("protocol", "dirty", "'protocol' parameter of a run must be one of original, clean. Got 'dirty'"),
         ("recipe", "stew", "'recipe' parameter of a run must be one of original"),
         ("layers", 0, "'layers' parameter of a run must be an integer of at least 1"),
+        ("pretrain_steps", -1, "'pretrain_steps' parameter of a run must be an integer of at least 0"),
+        ("patience", 0, "'patience' parameter of a run must be an integer of at least 1"),
+        ("ema", 1, r"'ema' parameter of a run must be a number in \(0, 1\)"),
+        ("mask_share", 0.0, r"'mask_share' parameter of a run must be a number in \(0, 1\)"),
+        ("pretrain_learning_rate", -1, "'pretrain_learning_rate' parameter of a run must be a number above 0"),
+        ("gradient_checkpointing", 1, "'gradient_checkpointing' parameter of a run must be true or false"),
         ("cut", 0, "'cut' parameter of a run must be an integer of at least 1"),
         ("precision", "fp8", "'precision' parameter of a run must be one of fp32, bf16"),
         ("model", 3, "'model' parameter of a run must be text"),
@@ -58,6 +64,20 @@ def test_the_originals_protocol_needs_a_number_of_batches():
         dataclasses.replace(BASE, protocol="original")
 
 
+def test_the_modern_recipe_alone_pretrains_and_it_says_what_it_needs():
+    modern = dataclasses.replace(BASE, recipe="modern")
+    with pytest.raises(ValueError, match="goes with the clean protocol only"):
+        dataclasses.replace(modern, protocol="original", eval_steps=1)
+    with pytest.raises(ValueError, match="positions must be seq_len, 1024. Got 2048"):
+        dataclasses.replace(modern, seq_len=1024)
+    with pytest.raises(ValueError, match="Only the modern recipe pretrains. The recipe is 'original'"):
+        dataclasses.replace(BASE, pretrain_steps=1)
+    with pytest.raises(ValueError, match="Pretraining needs pretrain_learning_rate"):
+        dataclasses.replace(modern, pretrain_steps=1)
+    with pytest.raises(ValueError, match="Pretraining needs mask_share"):
+        dataclasses.replace(modern, pretrain_steps=1, pretrain_learning_rate=0.1)
+
+
 def test_files_that_are_no_configuration(tmp_path):
     path = tmp_path / "config.json"
     for content, says in (
@@ -73,7 +93,8 @@ def test_files_that_are_no_configuration(tmp_path):
     with pytest.raises(ValueError, match=r"config.json lacks seed\."):
         read_config(path)
     sizes = ("layers", "repeats", "width", "heads", "head_dim", "inner_width")
-    older = {name: value for name, value in values.items() if name not in ("recipe", "cut", *sizes)}
+    modern = ("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing")
+    older = {name: value for name, value in values.items() if name not in ("recipe", "cut", *sizes, *modern)}
     path.write_text(json.dumps(older))
     assert read_config(path) == BASE
     path.write_text(json.dumps({**values, "dropout": 7}))
@@ -91,13 +112,20 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
         "attention_dropout": 0.5, "model": "local", "parameters": {"seed": 1}, "block_size": 32, "seed": 1,
         "gradient_accumulation": 2, "precision": "bf16", "backend": "dense", "checksum": "x", "data": "x", "cut": 100,
         "layers": 3, "repeats": 1, "width": 32, "heads": 2, "head_dim": 8, "inner_width": 64,
+        "pretrain_learning_rate": 0.1, "mask_share": 0.3, "ema": 0.9, "patience": 3, "gradient_checkpointing": True,
     }  # fmt: skip
-    assert set(others) | {"graph", "protocol", "recipe"} == {field.name for field in dataclasses.fields(RunConfig)}
+    derived = {"graph", "protocol", "recipe", "pretrain_steps"}
+    assert set(others) | derived == {field.name for field in dataclasses.fields(RunConfig)}
     for name, value in others.items():
         (said,) = differences(there, dataclasses.replace(there, **{name: value}))
         if name not in ("checksum", "data"):
             assert said == f"{name} is {getattr(there, name)!r} there and {value!r} here"
     assert differences(there, dataclasses.replace(there, protocol="original", eval_steps=1))
+    modern = dataclasses.replace(there, recipe="modern")
+    assert differences(there, modern) == ["recipe is 'original' there and 'modern' here"]
+    pretrained = dataclasses.replace(modern, mask_share=0.1, pretrain_learning_rate=1e-3, pretrain_steps=5)
+    more = dataclasses.replace(pretrained, pretrain_steps=6)
+    assert differences(pretrained, more) == ["pretrain_steps is 5 there and 6 here"]
     assert differences(there, dataclasses.replace(there, checksum="x")) == ["the graph is another one"]
     assert differences(there, dataclasses.replace(there, data="x")) == ["the data is another set"]
 

@@ -14,7 +14,7 @@ from nip.graphs.pattern import check_int
 
 PROTOCOLS = ("original", "clean")
 PRECISIONS = ("fp32", "bf16")
-RECIPE_NAMES = ("original",)
+RECIPE_NAMES = ("original", "modern")
 
 _INTEGERS = {
     "seed": 0,
@@ -33,10 +33,19 @@ _INTEGERS = {
     "heads": 1,
     "head_dim": 1,
     "inner_width": 1,
+    "pretrain_steps": 0,
+    "patience": 1,
 }
-_OPTIONAL = ("eval_steps", "gradient_accumulation", "precision", "graph", "cut", "checksum", "data")
+_SHARES = ("mask_share", "ema")  # above 0 and below 1
+_OPTIONAL = (
+    *("eval_steps", "gradient_accumulation", "precision", "graph", "cut", "checksum", "data"),
+    *("pretrain_learning_rate", "patience", *_SHARES),
+)
 # What older files do not say: there was nothing but the defaults.
-_LATER = ("recipe", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width")
+_LATER = (
+    *("recipe", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width"),
+    *("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing"),
+)
 # Nothing that a command says, but what a run found: a configuration that is used again finds it anew.
 FOUND = ("checksum", "data")
 
@@ -87,8 +96,8 @@ class RunConfig:
         bf16 computes in bfloat16 and keeps weights in fp32. None: chosen for the machine.
     backend : str, default="auto"
         The backend of `nip.attend`.
-    recipe : {"original"}
-        Where the other settings come from; it also decides the kind of model.
+    recipe : {"original", "modern"}
+        Where the other settings come from; it also decides the kind of model and of schedule.
     cut : int or None
         Tokens kept of a sequence before it is padded to `seq_len`, where that is fewer.
     layers, repeats : int, default=2
@@ -96,6 +105,19 @@ class RunConfig:
         acts ``layers * repeats`` times.
     width, heads, head_dim, inner_width : int
         The encoder's sizes; the defaults are those of the NIP paper's runs.
+    pretrain_steps : int, default=0
+        Steps of denoising the task's own training set before the training on labels.
+    pretrain_learning_rate : float or None
+        The peak of their schedule. They need one.
+    mask_share : float or None
+        Share of the tokens that they mask, in (0, 1). They need one.
+    ema : float or None
+        Evaluate, and keep as the best, an exponential moving average of the weights: what it keeps of itself in a step,
+        in (0, 1).
+    patience : int or None
+        Stop after so many evaluations in a row without a better one.
+    gradient_checkpointing : bool, default=False
+        Compute each layer again for its gradients: less memory, same numbers.
     checksum, data : str or None
         What the run found: the checksum of its graph and of its data. Not to be set.
     """
@@ -129,6 +151,12 @@ class RunConfig:
     heads: int = 4
     head_dim: int = 32
     inner_width: int = 128
+    pretrain_steps: int = 0
+    pretrain_learning_rate: float | None = None
+    mask_share: float | None = None
+    ema: float | None = None
+    patience: int | None = None
+    gradient_checkpointing: bool = False
     checksum: str | None = None
     data: str | None = None
 
@@ -142,12 +170,33 @@ class RunConfig:
         _check_number("weight_decay", self.weight_decay, "at least 0", lambda x: x >= 0)
         for name in ("dropout", "attention_dropout"):
             _check_number(name, getattr(self, name), "in [0, 1)", lambda x: 0 <= x < 1)
+        if self.pretrain_learning_rate is not None:
+            _check_number("pretrain_learning_rate", self.pretrain_learning_rate, "above 0", lambda x: x > 0)
+        for name in _SHARES:
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), "in (0, 1)", lambda x: 0 < x < 1)
+        if not isinstance(self.gradient_checkpointing, bool):
+            raise _wrong("gradient_checkpointing", "true or false", self.gradient_checkpointing)
         for name in ("task", "model", "backend", "graph", "checksum", "data"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in _OPTIONAL):
                 raise _wrong(name, "text", value)
         _check_choice("protocol", self.protocol, PROTOCOLS)
         _check_choice("recipe", self.recipe, RECIPE_NAMES)
+        if self.recipe == "modern":
+            if self.protocol != "clean":
+                raise ValueError("The modern recipe goes with the clean protocol only.")
+            if self.positions != self.seq_len:
+                raise ValueError(
+                    f"The modern recipe has no position table: positions must be seq_len, {self.seq_len}. "
+                    f"Got {self.positions} instead."
+                )
+        if self.pretrain_steps:
+            if self.recipe != "modern":
+                raise ValueError(f"Only the modern recipe pretrains. The recipe is {self.recipe!r}.")
+            for name in ("pretrain_learning_rate", "mask_share"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"Pretraining needs {name}.")
         if self.precision is not None:
             _check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.parameters, Mapping):

@@ -25,6 +25,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from nip.data import TASKS
+from nip.training import modern
 from nip.training.config import RunConfig
 
 TEXT_KEPT = 1000  # bytes that the original keeps of a text, and pads to 1,024
@@ -215,7 +216,7 @@ RECIPES: Recipes = {
 }
 
 # by the name that --recipe takes; what is listed here is listed in `nip.training.config.RECIPE_NAMES` too
-BY_NAME: dict[str, Recipes] = {"original": RECIPES}
+BY_NAME: dict[str, Recipes] = {"original": RECIPES, "modern": modern.RECIPES}
 
 
 def recipe(task: str, protocol: str = "clean", name: str = "original") -> RunConfig:

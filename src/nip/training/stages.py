@@ -92,7 +92,7 @@ def set_up(
 
 def encoder_config(config: RunConfig) -> EncoderConfig:
     """The sizes of the model that a configuration asks for."""
-    task = TASKS[config.task]
+    task, modern = TASKS[config.task], config.recipe == "modern"
     return EncoderConfig(
         vocab_size=task.vocab_size,
         n_classes=task.n_classes,
@@ -109,6 +109,11 @@ def encoder_config(config: RunConfig) -> EncoderConfig:
         attention_dropout=config.attention_dropout,
         mean_over_padding=config.protocol == "original",
         pair=task.pair,
+        rotary=modern,
+        columns=task.shape[1] if modern and task.shape else None,
+        gated=modern,
+        masked=modern,
+        gradient_checkpointing=config.gradient_checkpointing,
     )
 
 
