@@ -68,9 +68,9 @@ def test_the_modern_recipe_alone_pretrains_and_it_says_what_it_needs():
     modern = dataclasses.replace(BASE, recipe="modern")
     with pytest.raises(ValueError, match="goes with the clean protocol only"):
         dataclasses.replace(modern, protocol="original", eval_steps=1)
-    with pytest.raises(ValueError, match="positions must be seq_len, 1024. Got 2048"):
+    with pytest.raises(ValueError, match=r"positions must be seq_len, 1024\. Got 2048"):
         dataclasses.replace(modern, seq_len=1024)
-    with pytest.raises(ValueError, match="Only the modern recipe pretrains. The recipe is 'original'"):
+    with pytest.raises(ValueError, match=r"Only the modern recipe pretrains\. The recipe is 'original'"):
         dataclasses.replace(BASE, pretrain_steps=1)
     with pytest.raises(ValueError, match="Pretraining needs pretrain_learning_rate"):
         dataclasses.replace(modern, pretrain_steps=1)
