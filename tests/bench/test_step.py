@@ -38,9 +38,9 @@ def test_full_padding_has_full_length_and_own_padding_less(memory, monkeypatch):
     lengths = []
     forward = steps.forward
 
-    def watched(model, accelerator, input_ids, *rest):
-        lengths.append(input_ids.shape[1])
-        return forward(model, accelerator, input_ids, *rest)
+    def watched(model, accelerator, part, *rest):
+        lengths.append(part.input_ids.shape[1])
+        return forward(model, accelerator, part, *rest)
 
     def once(calls, *_):
         for call in calls.values():

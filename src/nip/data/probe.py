@@ -153,6 +153,34 @@ def routes(tokens: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.i
     return queries, of_key[tokens[queries] - QUERY]
 
 
+def unanswerable(input_ids: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which tokens are queries whose key has no pair, as happens where a sequence was cut.
+
+    Parameters
+    ----------
+    input_ids : ndarray of shape (n, length)
+
+    Returns
+    -------
+    ndarray of bool, of the same shape
+
+    Examples
+    --------
+    >>> from nip.data.tasks import TASKS
+    >>> ids = [TASKS["probe"].tokens.index(name) for name in ("?1", "0=7", ".", "?0", "1=2")]
+    >>> unanswerable(np.array([ids, [*ids[:4], 0]])).tolist()
+    [[False, False, False, False, False], [True, False, False, False, False]]
+    """
+    ids = np.asarray(input_ids).astype(np.int64)
+    given = np.zeros((len(ids), PROBE_KEYS), np.bool_)
+    rows, places = np.nonzero(ids >= PAIR)
+    given[rows, (ids[rows, places] - PAIR) // PROBE_VALUES] = True
+    alone = np.zeros(ids.shape, np.bool_)
+    rows, places = np.nonzero((ids >= QUERY) & (ids < PAIR))
+    alone[rows, places] = ~given[rows, ids[rows, places] - QUERY]
+    return alone
+
+
 def plan(request: Request) -> Plan:
     """Draw a set; parameters are the numbers of sequences ``train``, ``dev`` and ``test``, and those of `ProbeRule`."""
     names = {field.name for field in fields(ProbeRule)}

@@ -241,8 +241,8 @@ class Classifier(Encoder):
         if self.config.per_token:
             answered = self.features(input_ids, mask)
         elif pair:
-            both = self.encode(input_ids.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, (-1, 2))
-            one, other = both.unbind(1)
+            both = self.encode(input_ids.flatten(0, 1), mask.flatten(0, 1))
+            one, other = both[::2], both[1::2]
             answered = torch.cat([one, other, one * other, one - other], dim=-1)
         else:
             answered = self.encode(input_ids, mask)

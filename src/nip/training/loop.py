@@ -31,7 +31,7 @@ from nip.training.stages import (
     secure,
     set_up,
 )
-from nip.training.steps import TrainingDivergedError, train_step
+from nip.training.steps import TrainingDivergedError, tokens_in, train_step
 
 __all__ = ["TrainingDivergedError", "train"]
 
@@ -80,6 +80,8 @@ def train(
         keep_freed_memory()
     folder = RunFolder(out)
     splits = {split: open_split(config.task, split, data) for split in ("train", "dev", "test")}
+    if config.cut is not None:
+        splits = {split: examples.cut(config.cut) for split, examples in splits.items()}
     for split in ("train", *(("dev", "test") if config.protocol == "original" else ())):
         endless_batch(len(splits[split]), config.batch_size, config.seed, split, 0)  # refuses a batch of more than all
     if config.batch_size < accelerator.num_processes:
@@ -133,7 +135,7 @@ def learn(run: Run, *, original_log: bool) -> None:
             loss, accuracy = train_step(run.model, run.optimizer, run.accelerator, train_set, indices, config, step)
             now = run.tick()
             progress.step = step + 1
-            progress.tokens += int(train_set.lengths[indices].clip(max=config.seq_len).sum())
+            progress.tokens += tokens_in(train_set, indices, config)
             progress.training_seconds += now - begun
             record(run, metrics, "train", loss, accuracy, rate)
             run.console.step(

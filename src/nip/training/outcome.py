@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 Z95 = 1.959963984540054
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+def wilson_interval(correct: float, n: float) -> tuple[float, float]:
     """The 95 % interval of a share, by Wilson's score method.
 
     References
@@ -26,6 +30,80 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
     scale = 1 + Z95**2 / n
     return max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How many answers were asked for and how many were right, and over the examples the sums of their squares.
+
+    The squares tell how much more the answers of one example are alike than those of two.
+    """
+
+    right: int = 0
+    asked: int = 0
+    examples: int = 0
+    right_squared: int = 0
+    asked_squared: int = 0
+    right_asked: int = 0
+
+    @classmethod
+    def counted(cls, right: NDArray[np.int64], asked: NDArray[np.int64]) -> Answers:
+        """Of the right and the asked answers in each example, both of shape (n,); who asks nothing is not counted."""
+        right, asked = right.astype(np.int64), asked.astype(np.int64)
+        sums = (right, asked, asked > 0, right * right, asked * asked, right * asked)
+        return cls(*(int(each.sum()) for each in sums))
+
+    @property
+    def sums(self) -> tuple[int, ...]:
+        """All six numbers; those of two sets of examples add up."""
+        return (
+            *(self.right, self.asked, self.examples),
+            *(self.right_squared, self.asked_squared, self.right_asked),
+        )
+
+    def __add__(self, other: Answers) -> Answers:
+        return Answers(*(one + two for one, two in zip(self.sums, other.sums, strict=True)))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.right / self.asked
+
+    @property
+    def effective(self) -> float:
+        """How many independent answers would tell the accuracy as exactly.
+
+        Answers within one example may be right or wrong together. The variance of the share is that of a ratio of sums
+        over the examples, which are independent: n/(n − 1) · Σ(rᵢ − p aᵢ)² / (Σ aᵢ)², with rᵢ right answers of aᵢ.
+        Where all are right, or none is, nothing tells how they hang together, and the examples are counted.
+        """
+        p = self.accuracy
+        if self.examples == self.asked:
+            return float(self.asked)
+        if p in (0.0, 1.0) or self.examples < 2:
+            return float(self.examples)
+        spread = self.right_squared - 2 * p * self.right_asked + p * p * self.asked_squared
+        variance = self.examples / (self.examples - 1) * spread / self.asked**2
+        return min(self.asked, p * (1 - p) / variance) if variance > 0 else float(self.asked)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The accuracy's 95 % interval: Wilson's, for the number of answers that are as good as independent.
+
+        References
+        ----------
+        .. [1] C. Franco et al., "Comparative study of confidence intervals for proportions in complex sample surveys",
+           Journal of Survey Statistics and Methodology 7 (2019), 334: Wilson's with the effective sample size.
+
+        Examples
+        --------
+        Four sequences of 100 queries each, of which all or none are answered, are worth no more than three answers:
+
+        >>> alike = Answers.counted(np.array([100, 0, 100, 100]), np.full(4, 100))
+        >>> round(alike.effective, 6), [round(end, 2) for end in alike.interval]
+        (3.0, [0.26, 0.96])
+        """
+        return wilson_interval(self.accuracy * self.effective, self.effective)
 
 
 def learnt(interval: tuple[float, float], baselines: Mapping[str, float]) -> bool:
@@ -48,8 +126,11 @@ def in_words(result: Mapping[str, Any]) -> str:
     baselines = result["baselines"]
     known = {"commonest_label": "always the commonest label gives", "root_operator": "knowing only the root operator"}
     beside = ", ".join(f"{known.get(name, name)} {100 * share:.1f} %" for name, share in baselines.items())
+    number = f"{result['n_test']:,} examples"
+    if "n_answers" in result:
+        number = f"{result['n_answers']:,} answers in {number}"
     return (
         f"Test accuracy {100 * result['test_accuracy']:.1f} % (95 % interval {100 * low:.1f}–{100 * high:.1f} %, "
-        f"{result['n_test']:,} examples) with the weights of step {result['best_step']:,}.\n"
+        f"{number}) with the weights of step {result['best_step']:,}.\n"
         f"{'Learnt' if result['learnt'] else 'Not learnt'}: {beside}."
     )

@@ -24,7 +24,7 @@ from nip.training.config import RunConfig, read_config
 from nip.training.console import Console
 from nip.training.environment import changes, environment
 from nip.training.graphs import named_exactly
-from nip.training.outcome import in_words, learnt, wilson_interval
+from nip.training.outcome import in_words, learnt
 from nip.training.runs import Metrics, RunFolder, write_json
 from nip.training.steps import TrainingDivergedError, evaluate
 
@@ -169,10 +169,10 @@ def develop(run: Run) -> tuple[float, float]:
         protocol=config.protocol,
         evaluation=progress.evaluations,
     )
-    loss, correct = evaluate(run.model, run.accelerator, dev, indices, config)
+    loss, answers = evaluate(run.model, run.accelerator, dev, indices, config)
     if not math.isfinite(loss):
         raise TrainingDivergedError(f"The development loss became {loss} after step {progress.step}.")
-    accuracy = correct / len(indices)
+    accuracy = answers.accuracy
     progress.evaluations += 1
     better = accuracy > progress.best_accuracy
     if better:
@@ -190,8 +190,8 @@ def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
     weights, header = read_tensors(folder.best)
     run.bare_model.load_state_dict(weights)
     indices = indices_to_test(len(examples), config.batch_size, config.seed, config.protocol)
-    loss, correct = evaluate(run.model, run.accelerator, examples, indices, config)
-    interval = wilson_interval(correct, len(indices))
+    loss, answers = evaluate(run.model, run.accelerator, examples, indices, config)
+    interval = answers.interval
     without_learning = baselines(run.splits["train"], examples)
     run.tick()
     progress = run.progress
@@ -200,10 +200,11 @@ def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
         "model": config.model,
         "seed": config.seed,
         "protocol": config.protocol,
-        "test_accuracy": correct / len(indices),
+        "test_accuracy": answers.accuracy,
         "interval": list(interval),
         "test_loss": loss,
         "n_test": len(indices),
+        **({"n_answers": answers.asked} if examples.task.targets else {}),
         "dev_accuracy": header["dev_accuracy"],
         "best_step": header["step"],
         "steps": progress.step,

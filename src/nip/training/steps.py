@@ -10,19 +10,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from nip.data import Examples
+from nip.data.probe import unanswerable
 from nip.training.batches import Indices
 from nip.training.config import RunConfig
+from nip.training.outcome import Answers
 
 EVALUATION_TOKENS = {True: 2**14, False: 2**17}  # in one part, on a CPU and elsewhere
+NONE = -100  # the answer where nothing is asked; torch's cross-entropy leaves it out
 LENGTHS = 32  # at most so many different padded lengths, and so many corners of the pattern to lay out
 
 
@@ -36,24 +41,76 @@ def padded_length(longest: int, config: RunConfig) -> int:
     return min(config.seq_len, -(-longest // unit) * unit)
 
 
-def padded_parts(examples: Examples, parts: Iterable[Indices], config: RunConfig) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids (n, length) and labels (n,) of every part, padded to its own longest example.
+@dataclass(frozen=True)
+class Part:
+    """Some examples of a batch, padded to the longest among them.
+
+    Parameters
+    ----------
+    input_ids : Tensor of shape (n, length), or (n, 2, length) for pairs
+    mask : Tensor of bool, of the same shape
+        True at the tokens that are attended and counted.
+    answers : Tensor of shape (n,), or (n, length) where every token has its own
+        The right classes; `NONE` where nothing is asked.
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    answers: Tensor
+
+    def to(self, device: torch.device) -> Part:
+        """The same on another device."""
+        return Part(self.input_ids.to(device), self.mask.to(device), self.answers.to(device))
+
+
+def padded_parts(examples: Examples, parts: Iterable[Indices], config: RunConfig) -> Iterator[Part]:
+    """The examples of every part, padded to its own longest.
+
+    Under the original's protocol every token with id 0 is taken for padding, even the black of a picture.
 
     Raises
     ------
     ValueError
-        If a token id is not in the task's vocabulary.
+        If a token id is not in the task's vocabulary, or the label of a token is no class.
     """
     for part in parts:
         length = padded_length(int(examples.lengths[part].max()), config)
         input_ids, labels = examples.batch(part, length)
-        low, high = input_ids.min(), input_ids.max()
-        if low < 0 or high >= examples.task.vocab_size:
-            raise ValueError(
-                f"The {examples.split} set of {examples.task.name} holds the token id {low if low < 0 else high}; "
-                f"ids must be in [0, {examples.task.vocab_size})."
-            )
-        yield torch.from_numpy(input_ids), torch.from_numpy(labels)
+        _check(examples, "token id", input_ids, examples.task.vocab_size - 1)
+        if examples.task.targets:
+            labels = _answers(examples, part, input_ids)
+        mask = input_ids != 0 if config.protocol == "original" else examples.mask(part, length)
+        yield Part(torch.from_numpy(input_ids), torch.from_numpy(mask), torch.from_numpy(labels))
+
+
+def tokens_in(examples: Examples, indices: Indices, config: RunConfig) -> int:
+    """Tokens of the examples `indices` that are trained on, padding left out."""
+    sequences = examples.width * indices[:, None] + np.arange(examples.width)
+    lengths = examples.offsets[sequences + 1] - examples.offsets[sequences]
+    return int(lengths.clip(max=min(config.seq_len, config.cut or config.seq_len)).sum())
+
+
+def asked(examples: Examples, indices: Indices, config: RunConfig) -> int:
+    """How many answers the examples `indices` ask for: one each, or as many as their tokens have labels."""
+    if not examples.task.targets:
+        return len(indices)
+    answers = [part.answers for part in padded_parts(examples, [indices], config)]
+    return sum(int((each != NONE).sum()) for each in answers)
+
+
+def _answers(examples: Examples, part: Indices, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    targets = examples.batch_targets(part, input_ids.shape[1])
+    _check(examples, "label of a token", targets, examples.task.n_classes)
+    return np.where((targets == 0) | unanswerable(input_ids), NONE, targets - 1)
+
+
+def _check(examples: Examples, what: str, found: NDArray[np.int64], highest: int) -> None:
+    low, high = found.min(), found.max()
+    if low < 0 or high > highest:
+        raise ValueError(
+            f"The {examples.split} set of {examples.task.name} holds the {what} {low if low < 0 else high}; "
+            f"it must be in [0, {highest + 1})."
+        )
 
 
 def equal_parts(indices: Indices, parts: int) -> list[Indices]:
@@ -66,7 +123,7 @@ def token_parts(examples: Examples, indices: Indices, budget: int, config: RunCo
     parts, start = [], 0
     while start < len(indices):
         length = padded_length(int(examples.lengths[indices[start]]), config)
-        end = start + max(1, budget // length)
+        end = start + max(1, budget // (length * examples.width))
         parts.append(indices[start:end])
         start = end
     return parts
@@ -92,52 +149,69 @@ def train_step(
     """
     assert config.gradient_accumulation
     parts = equal_parts(longest_first(examples, indices, accelerator), config.gradient_accumulation)
+    total = asked(examples, indices, config)
+    if total == 0:
+        raise ValueError(f"The batch of step {step + 1} asks for nothing: {config.seq_len} tokens are too few.")
     torch.manual_seed(seed_of(config.seed, step, accelerator.process_index))
     model.train()
-    loss_sum = correct = 0.0
-    for number, (input_ids, labels) in enumerate(padded_parts(examples, parts, config), 1):
+    loss_sum, right = 0.0, 0
+    for number, part in enumerate(padded_parts(examples, parts, config), 1):
         with accelerator.no_sync(model) if number < len(parts) else nullcontext():
-            loss, right = forward(model, accelerator, input_ids, labels, config)
+            loss, correct = forward(model, accelerator, part, config)
             # gradients are averaged over the processes, hence their number
-            accelerator.backward(loss * (accelerator.num_processes / len(indices)))
+            accelerator.backward(loss * (accelerator.num_processes / total))
         loss_sum += loss.item()
-        correct += right
-    loss_sum, correct = summed(accelerator, loss_sum, correct)
+        right += int(correct.sum())
+    loss_sum, right_sum = summed(accelerator, loss_sum, right)
     if not np.isfinite(loss_sum):
         optimizer.zero_grad()
-        raise TrainingDivergedError(f"The loss became {loss_sum / len(indices)} at step {step + 1}.")
+        raise TrainingDivergedError(f"The loss became {loss_sum / total} at step {step + 1}.")
     optimizer.step()
     optimizer.zero_grad()
-    return loss_sum / len(indices), correct / len(indices)
+    return loss_sum / total, right_sum / total
 
 
 def evaluate(
     model: torch.nn.Module, accelerator: Accelerator, examples: Examples, indices: Indices, config: RunConfig
-) -> tuple[float, int]:
-    """Mean loss and number of right answers on the examples `indices`, without dropout, in batches of like length."""
+) -> tuple[float, Answers]:
+    """Mean loss and how many answers are right on the examples `indices`, without dropout, in batches of like length.
+
+    Raises
+    ------
+    ValueError
+        If the examples, cut to the configuration's length, ask for nothing.
+    """
     own = longest_first(examples, indices, accelerator)
     parts = token_parts(examples, own, EVALUATION_TOKENS[accelerator.device.type == "cpu"], config)
     model.eval()
-    loss_sum = correct = 0.0
+    loss_sum, found = 0.0, Answers()
     with torch.inference_mode():
-        for input_ids, labels in padded_parts(examples, parts, config):
-            loss, right = forward(model, accelerator, input_ids, labels, config)
+        for part in padded_parts(examples, parts, config):
+            loss, correct = forward(model, accelerator, part, config)
             loss_sum += loss.item()
-            correct += right
-    loss_sum, correct = summed(accelerator, loss_sum, correct)
-    return loss_sum / len(indices), int(correct)
+            found += Answers.counted(correct.cpu().numpy(), _per_example(part.answers != NONE).numpy())
+    loss_sum, *counts = summed(accelerator, loss_sum, *found.sums)
+    everywhere = Answers(*(round(count) for count in counts))
+    if everywhere.asked == 0:
+        raise ValueError(f"The {examples.split} set asks for nothing: {config.seq_len} tokens are too few.")
+    return loss_sum / everywhere.asked, everywhere
 
 
-def forward(
-    model: torch.nn.Module, accelerator: Accelerator, input_ids: Tensor, labels: Tensor, config: RunConfig
-) -> tuple[Tensor, float]:
-    """The sum of the examples' losses, and how many are answered right."""
+def forward(model: torch.nn.Module, accelerator: Accelerator, part: Part, config: RunConfig) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of all answers, and how many are right in each example; int64 of shape (n,)."""
     device = accelerator.device
-    answers = labels.to(device)
+    part = part.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        scores: Tensor = model(input_ids.to(device))
-    loss = functional.cross_entropy(scores.float(), answers, reduction="sum")
-    return loss, (scores.argmax(-1) == answers).sum().item()
+        scores: Tensor = model(part.input_ids, part.mask)
+    answers = part.answers
+    loss = functional.cross_entropy(
+        scores.float().flatten(0, -2), answers.flatten(), ignore_index=NONE, reduction="sum"
+    )
+    return loss, _per_example(scores.argmax(-1) == answers)  # no class is NONE
+
+
+def _per_example(true: Tensor) -> Tensor:
+    return true.flatten(1).sum(1) if true.ndim > 1 else true.long()
 
 
 def longest_first(examples: Examples, indices: Indices, accelerator: Accelerator) -> Indices:
@@ -150,7 +224,8 @@ def summed(accelerator: Accelerator, *values: float) -> tuple[float, ...]:
     """The values summed over all processes."""
     if accelerator.num_processes == 1:
         return values
-    total: Any = accelerator.reduce(torch.tensor(values, device=accelerator.device), reduction="sum")
+    exact = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    total: Any = accelerator.reduce(exact, reduction="sum")
     return tuple(total.tolist())
 
 
