@@ -1,5 +1,6 @@
 """Models whose self-attention runs over a pattern."""
 
 from nip.models.lra import Classifier, EncoderConfig, build_classifier
+from nip.models.modern import Denoiser, build_denoiser
 
-__all__ = ["Classifier", "EncoderConfig", "build_classifier"]
+__all__ = ["Classifier", "Denoiser", "EncoderConfig", "build_classifier", "build_denoiser"]
