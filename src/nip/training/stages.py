@@ -109,6 +109,7 @@ def encoder_config(config: RunConfig) -> EncoderConfig:
         attention_dropout=config.attention_dropout,
         mean_over_padding=config.protocol == "original",
         pair=task.pair,
+        per_token=task.targets,
         rotary=modern,
         columns=task.shape[1] if modern and task.shape else None,
         gated=modern,
