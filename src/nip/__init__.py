@@ -9,7 +9,7 @@ from nip.graphs import Pattern, pattern
 
 if TYPE_CHECKING:
     from nip.attention import Backend, attend, backends, explain
-    from nip.scoring import Score, score
+    from nip.scoring.score import Score, score
 
 __version__ = "0.1.0"
 

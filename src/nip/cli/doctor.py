@@ -19,6 +19,8 @@ EXTRAS = {
     "attention": ("torch", "attend over patterns"),
     "fast": ("numba", "score with compiled loops, some ten times faster"),
     "train": ("accelerate", "generate data, train, evaluate and report"),
+    "data": ("datasets", "read data sets in parquet files and from the Hub"),
+    "peers": ("transformers", "measure Hugging Face's sparse attention beside ours"),
     "cluster": ("dask", "score many patterns at once, on one machine or many"),
 }
 
@@ -106,10 +108,11 @@ def choice_on(device: str, dtype: str) -> dict[str, str]:
     """What attention with ``backend="auto"`` takes on that device for training on a usual problem, and why."""
     import torch
 
-    import nip
+    from nip.attention import explain
+    from nip.graphs import hypercube
 
     q = torch.empty(4, 4, 2048, 32, dtype=getattr(torch, dtype), device=device, requires_grad=True)
-    choice = nip.explain(q, q, q, nip.pattern("hypercube", 128))
+    choice = explain(q, q, q, hypercube(128))
     problem = f"training on 4 × 2,048 tokens, hypercube in blocks of 16, {dtype}"
     return {"device": device, "problem": problem, "backend": choice.backend, "reason": choice.reason}
 

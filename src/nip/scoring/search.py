@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nip import graphs
+from nip.graphs import pattern as build
 from nip.graphs.compose import permute, rename
 from nip.graphs.finite_fields import prime_of
 from nip.graphs.hamilton import path_order
@@ -135,7 +135,7 @@ def candidates(n: int, degree: int, seed: int) -> Iterator[Pattern]:
         orders = [q for q in range(2, degree) if prime_of(q) and native_size(name, q) <= 2 * n]
         named += [(name, {"order": q}) for q in orders if n >= SMALLEST[name]]
     for name, parameters in named:
-        pattern = graphs.pattern(name, n, **parameters)
+        pattern = build(name, n, **parameters)
         if pattern.degrees.max() <= degree:
             yield pattern
 
