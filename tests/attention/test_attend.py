@@ -267,7 +267,7 @@ def test_wrong_input_gets_one_sentence_and_never_reaches_the_kernel(backend, wro
 
     for name in BACKENDS:
         monkeypatch.setitem(BACKENDS, name, dataclasses.replace(BACKENDS[name], run=reached))
-    monkeypatch.setattr(native, "_call", reached)
+    monkeypatch.setattr(native, "_run", reached)
     q, k, v = (torch.zeros(2, 4, 40, 8) for _ in range(3))
     right = {"q": q, "k": k, "v": v, "pattern": nip.pattern("hypercube", 3), "block_size": 16}
     with pytest.raises(ValueError) as error:

@@ -188,8 +188,8 @@ def test_the_operator_keeps_the_rules_of_torch(dtype):
     tables = native._tables(block_layout(nip.pattern("hypercube", 3), 16, 40))
     real = torch.arange(40)[None] < 30
     ids = torch.arange(40)[None] // 13
-    for masks in ((None, None), (real, ids)):
-        torch.library.opcheck(native.attend_blocks, (q, k, v, *tables, *masks, 16, False, 0.3))
+    for masks, seed, dropout_p in (((None, None), None, 0.0), ((real, ids), torch.tensor(5), 0.4)):
+        torch.library.opcheck(native.attend_blocks, (q, k, v, *tables, *masks, seed, 16, False, 0.3, dropout_p))
 
 
 @compiled
