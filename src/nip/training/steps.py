@@ -8,7 +8,7 @@ the batch's. On ListOps it leaves out about half of the work.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +50,7 @@ class Part:
     input_ids : Tensor of shape (n, length), or (n, 2, length) for pairs
     mask : Tensor of bool, of the same shape
         True at the tokens that are attended and counted.
-    answers : Tensor of shape (n,), or (n, length) where every token has its own
+    answers : Tensor of shape (n,), or that of `input_ids` where every token has its own
         The right classes; `NONE` where nothing is asked.
     """
 
@@ -83,6 +83,33 @@ def padded_parts(examples: Examples, parts: Iterable[Indices], config: RunConfig
         yield Part(torch.from_numpy(input_ids), torch.from_numpy(mask), torch.from_numpy(labels))
 
 
+def judge_classes(scores: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the cross-entropies of scores (…, n_classes) for answers (…), and which of them are right."""
+    loss = functional.cross_entropy(
+        scores.float().flatten(0, -2), answers.flatten(), ignore_index=NONE, reduction="sum"
+    )
+    return loss, scores.argmax(-1) == answers  # no class is NONE
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is asked of a model.
+
+    Parameters
+    ----------
+    parts : callable
+        Like `padded_parts`: what is read, and what it is to be answered with.
+    judge : callable
+        Like `judge_classes`: the sum of the losses, and which answers are right.
+    """
+
+    parts: Callable[[Examples, Iterable[Indices], RunConfig], Iterator[Part]]
+    judge: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+LABELS = Objective(padded_parts, judge_classes)
+
+
 def tokens_in(examples: Examples, indices: Indices, config: RunConfig) -> int:
     """Tokens of the examples `indices` that are trained on, padding left out."""
     sequences = examples.width * indices[:, None] + np.arange(examples.width)
@@ -90,11 +117,11 @@ def tokens_in(examples: Examples, indices: Indices, config: RunConfig) -> int:
     return int(lengths.clip(max=min(config.seq_len, config.cut or config.seq_len)).sum())
 
 
-def asked(examples: Examples, indices: Indices, config: RunConfig) -> int:
+def asked(examples: Examples, indices: Indices, config: RunConfig, objective: Objective = LABELS) -> int:
     """How many answers the examples `indices` ask for: one each, or as many as their tokens have labels."""
-    if not examples.task.targets:
+    if objective is LABELS and not examples.task.targets:
         return len(indices)
-    answers = [part.answers for part in padded_parts(examples, [indices], config)]
+    answers = [part.answers for part in objective.parts(examples, [indices], config)]
     return sum(int((each != NONE).sum()) for each in answers)
 
 
@@ -137,6 +164,7 @@ def train_step(
     indices: Indices,
     config: RunConfig,
     step: int,
+    objective: Objective = LABELS,
 ) -> tuple[float, float]:
     """One optimizer step on the examples `indices`: their mean loss and their accuracy before the step.
 
@@ -149,15 +177,15 @@ def train_step(
     """
     assert config.gradient_accumulation
     parts = equal_parts(longest_first(examples, indices, accelerator), config.gradient_accumulation)
-    total = asked(examples, indices, config)
+    total = asked(examples, indices, config, objective)
     if total == 0:
         raise ValueError(f"The batch of step {step + 1} asks for nothing: {config.seq_len} tokens are too few.")
     torch.manual_seed(seed_of(config.seed, step, accelerator.process_index))
     model.train()
     loss_sum, right = 0.0, 0
-    for number, part in enumerate(padded_parts(examples, parts, config), 1):
+    for number, part in enumerate(objective.parts(examples, parts, config), 1):
         with accelerator.no_sync(model) if number < len(parts) else nullcontext():
-            loss, correct = forward(model, accelerator, part, config)
+            loss, correct = forward(model, accelerator, part, config, objective)
             # gradients are averaged over the processes, hence their number
             accelerator.backward(loss * (accelerator.num_processes / total))
         loss_sum += loss.item()
@@ -172,7 +200,12 @@ def train_step(
 
 
 def evaluate(
-    model: torch.nn.Module, accelerator: Accelerator, examples: Examples, indices: Indices, config: RunConfig
+    model: torch.nn.Module,
+    accelerator: Accelerator,
+    examples: Examples,
+    indices: Indices,
+    config: RunConfig,
+    objective: Objective = LABELS,
 ) -> tuple[float, Answers]:
     """Mean loss and how many answers are right on the examples `indices`, without dropout, in batches of like length.
 
@@ -186,8 +219,8 @@ def evaluate(
     model.eval()
     loss_sum, found = 0.0, Answers()
     with torch.inference_mode():
-        for part in padded_parts(examples, parts, config):
-            loss, correct = forward(model, accelerator, part, config)
+        for part in objective.parts(examples, parts, config):
+            loss, correct = forward(model, accelerator, part, config, objective)
             loss_sum += loss.item()
             found += Answers.counted(correct.cpu().numpy(), _per_example(part.answers != NONE).numpy())
     loss_sum, *counts = summed(accelerator, loss_sum, *found.sums)
@@ -197,17 +230,16 @@ def evaluate(
     return loss_sum / everywhere.asked, everywhere
 
 
-def forward(model: torch.nn.Module, accelerator: Accelerator, part: Part, config: RunConfig) -> tuple[Tensor, Tensor]:
+def forward(
+    model: torch.nn.Module, accelerator: Accelerator, part: Part, config: RunConfig, objective: Objective = LABELS
+) -> tuple[Tensor, Tensor]:
     """The sum of the losses of all answers, and how many are right in each example; int64 of shape (n,)."""
     device = accelerator.device
     part = part.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         scores: Tensor = model(part.input_ids, part.mask)
-    answers = part.answers
-    loss = functional.cross_entropy(
-        scores.float().flatten(0, -2), answers.flatten(), ignore_index=NONE, reduction="sum"
-    )
-    return loss, _per_example(scores.argmax(-1) == answers)  # no class is NONE
+    loss, right = objective.judge(scores, part.answers)
+    return loss, _per_example(right)
 
 
 def _per_example(true: Tensor) -> Tensor:
