@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nip.cli import bench, data, doctor, lra, report, score
+from nip.cli import bench, data, doctor, lra, report, score, study
 
 app = typer.Typer(
     name="nip",
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for room in (score, data, lra, report, bench, doctor):
+for room in (score, data, lra, study, report, bench, doctor):
     room.register(app)
 
 

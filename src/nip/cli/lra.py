@@ -145,7 +145,9 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     )
     config = dataclasses.replace(config, **settings)
     if config.graph is None:
-        graphs.pattern(config.model, 1, **config.parameters)  # says what is wrong with a name before data is opened
+        graphs.pattern(
+            config.model, config.n_blocks, **config.parameters
+        )  # says what is wrong with a name before data is opened
     return config
 
 

@@ -28,7 +28,7 @@ class Setting:
 
 
 def graph_settings(runs: Sequence[Run]) -> list[Setting]:
-    """For every size among the runs: the named patterns that exist there, and the runs' own graphs where they are others.
+    """For every size among the runs: the named patterns there, and the runs' own graphs where they are others.
 
     Graphs are told apart by checksum; one that is no default pattern is labelled by what makes it different.
     """

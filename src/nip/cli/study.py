@@ -1,0 +1,229 @@
+"""`nip study`: a panel of runs, and what their accuracy goes together with."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from nip.cli.lra import lra_command, resolve
+from nip.cli.options import Json, emit
+
+if TYPE_CHECKING:
+    from nip.study.execute import Performer
+    from nip.study.panel import PlannedRun
+
+# Of the options of nip lra those that a study has other ways to say.
+OTHERWISE = ("model", "param", "graph", "seed", "out", "skip_train", "original_log", "as_json")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("study")(_with_options_of_lra(study_command))
+
+
+def _with_options_of_lra(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `nip lra` behind its own, handed over as ``passed``."""
+
+    def taken(**values: Any) -> None:
+        own = {name: values.pop(name) for name in own_names}
+        command(**own, passed={name: value for name, value in values.items() if value is not None})
+
+    def parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+        hints = get_type_hints(function, include_extras=True)
+        return [each.replace(annotation=hints[each.name]) for each in inspect.signature(function).parameters.values()]
+
+    of_lra = [each for each in parameters(lra_command) if each.name not in OTHERWISE]
+    own = [each for each in parameters(command) if each.name != "passed"]
+    own_names = [each.name for each in own]
+    together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *of_lra)]
+    taken.__doc__ = command.__doc__
+    taken.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+    taken.__annotations__ = {each.name: each.annotation for each in together}
+    return taken
+
+
+def study_command(
+    passed: dict[str, Any],
+    patterns: Annotated[
+        str | None,
+        typer.Option(help="The panel, comma-separated; settings of its own stand behind a pattern: NAME@seq_len=496."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "0,1,2",
+    depths: Annotated[str | None, typer.Option(help="Numbers of layers, comma-separated.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The study's folder (runs/study-TASK).", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(help="Runs at a time on this machine (1).", show_default=False)] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Execute on this dask scheduler, tcp://HOST:PORT.", show_default=False)
+    ] = None,
+    submitit: Annotated[
+        str | None, typer.Option(help="Execute through submitit: slurm, local or debug.", show_default=False)
+    ] = None,
+    job: Annotated[
+        list[str] | None,
+        typer.Option(help="A setting of submitit's jobs, such as slurm_partition=gpu; may be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
+    results: Annotated[bool, typer.Option("--results", help="Only evaluate what has finished.")] = False,
+    from_paper: Annotated[
+        bool, typer.Option("--from-paper", help="The paper's own five points instead of runs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a panel of patterns, and correlate accuracy with the graphs' scores, their reach and their payload.
+
+    Every option of nip lra that follows holds for all runs. Stopped, the same command goes on; so does --out FOLDER
+    alone. A run that fails is named at the end, and the exit code is 1.
+
+    Example: nip study --patterns softmax,hypercube,local --task listops --seeds 0,1,2 --max-steps 1000
+
+    Example: nip study --from-paper --json
+    """
+    if from_paper:
+        if patterns or out:
+            raise ValueError("--from-paper is about the paper's points alone. Leave --patterns and --out out.")
+        _from_paper(as_json)
+        return
+    from nip.study import panel
+    from nip.study.outcome import evaluate
+    from nip.study.tables import to_console, write_results
+
+    performer = _performer(workers, scheduler, submitit, job or [])
+    study = _folder(out, passed)
+    runs = panel.read_plan(study)
+    if patterns is not None:
+        runs = panel.extended(runs, _planned(patterns, seeds, depths, passed))
+    elif set(passed) - {"task"} or depths or not runs:
+        raise ValueError(f"Say which patterns to study: --patterns A,B,…; {study} holds no plan to go on with.")
+    _check(runs)
+    waiting = [run for run in runs if not panel.finished(study, run)]
+    if dry_run:
+        _print_plan(study, runs, waiting, as_json)
+        return
+    failed = []
+    if not results:
+        failed = _execute(study, runs, waiting, performer)
+    found = evaluate(study, runs)
+    outcome = {**found.to_dict(), "folder": str(study), "failed": failed}
+    if not results or study.is_dir():
+        write_results(study, found, outcome)
+    if as_json:
+        emit(json.dumps(outcome, allow_nan=False, indent=2), None)
+    else:
+        to_console(found)
+        print(f"{study}", file=sys.stderr)
+    for one in failed:
+        print(f"nip: {one['run']} failed: {one['error']} ({one['log']})", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _folder(out: Path | None, passed: dict[str, Any]) -> Path:
+    from nip.data import runs_folder
+
+    folder = out if out is not None else runs_folder() / f"study-{passed.get('task', 'listops')}"
+    return folder.expanduser().resolve()
+
+
+def _planned(patterns: str, seeds: str, depths: str | None, passed: dict[str, Any]) -> list[PlannedRun]:
+    from nip.study import panel
+    from nip.training import RunConfig
+
+    file, data = passed.get("config"), passed.get("data")
+    given = {name: value for name, value in passed.items() if name not in ("config", "data")}
+    other = sorted(set(given) - {field.name for field in fields(RunConfig)})
+    if other:
+        raise ValueError(f"A study has no option --{other[0].replace('_', '-')}.")
+    return panel.plan(
+        panel.read_members(patterns),
+        _integers(seeds, "--seeds"),
+        _integers(depths or "", "--depths"),
+        lambda own: resolve({**given, **own}, file),
+        data=None if data is None else str(data),
+    )
+
+
+def _integers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"{option} takes integers, comma-separated. Got {text!r} instead.") from None
+
+
+def _performer(workers: int | None, scheduler: str | None, submitit: str | None, job: list[str]) -> Performer:
+    from nip.study import execute
+
+    if sum(choice is not None for choice in (workers, scheduler, submitit)) > 1:
+        raise ValueError("--workers, --scheduler and --submitit exclude each other. Give one of them.")
+    if job and submitit is None:
+        raise ValueError("--job is a setting of submitit's jobs. Say which: --submitit slurm.")
+    if scheduler is not None:
+        return execute.on_dask(scheduler)
+    if submitit is not None:
+        return execute.on_submitit(submitit, _job_settings(job))
+    return execute.here(1 if workers is None else workers)
+
+
+def _job_settings(pairs: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--job takes name=value, such as --job timeout_min=240. Got {pair!r} instead.")
+        settings[name] = int(value) if value.isdigit() else value
+    return settings
+
+
+def _check(runs: list[PlannedRun]) -> None:
+    """Refuse, before anything runs, what no run could be made of: a graph that there is not, data that is missing."""
+    from nip.data import open_split
+    from nip.training.graphs import run_pattern
+
+    for run in runs:
+        run_pattern(run.config)
+    for task, data in dict.fromkeys((run.config.task, run.data) for run in runs):
+        open_split(task, "train", None if data is None else Path(data))
+
+
+def _print_plan(study: Path, runs: list[PlannedRun], waiting: list[PlannedRun], as_json: bool) -> None:
+    names = {run.name for run in waiting}
+    rows = [{"run": run.name, "pattern": run.label, "finished": run.name not in names} for run in runs]
+    if as_json:
+        emit(json.dumps({"folder": str(study), "runs": rows}, indent=2), None)
+        return
+    for row in rows:
+        print(f"{row['run']}{' (finished)' if row['finished'] else ''}")
+    print(f"{len(runs)} runs in {study}, {len(waiting)} of them to do")
+
+
+def _execute(
+    study: Path, runs: list[PlannedRun], waiting: list[PlannedRun], performer: Performer
+) -> list[dict[str, str]]:
+    """Execute what is not finished, and say how it goes; the failures."""
+    from nip.study import execute, panel
+    from nip.study.progress import Progress
+
+    failed = []
+    with execute.alone(study):
+        panel.write_plan(study, runs)
+        progress = Progress(study, waiting, total=len(runs))
+        for outcome in performer([execute.Job(str(study), run.name) for run in waiting]):
+            if outcome.error is not None:
+                failed.append({"run": outcome.name, "error": outcome.error, "log": outcome.log})
+            print(progress.ended(outcome), file=sys.stderr, flush=True)
+    return failed
+
+
+def _from_paper(as_json: bool) -> None:
+    from nip.study import paper
+
+    if as_json:
+        emit(json.dumps(paper.reproduced(), allow_nan=False, indent=2), None)
+    else:
+        print(paper.in_words())

@@ -1,0 +1,263 @@
+"""The runs of a plan, executed here, on a dask cluster or through submitit on SLURM.
+
+Wherever a run goes, it becomes a process of its own (`nip.study.worker`) that writes to its run folder in the study's;
+so a cluster must see that folder, the data and an installed ``nip``. A run that fails is named and the others go on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+LOGS = "logs"
+JOBS = "jobs"
+
+Performer = Callable[[Sequence["Job"]], Iterator["Outcome"]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the execution of a run ended.
+
+    Parameters
+    ----------
+    name : str
+        Of the run.
+    error : str or None
+        The last thing it said, where it failed.
+    seconds : float
+        How long it took here.
+    log : str
+        The file with all that it said.
+    """
+
+    name: str
+    error: str | None
+    seconds: float
+    log: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be executed; calling it does.
+
+    Parameters
+    ----------
+    study : str
+        The study's folder.
+    name : str
+        The run's.
+    command : tuple of str, default=()
+        What is started with the two as its last arguments; empty: `nip.study.worker` under this Python.
+    threads : int or None
+        Threads that the run may use; None: what the environment says.
+    """
+
+    study: str
+    name: str
+    command: tuple[str, ...] = ()
+    threads: int | None = None
+
+    @property
+    def log(self) -> Path:
+        """The file that takes what the process says."""
+        return Path(self.study) / LOGS / f"{self.name}.log"
+
+    def __call__(self, stop: threading.Event | None = None) -> Outcome:
+        """Start the process and wait for it; kill it once `stop` is set."""
+        command = self.command or (sys.executable, "-m", "nip.study.worker")
+        environment = dict(os.environ)
+        if self.threads is not None:
+            environment.setdefault("OMP_NUM_THREADS", str(self.threads))
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with self.log.open("ab") as said:
+            said.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            said.flush()
+            start = said.tell()
+            process = subprocess.Popen(
+                [*command, self.study, self.name],
+                stdin=subprocess.PIPE,  # closes when this process dies, which ends the other
+                stdout=said,
+                stderr=said,
+                env=environment,
+            )
+            try:
+                code = _wait(process, stop)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+                if process.stdin:
+                    process.stdin.close()
+        error = None if code == 0 else _last_words(self.log, start, code)
+        return Outcome(self.name, error, time.monotonic() - began, str(self.log))
+
+    def checkpoint(self, *_: Any) -> Any:
+        """What submitit queues anew when SLURM ends a job at its time limit: the same run, which goes on by itself."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _wait(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
+    while True:
+        try:
+            return process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            if stop is not None and stop.is_set():
+                process.kill()
+
+
+def _last_words(log: Path, start: int, code: int) -> str:
+    lines = log.read_bytes()[start:].decode("utf-8", "replace").split("\n")
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if code < 0:
+        return f"ended by signal {-code}" + (f"; its last words: {said}" if said else "")
+    return said or f"ended with code {code} and said nothing"
+
+
+def here(workers: int = 1) -> Performer:
+    """Execute on this machine, `workers` runs at a time, which share the processors.
+
+    Raises
+    ------
+    ValueError
+        If that is no integer of at least 1.
+    """
+    if workers < 1:
+        raise ValueError(f"--workers must be an integer of at least 1. Got {workers} instead.")
+
+    def perform(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        stop = threading.Event()
+        threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(replace(job, threads=threads), stop) for job in jobs]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    return perform
+
+
+def on_dask(address: str) -> Performer:
+    """Execute on the workers of a dask scheduler, such as ``tcp://host:8786``; a lost worker's runs move to another.
+
+    Raises
+    ------
+    ImportError
+        If dask is not installed.
+    OSError
+        If there is no scheduler at that address.
+    """
+    try:
+        distributed: Any = importlib.import_module("distributed")
+    except ImportError as error:
+        raise ImportError("A dask cluster needs dask: pip install 'nip[cluster]'.") from error
+
+    def perform(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        try:
+            client = distributed.Client(address, timeout=20, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise OSError(f"There is no dask scheduler at {address}: {error}") from error
+        with client:
+            names = {}
+            for job in jobs:
+                names[client.submit(job, pure=False, retries=2)] = job
+            for future in distributed.as_completed(names):
+                job = names[future]
+                if future.status == "finished":
+                    yield future.result()
+                else:
+                    yield Outcome(job.name, f"dask: {future.exception()}", 0.0, str(job.log))
+
+    return perform
+
+
+def on_submitit(cluster: str, options: Mapping[str, Any]) -> Performer:
+    """Execute as jobs of submitit: ``slurm``, or ``local`` and ``debug`` to try it out on one machine.
+
+    Parameters
+    ----------
+    cluster : {"slurm", "local", "debug"}
+    options : mapping
+        Of `submitit.AutoExecutor.update_parameters`: ``timeout_min``, ``cpus_per_task``, ``slurm_partition`` …
+
+    Raises
+    ------
+    ImportError
+        If submitit is not installed.
+    ValueError
+        If there is no such cluster or option.
+    """
+    if cluster not in ("slurm", "local", "debug"):
+        raise ValueError(f"--submitit must be one of slurm, local, debug. Got {cluster!r} instead.")
+    try:
+        import submitit
+    except ImportError as error:
+        raise ImportError("SLURM needs submitit: pip install 'nip[cluster]'.") from error
+
+    def perform(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        if not jobs:
+            return
+        try:
+            executor = submitit.AutoExecutor(folder=Path(jobs[0].study) / JOBS, cluster=cluster)
+            executor.update_parameters(name="nip-study", **options)
+        except (RuntimeError, NameError, TypeError, AssertionError) as error:
+            raise ValueError(f"submitit refuses: {error}") from error
+        with executor.batch():
+            submitted = {job: executor.submit(job) for job in jobs}
+        while submitted:
+            for job, handle in list(submitted.items()):
+                if handle.done():
+                    del submitted[job]
+                    yield _result(job, handle)
+            if submitted:
+                time.sleep(1.0)
+
+    return perform
+
+
+def _result(job: Job, handle: Any) -> Outcome:
+    try:
+        outcome: Outcome = handle.result()
+    except Exception as error:  # submitit's own kinds, and whatever the job raised
+        last = str(error).strip().split("\n")[-1]
+        return Outcome(job.name, f"submitit job {handle.job_id}: {last}", 0.0, str(handle.paths.stderr))
+    return outcome
+
+
+@contextmanager
+def alone(study: Path) -> Iterator[None]:
+    """Keep a second execution out of a study's folder.
+
+    Raises
+    ------
+    ValueError
+        If there is one at work.
+    """
+    import filelock
+
+    study.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(study / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"Another process is executing the study in {study}; wait for it.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,277 @@
+"""What a study has found: accuracy over the seeds, pattern by pattern, and what it goes together with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nip.graphs import Pattern
+from nip.scoring.reach import Reach, reach
+from nip.scoring.score import Score, score
+from nip.study.panel import PlannedRun, finished
+from nip.study.runs import read_run
+from nip.study.statistics import Correlation, Summary, correlation, summary
+from nip.training.config import RunConfig
+from nip.training.graphs import run_pattern
+
+# What accuracy is held against, in the order of the tables.
+PREDICTORS = {
+    "log10_nip_vertices": "log10 NIP, vertices",
+    "log10_nip_tokens": "log10 NIP, tokens",
+    "log10_bottleneck_nip_vertices": "log10 discounted NIP, vertices",
+    "log10_bottleneck_nip_tokens": "log10 discounted NIP, tokens",
+    "reach": "reach at depth",
+    "even_reach": "even reach at depth",
+    "log10_least_payload": "log10 least payload at depth",
+}
+KINDS = ("pearson", "spearman")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A pattern as a study's model sees it: its scores (NIP relative to the complete graph of its size), its reach.
+
+    Parameters
+    ----------
+    vertices, tokens : Score
+        Of the blocks and of the tokens.
+    at_depth : Reach
+        What as many steps as the model has attention layers bring, between tokens.
+    native : int or None
+        Vertices at which the family is whole, for families that are not whole at every size.
+    """
+
+    vertices: Score
+    tokens: Score
+    at_depth: Reach
+    native: int | None
+
+    @property
+    def cut(self) -> bool:
+        """Whether the family was cut (or stretched) to this size."""
+        return self.native is not None and self.native != self.vertices.n_vertices
+
+    def predictors(self) -> dict[str, float]:
+        """The values of `PREDICTORS`; −inf is the logarithm of zero, NaN where there is no pair at all."""
+        values = {
+            "log10_nip_vertices": self.vertices.log10_nip_relative,
+            "log10_nip_tokens": self.tokens.log10_nip_relative,
+            "log10_bottleneck_nip_vertices": self.vertices.log10_bottleneck_nip_relative,
+            "log10_bottleneck_nip_tokens": self.tokens.log10_bottleneck_nip_relative,
+            "reach": self.at_depth.reach,
+            "even_reach": self.at_depth.even_reach,
+            "log10_least_payload": self.at_depth.log10_least_payload,
+        }
+        return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pattern at one depth.
+
+    Parameters
+    ----------
+    label : str
+        The pattern as the panel calls it.
+    layers, depth : int
+        Layers of the model, and how often attention acts: layers times repeats.
+    accuracies : mapping of int to float
+        Test accuracy by seed, of the finished runs.
+    missing : tuple of str
+        Planned runs without a result.
+    accuracy : Summary or None
+        None where no run has finished.
+    graph : Graph
+    config : RunConfig
+        Of the first of the runs.
+    baseline : float or None
+        The best answer that needs no training.
+    """
+
+    label: str
+    layers: int
+    depth: int
+    accuracies: dict[int, float]
+    missing: tuple[str, ...]
+    accuracy: Summary | None
+    graph: Graph
+    config: RunConfig
+    baseline: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A correlation, with what it is between.
+
+    Parameters
+    ----------
+    depth : int
+        How often attention acts in these runs.
+    predictor : str
+        A key of `PREDICTORS`.
+    correlation : Correlation
+        Of mean accuracies, a point a pattern.
+    """
+
+    depth: int
+    predictor: str
+    correlation: Correlation
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A study's outcome so far."""
+
+    task: str
+    cells: tuple[Cell, ...]
+    found: tuple[Found, ...]
+    notes: tuple[str, ...]
+
+    def depths(self) -> list[int]:
+        """The depths there are, least first."""
+        return sorted({cell.depth for cell in self.cells})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome as valid JSON values: what is not finite becomes None."""
+        return {
+            "task": self.task,
+            "notes": list(self.notes),
+            "cells": [_cell(cell) for cell in self.cells],
+            "correlations": [
+                {"depth": one.depth, "predictor": one.predictor, **asdict(one.correlation)} for one in self.found
+            ],
+        }
+
+
+def evaluate(study: Path, runs: Sequence[PlannedRun]) -> Panel:
+    """Read the finished runs of a study's folder, and set their accuracies beside their graphs' scores.
+
+    Parameters
+    ----------
+    study : Path
+    runs : sequence of PlannedRun
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        If a run's folder is damaged or holds another run.
+    """
+    members: dict[tuple[str, int, int], list[PlannedRun]] = {}
+    for run in runs:
+        members.setdefault((run.label, run.config.layers, run.config.repeats), []).append(run)
+    scores: dict[tuple[str, int], Score] = {}
+    cells = [_cell_of(study, label, group, scores) for (label, *_), group in members.items()]
+    cells.sort(key=lambda cell: (cell.depth, cell.layers, -cell.accuracy.mean if cell.accuracy else 1.0))
+    tasks = sorted({run.config.task for run in runs})
+    return Panel(", ".join(tasks), tuple(cells), tuple(_correlations(cells)), tuple(_notes(cells, tasks)))
+
+
+def _cell_of(study: Path, label: str, group: Sequence[PlannedRun], scores: dict[tuple[str, int], Score]) -> Cell:
+    config = group[0].config
+    accuracies, missing, bars = {}, [], []
+    for run in group:
+        result = read_run(study / run.name).result if finished(study, run) else None
+        if result is None:
+            missing.append(run.name)
+            continue
+        accuracies[run.config.seed] = result.test_accuracy
+        if result.bar:
+            bars.append(result.bar[1])
+    depth = config.layers * config.repeats
+    return Cell(
+        label,
+        config.layers,
+        depth,
+        accuracies,
+        tuple(missing),
+        summary(list(accuracies.values())) if accuracies else None,
+        graph_facts(run_pattern(config, study / group[0].name), config.block_size, depth, scores),
+        config,
+        max(bars, default=None),
+    )
+
+
+def graph_facts(
+    pattern: Pattern, block_size: int, depth: int, known: dict[tuple[str, int], Score] | None = None
+) -> Graph:
+    """The scores of a pattern and its reach in `depth` steps; `known` scores are taken, and others added to it."""
+    known = {} if known is None else known
+    for size in (1, block_size):
+        if (pattern.checksum, size) not in known:
+            known[pattern.checksum, size] = score(pattern, size)
+    vertices, tokens = (known[pattern.checksum, size] for size in (1, block_size))
+    return Graph(vertices, tokens, reach(pattern, depth, block_size), native_vertices(vertices))
+
+
+def native_vertices(vertices: Score) -> int | None:
+    """The size at which a family is whole: a plane's or quadrangle's own, for the hypercube a power of two."""
+    if vertices.pattern == "hypercube":
+        n = vertices.n_vertices
+        return n if n & (n - 1) == 0 else 1 << n.bit_length()
+    return vertices.native_n_vertices
+
+
+def _correlations(cells: Sequence[Cell]) -> list[Found]:
+    found = []
+    for depth in sorted({cell.depth for cell in cells}):
+        there = [cell for cell in cells if cell.depth == depth and cell.accuracy]
+        accuracy = [cell.accuracy.mean for cell in there if cell.accuracy]
+        density = [cell.graph.tokens.density for cell in there]
+        for predictor in PREDICTORS:
+            values = [cell.graph.predictors()[predictor] for cell in there]
+            if any(map(math.isnan, values)):
+                continue  # graphs of one token: nothing to correlate
+            for kind in KINDS:
+                found.append(Found(depth, predictor, correlation(values, accuracy, kind, given=density)))
+    return found
+
+
+def _notes(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
+    notes = []
+    if len(tasks) > 1:
+        notes.append(f"The runs are of several tasks ({', '.join(tasks)}), whose accuracies are not alike.")
+    missing = sum(len(cell.missing) for cell in cells)
+    if missing:
+        notes.append(f"{missing} of {sum(len(c.missing) + len(c.accuracies) for c in cells)} runs have no result yet.")
+    zero = sorted({cell.label for cell in cells if cell.graph.vertices.log10_nip_relative == -math.inf})
+    if zero:
+        notes.append(
+            f"NIP 0, for not every vertex hears from every other: {', '.join(zero)}. Pearson's r leaves "
+            f"{'it' if len(zero) == 1 else 'them'} out, Spearman's ranks {'it' if len(zero) == 1 else 'them'} last."
+        )
+    cut = {cell.label: cell.graph for cell in cells if cell.graph.cut}
+    for label, graph in cut.items():
+        notes.append(f"{label} is cut: {graph.vertices.n_vertices} vertices, whole at {graph.native}.")
+    lengths = sorted({cell.config.seq_len for cell in cells})
+    if len(lengths) > 1:
+        notes.append(f"The inputs have {' or '.join(f'{length:,}' for length in lengths)} tokens.")
+    return notes
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    vertices, tokens = cell.graph.vertices, cell.graph.tokens
+    values = {
+        "pattern": cell.label,
+        "layers": cell.layers,
+        "depth": cell.depth,
+        "accuracy": None if cell.accuracy is None else asdict(cell.accuracy),
+        "seeds": {str(seed): accuracy for seed, accuracy in cell.accuracies.items()},
+        "missing": list(cell.missing),
+        "baseline": cell.baseline,
+        "seq_len": cell.config.seq_len,
+        "block_size": cell.config.block_size,
+        "max_steps": cell.config.max_steps,
+        "n_vertices": vertices.n_vertices,
+        "native_n_vertices": cell.graph.native,
+        "cut": cell.graph.cut,
+        "degree": vertices.mean_degree,
+        "diameter": vertices.diameter,
+        "density": tokens.density,
+        "nip_relative": vertices.nip_relative,
+        **cell.graph.predictors(),
+    }
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
