@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -12,7 +13,10 @@ import pytest
 import torch
 
 from nip.data import TASKS, Examples, write_task
-from nip.training import RunConfig
+from nip.data.probe import ProbeRule, draw_probe
+from nip.training import RunConfig, recipe
+
+SIZES = {"train": 24, "dev": 14, "test": 13}
 
 RUNNER = """
 import json, os, sys, traceback
@@ -90,6 +94,53 @@ def make_split(split, n, seed, longest=30):
     labels = generator.integers(0, 10, n)
     tokens[offsets[:-1] + generator.integers(0, lengths)] = 6 + labels
     return Examples(TASKS["listops"], split, tokens, offsets, labels)
+
+
+def make_any_split(task, split, n, seed):
+    """Sequences of any task whose label is easy: images are all dark or bright, texts say it with one byte."""
+    if task.targets:
+        rule = ProbeRule(seq_len=40, pairs=3, queries=6, values=2)
+        (examples,) = draw_probe(n, rule, split=split, seed=seed)
+        return examples
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, task.n_classes, n)
+    width = 2 if task.pair else 1
+    lengths = np.full(n * width, task.max_length) if task.shape else generator.integers(3, 31, n * width)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = generator.integers(task.ids.start, task.ids.stop, offsets[-1])
+    says = np.repeat(np.repeat(labels, width) + (0 if task.shape else 1), lengths)
+    tokens = np.where(generator.random(len(tokens)) < 0.5, says, tokens)
+    if task.pair:  # the same byte in both documents, or another
+        tokens[offsets[1:-1:2]] = 200
+    return Examples(task, split, tokens, offsets, labels)
+
+
+@pytest.fixture(scope="session")
+def any_data(tmp_path_factory):
+    """A function from a task's name to a data folder with a tiny set of it."""
+
+    @functools.cache
+    def made(name):
+        folder = tmp_path_factory.mktemp(f"data-{name}")
+        task = TASKS[name]
+        splits = {split: make_any_split(task, split, n, i) for i, (split, n) in enumerate(SIZES.items())}
+        write_task(splits, folder, {"source": "made for tests", "parameters": {}, "split_rule": "", "licence": ""})
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def small():
+    """A function from a task's name and a protocol to a tiny configuration of its recipe."""
+
+    def shrunk(name, protocol="clean", **settings):
+        sizes = {"seq_len": 40, "positions": 48, "block_size": 8, "batch_size": 6, "max_steps": 4, "eval_every": 2}
+        config = dataclasses.replace(recipe(name, "original"), gradient_accumulation=2, **sizes)
+        config = dataclasses.replace(config, protocol=protocol, eval_steps=2 if protocol == "original" else None)
+        return dataclasses.replace(config, **{"cut": 20 if config.cut else None, **settings})
+
+    return shrunk
 
 
 @pytest.fixture(scope="session")

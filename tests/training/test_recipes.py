@@ -46,16 +46,19 @@ def test_the_original_s_are_the_table_of_the_paper_s_code(task):
 def test_clean_takes_whole_texts_and_whole_sets_and_changes_nothing_else(task):
     clean, original = recipe(task), recipe(task, "original")
     assert (clean.protocol, clean.eval_steps, clean.cut) == ("clean", None, None)
-    assert clean.seq_len == clean.positions >= TASKS[task].max_length
+    assert clean.seq_len == clean.positions
+    assert clean.seq_len == (1024 if task in STANDING_IN else TASKS[task].padded_length)
     paper = {"protocol": "original", "eval_steps": original.eval_steps}
     assert dataclasses.replace(clean, **paper, cut=original.cut, seq_len=original.seq_len) == original
-    assert (clean.seq_len != original.seq_len) == (TASKS[task].kind == "bytes" and not TASKS[task].pair)
+    assert (clean.seq_len != original.seq_len) == (task == "text")
 
 
 @pytest.mark.parametrize(("task", "official"), STANDING_IN.items())
 def test_stand_ins_have_the_recipe_of_what_they_stand_in_for(task, official):
     own, there = recipe(task, "original"), recipe(official, "original")
-    assert dataclasses.replace(own, task=official, eval_steps=there.eval_steps) == there
+    assert (own.seq_len, own.positions) == (1024, 1024)
+    lengths = {"seq_len": there.seq_len, "positions": there.positions}
+    assert dataclasses.replace(own, task=official, eval_steps=there.eval_steps, **lengths) == there
     assert 0 <= TASKS[task].sizes[1] - own.eval_steps * own.batch_size < own.batch_size
 
 

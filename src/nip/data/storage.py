@@ -95,9 +95,12 @@ def read_manifest(task_name: str, folder: Path | None = None) -> dict[str, Any]:
     task = find_task(task_name)
     path = data_folder(folder) / task.name / MANIFEST
     if not path.is_file():
+        from nip.data.sources import is_read  # sources know their storage
+
         where = "" if folder is None else f" --out {shlex.quote(str(folder))}"
+        origin = " --from FOLDER" if is_read(task) else ""
         raise FileNotFoundError(
-            f"There is no {task.name} data in {path.parent}. Make it with: nip data {task.name}{where}"
+            f"There is no {task.name} data in {path.parent}. Make it with: nip data {task.name}{origin}{where}"
         )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))

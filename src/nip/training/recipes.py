@@ -15,8 +15,9 @@ two protocols; docs/lra.md lists all that they differ in.
 
 Order of training examples, optimizer, schedule and choice of the best checkpoint are the same in both.
 
-The tasks that are none of Long Range Arena's own have the recipe of the task that they stand in for, but for the number
-of batches that the original's protocol evaluates: as many as their development set holds.
+The tasks that are none of Long Range Arena's own have the recipe of the task that they stand in for, but for two
+settings: the original's protocol evaluates as many batches as their development set holds, and texts have 1,024 tokens,
+for they are made of 1,000 bytes.
 """
 
 from __future__ import annotations
@@ -194,7 +195,8 @@ def probe() -> RunConfig:
 
 
 def _standing_in(config: RunConfig, task: str) -> RunConfig:
-    return dataclasses.replace(config, task=task, eval_steps=TASKS[task].sizes[1] // config.batch_size)
+    eval_steps = TASKS[task].sizes[1] // config.batch_size
+    return dataclasses.replace(config, task=task, eval_steps=eval_steps, seq_len=1024, positions=1024)
 
 
 Recipes = Mapping[str, Callable[[], RunConfig]]
