@@ -46,6 +46,7 @@ def without_findings(config):
         {"gradient_accumulation": 4, "precision": "fp32", "backend": "gather", "batch_size": 8, "block_size": 8},
         {"positions": 512, "weight_decay": 0.5, "eval_every": 1},
         {"attention_dropout": 0.1, "layers": 3, "repeats": 1, "cut": 100},
+        {"ema": 0.99, "patience": 4, "gradient_checkpointing": True},
         {"width": 32},
     ],
 )

@@ -20,7 +20,9 @@ def model_and_optimizer(steps, seed=0):
 def save(path, steps):
     model, optimizer, names = model_and_optimizer(steps)
     progress = Progress(step=steps, seconds=1.5, best_accuracy=0.1 + 0.2)
-    save_checkpoint(path, model.state_dict(), optimizer, names, progress, {"best": torch.arange(3.0)})
+    save_checkpoint(
+        path, model.state_dict(), optimizer, names, progress, {"best": torch.arange(3.0)}, {"mean": torch.ones(2)}
+    )
     return model, optimizer, progress
 
 
@@ -29,7 +31,8 @@ def test_everything_comes_back_bit_for_bit(tmp_path, steps):
     path = tmp_path / "checkpoint" / "state.safetensors"
     model, optimizer, progress = save(path, steps)
     other, fresh, names = model_and_optimizer(0, seed=1)
-    weights, read, best = load_checkpoint(path, fresh, names)
+    weights, read, best, average = load_checkpoint(path, fresh, names)
+    assert set(average) == {"mean"} and torch.equal(average["mean"], torch.ones(2))
     other.load_state_dict(weights)
     assert read == progress
     assert best["best"].tolist() == [0, 1, 2]

@@ -133,4 +133,5 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
 def test_names_of_folders():
     assert BASE.name == "listops-hypercube-seed42"
     assert dataclasses.replace(BASE, model="local+random", seed=7).name == "listops-local+random-seed7"
+    assert dataclasses.replace(BASE, recipe="modern").name == "listops-hypercube-modern-seed42"
     assert "/" not in dataclasses.replace(BASE, model="../../etc").name

@@ -191,19 +191,19 @@ def test_a_loss_that_is_no_number_stops_the_run(config, data, tmp_path, monkeypa
     ("poisoned", "says", "kept"), [(6, "weights are no numbers any more", 5), (8, "loss became nan", 7)]
 )
 def test_weights_that_overflow_unseen_are_not_saved(config, data, tmp_path, monkeypatch, poisoned, says, kept):
-    from nip.training import loop
+    from nip.training import learning
 
-    true_step = loop.train_step
+    true_step = learning.train_step
 
     def train_step(model, *rest):
         measured = true_step(model, *rest)
-        if rest[-1] + 1 == poisoned:
+        if rest[5] + 1 == poisoned:
             with torch.no_grad():
                 model.output.bias[0] = math.nan
         return measured
 
-    monkeypatch.setattr(loop, "train_step", train_step)
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)  # one after every step
+    monkeypatch.setattr(learning, "train_step", train_step)
+    monkeypatch.setattr(learning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)  # one after every step
     said = rf"{says} after step {poisoned}\..*good checkpoint, of step {kept}, is kept"
     with pytest.raises(TrainingDivergedError, match=said):
         train(config, tmp_path / "run", data=data)

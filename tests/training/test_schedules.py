@@ -3,7 +3,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nip.training.schedules import one_cycle
+from nip.training.schedules import one_cycle, warm_up_and_fall
 
 
 @settings(max_examples=40, deadline=None)
@@ -38,3 +38,24 @@ def test_the_original_setting():
 def test_a_single_step(warmup):
     rate, beta = one_cycle(0, 1, 1.0, warmup)
     assert 0 < rate <= 1 and 0.85 <= beta <= 0.95
+
+
+@settings(max_examples=25, deadline=None)
+@given(total=st.integers(2, 200), warmup=st.floats(0.01, 0.99), peak=st.floats(1e-6, 1.0))
+def test_the_modern_course_equals_torch(total, warmup, peak):
+    rising = int(warmup * total)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (rising + 1), 1.0, total_iters=rising)
+    expected = []
+    for _ in range(rising):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        up.step()
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["initial_lr"] = peak
+    down = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - rising)
+    for _ in range(rising, total):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        down.step()
+    for step, rate in enumerate(expected):
+        assert warm_up_and_fall(step, total, peak, warmup) == (pytest.approx(rate, rel=1e-6, abs=1e-12), 0.9)

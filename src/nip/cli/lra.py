@@ -33,7 +33,9 @@ def lra_command(
     seed: Annotated[int | None, _option("Decides first weights, order of examples, dropout.", default="42")] = None,
     param: Param = None,
     graph: Annotated[Path | None, _option("A graph file in place of a named pattern.")] = None,
-    recipe: Annotated[str | None, _option("Where settings that are not given come from.", default="original")] = None,
+    recipe: Annotated[
+        str | None, _option("original or modern: model and settings that are not given.", default="original")
+    ] = None,
     max_steps: Annotated[int | None, _option("Steps; a larger number continues a run.")] = None,
     seq_len: Annotated[int | None, _option("Tokens of an input; what is longer is cut.")] = None,
     cut: Annotated[int | None, _option("Tokens kept of an input before it is padded to --seq-len.")] = None,
@@ -50,6 +52,14 @@ def lra_command(
     eval_every: Annotated[int | None, _option("Steps between evaluations on the development set.")] = None,
     eval_steps: Annotated[int | None, _option("Batches of an evaluation; clean runs take all by default.")] = None,
     gradient_accumulation: Annotated[int | None, _option("Parts that a batch is computed in; same gradient.")] = None,
+    pretrain_steps: Annotated[int | None, _option("Steps of denoising before, in the modern recipe; 0: none.")] = None,
+    pretrain_learning_rate: Annotated[float | None, _option("The peak of their schedule.")] = None,
+    mask_share: Annotated[float | None, _option("Share of the tokens that they mask.")] = None,
+    ema: Annotated[float | None, _option("Evaluate a moving average of the weights: what it keeps a step.")] = None,
+    patience: Annotated[int | None, _option("Stop after so many evaluations without a better one.")] = None,
+    gradient_checkpointing: Annotated[
+        bool, _option("Compute layers again for their gradients: less memory.", "--gradient-checkpointing")
+    ] = False,
     precision: Annotated[str | None, _option("fp32 or bf16.", default="bf16 on a GPU, else fp32")] = None,
     backend: Annotated[str | None, _option("Backend of attention, as nip doctor lists them.", default="auto")] = None,
     protocol: Annotated[
@@ -93,6 +103,12 @@ def lra_command(
         "eval_every": eval_every,
         "eval_steps": eval_steps,
         "gradient_accumulation": gradient_accumulation,
+        "pretrain_steps": pretrain_steps,
+        "pretrain_learning_rate": pretrain_learning_rate,
+        "mask_share": mask_share,
+        "ema": ema,
+        "patience": patience,
+        "gradient_checkpointing": gradient_checkpointing or None,
         "precision": precision,
         "backend": backend,
         "protocol": protocol,
@@ -143,6 +159,8 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     config = recipe(
         settings.get("task", "listops"), settings.get("protocol", "clean"), settings.get("recipe", "original")
     )
+    if config.recipe == "modern" and "positions" not in given:  # it has no position table
+        settings["positions"] = settings.get("seq_len", config.seq_len)
     config = dataclasses.replace(config, **settings)
     if config.graph is None:
         graphs.pattern(

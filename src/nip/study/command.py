@@ -35,5 +35,5 @@ def reproduction_command(run: Run) -> str:
             continue
         if name in WITHOUT_OPTION or value is None:
             return FROM_FILE
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join(["nip", "lra", *words])

@@ -43,6 +43,7 @@ class Progress:
     best_step : int
         The step of the best development accuracy; 0 before the first evaluation.
     best_accuracy : float
+        In pretraining the held-out loss with its sign changed.
     metrics_bytes : int
         Length of ``metrics.jsonl`` at this step.
     """
@@ -58,7 +59,13 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, weights: Weights, optimizer: torch.optim.Optimizer, names: list[str], progress: Progress, best: Weights
+    path: Path,
+    weights: Weights,
+    optimizer: torch.optim.Optimizer,
+    names: list[str],
+    progress: Progress,
+    best: Weights,
+    average: Weights,
 ) -> None:
     """Write the checkpoint, complete or not at all.
 
@@ -68,9 +75,12 @@ def save_checkpoint(
         The model as it stands, and as it stood at its best evaluation.
     names : list of str
         The names of the optimizer's parameters, in its order.
+    average : dict of str to Tensor
+        The moving average of the weights; empty where none is kept.
     """
     tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{key}.{names[i]}": value for key, value in state.items()}
     write_tensors(path, tensors, dataclasses.asdict(progress))
@@ -78,8 +88,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, optimizer: torch.optim.Optimizer, names: list[str]
-) -> tuple[Weights, Progress, Weights]:
-    """Read what `save_checkpoint` wrote into the optimizer; the weights, where the run stood, and the best weights.
+) -> tuple[Weights, Progress, Weights, Weights]:
+    """Read what `save_checkpoint` wrote into the optimizer; weights, where the run stood, best weights and average.
 
     Raises
     ------
@@ -89,7 +99,7 @@ def load_checkpoint(
     tensors, header = read_tensors(path)
     try:
         progress = Progress(**header)
-        parts: dict[str, Weights] = {"weights": {}, "best": {}, "optimizer": {}}
+        parts: dict[str, Weights] = {"weights": {}, "best": {}, "average": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
@@ -101,7 +111,7 @@ def load_checkpoint(
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
     except (TypeError, KeyError) as error:
         raise ValueError(f"{path} is no checkpoint of this model: {error}.") from error
-    return parts["weights"], progress, parts["best"]
+    return parts["weights"], progress, parts["best"], parts["average"]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

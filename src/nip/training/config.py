@@ -220,9 +220,10 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """The run folder's name: task, model and seed."""
+        """The run folder's name: task, model, recipe where it is not the original's, and seed."""
         safe = "".join(letter if letter.isalnum() or letter in "+._-" else "-" for letter in self.model)
-        return f"{self.task}-{safe}-seed{self.seed}"
+        recipe = "" if self.recipe == "original" else f"-{self.recipe}"
+        return f"{self.task}-{safe}{recipe}-seed{self.seed}"
 
     def to_json(self) -> str:
         """The configuration as ``config.json`` holds it."""

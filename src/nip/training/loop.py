@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations, checkpoints, and at the end the test of the best weights."""
+"""A run from its configuration to its result: pretraining if asked for, training, the test of the best weights."""
 
 from __future__ import annotations
 
@@ -12,30 +12,24 @@ from accelerate import Accelerator
 
 from nip.data import open_split
 from nip.training.batches import endless_batch
-from nip.training.checkpoints import read_tensors
 from nip.training.config import RunConfig, read_config
 from nip.training.console import Console
+from nip.training.denoising import pretrained, start_from
 from nip.training.graphs import run_pattern
+from nip.training.learning import learn
 from nip.training.original_log import write_original_log
 from nip.training.process import keep_freed_memory
-from nip.training.runs import Metrics, RunFolder, claimed, refuse_other, settle
-from nip.training.schedules import one_cycle
+from nip.training.runs import RunFolder, claimed, refuse_other, settle
 from nip.training.stages import (
-    Run,
     attention_choice,
     data_checksum,
-    develop,
     final_test,
     open_folder,
-    record,
-    secure,
     set_up,
 )
-from nip.training.steps import TrainingDivergedError, tokens_in, train_step
+from nip.training.steps import TrainingDivergedError
 
 __all__ = ["TrainingDivergedError", "train"]
-
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 def train(
@@ -111,60 +105,10 @@ def train(
                 accelerator.wait_for_everyone()  # all have read the checkpoint before the first writes another
                 if not skip_train:
                     open_folder(run, graph)
+                    if config.pretrain_steps and not run.progress.step:
+                        start_from(run, pretrained(run, graph))
                     learn(run, original_log=original_log)
                 result = final_test(run, tested_only=skip_train)
                 if original_log and accelerator.is_main_process:
                     write_original_log(folder.path, config)
                 return result
-
-
-def learn(run: Run, *, original_log: bool) -> None:
-    """Take the steps that are missing."""
-    config, progress, train_set = run.config, run.progress, run.splits["train"]
-    main = run.accelerator.is_main_process
-    metrics = Metrics(run.folder.metrics, progress.metrics_bytes) if main else None
-    first_step, started, last_checkpoint = progress.step, run.tick(), run.tick()
-    try:
-        while progress.step < config.max_steps:
-            step = progress.step
-            rate, beta = one_cycle(step, config.max_steps, config.learning_rate, config.warmup)
-            for group in run.optimizer.param_groups:
-                group["lr"], group["betas"] = rate, (beta, group["betas"][1])
-            indices = endless_batch(len(train_set), config.batch_size, config.seed, "train", step)
-            begun = run.tick()
-            loss, accuracy = train_step(run.model, run.optimizer, run.accelerator, train_set, indices, config, step)
-            now = run.tick()
-            progress.step = step + 1
-            progress.tokens += tokens_in(train_set, indices, config)
-            progress.training_seconds += now - begun
-            record(run, metrics, "train", loss, accuracy, rate)
-            run.console.step(
-                progress.step,
-                loss,
-                accuracy,
-                progress.tokens / progress.training_seconds,
-                (now - started) / (progress.step - first_step) * (config.max_steps - progress.step),
-                progress.best_accuracy if progress.best_step else None,
-            )
-            evaluated = progress.step % config.eval_every == 0 or progress.step == config.max_steps
-            if evaluated:
-                loss, accuracy = develop(run)
-                record(run, metrics, "dev", loss, accuracy, rate)
-            if metrics and (evaluated or now - last_checkpoint > SECONDS_BETWEEN_CHECKPOINTS):
-                progress.metrics_bytes = metrics.secure()
-                secure(run)
-                last_checkpoint = run.tick()
-                if evaluated and original_log:
-                    write_original_log(run.folder.path, config)
-    except TrainingDivergedError as error:
-        raise TrainingDivergedError(f"{error} {_what_stays(run)}") from None
-    finally:
-        if metrics:
-            metrics.close()
-
-
-def _what_stays(run: Run) -> str:
-    if not run.folder.checkpoint.is_file():
-        return "There was no checkpoint yet."
-    step = read_tensors(run.folder.checkpoint)[1]["step"]
-    return f"The last good checkpoint, of step {step}, is kept in {run.folder.path}."

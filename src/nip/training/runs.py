@@ -9,6 +9,7 @@
 ``pattern.npz``                  the graph, where its name and parameters do not rebuild it
 ``result.json``                  there once the run is finished
 ``run.log``                      what was said
+``pretraining/``                 measurements, checkpoint, best weights and result of denoising, where there was any
 ===============================  ======================================================================================
 """
 
@@ -75,11 +76,11 @@ class RunFolder:
         return self.path / "run.log"
 
     def finished(self, max_steps: int) -> dict[str, Any] | None:
-        """The result, if the run has done that many steps and was tested."""
+        """The result, if the run has done that many steps, or stopped early on the way to them, and was tested."""
         if not self.result.is_file():
             return None
         result: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
-        return result if result["steps"] == max_steps else None
+        return result if result.get("planned_steps", result["steps"]) == max_steps else None
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 START = 25.0  # the first learning rate is the peak over this …
 END = 1e4  # … and the last one the first over this
 BETA_LOW, BETA_HIGH = 0.85, 0.95
+BETA = 0.9
 
 
 def one_cycle(step: int, total: int, peak: float, warmup: float) -> tuple[float, float]:
@@ -44,6 +46,28 @@ def one_cycle(step: int, total: int, peak: float, warmup: float) -> tuple[float,
         return _cosine(first, peak, share), _cosine(BETA_HIGH, BETA_LOW, share)
     share = (step - turn) / (total - 1 - turn)
     return _cosine(peak, first / END, share), _cosine(BETA_LOW, BETA_HIGH, share)
+
+
+def warm_up_and_fall(step: int, total: int, peak: float, warmup: float) -> tuple[float, float]:
+    """Learning rate and first beta of the step of that number, counted from 0, in the modern recipe.
+
+    The learning rate rises along a line in the first ``warmup * total`` steps, then falls along half a cosine, and
+    would be 0 at the step after the last; beta is 0.9. Parameters as in `one_cycle`.
+
+    Examples
+    --------
+    >>> [round(warm_up_and_fall(step, 6, 1.0, 0.34)[0], 4) for step in range(6)]
+    [0.3333, 0.6667, 1.0, 0.8536, 0.5, 0.1464]
+    """
+    rising = math.floor(warmup * total)
+    if step < rising:
+        return peak * (step + 1) / (rising + 1), BETA
+    return _cosine(peak, 0.0, (step - rising) / (total - rising)), BETA
+
+
+Schedule = Callable[[int, int, float, float], tuple[float, float]]
+SCHEDULES: dict[str, Schedule] = {"original": one_cycle, "modern": warm_up_and_fall}
+"""By the name of the recipe."""
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nip.data import TASKS, Examples, baselines
 from nip.data.storage import read_manifest
 from nip.graphs import Pattern
 from nip.models import EncoderConfig, build_classifier
+from nip.training.averaging import standing_in
 from nip.training.batches import development_indices, indices_to_test
 from nip.training.checkpoints import Progress, Weights, load_checkpoint, read_tensors, save_checkpoint, write_tensors
 from nip.training.config import RunConfig, read_config
@@ -42,6 +44,9 @@ class Run:
     console: Console
     progress: Progress
     best: Weights
+    average: Weights = field(default_factory=dict)
+    measure: str = "dev_accuracy"
+    """What `progress.best_accuracy` is."""
     looked: float = field(default_factory=time.perf_counter)
 
     def tick(self) -> float:
@@ -50,6 +55,10 @@ class Run:
         self.progress.seconds += now - self.looked
         self.looked = now
         return now
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The average of the weights in their place for a while, where one is kept."""
+        return standing_in(self.bare_model, self.average)
 
     @property
     def bare_model(self) -> torch.nn.Module:
@@ -73,6 +82,19 @@ def set_up(
 ) -> Run:
     """Model and optimizer, new or as the checkpoint has them."""
     model = build_classifier(encoder_config(config), graph, seed=config.seed, backend=config.backend)
+    return ready(model, config, folder, accelerator, splits, console)
+
+
+def ready(
+    model: torch.nn.Module,
+    config: RunConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    splits: dict[str, Examples],
+    console: Console,
+    measure: str = "dev_accuracy",
+) -> Run:
+    """A run of a model, as its checkpoint has it where there is one."""
     model.to(accelerator.device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -82,10 +104,11 @@ def set_up(
         weight_decay=config.weight_decay,
         fused=accelerator.device.type in ("cpu", "cuda"),
     )
-    run = Run(config, folder, accelerator, model, optimizer, splits, console, Progress(), {})
+    run = Run(config, folder, accelerator, model, optimizer, splits, console, Progress(), {}, measure=measure)
     if folder.checkpoint.is_file():
-        weights, run.progress, run.best = load_checkpoint(folder.checkpoint, optimizer, run.names)
+        weights, run.progress, run.best, average = load_checkpoint(folder.checkpoint, optimizer, run.names)
         model.load_state_dict(weights)
+        run.average = {name: tensor.to(accelerator.device) for name, tensor in average.items()}
     run.model = accelerator.prepare(model)
     return run
 
@@ -170,18 +193,26 @@ def develop(run: Run) -> tuple[float, float]:
         protocol=config.protocol,
         evaluation=progress.evaluations,
     )
-    loss, answers = evaluate(run.model, run.accelerator, dev, indices, config)
+    with run.averaged():
+        loss, answers = evaluate(run.model, run.accelerator, dev, indices, config)
     if not math.isfinite(loss):
         raise TrainingDivergedError(f"The development loss became {loss} after step {progress.step}.")
     accuracy = answers.accuracy
-    progress.evaluations += 1
-    better = accuracy > progress.best_accuracy
-    if better:
-        progress.best_accuracy, progress.best_step = accuracy, progress.step
-        run.best = {name: tensor.clone() for name, tensor in run.bare_model.state_dict().items()}
+    better = keep_best(run, accuracy)
     best = ", the best so far" if better else ""
     run.console.note(f"step {progress.step}: dev loss {loss:.4f}, dev accuracy {100 * accuracy:.2f} %{best}")
     return loss, accuracy
+
+
+def keep_best(run: Run, score: float) -> bool:
+    """Count an evaluation, and keep the weights that it was of if the score is the best so far; whether it is."""
+    progress = run.progress
+    progress.evaluations += 1
+    better = not progress.best_step or score > progress.best_accuracy
+    if better:
+        progress.best_accuracy, progress.best_step = score, progress.step
+        run.best = {name: tensor.clone() for name, tensor in (run.average or run.bare_model.state_dict()).items()}
+    return better
 
 
 def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
@@ -209,6 +240,7 @@ def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
         "dev_accuracy": header["dev_accuracy"],
         "best_step": header["step"],
         "steps": progress.step,
+        **({} if config.patience is None else {"planned_steps": config.max_steps}),
         "baselines": without_learning,
         "learnt": learnt(interval, without_learning),
         "tokens": progress.tokens,
@@ -255,14 +287,14 @@ def secure(run: Run) -> None:
     weights = run.bare_model.state_dict()
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise TrainingDivergedError(f"The weights are no numbers any more after step {run.progress.step}.")
-    save_checkpoint(run.folder.checkpoint, weights, run.optimizer, run.names, run.progress, run.best)
+    save_checkpoint(run.folder.checkpoint, weights, run.optimizer, run.names, run.progress, run.best, run.average)
     if run.progress.best_step == run.progress.step:
         write_best(run)
 
 
 def write_best(run: Run) -> None:
-    """Write the best weights so far, with their step and development accuracy."""
-    header = {"step": run.progress.best_step, "dev_accuracy": run.progress.best_accuracy}
+    """Write the best weights so far, with their step and what they are the best by."""
+    header = {"step": run.progress.best_step, run.measure: run.progress.best_accuracy}
     write_tensors(run.folder.best, run.best, header)
 
 
