@@ -83,6 +83,8 @@ def test_train_again_more_and_test_only(lra, tmp_path):
         (["--graph", "absent.txt"], "absent.txt"),
         (["--config", "absent.json"], "absent.json: No such file or directory"),
         (["--data", "nowhere"], "There is no listops data in nowhere/listops. Make it with: nip data listops"),
+        (["--data", "nowhere", "--task", "probe"], "Make it with: nip data probe --out nowhere"),
+        (["--data", "nowhere", "--task", "retrieval"], "Make it with: nip data retrieval --from FOLDER --out nowhere"),
         (["--out", "/proc/nip"], "/proc/nip: No such file or directory"),
     ],
 )  # fmt: skip

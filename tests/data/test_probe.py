@@ -1,14 +1,15 @@
 """The probe against its description in words: every sequence is read token by token and answered by looking it up."""
 
 import hashlib
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nip.data import build, open_split, read_manifest, verify
-from nip.data.probe import ProbeRule, draw_probe, routes
+from nip.data import baselines, build, open_split, read_manifest, verify
+from nip.data.probe import ProbeRule, draw_probe, routes, unanswerable
 
 
 def drawn(n, rule=None, **asked):
@@ -97,6 +98,25 @@ def test_the_same_seed_gives_the_same_bytes_on_every_machine():
     (examples,) = drawn(200, seed=42)
     digest = hashlib.sha256(examples.tokens.tobytes() + examples.targets.tobytes()).hexdigest()
     assert digest == "952b14a4e11d28cec5a793ff329d92321b31bb06e85c1bbc4701b04ca6b34fcb"
+
+
+@given(length=st.integers(1, 60), seed=st.integers(0, 50))
+def test_queries_that_nothing_answers_are_those_whose_pair_is_cut_off(length, seed):
+    (examples,) = drawn(5, ProbeRule(seq_len=60, queries=20), seed=seed)
+    input_ids, _ = examples.batch(range(5), length)
+    found = unanswerable(input_ids)
+    for i in range(5):
+        queries, pairs = routes(examples.sequence(i))
+        cut_off = {int(q) for q, pair in zip(queries, pairs, strict=True) if q < length <= pair}
+        assert set(np.flatnonzero(found[i]).tolist()) == cut_off
+
+
+def test_the_commonest_value_of_what_is_asked_is_the_bar(monkeypatch):
+    monkeypatch.setattr(sys.modules["nip.data.statistics"], "CHUNK", 77)
+    ((train,), (test,)) = drawn(9, seed=1), drawn(7, seed=2)
+    asked = [[value for i in range(len(each)) for value in read(each, i)[1] if value] for each in (train, test)]
+    commonest = max(range(1, 9), key=asked[0].count)
+    assert baselines(train, test) == {"commonest_label": asked[1].count(commonest) / len(asked[1])}
 
 
 def test_a_set_on_disk(tmp_path):

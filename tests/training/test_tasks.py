@@ -130,7 +130,7 @@ def test_the_original_keeps_so_many_bytes_and_divides_by_the_padded_length(any_d
     model, _, _, examples = prepared(config, any_data("text"))
     (part,) = steps.padded_parts(examples, [np.arange(24)], config)
     assert part.mask.sum(1).max() == 20 and examples.lengths.max() == 20
-    assert max(open_split("text", "train", any_data("text")).lengths) == 30
+    assert max(open_split("text", "train", any_data("text")).lengths) > 20
     x = model.eval().features(part.input_ids, part.mask)
     mean = torch.stack([row[real].sum(0) / 40 for row, real in zip(x, part.mask, strict=True)])
     assert_close(model.encode(part.input_ids, part.mask), mean)
@@ -204,7 +204,9 @@ def test_a_set_too_small_for_a_batch(split, size, any_data, small, tmp_path):
 
 @pytest.mark.parametrize("task", ["retrieval", "image", "bible-books"])
 def test_what_is_easy_is_learnt(task, any_data, small, tmp_path):
-    config = small(task, learning_rate=3e-3, dropout=0.0, attention_dropout=0.0, weight_decay=0.0, max_steps=60)
-    result = train(config, tmp_path / "run", data=any_data(task))
-    accuracies = [row["accuracy"] for row in read_metrics(RunFolder(tmp_path / "run").metrics)[-8:]]
-    assert result["steps"] == 60 and np.mean(accuracies) > 2 * max(0.3, 1 / TASKS[task].n_classes)
+    config = small(
+        task, learning_rate=3e-3, dropout=0.0, attention_dropout=0.0, weight_decay=0.0, max_steps=60, eval_every=60
+    )
+    train(config, tmp_path / "run", data=any_data(task))
+    rows = [row for row in read_metrics(RunFolder(tmp_path / "run").metrics) if row["split"] == "train"]
+    assert np.mean([row["accuracy"] for row in rows[-4:]]) > 0.9  # on the examples that it is trained on
