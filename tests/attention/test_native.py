@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import attention_cases as cases
 import nip
 from nip.attention import native
 from nip.attention.layout import block_layout
@@ -15,10 +16,10 @@ from nip.attention.layout import block_layout
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
 
 
-def tensors(batch=2, heads=4, kv_heads=2, tokens=200, head_dim=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+def tensors(batch=2, heads=4, kv_heads=2, tokens=200, head_dim=32, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
     return [
-        torch.randn(batch, h, tokens, head_dim, generator=generator).requires_grad_()
+        torch.randn(batch, h, tokens, head_dim, generator=generator).to(dtype).requires_grad_()
         for h in (heads, kv_heads, kv_heads)
     ]
 
@@ -30,10 +31,11 @@ def results(q, k, v, pattern, block_size=16, backend="native", **options):
     return [out, lse, *torch.autograd.grad(loss, (q, k, v))]
 
 
-def agree(actual, expected, tolerance=3e-5):
+def agree(actual, expected, tolerance):
     for name, x, y in zip(["out", "lse", "dq", "dk", "dv"], actual, expected, strict=True):
         largest = max(1.0, y[y.isfinite()].abs().max().item())
-        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance * largest, msg=lambda m, n=name: f"{n}: {m}")
+        limits = {"rtol": tolerance, "atol": tolerance * largest}
+        torch.testing.assert_close(x.float(), y.float(), **limits, msg=lambda m, n=name: f"{n}: {m}")
 
 
 SHAPES = [
@@ -51,32 +53,42 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_reference_at_shapes_that_take_every_path(shape):
     batch, heads, kv_heads, tokens, head_dim, block, name, causal = shape
-    q, k, v = tensors(batch, heads, kv_heads, tokens, head_dim)
     pattern = nip.pattern(name, -(-tokens // block))
     real = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(1)) < 0.8
-    for mask in (None, real):
+    for dtype, mask, tolerance in (
+        (torch.float32, None, 3e-5),
+        (torch.float32, real, 3e-5),
+        (torch.bfloat16, real, cases.tolerance(torch.bfloat16)),
+    ):
+        given = tensors(batch, heads, kv_heads, tokens, head_dim, dtype)
         options = {"causal": causal, "key_padding_mask": mask}
-        expected = results(
-            *(x.detach().double().requires_grad_() for x in (q, k, v)), pattern, block, "reference", **options
-        )
-        agree(results(q, k, v, pattern, block, **options), [x.float() for x in expected])
+        exact = (x.detach().double().requires_grad_() for x in given)
+        expected = results(*exact, pattern, block, "reference", **options)
+        agree(results(*given, pattern, block, **options), expected, tolerance)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bits_do_not_depend_on_the_number_of_threads(shape):
     batch, heads, kv_heads, tokens, head_dim, block, name, causal = shape
-    q, k, v = tensors(batch, heads, kv_heads, tokens, head_dim)
     pattern = nip.pattern(name, -(-tokens // block))
     before = torch.get_num_threads()
-    try:
-        found = []
-        for threads in (1, 2, 4, 7):  # few of them: a thread has a whole head; many: rows and columns are shared out
-            torch.set_num_threads(threads)
-            found.append(results(q, k, v, pattern, block, causal=causal))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+    for dtype in (torch.float32, torch.bfloat16):
+        given = tensors(batch, heads, kv_heads, tokens, head_dim, dtype)
+        try:
+            found = []
+            for threads in (
+                1,
+                2,
+                4,
+                7,
+            ):  # few: a thread has a whole head; many: rows and columns are shared out
+                torch.set_num_threads(threads)
+                torch.manual_seed(0)
+                found.append(results(*given, pattern, block, causal=causal, dropout_p=0.2))
+        finally:
+            torch.set_num_threads(before)
+        for other in found[1:]:
+            assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
 
 
 def test_a_global_row_is_cut_in_parts():

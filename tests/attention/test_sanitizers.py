@@ -42,8 +42,14 @@ def compile_check(folder, *options, compiler="g++"):
 
 
 def run(*command):
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
-    return subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True)
+    environment = {
+        "ASAN_OPTIONS": "detect_leaks=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OMP_WAIT_POLICY": "passive",  # cases run on more threads than there may be cores
+    }
+    return subprocess.run(
+        [str(word) for word in command], env={**os.environ, **environment}, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("isa", native.instruction_sets())
