@@ -203,6 +203,8 @@ def _standing_in(config: RunConfig, task: str) -> RunConfig:
     return dataclasses.replace(
         config,
         task=task,
+        seq_len=1024,  # pixels of a picture, or the thousand bytes of a passage
+        positions=1024,
         pretrain_steps=config.pretrain_steps // config.eval_every * an_epoch,
         max_steps=config.max_steps // config.eval_every * an_epoch,
         eval_every=an_epoch,
