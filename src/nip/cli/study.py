@@ -33,7 +33,7 @@ def _with_options_of_lra(command: Callable[..., None]) -> Callable[..., None]:
 
     def taken(**values: Any) -> None:
         own = {name: values.pop(name) for name in own_names}
-        command(**own, passed={name: value for name, value in values.items() if value is not None})
+        command(**own, passed={name: value for name, value in values.items() if value != defaults[name]})
 
     def parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
         hints = get_type_hints(function, include_extras=True)
@@ -42,6 +42,7 @@ def _with_options_of_lra(command: Callable[..., None]) -> Callable[..., None]:
     of_lra = [each for each in parameters(lra_command) if each.name not in OTHERWISE]
     own = [each for each in parameters(command) if each.name != "passed"]
     own_names = [each.name for each in own]
+    defaults = {each.name: each.default for each in of_lra}
     together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *of_lra)]
     taken.__doc__ = command.__doc__
     taken.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]

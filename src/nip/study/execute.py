@@ -170,7 +170,7 @@ def on_dask(address: str) -> Performer:
 
     def perform(jobs: Sequence[Job]) -> Iterator[Outcome]:
         try:
-            client = distributed.Client(address, timeout=20, set_as_default=False)
+            client = distributed.Client(address, timeout=20)
         except (OSError, ValueError) as error:
             raise OSError(f"There is no dask scheduler at {address}: {error}") from error
         with client:

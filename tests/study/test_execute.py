@@ -1,0 +1,182 @@
+"""Execution with a stand-in for training, given as a command: skipping, failing, being killed, dask and submitit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nip.study.execute import Job, alone, here, on_dask, on_submitit
+
+# Appends a line to ran.txt; runs whose name begins so fail, crash or sleep.
+STAND_IN = """
+import os, signal, sys, time
+from pathlib import Path
+study, name = Path(sys.argv[-2]), sys.argv[-1]
+with (study / "ran.txt").open("a") as file:
+    file.write(f"{name} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\\n")
+if name.startswith("fails"):
+    print("one thing", file=sys.stderr)
+    print("The loss is not finite.", file=sys.stderr)
+    sys.exit(2)
+if name.startswith("crashes"):
+    os.kill(os.getpid(), signal.SIGKILL)
+if name.startswith("sleeps"):
+    while os.read(0, 1):
+        pass
+(study / f"{name}.done").touch()
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    def made(*names):
+        return [Job(str(tmp_path), name, (sys.executable, "-c", STAND_IN)) for name in names]
+
+    return made
+
+
+def ran(study: Path) -> list[str]:
+    return [line.split()[0] for line in (study / "ran.txt").read_text().splitlines()]
+
+
+def check_three(outcomes, study):
+    by_name = {one.name: one for one in outcomes}
+    assert set(by_name) == {"a", "fails", "crashes"}
+    assert by_name["a"].error is None and (study / "a.done").exists()
+    assert by_name["fails"].error == "The loss is not finite."
+    assert "one thing" in Path(by_name["fails"].log).read_text()
+    assert "signal 9" in by_name["crashes"].error
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_fails_is_named_and_the_others_go_on(jobs, tmp_path, workers):
+    check_three(list(here(workers)(jobs("fails", "crashes", "a"))), tmp_path)
+    assert sorted(ran(tmp_path)) == ["a", "crashes", "fails"]
+
+
+def test_workers_share_the_processors(jobs, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    list(here(4)(jobs("a")))
+    list(here(1)(jobs("b")))
+    assert [line.split()[2] for line in (tmp_path / "ran.txt").read_text().splitlines()] == ["2", "None"]
+
+
+def test_a_second_attempt_says_only_its_own_last_words(jobs, tmp_path):
+    (job,) = jobs("fails")
+    job.log.parent.mkdir()
+    job.log.write_text("said before\n")
+    assert job().error == "The loss is not finite."
+    assert job.log.read_text().startswith("said before\n--- ")
+    silent = Job(str(tmp_path), "silent", (sys.executable, "-c", "raise SystemExit(3)"))
+    assert silent().error == "ended with code 3 and said nothing"
+
+
+def test_leaving_early_kills_what_runs_and_starts_no_more(jobs, tmp_path):
+    outcomes = here(1)(jobs("a", "sleeps", "b"))
+    assert next(outcomes).name == "a"
+    deadline = time.monotonic() + 60
+    while "sleeps" not in ran(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    outcomes.close()
+    while not dead(tmp_path, "sleeps"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert ran(tmp_path) == ["a", "sleeps"]
+
+
+def dead(study: Path, name: str) -> bool:
+    pid = next(int(line.split()[1]) for line in (study / "ran.txt").read_text().splitlines() if line.startswith(name))
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+WATCHED = """
+import sys, threading, time
+from pathlib import Path
+from nip.study.worker import _end_with_starter
+threading.Thread(target=_end_with_starter, daemon=True).start()
+import os
+with (Path(sys.argv[-2]) / "ran.txt").open("a") as file:
+    file.write(f"{sys.argv[-1]} {os.getpid()} -\\n")
+time.sleep(600)
+"""
+
+
+def test_a_worker_ends_with_the_process_that_started_it_even_if_that_is_killed(tmp_path):
+    program = (
+        f"from nip.study.execute import Job, here; import sys; "
+        f"list(here(1)([Job({str(tmp_path)!r}, 'watched', (sys.executable, '-c', {WATCHED!r}))]))"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "ran.txt").exists() or not (tmp_path / "ran.txt").read_text().endswith("\n"):
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not dead(tmp_path, "watched")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    while not dead(tmp_path, "watched"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_one_study_is_executed_once_at_a_time(tmp_path):
+    with (
+        alone(tmp_path / "study"),
+        pytest.raises(ValueError, match="Another process is executing the study"),
+        alone(tmp_path / "study"),
+    ):
+        pass
+    with alone(tmp_path / "study"):
+        pass
+
+
+def test_dask(jobs, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp://", host="127.0.0.1"
+    ) as cluster:
+        check_three(list(on_dask(cluster.scheduler_address)(jobs("fails", "crashes", "a"))), tmp_path)
+
+
+@pytest.mark.slow
+def test_no_scheduler_there(jobs):
+    with pytest.raises(OSError, match=r"no dask scheduler at tcp://127\.0\.0\.1:1"):
+        list(on_dask("tcp://127.0.0.1:1")(jobs("a")))
+
+
+def test_submitit_in_this_process(jobs, tmp_path):
+    pytest.importorskip("submitit")
+    check_three(list(on_submitit("debug", {})(jobs("fails", "crashes", "a"))), tmp_path)
+
+
+@pytest.mark.slow
+def test_submitit_in_processes_of_its_own(jobs, tmp_path):
+    pytest.importorskip("submitit")
+    check_three(list(on_submitit("local", {"timeout_min": 5})(jobs("fails", "crashes", "a"))), tmp_path)
+    assert list((tmp_path / "jobs").iterdir())
+
+
+def test_what_submitit_queues_anew_is_the_same_run(jobs):
+    pytest.importorskip("submitit")
+    (job,) = jobs("a")
+    assert job.checkpoint().function is job
+
+
+def test_bad_input(jobs):
+    with pytest.raises(ValueError, match="--workers must be an integer of at least 1"):
+        here(0)
+    with pytest.raises(ValueError, match="--submitit must be one of slurm, local, debug"):
+        on_submitit("pbs", {})
+    pytest.importorskip("submitit")
+    with pytest.raises(ValueError, match="submitit refuses"):
+        list(on_submitit("local", {"partitions": 3})(jobs("a")))

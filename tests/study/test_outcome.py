@@ -1,0 +1,161 @@
+import dataclasses
+import json
+import math
+from xml.etree import ElementTree
+
+import pytest
+from scipy import stats
+
+from nip import pattern, score
+from nip.scoring.reach import reach
+from nip.study import panel
+from nip.study.execute import Outcome
+from nip.study.outcome import evaluate, native_vertices
+from nip.study.progress import Progress
+from nip.study.scatter import Plot, Point, draw_panel, picture
+from nip.study.tables import accuracy_rows, correlation_rows, to_console, to_markdown, write_results
+from run_folders import small_config, write_run
+
+PATTERNS = "softmax,hypercube,local,bigbird,projective_plane@seq_len=224"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Five patterns and two seeds, of which one run is not finished; and what was planned."""
+    folder = tmp_path_factory.mktemp("study")
+    runs = panel.plan(panel.read_members(PATTERNS), (0, 1), (), lambda own: small_config(**own))
+    for number, run in enumerate(runs):
+        write_run(folder, run.config, name=run.name, correct=700 + 15 * number, finished=run.name != "local-seed1")
+    return folder, runs
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    return evaluate(*study)
+
+
+def test_accuracy_over_the_seeds(found):
+    cells = {cell.label: cell for cell in found.cells}
+    assert cells["softmax"].accuracies == {0: 700 / 2000, 1: 775 / 2000}
+    assert cells["softmax"].accuracy.mean == pytest.approx(737.5 / 2000)
+    assert cells["local"].missing == ("local-seed1",) and cells["local"].accuracy.n == 1
+    assert cells["softmax"].depth == 4 and cells["softmax"].baseline == 0.3634
+    assert found.cells[0].label == "projective_plane@seq_len=224"
+    assert "1 of 10 runs have no result yet." in found.notes
+    assert "The inputs have 224 or 256 tokens." in found.notes
+
+
+def test_the_graphs_are_those_of_the_runs(found):
+    cells = {cell.label: cell.graph for cell in found.cells}
+    assert cells["hypercube"].vertices == score(pattern("hypercube", 16))
+    assert cells["hypercube"].tokens == score(pattern("hypercube", 16), 16)
+    assert cells["bigbird"].at_depth == reach(pattern("bigbird", 16), 4, 16)
+    assert cells["projective_plane@seq_len=224"].vertices.n_vertices == 14
+
+
+def test_correlations_are_of_means_against_scores(found):
+    one = next(
+        f.correlation for f in found.found if (f.predictor, f.correlation.kind) == ("log10_nip_tokens", "pearson")
+    )
+    x = [cell.graph.tokens.log10_nip_relative for cell in found.cells]
+    y = [cell.accuracy.mean for cell in found.cells]
+    assert one.r == pytest.approx(stats.pearsonr(x, y).statistic) and one.n == 5
+    assert len(found.found) == 14
+
+
+def test_depths_are_kept_apart(tmp_path):
+    runs = panel.plan(panel.read_members("softmax,hypercube,local"), (0,), (1, 3), lambda own: small_config(**own))
+    for number, run in enumerate(runs):
+        write_run(tmp_path, run.config, name=run.name, correct=700 + number)
+    both = evaluate(tmp_path, runs)
+    assert both.depths() == [2, 6] and len(both.found) == 28
+    cubes = [cell.graph.at_depth.reach for cell in both.cells if cell.label == "hypercube"]
+    assert cubes == [reach(pattern("hypercube", 16), h, 16).reach for h in (2, 6)]
+
+
+def test_cut_patterns_are_marked(tmp_path):
+    settings = {"projective_plane": 14, "hypercube": 16}
+    for name, n in settings.items():
+        assert native_vertices(score(pattern(name, n))) == n
+    assert native_vertices(score(pattern("projective_plane", 16))) in (14, 26)
+    assert native_vertices(score(pattern("hypercube", 14))) == 16
+    assert native_vertices(score(pattern("local", 14))) is None
+    runs = panel.plan(panel.read_members("hypercube"), (0,), (), lambda own: small_config(**own, seq_len=224))
+    write_run(tmp_path, runs[0].config, name=runs[0].name)
+    cut = evaluate(tmp_path, runs)
+    assert accuracy_rows(cut)[0]["pattern"] == "hypercube (cut)"
+    assert "hypercube is cut: 14 vertices, whole at 16." in cut.notes
+
+
+def test_a_nip_of_zero_is_counted_openly(tmp_path):
+    """On 64 blocks a single random key leaves some block unheard."""
+    text = "softmax,hypercube,local,expander,random@num_random_blocks=1"
+    runs = panel.plan(panel.read_members(text), (0,), (), lambda own: small_config(**own, block_size=4))
+    for number, run in enumerate(runs):
+        write_run(tmp_path, run.config, name=run.name, correct=700 + 7 * number)
+    outcome = evaluate(tmp_path, runs)
+    assert any(note.startswith("NIP 0") and "random@num_random_blocks=1" in note for note in outcome.notes)
+    by = {(f.predictor, f.correlation.kind): f.correlation for f in outcome.found}
+    plain, ranked = (by["log10_nip_vertices", kind] for kind in ("pearson", "spearman"))
+    assert (plain.n, plain.left_out, ranked.n) == (4, 1, 5)
+    (row,) = [row for row in correlation_rows(outcome.found) if row["accuracy against"] == "log10 NIP, vertices"]
+    assert row["n"] == "4 (1 at 0 left out)"
+    assert "NIP 0" in draw_panel(outcome)["log10-nip-vertices"]
+    json.dumps(outcome.to_dict(), allow_nan=False)
+
+
+def test_all_forms_say_the_same(study, found, tmp_path, capsys):
+    outcome = {**found.to_dict(), "failed": [{"run": "local-seed1", "error": "no memory", "log": "x"}]}
+    write_results(tmp_path, found, outcome)
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(outcome))
+    text = (tmp_path / "results.md").read_text()
+    assert text == to_markdown(found, outcome, list(draw_panel(found)))
+    to_console(found)
+    printed = capsys.readouterr().out
+    for row in accuracy_rows(found):
+        assert "| " + " | ".join(row.values()) + " |" in text
+        assert row["pattern"] in printed and row["accuracy"] in printed
+    assert "local-seed1 failed: no memory" in text
+    for picture_file in tmp_path.glob("*.svg"):
+        assert f"({picture_file.name})" in text
+
+
+def test_the_papers_points_stand_beside_ours(found):
+    root = ElementTree.fromstring(draw_panel(found)["log10-nip-vertices"])
+    names = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "the paper: Long Range Arena, mean of five tasks" in names and "softmax" in names
+    circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
+    assert len(circles) == 5 + 5
+
+
+def test_points_stand_where_their_values_are():
+    points = (Point("a", 0.0, 10.0), Point("b", 1.0, 20.0), Point("c", 3.0, 15.0), Point("z", -math.inf, 12.0))
+    root = ElementTree.fromstring(picture([Plot("t", "x", points)]))
+    by = {}
+    for circle in root.iter("{http://www.w3.org/2000/svg}circle"):
+        by[circle[0].text.split(":")[0]] = float(circle.get("cx")), float(circle.get("cy"))
+    assert (by["c"][0] - by["b"][0]) == pytest.approx(2 * (by["b"][0] - by["a"][0]), abs=0.3)
+    assert (by["a"][1] - by["c"][1]) == pytest.approx(by["c"][1] - by["b"][1], abs=0.3)
+    assert by["b"][1] < by["a"][1] and by["z"][0] < by["a"][0]
+
+
+def test_progress(study):
+    folder, runs = study
+    waiting = [run for run in runs if run.label in ("softmax", "hypercube")]
+    progress = Progress(folder, waiting, total=len(runs))
+    first = progress.ended(Outcome("softmax-seed0", None, 100.0, "log"))
+    assert first.startswith("7 of 10: softmax-seed0 35.0 % (1 min 40 s); about ")
+    assert progress.ended(Outcome("hypercube-seed0", "no memory", 5.0, "log")).startswith(
+        "8 of 10: hypercube-seed0 failed: no memory (5 s)"
+    )
+    progress._began -= 105.0  # one at a time: what is left takes as long as what was
+    assert progress.seconds_left() == pytest.approx(200, rel=0.01)
+    progress._began += 52.5  # two at a time
+    assert progress.seconds_left() == pytest.approx(100, rel=0.01)
+
+
+def test_a_changed_run_is_refused(tmp_path):
+    (run,) = panel.plan(panel.read_members("local"), (0,), (), lambda own: small_config(**own))
+    write_run(tmp_path, dataclasses.replace(run.config, dropout=0.5), name=run.name)
+    with pytest.raises(ValueError, match="holds another run: dropout"):
+        evaluate(tmp_path, [run])
