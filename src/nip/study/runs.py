@@ -142,8 +142,10 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     files = RunFolder(Path(folder))
     config = read_config(files.config)
     result = _result(files.result) if files.result.exists() else None
-    if result and result.steps not in (None, config.max_steps):
-        result = None  # the run goes on to a larger number of steps
+    if result:
+        planned = _object(files.result).get("planned_steps", result.steps)  # said by runs that may stop early
+        if planned not in (None, config.max_steps):
+            result = None  # the run goes on to a larger number of steps
     environment = _object(files.environment) if files.environment.exists() else {}
     return Run(files.path, config, environment, _curves(files.metrics), result)
 
