@@ -153,3 +153,47 @@ def test_a_killed_command_typed_again_ends_as_if_nothing_had_been(data, tmp_path
     assert rows("killed") == rows("whole")
     best = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("killed", "whole")]
     assert best[0] == best[1]
+
+
+MODERN = ["--recipe", "modern", *SMALL, "--layers", "1", "--pretrain-steps", "4"]
+
+
+def test_the_modern_recipe_pretrains_and_trains_by_one_command(lra, tmp_path):
+    code, out, err = lra(*MODERN, "--ema", "0.9", "--patience", "5", "--gradient-checkpointing")
+    assert code == 0, err
+    folder = tmp_path / "runs" / "listops-hypercube-modern-seed42"
+    assert out.rstrip().endswith(str(folder))
+    assert "Pretraining: 4 steps of denoising, 10% masked." in err
+    config = read_config(folder / "config.json")
+    assert (config.ema, config.patience, config.gradient_checkpointing, config.positions) == (0.9, 5, True, 64)
+    before = read_metrics(folder / "pretraining" / "metrics.jsonl")
+    assert [(row["split"], row["step"]) for row in before][-2:] == [("train", 4), ("held-out", 4)]
+    code, _, err = lra(*MODERN, "--out", folder)
+    assert code == 2 and "ema is 0.9 there and None here" in err
+    code, _, err = lra(*SMALL, "--pretrain-steps", "4")
+    assert code == 2 and "Only the modern recipe pretrains" in err
+    code, _, err = lra(*MODERN, "--protocol", "original")
+    assert code == 2 and "goes with the clean protocol only" in err
+
+
+def test_the_modern_recipe_has_no_position_table(tmp_path):
+    assert resolve({"recipe": "modern", "seq_len": 512}).positions == 512
+    path = tmp_path / "config.json"
+    path.write_text(resolve({"recipe": "modern", "seq_len": 512}).to_json())
+    assert resolve({"seq_len": 256}, path).positions == 256
+    with pytest.raises(ValueError, match=r"positions must be seq_len, 512\. Got 2048"):
+        resolve({"recipe": "modern", "seq_len": 512, "positions": 2048})
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_as_one(data, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no_python", sys.executable]
+    program = ["-c", "from nip.cli import main; main()"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *launcher, *program, "lra", *MODERN, "--data", str(data), "--out"]
+        done = subprocess.run([*command, str(tmp_path / name)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for path in ("pretraining/metrics.jsonl", "metrics.jsonl"):
+        one, two = (read_metrics(tmp_path / name / path) for name in ("one", "two"))
+        assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=1e-4)

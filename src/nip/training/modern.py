@@ -4,8 +4,8 @@ The encoder has rotary positions (by row and column in pictures) and gated feed-
 task's own training set (`nip.training.denoising`), then the labels. Sizes, batch sizes, learning rates, shares masked
 and numbers of epochs are those of Amos et al. [1]_: their published configurations and Table 4, "Rotary + Masked";
 where they give a range or one figure for both phases, both phases have the same number of epochs. Widths inside the
-feed-forward are two thirds of theirs, for a gated one has three maps in place of two. What is different: the rate
-falls along a cosine after the warm-up, theirs stays.
+feed-forward are two thirds of theirs, for a gated one has three maps in place of two. What is different: both phases
+have the batch size of the second, and the rate falls along a cosine after the warm-up, where theirs stays.
 
 References
 ----------
