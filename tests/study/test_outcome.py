@@ -139,6 +139,21 @@ def test_points_stand_where_their_values_are():
     assert by["b"][1] < by["a"][1] and by["z"][0] < by["a"][0]
 
 
+def test_names_lie_on_no_other_name():
+    points = [Point(f"pattern number {k}", 0.01 * k, 50 + 0.1 * k) for k in range(9)]
+    root = ElementTree.fromstring(picture([Plot("t", "x", (*points, Point("far", 9.0, 60.0)))]))
+    texts = [text for text in root.iter("{http://www.w3.org/2000/svg}text") if "name" in text.get("class")]
+    assert len(texts) == 10
+    spans = []
+    for text in texts:
+        width, x = 6.2 * len(text.text), float(text.get("x"))
+        spans.append(
+            (x - width, x, float(text.get("y"))) if "end" in text.get("class") else (x, x + width, float(text.get("y")))
+        )
+    for k, (start, stop, line) in enumerate(spans):
+        assert not any(abs(line - y) < 10.5 and start < b and a < stop for a, b, y in spans[k + 1 :])
+
+
 def test_progress(study):
     folder, runs = study
     waiting = [run for run in runs if run.label in ("softmax", "hypercube")]

@@ -51,6 +51,11 @@ def test_a_run_that_has_only_begun(tmp_path):
     assert (run.curves, run.environment, run.last_step, run.last_seconds) == ({}, {}, 0, 0.0)
 
 
+def test_a_run_that_stopped_early_is_finished(tmp_path):
+    folder = write_run(tmp_path, small_config(max_steps=400), steps=200, planned_steps=400)
+    assert read_run(folder).result.steps == 200
+
+
 def test_a_run_that_goes_on_to_more_steps_is_unfinished_again(tmp_path):
     folder = write_run(tmp_path, small_config(max_steps=400), steps=200)
     assert read_run(folder).result is None

@@ -15,6 +15,7 @@ from nip.study.outcome import PREDICTORS, Panel
 
 WIDTH, HEIGHT = 430, 330
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 34, 52
+SHIFTS = sorted(range(-132, 133, 11), key=abs)  # of a name that would lie on something
 ZERO = 26  # beside the axis, where points of log 0 stand
 
 STYLE = """
@@ -128,29 +129,32 @@ def _plot(plot: Plot) -> list[Element]:
         drawn.append(tag("text", "NIP 0", x=LEFT + ZERO / 2, y=bottom + 17, class_="middle"))
     drawn.append(tag("line", class_="axis", x1=LEFT, x2=end, y1=bottom, y2=bottom))
     drawn.append(tag("text", plot.x_label, x=(LEFT + end) / 2, y=HEIGHT - 12, class_="middle"))
-    taken: list[tuple[float, float, float]] = []
+    names = []
+    taken = [(across(point.x) - 6, across(point.x) + 6, up(point.y) + 4) for point in plot.points]
     for point in sorted(plot.points, key=lambda p: -p.y):
         x, y = across(point.x), up(point.y)
         if point.low is not None and point.high is not None:
             drawn.append(tag("line", class_="whisker", x1=x, x2=x, y1=up(point.low), y2=up(point.high)))
         drawn.append(tag("circle", tag("title", f"{point.name}: {point.y:.1f} %"), cx=x, cy=y, r=5))
         drawn[-1].set("class", "hollow" if point.hollow else "dot")
-        drawn.append(_name(point.name, x, y, taken))
-    return drawn
+        names.append(_name(point.name, x, y, taken))
+    return drawn + names
 
 
 def _name(name: str, x: float, y: float, taken: list[tuple[float, float, float]]) -> Element:
-    """The point's name beside it, moved down until it lies on no other."""
+    """The point's name beside it, right or left, moved up or down until it lies on no other and on no point."""
     width = 6.2 * len(name)
-    right = x + 9 + width <= WIDTH - 2
-    begin = x + 9 if right else x - 9 - width
-    line = y + 4
-    while any(abs(line - other) < 11 and begin < stop and start < begin + width for start, stop, other in taken):
-        line += 11
+    sides = [begin for begin in (x + 9, x - 9 - width) if begin > LEFT and begin + width < WIDTH - 2] or [x - 9 - width]
+    places = [(begin, y + 4 + shift) for shift in SHIFTS for begin in sides]
+    begin, line = next((place for place in places if not _meets(*place, width, taken)), places[0])
     taken.append((begin, begin + width, line))
-    return tag(
-        "text", name, x=round(x + 9 if right else x - 9, 1), y=round(line, 1), class_="name" if right else "name end"
-    )
+    right = begin > x
+    at = x + 9 if right else x - 9
+    return tag("text", name, x=round(at, 1), y=round(line, 1), class_="name" if right else "name end")
+
+
+def _meets(begin: float, line: float, width: float, taken: Sequence[tuple[float, float, float]]) -> bool:
+    return any(abs(line - other) < 11 and begin < stop and start < begin + width for start, stop, other in taken)
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
