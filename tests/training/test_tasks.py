@@ -28,9 +28,11 @@ KINDS = ["text", "retrieval", "image", "probe"]  # one of each
 def test_every_task_trains_is_tested_and_reported(task, protocol, any_data, small, tmp_path):
     config = small(task, protocol)
     result = train(config, tmp_path / "run", data=any_data(task), original_log=True)
-    test_set = open_split(task, "test", any_data(task))
+    train_set, test_set = (open_split(task, split, any_data(task)) for split in ("train", "test"))
+    kept = min(config.seq_len, config.cut or config.seq_len)  # four batches of six are all 24 examples, once
+    assert result["tokens"] == np.diff(train_set.offsets).clip(max=kept).sum()
     assert result["n_test"] == (13 if protocol == "clean" else 12)  # of 13: batches of 6
-    assert result["baselines"] == baselines(open_split(task, "train", any_data(task)), test_set)
+    assert result["baselines"] == baselines(train_set, test_set)
     assert 0 <= result["interval"][0] <= result["test_accuracy"] <= result["interval"][1] <= 1
     assert result.get("n_answers") == (6 * result["n_test"] if task == "probe" else None)
     assert all(math.isfinite(row["loss"]) for row in read_metrics(RunFolder(tmp_path / "run").metrics))
