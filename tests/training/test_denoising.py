@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from torch.testing import assert_close
 import nip
 from nip.data import TASKS, Examples, open_split, write_task
 from nip.models import build_classifier, build_denoiser
-from nip.training import RunFolder, learning, steps, train
+from nip.training import RunFolder, TrainingDivergedError, learning, steps, train
 from nip.training.checkpoints import read_tensors
 from nip.training.denoising import (
+    DENOISING,
     FOLDER,
+    _split_mix,
     held_out_examples,
     hidden_tokens,
     judge_levels,
@@ -47,33 +50,39 @@ def modern(config):
 @settings(max_examples=25, deadline=None)
 @given(share=st.sampled_from([0.1, 0.15, 0.5]), seed=st.integers(0, 10**6), step=st.integers(0, 10**6))
 def test_the_share_that_is_masked_is_a_binomial_one(share, seed, step):
-    real = np.arange(4096) < 4000
-    counts = [int(hidden_tokens(real, share, seed, step, example).sum()) for example in range(4)]
+    real = np.tile(np.arange(4096) < 4000, (4, 1))
+    counts = hidden_tokens(real, share, seed, step, np.arange(4)).sum(axis=1).tolist()
     assert abs(sum(counts) - 16000 * share) < 6 * math.sqrt(16000 * share * (1 - share))
     assert len(set(counts)) > 1
 
 
 def test_a_mask_is_a_function_of_seed_moment_and_example():
-    real = np.ones(200, bool)
+    def drawn(seed, moment, example):
+        return hidden_tokens(np.ones((1, 200), bool), 0.5, seed, moment, np.array([example])).tobytes()
 
-    def drawn(*key):
-        return hidden_tokens(real, 0.5, *key).tobytes()
-
-    np.random.seed(0)
     masks = {key: drawn(*key) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, "held-out", 0)]}
     assert len(set(masks.values())) == 5
-    np.random.rand(3)
-    assert all(drawn(*key) == mask for key, mask in masks.items())
+    together = hidden_tokens(np.ones((3, 200), bool), 0.5, 0, 0, np.array([1, 8, 0]))
+    assert together[0].tobytes() == masks[0, 0, 1] and together[2].tobytes() == masks[0, 0, 0]
+
+
+def test_the_draws_are_those_of_split_mix():
+    # the first outputs of the reference implementation with seed 1234567
+    reference = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert _split_mix(1234567, np.arange(4)).tolist() == reference
 
 
 @given(lengths=st.tuples(st.integers(1, 20), st.integers(1, 20)), padding=st.integers(0, 9), seed=st.integers(0, 99))
 def test_padding_is_never_masked_and_some_of_every_sequence_is(lengths, padding, seed):
-    real = np.arange(max(lengths) + padding) < np.array(lengths)[:, None]
-    hidden = hidden_tokens(real, 0.1, seed, 3, 5)
+    real = (np.arange(max(lengths) + padding) < np.array(lengths)[:, None])[None]  # one pair
+    hidden = hidden_tokens(real, 0.1, seed, 3, np.array([5]))
     assert not (hidden & ~real).any()
-    assert hidden.any(axis=1).all()
-    unpadded = hidden_tokens(real[:, : max(lengths)], 0.1, seed, 3, 5)
-    assert np.array_equal(unpadded, hidden[:, : max(lengths)])
+    assert hidden.any(axis=-1).all()
+    unpadded = hidden_tokens(real[..., : max(lengths)], 0.1, seed, 3, np.array([5]))
+    assert np.array_equal(unpadded, hidden[..., : max(lengths)])
+    # the two documents of a pair are the sequences 10 and 11 of the set
+    alone = hidden_tokens(real[0], 0.1, seed, 3, np.array([10, 11]))
+    assert np.array_equal(alone, hidden[0])
 
 
 @pytest.mark.parametrize("task", ["listops", "retrieval", "image"])
@@ -158,6 +167,14 @@ def test_what_is_held_out_is_not_trained_on(n, seed):
     assert len(held) == min(1024, max(1, n // 20))
 
 
+def test_batches_are_of_what_is_kept(modern, data):
+    run = SimpleNamespace(config=modern, splits={"train": open_split("listops", "train", data)})
+    seen = np.concatenate([DENOISING.batch(run, step) for step in range(380 // 8)])
+    assert len(set(seen)) == len(seen) == 376  # a pass, the last incomplete batch left out
+    assert not set(seen) & set(held_out_examples(400, modern.seed))
+    assert not np.array_equal(DENOISING.batch(run, 0), DENOISING.batch(run, 1))
+
+
 def phases(folder, comparable):
     """Everything of both phases that must come out bit for bit."""
     before = RunFolder(folder / FOLDER)
@@ -231,6 +248,13 @@ def test_it_learns_to_restore(modern, tmp_path):
     assert rows[-1]["split"] == "held-out" and rows[-1]["loss"] < 0.3 and rows[-1]["accuracy"] > 0.95
 
 
+def test_a_tiny_task_is_learnt(modern, data, tmp_path):
+    # the one digit among other tokens is the label
+    config = dataclasses.replace(modern, max_steps=120, learning_rate=5e-3, batch_size=16, eval_every=40)
+    result = train(config, tmp_path / "run", data=data)
+    assert result["test_accuracy"] > 0.9 and result["learnt"]
+
+
 @pytest.mark.parametrize("task", MASKED)
 def test_tasks_of_every_kind(task, any_data, small, tmp_path):
     config = small(task, recipe="modern", positions=40, repeats=1, cut=None, max_steps=2, gradient_checkpointing=True)
@@ -289,6 +313,20 @@ def test_stopped_between_the_phases(modern, data, tmp_path, comparable, monkeypa
     monkeypatch.undo()
     train(modern, tmp_path / "run", data=data)
     assert phases(tmp_path / "run", comparable) == phases(tmp_path / "whole", comparable)
+
+
+def test_a_loss_that_is_no_number_stops_it(modern, data, tmp_path, monkeypatch):
+    true_loss, calls = torch.nn.functional.cross_entropy, []
+
+    def poisoned(*args, **options):
+        calls.append(torch.is_grad_enabled())
+        return true_loss(*args, **options) * (math.nan if sum(calls) == 14 else 1)  # two parts a step: in step 7
+
+    monkeypatch.setattr("nip.training.steps.functional.cross_entropy", poisoned)
+    with pytest.raises(TrainingDivergedError, match=r"became nan at step 7\..*of step 4, is kept in .*pretraining\."):
+        train(modern, tmp_path / "run", data=data)
+    monkeypatch.undo()
+    assert train(modern, tmp_path / "run", data=data)["steps"] == 12
 
 
 def test_a_training_set_too_small(modern, data, tmp_path):

@@ -97,38 +97,57 @@ def denoising_config(config: RunConfig) -> RunConfig:
 
 
 def hidden_tokens(
-    real: NDArray[np.bool_], share: float, seed: int, moment: int | str, example: int
+    real: NDArray[np.bool_], share: float, seed: int, moment: int | str, examples: Indices
 ) -> NDArray[np.bool_]:
-    """Which tokens of an example are masked: each real one with probability `share`, and at least one of a sequence.
+    """Which tokens are masked: each real one with probability `share`, and at least one of every sequence.
 
     Parameters
     ----------
-    real : ndarray of bool of shape (length,), or (2, length) for pairs
+    real : ndarray of bool of shape (n, length), or (n, 2, length) for pairs
     share : float
     seed : int
     moment : int or str
         The step, or the name of an evaluation.
-    example : int
-        Its number in the training set.
+    examples : ndarray of shape (n,), int64
+        Their numbers in the training set.
 
     Returns
     -------
     hidden : ndarray of bool, of the same shape
 
+    Notes
+    -----
+    Token t of sequence s gets number ``2³² s + t`` of the SplitMix64 generator whose seed is made of `seed` and
+    `moment`, so it matters neither how sequences are padded nor which are drawn together.
+
+    References
+    ----------
+    .. [1] G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, section 3.
+
     Examples
     --------
-    >>> real = np.arange(10) < 8
-    >>> hidden_tokens(real, 0.5, 0, 7, 3).astype(int)
-    array([0, 0, 1, 0, 0, 1, 0, 0, 0, 0])
+    >>> real = np.arange(10) < np.array([[8], [4]])
+    >>> hidden_tokens(real, 0.5, 0, 7, np.array([3, 4])).astype(int)
+    array([[0, 0, 0, 0, 0, 0, 1, 1, 0, 0],
+           [0, 1, 1, 0, 0, 0, 0, 0, 0, 0]])
     """
-    hidden = np.zeros_like(real)
-    for number, (tokens, row) in enumerate(zip(np.atleast_2d(real), np.atleast_2d(hidden), strict=True)):
-        digest = hashlib.sha256(f"{seed}/mask/{moment}/{example}/{number}".encode()).digest()
-        draws = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(len(tokens))
-        row[:] = tokens & (draws < np.uint64(share * 2.0**64))
-        if tokens.any() and not row.any():
-            row[np.flatnonzero(tokens)[draws[tokens].argmin()]] = True
-    return hidden
+    tokens = real.reshape(-1, real.shape[-1])
+    width = len(tokens) // len(examples)
+    sequences = (width * examples[:, None] + np.arange(width)).reshape(-1, 1)
+    key = int.from_bytes(hashlib.sha256(f"{seed}/mask/{moment}".encode()).digest()[:8], "little")
+    draws = _split_mix(key, (sequences << 32) + np.arange(tokens.shape[1]))
+    hidden = tokens & (draws < np.uint64(share * 2.0**64))
+    bare = np.flatnonzero(tokens.any(axis=1) & ~hidden.any(axis=1))
+    hidden[bare, np.where(tokens, draws, np.uint64(2**64 - 1))[bare].argmin(axis=1)] = True
+    return hidden.reshape(real.shape)
+
+
+def _split_mix(key: int, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+    z = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def masked_parts(examples: Examples, parts: Iterable[Indices], config: RunConfig, moment: int | str) -> Iterator[Part]:
@@ -136,15 +155,7 @@ def masked_parts(examples: Examples, parts: Iterable[Indices], config: RunConfig
     assert config.mask_share is not None
     parts = list(parts)
     for indices, part in zip(parts, padded_parts(examples, parts, config), strict=True):
-        real = part.mask.numpy()
-        hidden = torch.from_numpy(
-            np.stack(
-                [
-                    hidden_tokens(tokens, config.mask_share, config.seed, moment, index)
-                    for tokens, index in zip(real, indices.tolist(), strict=True)
-                ]
-            )
-        )
+        hidden = torch.from_numpy(hidden_tokens(part.mask.numpy(), config.mask_share, config.seed, moment, indices))
         masked = part.input_ids.masked_fill(hidden, examples.task.vocab_size)
         yield Part(masked, part.mask, part.input_ids.masked_fill(~hidden, NONE))
 
