@@ -39,6 +39,7 @@ def test_it_survives_its_file(tmp_path_factory, seed, rate, steps, parameters):
         ("dropout", 1, r"'dropout' parameter of a run must be a number in \[0, 1\)"),
         ("protocol", "dirty", "'protocol' parameter of a run must be one of original, clean. Got 'dirty'"),
         ("recipe", "stew", "'recipe' parameter of a run must be one of original"),
+        ("schedule", "none", "'schedule' parameter of a run must be one of original, modern, constant"),
         ("layers", 0, "'layers' parameter of a run must be an integer of at least 1"),
         ("pretrain_steps", -1, "'pretrain_steps' parameter of a run must be an integer of at least 0"),
         ("patience", 0, "'patience' parameter of a run must be an integer of at least 1"),
@@ -111,6 +112,7 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
         "weight_decay": 0.5, "dropout": 0.5, "max_steps": 10, "eval_every": 7, "eval_steps": 7,
         "attention_dropout": 0.5, "model": "local", "parameters": {"seed": 1}, "block_size": 32, "seed": 1,
         "gradient_accumulation": 2, "precision": "bf16", "backend": "dense", "checksum": "x", "data": "x", "cut": 100,
+        "schedule": "constant",
         "layers": 3, "repeats": 1, "width": 32, "heads": 2, "head_dim": 8, "inner_width": 64,
         "pretrain_learning_rate": 0.1, "mask_share": 0.3, "ema": 0.9, "patience": 3, "gradient_checkpointing": True,
     }  # fmt: skip

@@ -3,7 +3,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nip.training.schedules import one_cycle, warm_up_and_fall
+from nip.training.schedules import SCHEDULES, one_cycle, warm_up_and_fall, warm_up_and_stay
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,3 +59,18 @@ def test_the_modern_course_equals_torch(total, warmup, peak):
         down.step()
     for step, rate in enumerate(expected):
         assert warm_up_and_fall(step, total, peak, warmup) == (pytest.approx(rate, rel=1e-6, abs=1e-12), 0.9)
+
+
+@given(total=st.integers(1, 300), warmup=st.floats(0.01, 1.0), step=st.integers(0, 299))
+def test_constant_rises_like_the_modern_schedule_and_stays(total, warmup, step):
+    step = min(step, total - 1)
+    rate, beta = warm_up_and_stay(step, total, 0.5, warmup)
+    rising = step < int(warmup * total)
+    assert rate == pytest.approx(warm_up_and_fall(step, total, 0.5, warmup)[0] if rising else 0.5)
+    assert beta == 0.9
+
+
+def test_a_run_may_name_any_schedule():
+    from nip.training.config import SCHEDULE_NAMES
+
+    assert tuple(SCHEDULES) == SCHEDULE_NAMES

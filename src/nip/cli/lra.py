@@ -46,6 +46,9 @@ def lra_command(
     batch_size: Annotated[int | None, _option("Examples a step.")] = None,
     learning_rate: Annotated[float | None, _option("The schedule's peak.")] = None,
     warmup: Annotated[float | None, _option("Share of the steps in which the rate rises.")] = None,
+    schedule: Annotated[
+        str | None, _option("Course of the rate: original, modern or constant.", default="the recipe's")
+    ] = None,
     weight_decay: Annotated[float | None, _option("Of AdamW.")] = None,
     dropout: Annotated[float | None, _option("Share of activations dropped.")] = None,
     attention_dropout: Annotated[float | None, _option("Share of attention's weights dropped.")] = None,
@@ -97,6 +100,7 @@ def lra_command(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "warmup": warmup,
+        "schedule": schedule,
         "weight_decay": weight_decay,
         "dropout": dropout,
         "attention_dropout": attention_dropout,

@@ -15,6 +15,7 @@ from nip.graphs.pattern import check_int
 PROTOCOLS = ("original", "clean")
 PRECISIONS = ("fp32", "bf16")
 RECIPE_NAMES = ("original", "modern")
+SCHEDULE_NAMES = (*RECIPE_NAMES, "constant")
 
 _INTEGERS = {
     "seed": 0,
@@ -38,12 +39,12 @@ _INTEGERS = {
 }
 _SHARES = ("mask_share", "ema")  # above 0 and below 1
 _OPTIONAL = (
-    *("eval_steps", "gradient_accumulation", "precision", "graph", "cut", "checksum", "data"),
+    *("eval_steps", "gradient_accumulation", "precision", "graph", "cut", "schedule", "checksum", "data"),
     *("pretrain_learning_rate", "patience", *_SHARES),
 )
 # What older files do not say: there was nothing but the defaults.
 _LATER = (
-    *("recipe", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width"),
+    *("recipe", "schedule", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width"),
     *("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing"),
 )
 # Nothing that a command says, but what a run found: a configuration that is used again finds it anew.
@@ -98,6 +99,8 @@ class RunConfig:
         The backend of `nip.attend`.
     recipe : {"original", "modern"}
         Where the other settings come from; it also decides the kind of model and of schedule.
+    schedule : {"original", "modern", "constant"} or None
+        The course of the learning rate, see `nip.training.schedules`. None: that of the recipe.
     cut : int or None
         Tokens kept of a sequence before it is padded to `seq_len`, where that is fewer.
     layers, repeats : int, default=2
@@ -144,6 +147,7 @@ class RunConfig:
     precision: str | None = None
     backend: str = "auto"
     recipe: str = "original"
+    schedule: str | None = None
     cut: int | None = None
     layers: int = 2
     repeats: int = 2
@@ -183,6 +187,8 @@ class RunConfig:
                 raise _wrong(name, "text", value)
         _check_choice("protocol", self.protocol, PROTOCOLS)
         _check_choice("recipe", self.recipe, RECIPE_NAMES)
+        if self.schedule is not None:
+            _check_choice("schedule", self.schedule, SCHEDULE_NAMES)
         if self.recipe == "modern":
             if self.protocol != "clean":
                 raise ValueError("The modern recipe goes with the clean protocol only.")

@@ -53,7 +53,7 @@ def learn(run: Run, phase: Phase = TRAINING, *, original_log: bool = False) -> N
     main = run.accelerator.is_main_process
     metrics = Metrics(run.folder.metrics, progress.metrics_bytes) if main else None
     first_step, started, last_checkpoint = progress.step, run.tick(), run.tick()
-    schedule = SCHEDULES[config.recipe]
+    schedule = SCHEDULES[config.schedule or config.recipe]
     if config.ema is not None and not run.average:
         run.average = {name: weight.clone() for name, weight in run.bare_model.state_dict().items()}
     try:

@@ -173,7 +173,10 @@ def brown_pairs() -> RunConfig:
 
 
 def probe() -> RunConfig:
-    """The probe: 1,000 steps of 16 sequences of 512 tokens in 64 blocks, two untied layers, 4 heads × 16."""
+    """The probe: 1,000 steps of 16 sequences of 512 tokens in 64 blocks, two untied layers, 4 heads × 16.
+
+    The rate stays at its peak, for learning sets in late and at a moment that differs by seed.
+    """
     length = TASKS["probe"].max_length
     return RunConfig(
         task="probe",
@@ -188,6 +191,7 @@ def probe() -> RunConfig:
         max_steps=1000,
         eval_every=100,
         eval_steps=32,
+        schedule="constant",
         repeats=1,
         head_dim=16,
         protocol="original",

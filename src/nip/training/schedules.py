@@ -65,9 +65,20 @@ def warm_up_and_fall(step: int, total: int, peak: float, warmup: float) -> tuple
     return _cosine(peak, 0.0, (step - rising) / (total - rising)), BETA
 
 
+def warm_up_and_stay(step: int, total: int, peak: float, warmup: float) -> tuple[float, float]:
+    """Learning rate and first beta of the step of that number: as `warm_up_and_fall`, but the rate stays at the peak.
+
+    Examples
+    --------
+    >>> [round(warm_up_and_stay(step, 6, 1.0, 0.34)[0], 4) for step in range(6)]
+    [0.3333, 0.6667, 1.0, 1.0, 1.0, 1.0]
+    """
+    return peak * min(1.0, (step + 1) / (math.floor(warmup * total) + 1)), BETA
+
+
 Schedule = Callable[[int, int, float, float], tuple[float, float]]
-SCHEDULES: dict[str, Schedule] = {"original": one_cycle, "modern": warm_up_and_fall}
-"""By the name of the recipe."""
+SCHEDULES: dict[str, Schedule] = {"original": one_cycle, "modern": warm_up_and_fall, "constant": warm_up_and_stay}
+"""By the name that a configuration gives, or that of its recipe."""
 
 
 def _cosine(start: float, end: float, share: float) -> float:
