@@ -115,8 +115,6 @@ def reach(pattern: Pattern, steps: int, block_size: int = 1) -> Reach:
     total = n * b * (n * b - 1) // (2 if pattern.causal else 1)
     if not total:
         return Reach(int(steps), None, None, even / n)
-    if reached < total:
-        least = 0.0
     return Reach(int(steps), reached / total, math.log10(least) if least > 0 else -math.inf, even / n)
 
 

@@ -110,7 +110,7 @@ def correlation(
     --------
     >>> found = correlation([1, 2, 3, 4, 5], [1.1, 1.9, 3.2, 3.9, 5.1])
     >>> round(found.r, 4), found.n, round(found.p, 4)
-    (0.9971, 5, 0.0167)
+    (0.9964, 5, 0.0167)
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     z = None if given is None else np.asarray(given, dtype=np.float64)
