@@ -60,7 +60,7 @@ _gather: Run = torch.compiler.disable(attend_gather)  # type: ignore[no-untyped-
 
 BACKENDS: dict[str, Implementation] = {
     "native": Implementation(
-        native.attend_native, "compiled kernel for a CPU, float32 and less", native.missing, native.refuses, native.build
+        native.attend_native, "compiled kernel for a CPU, up to float32", native.missing, native.refuses, native.build
     ),
     "flex": Implementation(
         flex.attend_flex, "torch's FlexAttention, tiles of 128 tokens", flex.missing, flex.refuses, flex.build
