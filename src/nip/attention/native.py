@@ -135,7 +135,8 @@ def attend_native(
     Time O(attended blocks · b² · head_dim). Memory beside inputs and results: O(attended blocks), some KiB for each
     thread, and a copy of rows that are far longer than the others. A last dimension that is not contiguous is copied,
     and so is everything if head_dim is no multiple of 16. bfloat16 is multiplied as it is where the build "avx512bf16"
-    runs, and sums are float32; elsewhere, as float16 everywhere, it is computed in float32.
+    runs, and sums are float32 (each thread keeps the gradient of its head's queries so, too); elsewhere, as float16
+    everywhere, it is computed in float32.
     """
     indptr, indices = _tables(layout)
     masks = options.key_padding_mask, options.segment_ids
