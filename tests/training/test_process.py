@@ -57,7 +57,7 @@ def test_commands_ask_for_it_before_torch_is_there(command):
     code = (
         "import sys\n"
         "from nip.training import process\n"
-        "process.spin_briefly = lambda: sys.exit(7 if 'torch' not in sys.modules else 1)\n"
+        "process.spin_briefly = lambda *_: sys.exit(7 if 'torch' not in sys.modules else 1)\n"
         "from nip.cli import main\n"
         f"main({command})"
     )
