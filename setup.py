@@ -3,6 +3,7 @@
 Without a C++ compiler the installation succeeds all the same, and `nip doctor` says what to type for the kernel.
 """
 
+import copy
 import platform
 import re
 import sys
@@ -25,6 +26,12 @@ if re.fullmatch("x86_64|amd64", platform.machine().lower()):
 
 class BuildKernel(build_ext):
     """The builds are plain libraries that ctypes opens: no Python functions to export."""
+
+    def build_extension(self, ext):
+        """Compile into a folder of its own: all builds have one source, and are made at the same time."""
+        own = copy.copy(self)
+        own.build_temp = str(Path(self.build_temp) / ext.name)
+        build_ext.build_extension(own, ext)
 
     def get_export_symbols(self, ext):
         """Leave the visible functions to the source."""
