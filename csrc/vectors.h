@@ -62,35 +62,38 @@ NIP_INLINE float total(vf x) {
     return *parts;
 }
 
-// 2^x to a unit in the last place for x in [-126, 127]; 0 below, and NaN stays NaN. Coefficients: Cephes, exp2f.
-NIP_INLINE vf exp2(vf x) {
+// 2^x for x in [-126, 127], by polynomial(f) for 2^f with f in [-1/2, 1/2]; 0 below, and NaN stays NaN.
+template <class Polynomial>
+NIP_INLINE vf power_of_two(vf x, const Polynomial& polynomial) {
     const vf least = splat(-126.0f), magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     const vf clamped = larger(least, x);
     const vf shifted = clamped + magic;
-    const vf f = clamped - (shifted - magic);
-    vf p = splat(1.535336188319500e-4f);
-    p = p * f + 1.339887440266574e-3f;
-    p = p * f + 9.618437357674640e-3f;
-    p = p * f + 5.550332471162809e-2f;
-    p = p * f + 2.402264791363012e-1f;
-    p = p * f + 6.931472028550421e-1f;
-    p = p * f + 1.0f;
+    const vf p = polynomial(clamped - (shifted - magic));
     const vf scaled = (vf)((vu)p + ((vu)shifted << 23));
     return x < least ? vf{} : scaled;
 }
 
-// 2^x to 8e-5 of itself, a twenty-fifth of what rounding it to bfloat16 may change. Minimax coefficients on [-1/2, 1/2].
+// To a unit in the last place. Coefficients: Cephes, exp2f.
+NIP_INLINE vf exp2(vf x) {
+    return power_of_two(x, [](vf f) __attribute__((always_inline)) {
+        vf p = splat(1.535336188319500e-4f);
+        p = p * f + 1.339887440266574e-3f;
+        p = p * f + 9.618437357674640e-3f;
+        p = p * f + 5.550332471162809e-2f;
+        p = p * f + 2.402264791363012e-1f;
+        p = p * f + 6.931472028550421e-1f;
+        return p * f + 1.0f;
+    });
+}
+
+// To 8e-5 of itself, a twenty-fifth of what rounding it to bfloat16 may change. Minimax coefficients.
 NIP_INLINE vf exp2_rough(vf x) {
-    const vf least = splat(-126.0f), magic = splat(12582912.0f);
-    const vf clamped = larger(least, x);
-    const vf shifted = clamped + magic;
-    const vf f = clamped - (shifted - magic);
-    vf p = splat(5.517167e-2f);
-    p = p * f + 2.4261112e-1f;
-    p = p * f + 6.9326099e-1f;
-    p = p * f + 9.9992807e-1f;
-    const vf scaled = (vf)((vu)p + ((vu)shifted << 23));
-    return x < least ? vf{} : scaled;
+    return power_of_two(x, [](vf f) __attribute__((always_inline)) {
+        vf p = splat(5.517167e-2f);
+        p = p * f + 2.4261112e-1f;
+        p = p * f + 6.9326099e-1f;
+        return p * f + 9.9992807e-1f;
+    });
 }
 
 // Dropout from a counter: the fate of a pair of tokens is a hash of the call's seed, the query and the key, so that forward
