@@ -1,0 +1,1 @@
+"""Finetuning Hugging Face models that attend over a pattern."""
