@@ -42,6 +42,8 @@ class Task:
         The name of every label, where they have one.
     targets : bool, default=False
         Whether tokens have labels of their own: see `nip.data.Examples`.
+    parts : tuple of tuple of int, default=()
+        The symbols that every token id is made of, where ids have symbols in common; symbols count from 0.
 
     Raises
     ------
@@ -60,6 +62,7 @@ class Task:
     shape: tuple[int, int] | None = None
     classes: tuple[str, ...] = ()
     targets: bool = False
+    parts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         named = self.kind in ("expression", "symbols")
@@ -68,6 +71,7 @@ class Task:
             "a shape": (self.shape is not None) == (self.kind == "pixels"),
             "as many tokens as pixels": self.shape is None or self.shape[0] * self.shape[1] == self.max_length,
             "a vocabulary that holds its ids": self.ids.stop <= self.vocab_size,
+            "the parts of every token id or of none": len(self.parts) in (0, self.vocab_size),
             "a name for every class or none": len(self.classes) in (0, self.n_classes),
         }
         for need, fulfilled in fits.items():
@@ -109,6 +113,14 @@ _PROBE = (
     *("", "."),
     *(f"?{key}" for key in range(PROBE_KEYS)),
     *(f"{key}={value}" for key in range(PROBE_KEYS) for value in range(PROBE_VALUES)),
+)
+
+# padding, nothing, a query, a pair; then the keys, which a query has in common with its pair; then the values
+_KEY, _VALUE = 4, 4 + PROBE_KEYS
+_PROBE_PARTS = (
+    *((0,), (1,)),
+    *((2, _KEY + key) for key in range(PROBE_KEYS)),
+    *((3, _KEY + key, _VALUE + value) for key in range(PROBE_KEYS) for value in range(PROBE_VALUES)),
 )
 
 _FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -225,6 +237,7 @@ TASKS: dict[str, Task] = _by_name(
         tokens=_PROBE,
         classes=tuple(str(value) for value in range(PROBE_VALUES)),
         targets=True,
+        parts=_PROBE_PARTS,
     ),
 )
 

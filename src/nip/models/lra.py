@@ -57,6 +57,13 @@ class EncoderConfig:
         There is one more token id, `vocab_size`, which stands for a masked token.
     gradient_checkpointing : bool, default=False
         Keep each layer's input only and compute the layer again for its gradients: less memory, same numbers.
+    head_width : int or None, default=128
+        Width of the head's hidden layer; None: the head is one linear map.
+    token_std : float, default=0.02
+        Standard deviation of the first token embeddings.
+    parts : tuple of tuple of int, default=()
+        The symbols that a token id is made of, for every id: its embedding is the sum of theirs. By default every id
+        has an embedding of its own.
     """
 
     vocab_size: int
@@ -68,7 +75,7 @@ class EncoderConfig:
     heads: int = 4
     head_dim: int = 32
     inner_width: int = 128
-    head_width: int = 128
+    head_width: int | None = 128
     layers: int = 2
     repeats: int = 2
     dropout: float = 0.1
@@ -81,11 +88,18 @@ class EncoderConfig:
     gated: bool = False
     masked: bool = False
     gradient_checkpointing: bool = False
+    token_std: float = 0.02
+    parts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = "vocab_size n_classes length positions block_size width heads head_dim inner_width head_width layers"
-        for name in f"{sizes} repeats".split():
+        sizes = "vocab_size n_classes length positions block_size width heads head_dim inner_width layers repeats"
+        for name in (*sizes.split(), *(["head_width"] if self.head_width is not None else [])):
             check_int(name, getattr(self, name), "EncoderConfig", minimum=1)
+        if self.parts and len(self.parts) != self.vocab_size:
+            raise ValueError(
+                f"The 'parts' parameter of EncoderConfig must have an entry for each of the {self.vocab_size} token "
+                f"ids. Got {len(self.parts)} instead."
+            )
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:
@@ -98,6 +112,32 @@ class EncoderConfig:
             raise ValueError(
                 f"A sequence of {self.length} tokens is longer than the position table of {self.positions} rows."
             )
+
+
+class Tokens(nn.Embedding):
+    """The embedding of token ids, of which each is one row of the table or, with `parts`, the sum of some.
+
+    What stands for a masked token, the id after all others, has a row of its own in any case.
+    """
+
+    sums: Tensor | None
+
+    def __init__(self, config: EncoderConfig) -> None:
+        parts = config.parts
+        symbols = 1 + max(symbol for each in parts for symbol in each) if parts else config.vocab_size
+        super().__init__(symbols + config.masked, config.width)
+        self.std = config.token_std
+        sums = None
+        if parts:
+            sums = torch.zeros(config.vocab_size + config.masked, symbols + config.masked)
+            for token, each in enumerate([*parts, *([(symbols,)] if config.masked else [])]):
+                sums[token, list(each)] = 1.0
+        self.register_buffer("sums", sums, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Token ids of any shape to vectors (…, width)."""
+        table = self.weight if self.sums is None else self.sums @ self.weight
+        return functional.embedding(input, table)
 
 
 class Layer(nn.Module):
@@ -175,7 +215,7 @@ class Encoder(nn.Module):
         self.pattern = pattern
         self.backend = backend
         self._corners = {pattern.n: pattern}
-        self.tokens = nn.Embedding(config.vocab_size + config.masked, config.width)
+        self.tokens = Tokens(config)
         if not config.rotary:
             self.positions = nn.Embedding(config.positions, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
@@ -219,8 +259,9 @@ class Classifier(Encoder):
 
     def __init__(self, config: EncoderConfig, pattern: Pattern, *, backend: str = "auto") -> None:
         super().__init__(config, pattern, backend=backend)
-        self.hidden = nn.Linear(config.width * (4 if config.pair else 1), config.head_width)
-        self.output = nn.Linear(config.head_width, config.n_classes)
+        width = config.width * (4 if config.pair else 1)
+        self.hidden = nn.Linear(width, config.head_width) if config.head_width else None
+        self.output = nn.Linear(config.head_width or width, config.n_classes)
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores (batch, n_classes) of documents or of pairs of documents, or (batch, length, n_classes) of tokens.
@@ -246,7 +287,9 @@ class Classifier(Encoder):
             answered = torch.cat([one, other, one * other, one - other], dim=-1)
         else:
             answered = self.encode(input_ids, mask)
-        scores: Tensor = self.output(functional.relu(self.hidden(answered)))
+        if self.hidden is not None:
+            answered = functional.relu(self.hidden(answered))
+        scores: Tensor = self.output(answered)
         return scores
 
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -279,7 +322,8 @@ def draw_weights(model: nn.Module, seed: int) -> None:
     """Draw every weight anew from a generator of its own, made of `seed` and the weight's name.
 
     So the first weights depend neither on the order of drawing nor on the global generator. Embeddings are normal with
-    standard deviation 0.02; a linear map of fan-in f is uniform in ±1/√f, bias included, as is torch's habit.
+    standard deviation 0.02, those of tokens with the one that the configuration names; a linear map of fan-in f is
+    uniform in ±1/√f, bias included, as is torch's habit.
     """
     with torch.no_grad():
         for module_name, module in model.named_modules():
@@ -287,7 +331,8 @@ def draw_weights(model: nn.Module, seed: int) -> None:
                 digest = hashlib.sha256(f"{seed}/{module_name}.{name}".encode()).digest()
                 generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
                 if isinstance(module, nn.Embedding):
-                    weight.normal_(0, 0.02, generator=generator)
+                    std = module.std if isinstance(module, Tokens) else 0.02
+                    weight.normal_(0, std, generator=generator)
                 elif isinstance(module, nn.Linear):
                     bound = module.in_features**-0.5
                     weight.uniform_(-bound, bound, generator=generator)

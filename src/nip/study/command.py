@@ -12,7 +12,7 @@ from nip.training.recipes import BY_NAME, recipe
 
 FROM_FILE = "nip lra --config config.json"
 SAID_FIRST = ("model", "graph", "parameters", "task", "seed", "protocol", "recipe")
-WITHOUT_OPTION = ("width", "heads", "head_dim", "inner_width")
+WITHOUT_OPTION = ("width", "heads", "head_dim", "inner_width", "head_width", "token_std", "beta2")
 
 
 def reproduction_command(run: Run) -> str:

@@ -36,16 +36,18 @@ _INTEGERS = {
     "inner_width": 1,
     "pretrain_steps": 0,
     "patience": 1,
+    "head_width": 1,
 }
 _SHARES = ("mask_share", "ema")  # above 0 and below 1
 _OPTIONAL = (
     *("eval_steps", "gradient_accumulation", "precision", "graph", "cut", "schedule", "checksum", "data"),
-    *("pretrain_learning_rate", "patience", *_SHARES),
+    *("pretrain_learning_rate", "patience", "head_width", *_SHARES),
 )
 # What older files do not say: there was nothing but the defaults.
 _LATER = (
     *("recipe", "schedule", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width"),
     *("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing"),
+    *("head_width", "token_std", "beta2"),
 )
 # Nothing that a command says, but what a run found: a configuration that is used again finds it anew.
 FOUND = ("checksum", "data")
@@ -71,6 +73,8 @@ class RunConfig:
         Share of the steps in which the learning rate rises, in (0, 1].
     weight_decay : float
         Of AdamW, on every weight.
+    beta2 : float, default=0.98
+        Of AdamW: what its average of squared gradients keeps of itself in a step.
     dropout, attention_dropout : float
         Shares in [0, 1).
     max_steps : int
@@ -108,6 +112,10 @@ class RunConfig:
         acts ``layers * repeats`` times.
     width, heads, head_dim, inner_width : int
         The encoder's sizes; the defaults are those of the NIP paper's runs.
+    head_width : int or None, default=128
+        Width of the hidden layer of the classifier's head; None: the head is one linear map.
+    token_std : float, default=0.02
+        Standard deviation of the first token embeddings.
     pretrain_steps : int, default=0
         Steps of denoising the task's own training set before the training on labels.
     pretrain_learning_rate : float or None
@@ -155,6 +163,9 @@ class RunConfig:
     heads: int = 4
     head_dim: int = 32
     inner_width: int = 128
+    head_width: int | None = 128
+    beta2: float = 0.98
+    token_std: float = 0.02
     pretrain_steps: int = 0
     pretrain_learning_rate: float | None = None
     mask_share: float | None = None
@@ -170,8 +181,10 @@ class RunConfig:
             if value is not None or name not in _OPTIONAL:
                 check_int(name, value, "a run", minimum=minimum)
         _check_number("learning_rate", self.learning_rate, "above 0", lambda x: x > 0)
+        _check_number("token_std", self.token_std, "above 0", lambda x: x > 0)
         _check_number("warmup", self.warmup, "in (0, 1]", lambda x: 0 < x <= 1)
         _check_number("weight_decay", self.weight_decay, "at least 0", lambda x: x >= 0)
+        _check_number("beta2", self.beta2, "in (0, 1)", lambda x: 0 < x < 1)
         for name in ("dropout", "attention_dropout"):
             _check_number(name, getattr(self, name), "in [0, 1)", lambda x: 0 <= x < 1)
         if self.pretrain_learning_rate is not None:

@@ -175,7 +175,8 @@ def brown_pairs() -> RunConfig:
 def probe() -> RunConfig:
     """The probe: 1,000 steps of 16 sequences of 512 tokens in 64 blocks, two untied layers, 4 heads × 16.
 
-    The rate stays at its peak, for learning sets in late and at a moment that differs by seed.
+    The rate stays at its peak, for learning sets in late and at a moment that differs by seed. It sets in at all only
+    where a pair and its query share their key's embedding (`nip.data.Task.parts`), and with these first embeddings.
     """
     length = TASKS["probe"].max_length
     return RunConfig(
@@ -194,6 +195,9 @@ def probe() -> RunConfig:
         schedule="constant",
         repeats=1,
         head_dim=16,
+        head_width=None,
+        beta2=0.999,
+        token_std=0.3,
         protocol="original",
     )
 

@@ -99,7 +99,7 @@ def ready(
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
-        betas=(0.9, 0.98),
+        betas=(0.9, config.beta2),
         eps=1e-6,
         weight_decay=config.weight_decay,
         fused=accelerator.device.type in ("cpu", "cuda"),
@@ -138,6 +138,9 @@ def encoder_config(config: RunConfig) -> EncoderConfig:
         gated=modern,
         masked=modern,
         gradient_checkpointing=config.gradient_checkpointing,
+        head_width=config.head_width,
+        token_std=config.token_std,
+        parts=task.parts,
     )
 
 
