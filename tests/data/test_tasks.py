@@ -45,12 +45,26 @@ def test_the_other_tasks_are_as_in_the_original():
         ({"shape": None}, "a shape"),
         ({"tokens": ("", "a")}, "a name for every token id"),
         ({"vocab_size": 255}, "a vocabulary that holds its ids"),
+        ({"parts": ((0,), (1,))}, "the parts of every token id or of none"),
         ({"classes": ("cat",)}, "a name for every class or none"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, need):
     with pytest.raises(ValueError, match=f"needs {need}"):
         dataclasses.replace(TASKS["image"], **change)
+
+
+def test_ids_of_the_probe_share_the_parts_that_their_names_share():
+    probe = TASKS["probe"]
+    parts = dict(zip(probe.tokens, map(set, probe.parts), strict=True))
+    assert len({frozenset(each) for each in parts.values()}) == len(parts) == probe.vocab_size
+    (key,) = parts["?3"] & parts["3=5"]
+    (value,) = parts["3=5"] & parts["11=5"] - (parts["3=5"] & parts["11=6"])
+    for name, each in parts.items():
+        asked, is_pair, given = name.removeprefix("?").partition("=")
+        assert (key in each) == (asked == "3")
+        assert (value in each) == (given == "5")
+        assert len(each) == (3 if is_pair else 2 if name.startswith("?") else 1)
 
 
 @pytest.mark.parametrize(("length", "padded"), [(1, 1), (2, 2), (3, 4), (1024, 1024), (1025, 2048), (4000, 4096)])

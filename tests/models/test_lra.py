@@ -131,6 +131,28 @@ def test_first_weights_depend_on_the_seed_alone():
         assert torch.equal(weight, larger.get_parameter(name)), name
 
 
+def test_an_id_of_parts_is_embedded_as_their_sum_and_a_masked_one_by_itself():
+    parts = ((0,), (1,), (2, 4), (3, 4, 5))
+    config = dataclasses.replace(CONFIG, vocab_size=4, parts=parts, masked=True, token_std=0.5)
+    tokens = build_classifier(config, nip.pattern("hypercube", 5), seed=0).tokens
+    table = tokens.weight.detach()
+    assert table.shape == (7, 64) and table.std().item() == pytest.approx(0.5, rel=0.1)
+    found = tokens(torch.tensor([[3, 0], [2, 4]]))
+    expected = torch.stack([table[3] + table[4] + table[5], table[0], table[2] + table[4], table[6]])
+    assert_close(found.flatten(0, 1), expected)
+    found[0, 0].sum().backward()
+    assert tokens.weight.grad.any(1).tolist() == [False, False, False, True, True, True, False]
+    with pytest.raises(ValueError, match="'parts' parameter of EncoderConfig must have an entry for each of the 12"):
+        dataclasses.replace(CONFIG, parts=parts)
+
+
+def test_a_head_without_a_hidden_layer_is_one_linear_map():
+    model = build_classifier(dataclasses.replace(CONFIG, head_width=None), nip.pattern("hypercube", 5), seed=0).eval()
+    input_ids = sample([40, 20], 40)
+    assert_close(model(input_ids), model.output(model.encode(input_ids, input_ids != 0)))
+    assert model.output.weight.shape == (3, 64) and not any("hidden" in name for name in model.state_dict())
+
+
 def test_first_weights_are_distributed_as_the_recipe_says():
     config = EncoderConfig(vocab_size=1000, n_classes=10, length=16, positions=1024)
     model = build_classifier(config, nip.pattern("softmax", 1), seed=0)

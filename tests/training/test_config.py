@@ -47,6 +47,9 @@ def test_it_survives_its_file(tmp_path_factory, seed, rate, steps, parameters):
         ("mask_share", 0.0, r"'mask_share' parameter of a run must be a number in \(0, 1\)"),
         ("pretrain_learning_rate", -1, "'pretrain_learning_rate' parameter of a run must be a number above 0"),
         ("gradient_checkpointing", 1, "'gradient_checkpointing' parameter of a run must be true or false"),
+        ("head_width", 0, "'head_width' parameter of a run must be an integer of at least 1"),
+        ("token_std", 0, "'token_std' parameter of a run must be a number above 0"),
+        ("beta2", 1, r"'beta2' parameter of a run must be a number in \(0, 1\)"),
         ("cut", 0, "'cut' parameter of a run must be an integer of at least 1"),
         ("precision", "fp8", "'precision' parameter of a run must be one of fp32, bf16"),
         ("model", 3, "'model' parameter of a run must be text"),
@@ -115,6 +118,7 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
         "schedule": "constant",
         "layers": 3, "repeats": 1, "width": 32, "heads": 2, "head_dim": 8, "inner_width": 64,
         "pretrain_learning_rate": 0.1, "mask_share": 0.3, "ema": 0.9, "patience": 3, "gradient_checkpointing": True,
+        "head_width": None, "token_std": 0.5, "beta2": 0.999,
     }  # fmt: skip
     derived = {"graph", "protocol", "recipe", "pretrain_steps"}
     assert set(others) | derived == {field.name for field in dataclasses.fields(RunConfig)}
