@@ -1,0 +1,169 @@
+"""Questions with contexts and answers: SQuAD's files of either version, and rows of JSON, CSV or Parquet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("id", "question", "context", "answers")
+
+
+def read_squad(path: Path, *, with_negative: bool, need_answers: bool = True) -> Any:
+    """A file of questions as a `datasets.Dataset` with the columns ``id``, ``question``, ``context``, ``answers``.
+
+    Parameters
+    ----------
+    path : Path
+        SQuAD's own JSON (articles, paragraphs, questions); or rows in JSON, JSON lines, CSV or Parquet. In a CSV
+        ``answers`` holds JSON.
+    with_negative : bool
+        Whether a question may have no answer.
+    need_answers : bool, default=True
+        Otherwise questions without any answers are welcome, as in a test set.
+
+    Returns
+    -------
+    datasets.Dataset
+        ``answers`` is ``{"text": [...], "answer_start": [...]}``.
+
+    Raises
+    ------
+    ValueError
+        If columns are missing, an id occurs twice, an answer does not stand in its context where it is said to, or a
+        question has none although each must.
+    OSError
+        If there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    read = _official(path) if path.suffix == ".json" and _articles(path) else _rows(path)
+    return check(read, str(path), with_negative=with_negative, need=need_answers)
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds; None if it is none, such as one of JSON lines."""
+    try:
+        return json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+    except json.JSONDecodeError:
+        return None
+
+
+def _articles(path: Path) -> Any:
+    """The articles of a file in SQuAD's own form; None of any other."""
+    read = _json(path)
+    articles = read.get("data") if isinstance(read, dict) else None
+    is_official = isinstance(articles, list) and articles and isinstance(articles[0], dict)
+    return articles if is_official and "paragraphs" in articles[0] else None
+
+
+def _official(path: Path) -> Any:
+    import datasets
+
+    text = datasets.Value("string")
+    answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
+    features = datasets.Features({"id": text, "question": text, "context": text, "answers": answers})
+    # stored as Arrow once; the digest makes another set of a file that has changed
+    source = {"path": str(path), "digest": hashlib.sha256(path.read_bytes()).hexdigest()}
+    try:
+        return datasets.Dataset.from_generator(_questions, features=features, gen_kwargs=source)
+    except ValueError as error:  # what datasets says of a set without rows
+        raise ValueError(f"{path} holds no questions.") from error
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, KeyError | TypeError):
+            raise ValueError(f"{path} begins in SQuAD's form but does not keep to it: {error.__cause__}.") from error
+        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+
+
+def _questions(path: str, digest: str) -> Iterator[dict[str, Any]]:
+    for article in _articles(Path(path)):
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                answers = [] if question.get("is_impossible") else question.get("answers", [])
+                yield {
+                    "id": str(question["id"]),
+                    "question": question["question"],
+                    "context": paragraph["context"],
+                    "answers": {
+                        "text": [answer["text"] for answer in answers],
+                        "answer_start": [answer["answer_start"] for answer in answers],
+                    },
+                }
+
+
+def _rows(path: Path) -> Any:
+    import datasets
+
+    kind = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}.get(path.suffix)
+    if kind is None:
+        raise ValueError(f"{path} must end in .json, .jsonl, .csv or .parquet.")
+    options = {"field": "data"} if path.suffix == ".json" and isinstance(_json(path), dict) else {}
+    try:
+        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as rows of {kind.upper()}: {error.__cause__ or error}") from error
+
+
+def check(data: Any, source: str, *, with_negative: bool, need: bool = True) -> Any:
+    """The four columns of a set of questions, once each was found to be in order; raises as `read_squad`."""
+    missing = [name for name in COLUMNS if name not in data.column_names and (need or name != "answers")]
+    if missing:
+        raise ValueError(
+            f"{source} has no column {' and no '.join(map(repr, missing))}. It needs {', '.join(COLUMNS)}; "
+            f"it has {', '.join(data.column_names)}."
+        )
+    data = data.select_columns([name for name in COLUMNS if name in data.column_names])
+    if "answers" not in data.column_names:
+        data = data.map(lambda row: {"answers": {"text": [], "answer_start": []}})
+    if data.num_rows and any(isinstance(value, str) for value in data[:1]["answers"]):
+        data = data.map(_parsed)
+    if data.features["id"].dtype != "string":
+        import datasets
+
+        data = data.cast_column("id", datasets.Value("string"))
+    seen: set[str] = set()
+    for row in data:
+        _check_row(row, source, with_negative, need)
+        if row["id"] in seen:
+            raise ValueError(f"{source} has two questions with the id {row['id']!r}.")
+        seen.add(row["id"])
+    if not seen:
+        raise ValueError(f"{source} holds no questions.")
+    return data
+
+
+def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"answers": json.loads(row["answers"])}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The answers of question {row['id']!r} are not JSON: {error}") from error
+
+
+def _check_row(row: Mapping[str, Any], source: str, with_negative: bool, need: bool) -> None:
+    name, answers = row["id"], row["answers"]
+    for column in ("question", "context"):
+        if not isinstance(row[column], str):
+            raise ValueError(f"{source}: question {name!r} has no {column}.")
+    if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= set(answers):
+        raise ValueError(f'{source}: the answers of question {name!r} must be {{"text": […], "answer_start": […]}}.')
+    texts, starts = answers["text"], answers["answer_start"]
+    if len(texts) != len(starts):
+        raise ValueError(f"{source}: question {name!r} has {len(texts)} answers and {len(starts)} places of them.")
+    if need and not texts and not with_negative:
+        raise ValueError(f"{source}: question {name!r} has no answer. If that is meant, add --version_2_with_negative.")
+    for text, start in zip(texts, starts, strict=True):
+        found = row["context"][start : start + len(text)] if start >= 0 else ""
+        if not text or found != text:
+            raise ValueError(
+                f"{source}: the answer {text!r} of question {name!r} does not stand at character {start} of its "
+                f"context, which has {len(row['context'])} characters and {found!r} there."
+            )
+
+
+def references(data: Any) -> dict[str, list[str]]:
+    """The right answers by question id, as `nip.finetuning.qa_score` reads them."""
+    return {row["id"]: list(row["answers"]["text"]) for row in data}
