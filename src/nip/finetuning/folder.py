@@ -1,0 +1,211 @@
+"""The output folder of a finetuning run: whose it is, where the run goes on, and what is left of an older one.
+
+It is a model's folder, which `transformers` and `nip.from_pretrained` read, and a run's folder beside it:
+
+=====================  ================================================================================================
+``config.json``        the model's configuration, with weights and tokenizer beside it, once training has ended
+``run.json``           the command, what decides its numbers, the graph; where training has ended also what came of it
+``environment.json``   versions, processor, threads, device at the last start
+``metrics.jsonl``      one line a step and an evaluation
+``checkpoint-N/``      from which the run goes on: the Trainer's own
+``result.json``        there once the run is finished
+``curves.svg``         loss and the metric that counts, by step
+``run.log``            what was said
+=====================  ================================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nip.training.runs import RunFolder, write_json
+
+RUN_FILE = "run.json"
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+STATE_FILE = "trainer_state.json"
+OUTCOMES = ("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", "all_results.json", RUN_FILE)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An output folder that this run may write to.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    there : mapping or None
+        What ``run.json`` says of the run that is there and has the same settings.
+    replace : bool
+        Whether the run that is there is to be replaced: deleted once the new one is sure to begin.
+    """
+
+    folder: RunFolder
+    there: Mapping[str, Any] | None
+    replace: bool
+
+    @property
+    def trained(self) -> Mapping[str, Any] | None:
+        """What training came to, where it has ended already."""
+        if self.there is None or self.replace:
+            return None
+        trained: Mapping[str, Any] | None = self.there.get("trained")
+        return trained
+
+    def checkpoint(self, processes: int) -> Path | None:
+        """The latest complete checkpoint of the run that is there."""
+        if self.there is None or self.replace:
+            return None
+        return last_checkpoint(self.folder.path, processes)
+
+
+def output_folder(path: str | Path) -> RunFolder:
+    """The paths in an output folder."""
+    return RunFolder(Path(path))
+
+
+@contextmanager
+def claimed_output(
+    path: str | Path, settings: Mapping[str, Any], *, overwrite: bool, trains: bool, main: bool = True
+) -> Iterator[Claim]:
+    """Keep every other process out of the output folder, and find what it holds.
+
+    Parameters
+    ----------
+    path : str or Path
+        It is made where it does not exist.
+    settings : mapping
+        What decides the run's numbers: a run with other settings is another run.
+    overwrite : bool
+        Replace a finished run, and one with other settings.
+    trains : bool
+        Whether the command trains; one that only evaluates may do so beside any run.
+    main : bool, default=True
+        False in all processes of one run but the first, which takes the lock.
+
+    Raises
+    ------
+    ValueError
+        If another process is at work there, or the folder holds another run or other files.
+    """
+    import filelock
+
+    folder = output_folder(path)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.path / ".lock")
+    if main:
+        (folder.path / ".lock").open("a").close()  # a clear error where the folder cannot be written to
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ValueError(
+                f"Another process is at work in {path}; wait for it, or name another --output_dir."
+            ) from None
+    try:
+        if main:
+            for leftover in folder.path.glob(".*.partial"):
+                leftover.unlink()
+        yield _claim(folder, settings, overwrite=overwrite, trains=trains)
+    finally:
+        if main:
+            lock.release()
+
+
+def _claim(folder: RunFolder, settings: Mapping[str, Any], *, overwrite: bool, trains: bool) -> Claim:
+    there = read_run_file(folder.path)
+    if not trains:
+        return Claim(folder, None, replace=False)
+    if there is None:
+        strange = [each.name for each in folder.path.iterdir() if each.name not in (".lock", folder.log.name)]
+        if strange and not overwrite:
+            raise ValueError(
+                f"{folder.path} is not empty and holds no run; name another --output_dir, or give "
+                "--overwrite_output_dir."
+            )
+        return Claim(folder, None, replace=bool(strange))
+    differing = differences(there.get("settings", {}), settings)
+    if differing and not overwrite:
+        raise ValueError(
+            f"{folder.path} holds another run: {'; '.join(differing)}. Name another --output_dir, repeat its settings, "
+            "or give --overwrite_output_dir."
+        )
+    return Claim(folder, there, replace=bool(differing) or (overwrite and "trained" in there))
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In what two runs' settings differ, in words.
+
+    Examples
+    --------
+    >>> differences({"seed": 1, "bf16": False}, {"seed": 2, "bf16": False})
+    ['seed is 1 there and 2 here']
+    """
+    return [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in {**here, **there}
+        if there.get(name) != here.get(name)
+    ]
+
+
+def read_run_file(path: Path) -> dict[str, Any] | None:
+    """What ``run.json`` in the folder says; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        If it is not a JSON object.
+    """
+    file = path / RUN_FILE
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} must hold a JSON object. Got {type(value).__name__} instead.")
+    return value
+
+
+def write_run_file(folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Write ``run.json``, complete or not at all."""
+    write_json(folder.path / RUN_FILE, facts)
+
+
+def clear(folder: RunFolder) -> None:
+    """Delete what an older run left: its checkpoints and outcomes. Anything else in the folder stays."""
+    for _, checkpoint in checkpoints(folder.path):
+        shutil.rmtree(checkpoint)
+    for name in OUTCOMES:
+        (folder.path / name).unlink(missing_ok=True)
+
+
+def checkpoints(path: Path) -> list[tuple[int, Path]]:
+    """The folders ``checkpoint-N`` in a folder with their N, in its order, complete or not."""
+    found = [(CHECKPOINT.fullmatch(each.name), each) for each in path.iterdir() if each.is_dir()]
+    return sorted((int(match.group(1)), each) for match, each in found if match)
+
+
+def last_checkpoint(path: Path, processes: int) -> Path | None:
+    """The latest complete checkpoint; later ones that a killed process left half-written are deleted."""
+    for step, folder in reversed(checkpoints(path)):
+        if complete(folder, step, processes):
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def complete(folder: Path, step: int, processes: int) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer's state comes last, each process's generators before."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    generators = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    return state.get("global_step") == step and all((folder / name).is_file() for name in generators)

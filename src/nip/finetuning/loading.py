@@ -1,0 +1,240 @@
+"""Model, tokenizer and configuration of a run, checked against each other before any long work.
+
+A new task calls, in this order::
+
+    config = load_config(command, num_labels=2)
+    tokenizer = load_tokenizer(command, config)
+    seq_len = sequence_length(command, config, tokenizer, wanted=command.task.max_seq_length, default=384)
+    model = load_model(command, AutoModelForQuestionAnswering, config, tokenizer, seq_len)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from nip import graphs
+from nip.finetuning.arguments import Command
+
+# Families whose position table begins with rows that no token uses: up to the padding token's own.
+OFFSET_FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text")
+UNLIMITED = 10**9  # tokenizers without a limit say a number far above any
+
+
+def load_config(command: Command, name: str | None = None, **settings: Any) -> Any:
+    """The model's configuration, with what the task sets in it.
+
+    Parameters
+    ----------
+    command : Command
+    name : str, optional
+        Default: ``--config_name``, else ``--model_name_or_path``.
+    **settings
+        Such as ``num_labels``.
+
+    Raises
+    ------
+    ValueError
+        If no model is named, or there is none of that name.
+    """
+    model = command.model
+    flag = "config_name" if model.config_name and name is None else "model_name_or_path"
+    source = name or model.config_name or model.model_name_or_path
+    if source is None:
+        raise ValueError("Name a model: --model_name_or_path with a folder or a name on the hub.")
+    return _loaded(AutoConfig, source, flag, "config.json", command, **settings)
+
+
+def load_tokenizer(command: Command, config: Any = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, checked against the model's vocabulary.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or it knows more tokens than the model's table has rows.
+    """
+    model = command.model
+    flag = "tokenizer_name" if model.tokenizer_name else "model_name_or_path"
+    source = model.tokenizer_name or model.model_name_or_path
+    if source is None:
+        raise ValueError("Name a tokenizer: --tokenizer_name, or --model_name_or_path with one beside the model.")
+    tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, source, flag, "tokenizer.json", command)
+    rows = getattr(config, "vocab_size", None)
+    if rows is not None and len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer of {source} knows {len(tokenizer):,} tokens, but the model's table has {rows:,} rows: "
+            "name the model's own with --tokenizer_name."
+        )
+    return tokenizer
+
+
+def positions_of(config: Any) -> int | None:
+    """How many tokens a sequence may have; None where positions are relative, so that nothing limits it."""
+    rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if rows is None or getattr(config, "model_type", "") in ("t5", "mt5", "umt5"):
+        return None
+    if config.model_type in OFFSET_FAMILIES:
+        return int(rows) - int(config.pad_token_id) - 1
+    return int(rows)
+
+
+def sequence_length(
+    command: Command, config: Any, tokenizer: PreTrainedTokenizerBase, *, wanted: int | None, default: int
+) -> int:
+    """How many tokens an input has at most.
+
+    Parameters
+    ----------
+    command : Command
+    config, tokenizer
+        Of the model.
+    wanted : int or None
+        What ``--max_seq_length`` says, None where it was not given.
+    default : int
+        Taken where it was not given, or as many as the model has positions if that is fewer.
+
+    Raises
+    ------
+    ValueError
+        If the model has fewer positions and they are not to be extended.
+    """
+    rows = positions_of(config)
+    if wanted is None:
+        limit = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else default
+        known = [default, limit] if rows is None or command.attention.extend_positions else [default, limit, rows]
+        return min(known)
+    if wanted < 1:
+        raise ValueError(f"--max_seq_length must be at least 1. Got {wanted} instead.")
+    if rows is not None and wanted > rows and command.attention.extend_positions is None:
+        raise ValueError(
+            f"--max_seq_length {wanted:,} is longer than the {rows:,} positions of "
+            f"{command.model.model_name_or_path or 'the model'}: give --extend_positions reflect, or at most {rows:,}."
+        )
+    return wanted
+
+
+def fixed_graph(command: Command, seq_len: int) -> graphs.Pattern | None:
+    """The graph that ``--graph`` names; None where a pattern is named, which has a graph for every length.
+
+    Raises
+    ------
+    ValueError
+        If the graph was built for another length.
+    """
+    attention = command.attention
+    if attention.graph is None:
+        return None
+    graph = graphs.read_graph(Path(attention.graph))
+    n = -(-seq_len // attention.block_size)
+    if graph.n != n:
+        raise ValueError(
+            f"{attention.graph} is a graph on {graph.n} vertices; {seq_len:,} tokens in blocks of "
+            f"{attention.block_size} need {n}."
+        )
+    return graph
+
+
+def load_model(
+    command: Command,
+    auto_class: Any,
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    seq_len: int,
+    *,
+    scratch: bool = False,
+) -> PreTrainedModel:
+    """The model with its attention over the command's graph; the same for the same seed.
+
+    Parameters
+    ----------
+    command : Command
+    auto_class : type
+        Such as ``AutoModelForSequenceClassification``.
+    config, tokenizer
+        As `load_config` and `load_tokenizer` give them.
+    seq_len : int
+        As `sequence_length` gives it: positions are extended to it where the command says so.
+    scratch : bool, default=False
+        First weights drawn by the configuration, instead of those that are saved.
+
+    Raises
+    ------
+    ValueError
+        If the weights cannot be loaded, or the model cannot attend over a graph.
+    """
+    import nip
+
+    set_seed(command.training.seed)
+    attention = command.attention
+    graph = fixed_graph(command, seq_len)
+    source = str(command.model.model_name_or_path)
+    saved = saved_graph(command, config)
+    if scratch:
+        model: PreTrainedModel = auto_class.from_config(config)
+    else:
+        ignore = command.model.ignore_mismatched_sizes
+        loader = _Rebuilt(auto_class) if saved else auto_class
+        weights = {"config": config, "ignore_mismatched_sizes": ignore}
+        model = _loaded(loader, source, "model_name_or_path", "weights", command, **weights)
+    rows = positions_of(model.config)
+    if attention.extend_positions is not None and rows is not None and seq_len > rows:
+        nip.extend_positions(model, seq_len, method=attention.extend_positions)
+    if not saved:
+        pattern: Any = attention.attention if graph is None else graph
+        nip.sparsify(model, pattern, block_size=attention.block_size, backend=attention.backend, **attention.parameters)
+    return model
+
+
+def saved_graph(command: Command, config: Any) -> Mapping[str, Any] | None:
+    """The graph that the model's configuration names, where the command names no other.
+
+    Returns
+    -------
+    mapping or None
+        ``pattern``, ``block_size`` and ``parameters`` of the model's layers.
+    """
+    if command.given & {"attention", "graph", "param", "block_size"}:
+        return None
+    entry = getattr(config, "nip", None)
+    default: Mapping[str, Any] | None = entry.get("default") if isinstance(entry, Mapping) else None
+    return default
+
+
+class _Rebuilt:
+    """Loads as `nip.from_pretrained` does, under the name that `_loaded` calls."""
+
+    def __init__(self, auto_class: Any) -> None:
+        self.auto_class = auto_class
+
+    def from_pretrained(self, source: str, **settings: Any) -> Any:
+        """The model with the graph that its configuration names."""
+        import nip
+
+        return nip.from_pretrained(source, self.auto_class, **settings)
+
+
+def _loaded(loader: Any, source: str, flag: str, what: str, command: Command, **settings: Any) -> Any:
+    local = Path(source).is_dir()
+    if not local and (Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") > 1):
+        raise ValueError(f"--{flag}: there is no folder {source}.")
+    place = {"cache_dir": command.model.cache_dir, "revision": command.model.model_revision}
+    try:
+        return loader.from_pretrained(source, **place, **settings)
+    except RuntimeError as error:  # of shapes that do not fit
+        raise ValueError(f"--{flag}: the weights of {source} do not fit the model: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError) as error:
+        where = (
+            f"the folder {source} has no {what} that can be read"
+            if local
+            else (f"there is no folder {source}, and the hub gave no {what} under that name")
+        )
+        raise ValueError(f"--{flag}: {where} ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.split(os.linesep)[0].rstrip(".:")
