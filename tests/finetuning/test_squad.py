@@ -114,8 +114,8 @@ def test_files_that_are_wrong(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_squad(tmp_path / "none.json", with_negative=False)
     for name, text, says in (
-        ("a.txt", "", r"must end in \.json"),
-        ("broken.json", "{", "cannot be read as rows of JSON"),
+        ("a.txt", "", r"must end in one of \.csv"),
+        ("broken.json", "{", "cannot be read as JSON"),
         ("empty.json", '{"data": [{"title": "", "paragraphs": []}]}', "holds no questions"),
         ("half.json", '{"data": [{"paragraphs": [{"context": "", "qas": [{"id": 1}]}]}]}', "'question'"),
         ("latin.json", "ÄÖ", "is not UTF-8"),

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nip.finetuning.rows import read_json, read_rows
+
 COLUMNS = ("id", "question", "context", "answers")
 
 
@@ -39,23 +41,13 @@ def read_squad(path: Path, *, with_negative: bool, need_answers: bool = True) ->
     """
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    read = _official(path) if path.suffix == ".json" and _articles(path) else _rows(path)
+    read = _official(path) if path.suffix == ".json" and _articles(path) else read_rows(path)
     return check(read, str(path), with_negative=with_negative, need=need_answers)
-
-
-def _json(path: Path) -> Any:
-    """What a JSON file holds; None if it is none, such as one of JSON lines."""
-    try:
-        return json.loads(path.read_bytes())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
-    except json.JSONDecodeError:
-        return None
 
 
 def _articles(path: Path) -> Any:
     """The articles of a file in SQuAD's own form; None of any other."""
-    read = _json(path)
+    read = read_json(path)
     articles = read.get("data") if isinstance(read, dict) else None
     is_official = isinstance(articles, list) and articles and isinstance(articles[0], dict)
     return articles if is_official and "paragraphs" in articles[0] else None
@@ -93,19 +85,6 @@ def _questions(path: str, digest: str) -> Iterator[dict[str, Any]]:
                         "answer_start": [answer["answer_start"] for answer in answers],
                     },
                 }
-
-
-def _rows(path: Path) -> Any:
-    import datasets
-
-    kind = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}.get(path.suffix)
-    if kind is None:
-        raise ValueError(f"{path} must end in .json, .jsonl, .csv or .parquet.")
-    options = {"field": "data"} if path.suffix == ".json" and isinstance(_json(path), dict) else {}
-    try:
-        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as rows of {kind.upper()}: {error.__cause__ or error}") from error
 
 
 def check(data: Any, source: str, *, with_negative: bool, need: bool = True) -> Any:

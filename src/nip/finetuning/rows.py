@@ -1,0 +1,60 @@
+"""Files with a row an example: CSV, TSV, JSON, JSON lines, Parquet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+def read_rows(path: Path) -> Any:
+    """The rows of a file as a `datasets.Dataset`, memory-mapped; tokenized sets made of it are kept on disk by content.
+
+    JSON may be an object a line, a list of objects, or an object with such a list under ``data``.
+
+    Raises
+    ------
+    ValueError
+        If its name ends in none of `KINDS`, it cannot be read, or holds no rows.
+    OSError
+        If there is no such file.
+    """
+    import datasets
+
+    kind = KINDS.get(path.suffix)
+    if kind is None:
+        raise ValueError(f"{path} must end in one of {', '.join(KINDS)}.")
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
+    if path.suffix == ".json":
+        read = read_json(path)
+        options = {"field": "data"} if isinstance(read, dict) and isinstance(read.get("data"), list) else {}
+    try:
+        data = datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        if "corresponds to no data" in str(error):  # what datasets says of a file without rows
+            raise ValueError(f"{path} holds no rows.") from error
+        said = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {said}") from error
+    if data.num_rows == 0:
+        raise ValueError(f"{path} holds no rows.")
+    return data
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None if it is none, such as one of JSON lines.
+
+    Raises
+    ------
+    ValueError
+        If the file is not UTF-8.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+    except json.JSONDecodeError:
+        return None
