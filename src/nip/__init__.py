@@ -9,11 +9,25 @@ from nip.graphs import Pattern, pattern
 
 if TYPE_CHECKING:
     from nip.attention import Backend, attend, backends, explain
+    from nip.models.huggingface import from_pretrained, sparsify
+    from nip.models.positions import extend_positions
     from nip.scoring.score import Score, score
 
 __version__ = "0.1.0"
 
-__all__ = ["Backend", "Pattern", "Score", "attend", "backends", "explain", "pattern", "score"]
+__all__ = [
+    "Backend",
+    "Pattern",
+    "Score",
+    "attend",
+    "backends",
+    "explain",
+    "extend_positions",
+    "from_pretrained",
+    "pattern",
+    "score",
+    "sparsify",
+]
 
 # Loaded on first use: attention needs torch, which scoring and drawing a graph must not wait for.
 _LAZY = {
@@ -21,6 +35,9 @@ _LAZY = {
     "backends": "nip.attention",
     "explain": "nip.attention",
     "Backend": "nip.attention",
+    "sparsify": "nip.models.huggingface",
+    "from_pretrained": "nip.models.huggingface",
+    "extend_positions": "nip.models.positions",
     "score": "nip.scoring",
     "Score": "nip.scoring",
 }
@@ -31,9 +48,11 @@ def __getattr__(name: str) -> Any:
         try:
             return getattr(importlib.import_module(_LAZY[name]), name)
         except ModuleNotFoundError as error:
-            if error.name != "torch":
+            extras = {"torch": "attention", "transformers": "finetune"}
+            if error.name not in extras:
                 raise
-            raise ImportError(f"nip.{name} needs torch: pip install 'nip[attention]'") from error
+            extra = extras[error.name]
+            raise ImportError(f"nip.{name} needs {error.name}: pip install 'nip[{extra}]'") from error
     raise AttributeError(f"module 'nip' has no attribute {name!r}")
 
 
