@@ -35,7 +35,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def __init__(self, path: Path, console: Console, *, main: bool) -> None:
         self.path = path
         self.trainer: Recorded | None = None
-        self._console, self._main = console, main
+        self._console, self._main, self._training = console, main, False
         self._file: Metrics | None = None
         self._open_loss: torch.Tensor | None = None
         self._steps: list[tuple[int, torch.Tensor, float, int, float]] = []
@@ -58,7 +58,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             for row in kept:
                 self._file.write(row)
             self._file.secure()
-        self._mark = time.monotonic()
+        self._mark, self._training = time.monotonic(), True
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Note the rate that the step is taken with."""
@@ -88,8 +88,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         own = {name[5:]: value for name, value in metrics.items() if name.startswith("eval_")}
         timing = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
         figures = {name: value for name, value in own.items() if name not in timing and isinstance(value, int | float)}
-        said = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        self._console.say(f"step {state.global_step:,}  evaluated: {said}")
+        if self._training:  # the last evaluation is told with the result
+            said = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            self._console.say(f"step {state.global_step:,}  evaluated: {said}")
         if self._file is not None:
             counts = {"tokens": self._tokens * args.world_size, "seconds": self._seconds}
             self._file.write({"step": state.global_step, "split": "dev", **_finite(figures), **counts})
@@ -106,7 +107,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._write_steps(args.world_size)
         if self._file is not None:
             self._file.close()
-        self._file = None
+        self._file, self._training = None, False
 
     def _write_steps(self, processes: int) -> None:
         if not self._steps:

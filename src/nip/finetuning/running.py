@@ -30,7 +30,6 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from nip.finetuning.arguments import Command, described
 from nip.finetuning.curves import draw_curves
 from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear, read_run_file, write_run_file
-from nip.finetuning.loading import fixed_graph
 from nip.finetuning.recording import BestIsSaved, Recorded, Recorder
 from nip.training.console import Console
 from nip.training.environment import environment
@@ -338,13 +337,13 @@ def outcome(
     steps = [row for row in rows if row["split"] == "train"]
     developed = [row[setup.metric] for row in rows if row["split"] == "dev" and row.get(setup.metric) is not None]
     more = dict(setup.describe(measured)) if setup.describe is not None and measured else {}
-    score = measured.get(setup.metric)
+    score, graph = measured.get(setup.metric), graph_facts(setup.model)
     best = [row for row in rows if row["split"] == "dev" and row["step"] == trained.get("best_step")]
     result: dict[str, Any] = {
         "kind": setup.kind,
         "task": setup.task,
-        "model": command.attention.graph or command.attention.attention,
-        "parameters": command.attention.parameters,
+        "model": graph["pattern"],
+        "parameters": graph["parameters"],
         "metric": setup.metric,
         "score": score,
         "test_accuracy": measured.get("accuracy"),
@@ -367,21 +366,28 @@ def outcome(
 
 def run_facts(command: Command, setup: Setup, processes: int) -> dict[str, Any]:
     """What ``run.json`` says of a run that begins: enough to run it again and to show its graph."""
-    attention = command.attention
-    graph = fixed_graph(command, setup.seq_len)
     return {
         "kind": setup.kind,
         "task": setup.task,
         "command": list(command.words),
-        "pattern": attention.graph or attention.attention,
-        "parameters": attention.parameters,
-        "block_size": attention.block_size,
+        **graph_facts(setup.model),
         "seq_len": setup.seq_len,
-        "checksum": graph.checksum if graph is not None else None,
         "seed": command.training.seed,
         "metric": setup.metric,
         "data": dict(setup.data),
         "settings": decisive(command, processes),
+    }
+
+
+def graph_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """The graph of a model's layers: its name, parameters, block size; of one without a name the checksum."""
+    entry = getattr(model.config, "nip", None) or {}
+    graph = entry.get("default") or {"pattern": "softmax", "block_size": 1}
+    return {
+        "pattern": graph["pattern"],
+        "parameters": graph.get("parameters", {}),
+        "block_size": graph["block_size"],
+        "checksum": graph.get("checksum"),
     }
 
 

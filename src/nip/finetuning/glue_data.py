@@ -1,0 +1,225 @@
+"""Where a text classification gets its examples: GLUE on the hub or in a folder, another set, or files of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nip.finetuning.arguments import tell
+from nip.finetuning.glue_tasks import GlueTask, glue_task
+from nip.finetuning.glue_tsv import UNKNOWN, read_split, task_folder
+from nip.finetuning.rows import read_hub, read_rows
+
+HUB_NAME = "nyu-mll/glue"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Sets of texts with labels.
+
+    Parameters
+    ----------
+    name : str
+        What the task is called.
+    columns : tuple of str
+        One text or two.
+    labels : tuple of str
+        Names in the order of their numbers; empty where the label is a number itself.
+    train : Dataset or None
+        With the columns, ``label`` and ``idx``; labels are numbers, -1 where unknown.
+    evaluated, tested : mapping of str to Dataset
+        By what the names of their metrics begin with.
+    task : GlueTask or None
+        Where it is one.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    train: Any = None
+    evaluated: Mapping[str, Any] = field(default_factory=dict)
+    tested: Mapping[str, Any] = field(default_factory=dict)
+    task: GlueTask | None = None
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Which sets a command needs."""
+
+    train: bool
+    evaluated: bool
+    tested: bool
+
+
+def from_hub(name: str, needed: Needed, cache_dir: str | None) -> Examples:
+    """A task of GLUE from the Hugging Face hub.
+
+    Raises
+    ------
+    OSError
+        If it cannot be had.
+    """
+    task = glue_task(name)
+    hub = read_hub(HUB_NAME, task.name, cache_dir=cache_dir)
+    return _of_task(task, needed, lambda split: _checked(hub, split, task))
+
+
+def from_folder(name: str, data_dir: Path, needed: Needed) -> Examples:
+    """A task of GLUE from its official files.
+
+    Raises
+    ------
+    ValueError
+        If they are not there, or are another task's.
+    """
+    task = glue_task(name)
+    folder = task_folder(data_dir, task)
+
+    def read(split: str) -> Any:
+        data, dropped = read_split(folder, task, split)
+        if dropped:
+            tell(f"{folder.name} {split}: {dropped:,} lines without a text or a label were left out")
+        return data
+
+    return _of_task(task, needed, read)
+
+
+def _of_task(task: GlueTask, needed: Needed, read: Any) -> Examples:
+    if task.name == "ax" and (needed.train or needed.evaluated):
+        raise ValueError("ax has nothing but a test set without labels: train on mnli, and give ax with --do_predict.")
+    return Examples(
+        task.name,
+        task.columns,
+        task.labels,
+        read("train") if needed.train else None,
+        {name: read(split) for name, split in task.evaluated} if needed.evaluated else {},
+        {name: read(split) for name, split in task.tested} if needed.tested else {},
+        task,
+    )
+
+
+def _checked(hub: Any, split: str, task: GlueTask) -> Any:
+    if split not in hub:
+        raise ValueError(f"{HUB_NAME} ({task.name}) has no split {split!r}; it has {', '.join(hub)}.")
+    data = hub[split]
+    missing = [name for name in (*task.columns, "label") if name not in data.column_names]
+    if missing:
+        raise ValueError(
+            f"{HUB_NAME} ({task.name}) has no column {missing[0]!r}; it has {', '.join(data.column_names)}."
+        )
+    return data if "idx" in data.column_names else data.add_column("idx", list(range(len(data))))
+
+
+def from_set(name: str, config: str | None, needed: Needed, cache_dir: str | None) -> Examples:
+    """Another set of the hub, with the splits train, validation and test."""
+    hub = read_hub(name, config, cache_dir=cache_dir)
+    wanted = (("train", needed.train), ("validation", needed.evaluated), ("test", needed.tested))
+    for split, need in wanted:
+        if need and split not in hub:
+            raise ValueError(f"{name} has no split {split!r}; it has {', '.join(hub)}.")
+    return _of_rows(config or name, {split: hub[split] for split, need in wanted if need}, name)
+
+
+def from_files(files: Mapping[str, str], task: GlueTask | None) -> Examples:
+    """Files of rows: CSV, TSV, JSON or Parquet.
+
+    The texts are in ``sentence1`` and ``sentence2``, else in the first one or two columns beside ``label`` and ``idx``.
+
+    Parameters
+    ----------
+    files : mapping of str to str
+        ``train``, ``validation``, ``test`` → path.
+    task : GlueTask or None
+        Whose columns, labels and metrics they have, where one is named.
+    """
+    suffixes = {Path(file).suffix for split, file in files.items() if split != "test"}
+    if len(suffixes) > 1:
+        raise ValueError(
+            f"--train_file and --validation_file must be of one kind. Got {' and '.join(sorted(suffixes))}."
+        )
+    read = {split: read_rows(Path(file)) for split, file in files.items()}
+    return _of_rows("files" if task is None else task.name, read, " and ".join(files.values()), task)
+
+
+def _of_rows(name: str, splits: Mapping[str, Any], source: str, task: GlueTask | None = None) -> Examples:
+    columns = task.columns if task is not None else _text_columns(next(iter(splits.values())).column_names, source)
+    for split, data in splits.items():
+        for column in (*columns, *(() if split == "test" else ("label",))):
+            if column not in data.column_names:
+                raise ValueError(
+                    f"The {split} set of {source} has no column {column!r}; it has {', '.join(data.column_names)}."
+                )
+    labels = task.labels if task is not None else _label_names(splits, source)
+    made = {split: _numbered(data, labels, f"the {split} set of {source}") for split, data in splits.items()}
+    evaluated = {"": made["validation"]} if "validation" in made else {}
+    tested = {"": made["test"]} if "test" in made else {}
+    return Examples(name, columns, labels, made.get("train"), evaluated, tested, task)
+
+
+def _text_columns(names: list[str], source: str) -> tuple[str, ...]:
+    if "sentence1" in names:
+        return ("sentence1", "sentence2") if "sentence2" in names else ("sentence1",)
+    others = tuple(name for name in names if name not in ("label", "idx", "id", "index"))
+    if not others:
+        raise ValueError(f"{source} has no column with a text; it has {', '.join(names)}.")
+    return others[:2]
+
+
+def _label_names(splits: Mapping[str, Any], source: str) -> tuple[str, ...]:
+    """Names of the labels, sorted; none where they are numbers with a fraction."""
+    labelled = {split: data for split, data in splits.items() if "label" in data.column_names}
+    if not labelled:
+        return ()
+    first = next(iter(labelled.values()))
+    kind = first.features["label"]
+    if hasattr(kind, "names"):
+        return tuple(kind.names)
+    if str(getattr(kind, "dtype", "")).startswith("float"):
+        return ()
+    found = {split: {str(value) for value in data.unique("label")} for split, data in labelled.items()}
+    known = found.get("train", set().union(*found.values()))
+    for split, values in found.items():
+        if split != "test" and values - known:
+            raise ValueError(
+                f"The {split} set of {source} has the labels {', '.join(sorted(values - known))}, which the training "
+                f"set has not: its labels are {', '.join(sorted(known))}."
+            )
+    if len(known) < 2:
+        raise ValueError(f"{source} has but one label, {', '.join(known)}: there is nothing to tell apart.")
+    try:
+        return tuple(sorted(known, key=int))
+    except ValueError:
+        return tuple(sorted(known))
+
+
+def _numbered(data: Any, labels: tuple[str, ...], where: str) -> Any:
+    """The rows with numbers for labels, -1 where there is none, and ``idx``."""
+    import datasets
+
+    if "idx" not in data.column_names:
+        data = data.add_column("idx", list(range(len(data))))
+    if "label" not in data.column_names:
+        return data.add_column("label", [UNKNOWN] * len(data) if labels else [float(UNKNOWN)] * len(data))
+    kind = data.features["label"]
+    if hasattr(kind, "names"):
+        if tuple(kind.names) != labels:
+            raise ValueError(f"The labels of {where} are {', '.join(kind.names)}, not {', '.join(labels)}.")
+        return data
+    column = data["label"][:]
+    if None in column:
+        raise ValueError(f"A row of {where} has no label.")
+    if not labels:
+        try:
+            return data.cast_column("label", datasets.Value("float32"))
+        except Exception as error:
+            raise ValueError(f"The labels of {where} must be numbers. Got {column[0]!r} among them.") from error
+    numbers = {name: number for number, name in enumerate(labels)}
+    numbers.update({str(number): number for number in range(len(labels)) if str(number) not in numbers})
+    strange = sorted({str(value) for value in column} - set(numbers) - {str(UNKNOWN)})
+    if strange:
+        raise ValueError(f"The labels of {where} are such as {strange[0]!r}, not {', '.join(labels)}.")
+    named = datasets.ClassLabel(names=list(labels))
+    chosen = [numbers.get(str(value), UNKNOWN) for value in column]
+    return data.remove_columns("label").add_column("label", chosen).cast_column("label", named)
