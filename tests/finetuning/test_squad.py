@@ -16,6 +16,10 @@ QUESTIONS = [
 NONE = {"id": "why", "question": "Why?", "answers": {"text": [], "answer_start": []}}
 
 
+def read(path, *, with_negative, need=True):
+    return check(read_squad(path), str(path), with_negative=with_negative, need=need)
+
+
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -53,37 +57,37 @@ def write(path, questions):
 
 @pytest.mark.parametrize("name", ["official.json", "field.json", "lines.json", "a.jsonl", "a.csv", "a.parquet"])
 def test_all_forms_give_the_same(tmp_path, name):
-    data = read_squad(write(tmp_path / name, QUESTIONS), with_negative=False)
+    data = read(write(tmp_path / name, QUESTIONS), with_negative=False)
     assert data.to_list() == [{k: row[k] for k in ("id", "question", "context", "answers")} for row in rows(QUESTIONS)]
     assert references(data) == {"when": ["1070", "in 1070"], "who": ["Olav Kyrre"]}
 
 
 def test_a_question_without_answer(tmp_path):
     path = write(tmp_path / "official.json", [NONE, *QUESTIONS])
-    assert references(read_squad(path, with_negative=True))["why"] == []
+    assert references(read(path, with_negative=True))["why"] == []
     with pytest.raises(
         ValueError, match=r"question 'why' has no answer\. If that is meant, add --version_2_with_negati"
     ):
-        read_squad(path, with_negative=False)
-    assert len(read_squad(path, with_negative=False, need_answers=False)) == 3
+        read(path, with_negative=False)
+    assert len(read(path, with_negative=False, need=False)) == 3
     plausible = official([QUESTIONS[0]], is_impossible=True)
     path.write_text(json.dumps(plausible))
-    assert references(read_squad(path, with_negative=True)) == {"when": []}
+    assert references(read(path, with_negative=True)) == {"when": []}
 
 
 def test_a_file_that_changed_is_read_again(tmp_path):
     path = write(tmp_path / "official.json", QUESTIONS)
-    assert len(read_squad(path, with_negative=False)) == 2
-    assert len(read_squad(write(path, QUESTIONS[:1]), with_negative=False)) == 1
+    assert len(read(path, with_negative=False)) == 2
+    assert len(read(write(path, QUESTIONS[:1]), with_negative=False)) == 1
 
 
 def test_a_test_set_needs_no_answers(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text(json.dumps({"id": 1, "question": "When?", "context": CONTEXT}))
-    data = read_squad(path, with_negative=False, need_answers=False)
+    data = read(path, with_negative=False, need=False)
     assert references(data) == {"1": []}
     with pytest.raises(ValueError, match=r"has no column 'answers'\. It needs id, question, context, answers; it has"):
-        read_squad(path, with_negative=True)
+        read(path, with_negative=True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_rows_that_are_wrong(row, says):
 
 def test_files_that_are_wrong(tmp_path):
     with pytest.raises(FileNotFoundError):
-        read_squad(tmp_path / "none.json", with_negative=False)
+        read(tmp_path / "none.json", with_negative=False)
     for name, text, says in (
         ("a.txt", "", r"must end in one of \.csv"),
         ("broken.json", "{", "cannot be read as JSON"),
@@ -124,4 +128,4 @@ def test_files_that_are_wrong(tmp_path):
         path = tmp_path / name
         path.write_bytes(text.encode("latin-1"))
         with pytest.raises(ValueError, match=says):
-            read_squad(path, with_negative=False)
+            read(path, with_negative=False)

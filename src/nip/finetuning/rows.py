@@ -1,4 +1,4 @@
-"""Files with a row an example: CSV, TSV, JSON, JSON lines, Parquet."""
+"""A row an example: files in CSV, TSV, JSON, JSON lines or Parquet, and sets of the hub."""
 
 from __future__ import annotations
 
@@ -42,6 +42,31 @@ def read_rows(path: Path) -> Any:
     if data.num_rows == 0:
         raise ValueError(f"{path} holds no rows.")
     return data
+
+
+def read_hub(name: str, config: str | None = None, *, cache_dir: str | None = None) -> Any:
+    """A set of the Hugging Face Hub as a `datasets.DatasetDict`.
+
+    Raises
+    ------
+    ValueError
+        If the name or the configuration is wrong.
+    OSError
+        If the set cannot be had: there is no network, or no such set.
+    """
+    import datasets
+
+    both = name if config is None else f"{name} ({config})"
+    try:
+        return datasets.load_dataset(name, config, cache_dir=cache_dir)
+    except ValueError as error:
+        raise ValueError(f"--dataset_name {both}: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:  # network libraries raise classes of their own
+        said = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"--dataset_name: the set {both} could not be fetched ({type(error).__name__}: {said}). Without a network, "
+            "give files: --train_file, --validation_file, --test_file."
+        ) from error
 
 
 def read_json(path: Path) -> Any:

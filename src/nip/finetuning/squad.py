@@ -13,44 +13,33 @@ from nip.finetuning.rows import read_json, read_rows
 COLUMNS = ("id", "question", "context", "answers")
 
 
-def read_squad(path: Path, *, with_negative: bool, need_answers: bool = True) -> Any:
-    """A file of questions as a `datasets.Dataset` with the columns ``id``, ``question``, ``context``, ``answers``.
+def read_squad(path: Path) -> Any:
+    """A file of questions as a `datasets.Dataset`; `check` says whether they are in order.
 
     Parameters
     ----------
     path : Path
-        SQuAD's own JSON (articles, paragraphs, questions); or rows in JSON, JSON lines, CSV or Parquet. In a CSV
-        ``answers`` holds JSON.
-    with_negative : bool
-        Whether a question may have no answer.
-    need_answers : bool, default=True
-        Otherwise questions without any answers are welcome, as in a test set.
-
-    Returns
-    -------
-    datasets.Dataset
-        ``answers`` is ``{"text": [...], "answer_start": [...]}``.
+        SQuAD's own JSON (articles, paragraphs, questions); or rows in JSON, JSON lines, CSV or Parquet.
 
     Raises
     ------
     ValueError
-        If columns are missing, an id occurs twice, an answer does not stand in its context where it is said to, or a
-        question has none although each must.
+        If it cannot be read, or holds no questions.
     OSError
         If there is no such file.
     """
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    read = _official(path) if path.suffix == ".json" and _articles(path) else read_rows(path)
-    return check(read, str(path), with_negative=with_negative, need=need_answers)
+    return _official(path) if path.suffix == ".json" and _articles(path) else read_rows(path)
 
 
 def _articles(path: Path) -> Any:
     """The articles of a file in SQuAD's own form; None of any other."""
     read = read_json(path)
     articles = read.get("data") if isinstance(read, dict) else None
-    is_official = isinstance(articles, list) and articles and isinstance(articles[0], dict)
-    return articles if is_official and "paragraphs" in articles[0] else None
+    if not isinstance(articles, list) or not articles or not isinstance(articles[0], dict):
+        return None
+    return articles if "paragraphs" in articles[0] else None
 
 
 def _official(path: Path) -> Any:
@@ -72,7 +61,7 @@ def _official(path: Path) -> Any:
 
 
 def _questions(path: str, digest: str) -> Iterator[dict[str, Any]]:
-    for article in _articles(Path(path)):
+    for article in _articles(Path(path)) or ():
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
                 answers = [] if question.get("is_impossible") else question.get("answers", [])
@@ -88,7 +77,30 @@ def _questions(path: str, digest: str) -> Iterator[dict[str, Any]]:
 
 
 def check(data: Any, source: str, *, with_negative: bool, need: bool = True) -> Any:
-    """The four columns of a set of questions, once each was found to be in order; raises as `read_squad`."""
+    """The columns ``id``, ``question``, ``context``, ``answers`` of a set, once all rows were found to be in order.
+
+    Parameters
+    ----------
+    data : datasets.Dataset
+        Where ``answers`` is text, it must be JSON.
+    source : str
+        What the data is called in an error.
+    with_negative : bool
+        Whether a question may have no answer.
+    need : bool, default=True
+        Otherwise questions without any answers are welcome, as in a test set.
+
+    Returns
+    -------
+    datasets.Dataset
+        ``answers`` is ``{"text": [...], "answer_start": [...]}``.
+
+    Raises
+    ------
+    ValueError
+        If columns are missing, an id occurs twice, an answer does not stand in its context where it is said to, or a
+        question has none although each must.
+    """
     missing = [name for name in COLUMNS if name not in data.column_names and (need or name != "answers")]
     if missing:
         raise ValueError(
