@@ -354,8 +354,8 @@ def refuse_contradictions(given: frozenset[str], training: TrainingArguments, ru
             raise ValueError("A metric for the best model and early stopping need --load_best_model_at_end to be on.")
         training.load_best_model_at_end = True
         training.metric_for_best_model = training.metric_for_best_model or "loss"
-        if training.greater_is_better is None or "greater_is_better" not in given:
-            training.greater_is_better = not training.metric_for_best_model.endswith("loss")
+    if training.metric_for_best_model is not None and "greater_is_better" not in given:
+        training.greater_is_better = not training.metric_for_best_model.endswith(("loss", "perplexity"))
 
 
 def described(arguments: Any) -> dict[str, Any]:

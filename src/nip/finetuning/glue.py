@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, default_data_collator
@@ -28,6 +28,8 @@ DEFAULT_LENGTH = 128
 @dataclass
 class GlueArguments:
     """Which texts are classified."""
+
+    FREE: ClassVar = ("test_file",)
 
     task_name: str | None = field(default=None, metadata={"help": "cola mnli mrpc qnli qqp rte sst2 stsb wnli, or ax."})
     data_dir: str | None = field(

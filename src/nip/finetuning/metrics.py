@@ -76,3 +76,17 @@ def _correlation(function: Callable[..., Any], predicted: NDArray[Any], labels: 
         return 0.0
     value = float(function(predicted, labels)[0])
     return value if math.isfinite(value) else 0.0
+
+
+def accuracy_and_perplexity(sums: NDArray[np.float64]) -> dict[str, float]:
+    """Of sums of loss, of right answers and of questions, each of shape (n, 3): the accuracy and exp(mean loss).
+
+    Examples
+    --------
+    >>> accuracy_and_perplexity(np.array([[0.0, 1, 1], [2 * math.log(2), 0, 1]]))
+    {'accuracy': 0.5, 'perplexity': 2.0}
+    """
+    loss, right, asked = sums.sum(axis=0)
+    if asked == 0:
+        return {"accuracy": 0.0, "perplexity": math.inf}
+    return {"accuracy": float(right / asked), "perplexity": float(math.exp(min(loss / asked, 700.0)))}

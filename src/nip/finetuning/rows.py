@@ -44,7 +44,7 @@ def read_rows(path: Path) -> Any:
     return data
 
 
-def read_hub(name: str, config: str | None = None, *, cache_dir: str | None = None) -> Any:
+def read_hub(name: str, config: str | None = None, *, cache_dir: str | None = None, streaming: bool = False) -> Any:
     """A set of the Hugging Face Hub as a `datasets.DatasetDict`.
 
     Raises
@@ -58,7 +58,7 @@ def read_hub(name: str, config: str | None = None, *, cache_dir: str | None = No
 
     both = name if config is None else f"{name} ({config})"
     try:
-        return datasets.load_dataset(name, config, cache_dir=cache_dir)
+        return datasets.load_dataset(name, config, cache_dir=cache_dir, streaming=streaming)
     except ValueError as error:
         raise ValueError(f"--dataset_name {both}: {str(error).strip().splitlines()[0]}") from error
     except Exception as error:  # network libraries raise classes of their own

@@ -152,6 +152,7 @@ def decisive(command: Command, processes: int) -> dict[str, Any]:
     """What decides the numbers of a run, as JSON values."""
     training, run, model = described(command.training), described(command.run), described(command.model)
     attention = command.attention
+    free = getattr(command.task, "FREE", ())  # what a task says may change between two starts, such as a test file
     graph = {"graph": attention.graph} if attention.graph else {"attention": attention.attention}
     chosen: dict[str, Any] = {
         **graph,
@@ -159,7 +160,7 @@ def decisive(command: Command, processes: int) -> dict[str, Any]:
         "block_size": attention.block_size,
         "extend_positions": attention.extend_positions,
         **{name: model[name] for name in DECISIVE_IN_MODEL},
-        **described(command.task),
+        **{name: value for name, value in described(command.task).items() if name not in free},
         **{name: run[name] for name in DECISIVE_IN_RUN},
         **{name: training[name] for name in DECISIVE if name in training},
     }
