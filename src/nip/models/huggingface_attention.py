@@ -8,6 +8,7 @@ queries begin. Only a layer that stays dense makes a mask of tokens × tokens of
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,12 @@ class Mask:
     kv_offset: int = 0
     arguments: dict[str, Any] = field(default_factory=dict, repr=False)
     _dense: list[Tensor | None] = field(default_factory=list, repr=False)
+    ndim = 4
+    """Generation with a static cache makes masks ahead, and tells made ones from the user's by their dimensions."""
+
+    def contiguous(self) -> Mask:
+        """Itself: generation asks for this of masks that it made ahead."""
+        return self
 
     def dense(self) -> Tensor | None:
         """The mask that torch's dense attention takes, as transformers makes it; made once."""
@@ -81,11 +88,13 @@ def mask_function(
     q_offset: Any = 0,
     kv_offset: int = 0,
     mask_function: Callable[..., Any] = causal_mask_function,
-    attention_mask: Tensor | None = None,
+    attention_mask: Tensor | Mask | None = None,
     local_size: int | None = None,
     **more: Any,
 ) -> Mask:
     """Note what the model asks of its mask; the parameters are those of transformers' `sdpa_mask`."""
+    if isinstance(attention_mask, Mask):
+        return attention_mask
     arguments = {
         "q_length": q_length, "kv_length": kv_length, "q_offset": q_offset, "kv_offset": kv_offset,
         "mask_function": mask_function, "attention_mask": attention_mask, "local_size": local_size, **more,
@@ -97,7 +106,7 @@ def mask_function(
             padding = None
     segments = _segments(mask_function)
     plain = segments is not None or mask_function in (causal_mask_function, bidirectional_mask_function)
-    causal = segments is not None or mask_function is not bidirectional_mask_function
+    causal = segments is not None or mask_function is causal_mask_function
     return Mask(causal, padding, segments, not plain, q_offset, kv_offset, arguments)
 
 
@@ -176,7 +185,7 @@ def attention_function(
         return attended
     mask, given = _as_mask(attention_mask, module, is_causal)
     # A graph that grows with the text is laid out once for the longest one.
-    grows = mask.causal or bool(getattr(module, "is_causal", False))
+    grows = mask.causal or bool(getattr(module, "is_causal", False)) or _follows(mask)
     out = _attend(site, site.graph.block_size, query, key, value, mask, given, position_bias, dropout, scaling, grows)
     if not torch.compiler.is_compiling():
         site.calls += 1
@@ -198,6 +207,11 @@ def _as_mask(mask: Mask | Tensor | None, module: nn.Module, is_causal: bool | No
     return Mask(False, None, special=True), mask
 
 
+def _follows(mask: Mask) -> bool:
+    """Whether the queries follow on tokens whose keys were kept."""
+    return not isinstance(mask.q_offset, int) or mask.q_offset > 0
+
+
 def _attend(
     site: Site,
     block_size: int,
@@ -217,10 +231,10 @@ def _attend(
             f"{site.path} has {queries} queries and {keys} keys: it attends to others than its own tokens. "
             f"Leave it dense: layers={{{site.index}: None}}."
         )
-    if queries != keys or mask.special or (grows and not isinstance(mask.q_offset, int)) or mask.q_offset:
+    if queries != keys or mask.special or _follows(mask):
         rows: Tensor = _attend_rows(site, q, k, v, mask, given, bias, dropout, scaling, grows)
         return rows
-    graph = graph_of(site, queries, grows)
+    graph = graph_of(site, operator.index(queries), grows)
     if bias is not None:
         bias = bias.expand(-1, q.shape[1], -1, -1)
     padding = None if mask.padding is None else mask.padding.to(q.device).expand(q.shape[0], -1)
@@ -230,11 +244,21 @@ def _attend(
     )  # fmt: skip
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def graph_of(site: Site, n_tokens: int, grows: bool) -> Pattern:
     """The graph of a layer for an input of that length."""
+    if torch.compiler.is_compiling():
+        # torch.compile reads what an object holds, but cannot hand on what a call returns.
+        _keep_graph(site, n_tokens, grows)
+        return site.kept[n_tokens, grows]
     assert site.graph is not None
     return site.graph.graph(n_tokens, site.max_tokens if grows else None)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _keep_graph(site: Site, n_tokens: int, grows: bool) -> bool:
+    assert site.graph is not None
+    site.kept[n_tokens, grows] = site.graph.graph(n_tokens, site.max_tokens if grows else None)
+    return True
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

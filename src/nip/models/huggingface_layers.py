@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
 from torch import nn
 
+from nip.graphs import Pattern
 from nip.models.huggingface_setting import LayerGraph
 
 SITE = "_nip_site"
@@ -44,6 +45,8 @@ class Site:
     """The longest input for which a causal graph is laid out."""
     calls: int = 0
     """How often attention over the graph has run here, outside torch.compile."""
+    kept: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
+    """The graphs of a compiled model."""
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Role]]:

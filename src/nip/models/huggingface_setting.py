@@ -224,8 +224,8 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
 
     Examples
     --------
-    >>> layer_graph({"pattern": "bigbird", "num_random_blocks": 2}, 16).graph(100)
-    <Pattern bigbird, n=7, num_random_blocks=2, seed=0; mean degree 5.429>
+    >>> layer_graph({"pattern": "random", "num_random_blocks": 2}, 16).graph(100)
+    <Pattern random, n=7, num_random_blocks=2, seed=0, symmetric=False; mean degree 2>
     """
     parameters = dict(parameters or {})
     if spec is None or spec == "dense":
