@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from nip.atomic import replacing
@@ -11,8 +12,11 @@ from nip.study import sections
 from nip.study.appearance import SCRIPT, STYLE
 from nip.study.finding import Finding, find
 from nip.study.markup import render, tag
+from nip.study.outcome import Panel, evaluate
+from nip.study.panel import read_plan
 from nip.study.runs import Run, find_runs
 from nip.study.scores import graph_settings
+from nip.study.study_section import study_section
 
 # The page says so itself: nothing may be loaded from anywhere.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -26,7 +30,7 @@ def write_report(
     Parameters
     ----------
     paths : iterable of path-like
-        Run folders, or folders whose children are run folders.
+        Run folders, or folders whose children are run folders; a study's folder gets a section on the study.
     out : path-like, default="report.html"
         The file to write; an older one is replaced.
 
@@ -44,16 +48,19 @@ def write_report(
     OSError
         If a path does not exist or `out` cannot be written.
     """
+    paths = [Path(path) for path in paths]
     runs = find_runs(paths)
     findings = find(runs)
-    page = "<!doctype html>\n" + render(report_page(runs, findings)) + "\n"
+    plans = {path: read_plan(path) for path in dict.fromkeys(paths)}
+    panels = [evaluate(path, planned) for path, planned in plans.items() if planned]
+    page = "<!doctype html>\n" + render(report_page(runs, findings, panels)) + "\n"
     # A lone surrogate, which JSON can spell, has no UTF-8 form.
     with replacing(out) as file:
         file.write(page.encode("utf-8", errors="replace"))
     return runs, findings
 
 
-def report_page(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
+def report_page(runs: Sequence[Run], findings: Sequence[Finding], panels: Sequence[Panel] = ()) -> Element:
     """The whole page, as a tree that `nip.study.markup.render` writes."""
     numbers = {run.folder: number for number, run in enumerate(runs)}
     title = sections.title(findings)
@@ -62,6 +69,7 @@ def report_page(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
         "main",
         tag("header", tag("p", "nip report", class_="kind"), tag("h1", title)),
         *(sections.headline(finding, numbers) for finding in findings),
+        *map(study_section, panels),
         sections.runs_table(runs, findings),
         sections.graph_tables(settings, runs),
         sections.masks(settings),

@@ -107,7 +107,7 @@ def runs_table(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
             "knowing the root operator and nothing else.",
             class_="quiet",
         ),
-        _table(
+        table(
             [tag("th", h, scope="col", class_="text" if h == "learnt" else None) for h in head],
             rows,
         ),
@@ -135,7 +135,7 @@ def graph_tables(settings: Sequence[Setting], runs: Sequence[Run]) -> Element:
             "a dot marks a run's graph"
         )
         section.append(tag("p", caption, class_="caption"))
-        section.append(_table([tag("th", heading, scope="col") for heading in records[0]], body))
+        section.append(table([tag("th", heading, scope="col") for heading in records[0]], body))
     return section
 
 
@@ -288,13 +288,10 @@ def _latest_dev(run: Run) -> list[Element | str]:
     return [percent_text(curve.accuracy[-1]), tag("small", f"latest, step {curve.steps[-1]:,}")]
 
 
-def _table(head: Sequence[Element], rows: Sequence[Element]) -> Element:
-    table = tag(
-        "table",
-        tag("thead", tag("tr", *head)),
-        tag("tbody", *rows),
-    )
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="table, scrolls sideways")
+def table(head: Sequence[Element], rows: Sequence[Element]) -> Element:
+    """A table of heading cells and rows that scrolls sideways where it is too wide."""
+    whole = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows))
+    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="table, scrolls sideways")
 
 
 def _options(command: str) -> list[Element | str]:
