@@ -18,29 +18,69 @@ REAL = (TOKENS, 11, 19)  # real tokens of the examples of a padded batch
 ORACLE = "graph_oracle"
 
 TEXT: dict[str, Any] = {
-    "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 64, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3,
-}  # fmt: skip
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
 SEQ2SEQ: dict[str, Any] = {
-    "vocab_size": 50, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64,
-    "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2, "forced_eos_token_id": None,
+    "vocab_size": 50,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
     "forced_bos_token_id": None,
-}  # fmt: skip
+}
 IMAGE: dict[str, Any] = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 40,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 40,
     "patch_size": 8,
-}  # fmt: skip
+}
 SOUND: dict[str, Any] = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "conv_dim": (16, 16), "conv_stride": (4, 4), "conv_kernel": (4, 4), "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "layerdrop": 0.0, "apply_spec_augment": False,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": (16, 16),
+    "conv_stride": (4, 4),
+    "conv_kernel": (4, 4),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+}
 T5: dict[str, Any] = {
-    "vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
-    "relative_attention_num_buckets": 8, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 50,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "pad_token_id": 0,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 2,
+}
 GROUPED = {"num_key_value_heads": 2}
+UNLIMITED = {**GROUPED, "sliding_window": None}
 
 
 @dataclass(frozen=True)
@@ -95,7 +135,7 @@ class Family:
 
 
 def hypercube(queries: int, keys: int) -> Tensor:
-    """Who may attend to whom: the last `queries` of `keys` tokens, blocks whose Gray codes differ in one bit at most."""
+    """Whom the last `queries` of `keys` tokens attend to: blocks whose Gray codes differ in one bit at most."""
     block = torch.arange(keys) // BLOCK
     code = block ^ (block >> 1)
     differing = code[:, None] ^ code[None, :]
@@ -153,10 +193,16 @@ FAMILIES = {
     "modernbert": Family(
         "ModernBertModel",
         "ModernBertConfig",
-        {**TEXT, "num_hidden_layers": 3, "global_attn_every_n_layers": 2, "local_attention": 6, "cls_token_id": 2,
-         "sep_token_id": 3},
+        {
+            **TEXT,
+            "num_hidden_layers": 3,
+            "global_attn_every_n_layers": 2,
+            "local_attention": 6,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+        },
         r"layers\.[02]\.attn$",
-    ),  # fmt: skip
+    ),
     "eurobert": Family("EuroBertModel", "EuroBertConfig", {**TEXT, **GROUPED}, SELF),
     "vit": Family("ViTModel", "ViTConfig", IMAGE, r"attention(\.attention)?$", "image"),
     "deit": Family("DeiTModel", "DeiTConfig", IMAGE, r"attention(\.attention)?$", "image"),
@@ -173,18 +219,24 @@ FAMILIES = {
     "gpt2": Family(
         "GPT2LMHeadModel",
         "GPT2Config",
-        {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 2,
-         "eos_token_id": 3, "pad_token_id": 1},
+        {
+            "vocab_size": 50,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 64,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "pad_token_id": 1,
+        },
         r"attn$",
         "decoder",
-    ),  # fmt: skip
+    ),
     "llama": Family("LlamaForCausalLM", "LlamaConfig", {**TEXT, **GROUPED}, SELF, "decoder"),
-    "mistral": Family("MistralForCausalLM", "MistralConfig", {**TEXT, **GROUPED, "sliding_window": None}, SELF, "decoder"),
+    "mistral": Family("MistralForCausalLM", "MistralConfig", {**TEXT, **UNLIMITED}, SELF, "decoder"),
     "qwen2": Family("Qwen2ForCausalLM", "Qwen2Config", {**TEXT, **GROUPED}, SELF, "decoder"),
     "qwen3": Family("Qwen3ForCausalLM", "Qwen3Config", {**TEXT, **GROUPED, "head_dim": 8}, SELF, "decoder"),
     "gemma": Family("GemmaForCausalLM", "GemmaConfig", {**TEXT, **GROUPED, "head_dim": 8}, SELF, "decoder"),
-    "opt": Family(
-        "OPTForCausalLM", "OPTConfig", {**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}, SELF, "decoder"
-    ),
+    "opt": Family("OPTForCausalLM", "OPTConfig", {**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}, SELF, "decoder"),
     "gpt-neox": Family("GPTNeoXForCausalLM", "GPTNeoXConfig", TEXT, SELF, "decoder"),
-}  # fmt: skip
+}

@@ -95,6 +95,8 @@ def mask_function(
     """Note what the model asks of its mask; the parameters are those of transformers' `sdpa_mask`."""
     if isinstance(attention_mask, Mask):
         return attention_mask
+    if isinstance(q_offset, Tensor):
+        q_offset = q_offset.clone()  # a static cache counts on in place, before attention reads this
     arguments = {
         "q_length": q_length, "kv_length": kv_length, "q_offset": q_offset, "kv_offset": kv_offset,
         "mask_function": mask_function, "attention_mask": attention_mask, "local_size": local_size, **more,
