@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nip.cli import bench, data, doctor, lra, report, score, study
+from nip.cli import bench, data, doctor, finetuning, lra, report, score, study
 
 app = typer.Typer(
     name="nip",
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for room in (score, data, lra, study, report, bench, doctor):
+for room in (score, data, lra, finetuning, study, report, bench, doctor):
     room.register(app)
 
 
@@ -32,7 +32,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 # Which extra brings a package that is missing.
-EXTRAS = {"torch": "attention", "numba": "fast", "accelerate": "train", "filelock": "train", "safetensors": "train"}
+EXTRAS = {
+    **{"torch": "attention", "numba": "fast", "accelerate": "train", "filelock": "train", "safetensors": "train"},
+    **{"datasets": "data", "transformers": "finetune", "sklearn": "finetune"},
+}
 
 
 def _sentence(error: Exception) -> str:

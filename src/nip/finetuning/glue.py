@@ -87,7 +87,7 @@ def main(words: Sequence[str], program: str = "nip glue") -> dict[str, Any]:
     ValueError
         If the command, the data or the model is wrong: one sentence.
     """
-    command = parse(words, GlueArguments, program=program, description=main.__doc__)
+    command = parse(words, GlueArguments, program=program, description=__doc__)
     refuse_missing_files(command)
     with begin(
         command, kind="glue", task=command.task.task_name or command.task.dataset_config_name or "files"

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from nip.finetuning.arguments import Command, parse
-from nip.finetuning.loading import load_config, load_model, load_tokenizer, sequence_length
+from nip.finetuning.loading import load_config, load_model, load_tokenizer, positions_of, sequence_length
 from nip.finetuning.losses import classification_loss, smoothed
 from nip.finetuning.masking import MaskedMetrics, Masking, Turns, reduce_logits
 from nip.finetuning.recording import Recorded
@@ -87,7 +87,7 @@ def main(words: Sequence[str], program: str = "nip mlm") -> dict[str, Any]:
     ValueError
         If the command, the text or the model is wrong: one sentence.
     """
-    command = parse(words, MaskedLmArguments, program=program, description=main.__doc__)
+    command = parse(words, MaskedLmArguments, program=program, description=__doc__)
     refuse(command)
     task = command.task
     name = task.dataset_config_name or task.dataset_name or Path(task.train_file or task.validation_file).stem
@@ -196,7 +196,7 @@ def fresh_config(command: Command) -> Any:
 
 
 def fit_to_tokenizer(command: Command, config: Any, tokenizer: Any) -> None:
-    """Give a model from scratch as many rows as the tokenizer has tokens, where nobody says how many.
+    """Give a model from scratch the tokenizer's tokens and the inputs' positions, where nobody says how many.
 
     Raises
     ------
@@ -212,6 +212,14 @@ def fit_to_tokenizer(command: Command, config: Any, tokenizer: Any) -> None:
             f"{config.vocab_size:,} rows."
         )
     config.pad_token_id = tokenizer.pad_token_id
+    wanted, rows = command.task.max_seq_length, positions_of(config)
+    if (
+        wanted is not None
+        and rows is not None
+        and wanted > rows
+        and "max_pos" not in (command.task.config_overrides or "")
+    ):
+        config.max_position_embeddings += wanted - rows
 
 
 def texts_as_tokens(command: Command, tokenizer: Any, seq_len: int) -> tuple[Any, Any, dict[str, str]]:

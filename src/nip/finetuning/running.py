@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.trainer_callback import ProgressCallback, TrainerState
@@ -247,6 +248,7 @@ def make_trainer(command: Command, setup: Setup, metrics: Path, console: Console
     training = command.training
     training.restore_callback_states_from_checkpoint = True  # else early stopping counts anew after a restart
     training.disable_tqdm = True
+    training.dataloader_pin_memory = training.dataloader_pin_memory and torch.accelerator.is_available()
     # BERT-like heads take any keyword and ignore the number of items, so that the Trainer, believing them, would not
     # divide the loss by the number of parts, and would multiply it by that of processes. (Where `loss` is given, it
     # divides by the number of items itself.)
