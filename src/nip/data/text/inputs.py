@@ -1,0 +1,185 @@
+"""The files of a corpus: which form each has, and how they are cut into parts that are read side by side.
+
+A part is what one worker reads at a time, and what is not read again once it is finished: a range of a large file, or
+several small files. Which worker reads it changes nothing.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import lzma
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+# What is read, by name: documents parted by empty lines, one a line, one a file; and files of other makers.
+FORMS = {
+    "text": "text files, documents parted by empty lines",
+    "lines": "text files, one document a line",
+    "books": "text files, one document a file (BookCorpus)",
+    "jsonl": "JSON lines with a column of text (WikiExtractor --json)",
+    "extracted": "<doc …> … </doc> (WikiExtractor)",
+    "wikipedia": "an XML dump of MediaWiki",
+    "parquet": "parquet files with a column of text",
+    "hub": "the name of a set on the Hugging Face Hub",
+}
+TEXTUAL = ("text", "lines", "books")  # told apart by what they mean, not by what they look like
+_BY_BYTES = ("text", "lines", "jsonl", "extracted", "wikipedia")  # can be read from the middle
+_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_HEAD = 4096  # bytes by which a form is known
+_DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or a range of one.
+
+    Parameters
+    ----------
+    path : str
+        Of the file; the name of a set on the hub.
+    form : str
+        One of `FORMS`.
+    begin, end : int
+        Bytes of the file, row groups of a parquet file, or shards of a set on the hub. Documents that begin in that
+        range are of the piece. `end` is −1 where there is no other piece of the file.
+    """
+
+    path: str
+    form: str
+    begin: int = 0
+    end: int = -1
+
+
+def find_files(origin: Path) -> list[Path]:
+    """The file itself, or all files of a folder and of the folders in it, by name; hidden ones are left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If there is no file in the folder.
+    """
+    if origin.is_file():
+        return [origin]
+    if not origin.is_dir():
+        raise FileNotFoundError(f"There is no file or folder {origin}.")
+    found = (path for path in origin.rglob("*") if path.is_file())
+    files = [path for path in found if not any(part.startswith(".") for part in path.relative_to(origin).parts)]
+    if not files:
+        raise ValueError(f"{origin} holds no file: there is nothing to read.")
+    return sorted(files, key=lambda path: path.relative_to(origin).parts)
+
+
+def find_form(path: Path, textual: str = "text") -> str:
+    """The form of a file, by how it begins.
+
+    Parameters
+    ----------
+    path : Path
+    textual : {"text", "lines", "books"}, default="text"
+        What plain text means.
+
+    Raises
+    ------
+    ValueError
+        If it is a binary file, or encoded in UTF-16 or UTF-32.
+    """
+    with open_bytes(path) as file:
+        head = file.read(_HEAD)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        raise ValueError(f"{path} is encoded in UTF-16 or UTF-32. Convert it first: iconv -t UTF-8 {path.name}")
+    zero = head.find(b"\0")
+    if zero >= 0:
+        raise ValueError(f"{path} is no text: byte {zero} is 0. Move binary files out of the folder.")
+    begin = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if begin.startswith(b"<mediawiki"):
+        return "wikipedia"
+    if begin.startswith(b"<doc "):
+        return "extracted"
+    return "jsonl" if begin.startswith((b'{"', b"{'", b"{ ")) else textual
+
+
+def cut(files: list[tuple[Path, str]], part_bytes: int) -> list[tuple[Piece, ...]]:
+    """Parts of about `part_bytes` each: large files are cut where their form allows it, small ones are put together."""
+    parts: list[tuple[Piece, ...]] = []
+    small: list[Piece] = []
+    filled = 0
+    for path, form in files:
+        for piece, size in _pieces(path, form, part_bytes):
+            if small and filled + size > part_bytes:
+                parts.append(tuple(small))
+                small, filled = [], 0
+            small.append(piece)
+            filled += size
+    return [*parts, tuple(small)] if small else parts
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file to read, unpacked where its name ends in .gz, .bz2 or .xz.
+
+    Raises
+    ------
+    ValueError
+        If its name ends in .zst, .zip, .7z or .tar.
+    """
+    if path.suffix in (".zst", ".zip", ".7z", ".tar", ".tgz"):
+        raise ValueError(f"{path} is packed in a form that is not read. Unpack it first; .gz, .bz2 and .xz are read.")
+    opener = _OPENERS.get(path.suffix)
+    return path.open("rb") if opener is None else opener(path, "rb")  # type: ignore[operator, no-any-return]
+
+
+def unpacked_lines(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]:
+    """The lines of a file, longer ones in several.
+
+    Raises
+    ------
+    ValueError
+        If it is packed and damaged.
+    """
+    try:
+        while line := file.readline(longest):
+            yield line
+    except _DAMAGED as error:
+        raise ValueError(f"{path} is cut short or damaged: {error}.") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{path} is damaged: {error}.") from error
+
+
+def _pieces(path: Path, form: str, part_bytes: int) -> Iterator[tuple[Piece, int]]:
+    """The pieces of a file and about how many bytes each has."""
+    size = path.stat().st_size
+    if form == "parquet":
+        yield from _row_groups(path, part_bytes)
+    elif form in _BY_BYTES and path.suffix not in _OPENERS and size > part_bytes:
+        for begin in range(0, size, part_bytes):
+            end = min(begin + part_bytes, size)
+            yield Piece(str(path), form, begin, end), end - begin
+    else:
+        yield Piece(str(path), form), size
+
+
+def _row_groups(path: Path, part_bytes: int) -> Iterator[tuple[Piece, int]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError("Reading parquet files needs pyarrow: pip install 'nip[pretrain]'") from error
+    try:
+        metadata = parquet.read_metadata(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is truncated or no parquet file: {error}") from error
+    begin = filled = 0
+    for group in range(metadata.num_row_groups):
+        filled += metadata.row_group(group).total_byte_size
+        if filled >= part_bytes or group + 1 == metadata.num_row_groups:
+            yield Piece(str(path), "parquet", begin, group + 1), filled
+            begin, filled = group + 1, 0

@@ -1,0 +1,260 @@
+"""Documents of files of any form: `documents(piece)` yields them as they stand, one after the other.
+
+A piece that is a range of bytes has the documents that begin in it, so that the pieces of a file give what the whole
+file gives, wherever it is cut. In text whose documents are parted by empty lines, what counts is the empty line before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from html import unescape
+from pathlib import Path
+from typing import IO, Any
+
+from nip.data.tables import chosen_columns
+from nip.data.text.inputs import Piece, open_bytes, unpacked_lines
+from nip.data.text.normalising import LONGEST
+
+COLUMNS = ("text", "content", "article", "body", "document")  # that may hold the text, in this order
+_PAGE = LONGEST * 16  # bytes of a line, an article or a page: the longest that is read
+_ROWS = 256  # of a parquet file, in memory at a time
+_DOC = re.compile(rb"<doc\b[^>]*>\s*$")
+
+
+def documents(piece: Piece, *, encoding: str = "utf-8", column: str | None = None) -> Iterator[str]:
+    """The documents of a piece, as they stand in the file; those longer than `LONGEST` characters may come in several.
+
+    Parameters
+    ----------
+    piece : Piece
+    encoding : str, default="utf-8"
+        Of text.
+    column : str, optional
+        Of JSON lines, parquet files and sets of the hub: the one with the text; by default the first of `COLUMNS`.
+
+    Raises
+    ------
+    ValueError
+        If a file is damaged, no text of that encoding, or has no such column; the message names the file and the place.
+    OSError
+        If a set of the hub cannot be had.
+    ImportError
+        If a package is missing that the form needs.
+    """
+    columns = (column,) if column else COLUMNS
+    if piece.form == "parquet":
+        yield from _parquet(piece, columns)
+    elif piece.form == "hub":
+        yield from _hub(piece, columns)
+    else:
+        path = Path(piece.path)
+        with open_bytes(path) as file:
+            for offset, raw in _RAW[piece.form](file, piece):
+                yield from _decoded(raw, path, offset, piece.form, encoding, columns)
+
+
+def _decoded(raw: bytes, path: Path, offset: int, form: str, encoding: str, columns: Sequence[str]) -> Iterator[str]:
+    """The text in the bytes of a document that begins at byte `offset` of the file."""
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, byte {offset + error.start}: {error.reason}; it is not encoded in {encoding}. "
+            "Name its encoding with --encoding, or convert it."
+        ) from error
+    if form == "jsonl":
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, byte {offset}: the line is no JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, byte {offset}: the line is no JSON object.")
+        found = _cell(row[chosen_columns(path, list(row), [columns])[0]], path, f"byte {offset}")
+    elif form == "wikipedia":
+        from nip.data.text.wikipedia import article
+
+        found = article(text, path, offset)
+    else:
+        found = unescape(text) if form == "extracted" else text
+    if found:
+        yield found
+
+
+def _cell(value: Any, path: Path | str, place: str) -> str:
+    """The text of a cell; nothing where it is empty."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise ValueError(f"{path}, {place}: the text is {type(value).__name__}, not a string. Name a column with --column.")
+
+
+def _lines(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Lines that begin at or after the piece's begin, to the end of the file, and where they begin."""
+    path = Path(piece.path)
+    place = piece.begin
+    if piece.begin:
+        file.seek(piece.begin - 1)  # the line that ends right before the piece is not of it, nor is one that goes on
+        place -= 1
+        for skipped in unpacked_lines(file, path, LONGEST):
+            place += len(skipped)
+            if skipped.endswith(b"\n"):
+                break
+    for line in unpacked_lines(file, path, LONGEST):
+        yield place, line
+        place += len(line)
+
+
+def _beyond(place: int, piece: Piece) -> bool:
+    return 0 <= piece.end <= place
+
+
+def _raw_lines(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    whole: list[bytes] = []
+    start = length = 0
+    for place, line in _lines(file, piece):
+        if not whole:
+            if _beyond(place, piece):
+                return
+            start, length = place, 0
+        whole.append(line)
+        length += len(line)
+        if length > _PAGE:
+            raise ValueError(f"{piece.path}, byte {start}: a line of more than {_PAGE:,} bytes.")
+        if line.endswith(b"\n"):
+            if not line.isspace() or len(whole) > 1:
+                yield start, b"".join(whole)
+            whole = []
+    if whole:
+        yield start, b"".join(whole)
+
+
+def _raw_paragraphs(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Documents parted by empty lines; long ones are handed out in several, at the end of a word where there is one."""
+    lines: list[bytes] = []
+    start = length = 0
+    ours = piece.begin == 0  # else the lines before the first empty one are of the piece before
+    begins = True  # a long line comes in several; only its first can be empty
+    for place, line in _lines(file, piece):
+        if begins and line.isspace():
+            if lines:
+                yield start, b"".join(lines)
+                lines = []
+            if _beyond(place, piece):
+                return
+            ours = True
+        elif ours:
+            if not lines:
+                start, length = place, 0
+            lines.append(line)
+            length += len(line)
+            if length > LONGEST:
+                whole, rest = _whole_characters(b"".join(lines))
+                yield start, whole
+                lines, start, length = ([rest] if rest else []), place + len(line) - len(rest), len(rest)
+        begins = line.endswith(b"\n")
+    if lines:
+        yield start, b"".join(lines)
+
+
+def _whole_characters(raw: bytes) -> tuple[bytes, bytes]:
+    """Bytes up to where the last word ends, and the rest, so that no character is cut."""
+    if raw.endswith(b"\n"):
+        return raw, b""
+    end = max(raw.rfind(b" "), raw.rfind(b"\n")) + 1
+    if end <= 0:  # one endless word: before the last byte that begins a character of UTF-8
+        end = next((i for i in range(len(raw) - 1, max(len(raw) - 5, 0), -1) if raw[i] & 0xC0 != 0x80), len(raw))
+    return raw[:end], raw[end:]
+
+
+def _raw_whole(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """One document a file: empty lines are dropped, and it is handed out in several if it is long."""
+    lines: list[bytes] = []
+    start = length = 0
+    for place, line in _lines(file, piece):
+        if not lines:
+            start, length = place, 0
+        lines.append(line)
+        length += len(line)
+        if length > LONGEST:
+            whole, rest = _whole_characters(b"".join(lines))
+            yield start, whole
+            lines, start, length = ([rest] if rest else []), place + len(line) - len(rest), len(rest)
+    if lines:
+        yield start, b"".join(lines)
+
+
+def _between(
+    file: IO[bytes], piece: Piece, opens: re.Pattern[bytes], closes: bytes, keep: bool
+) -> Iterator[tuple[int, bytes]]:
+    """What stands between a line that opens and one that closes; with these lines if `keep`."""
+    lines: list[bytes] | None = None
+    start = length = 0
+    for place, line in _lines(file, piece):
+        if lines is None:
+            if opens.match(line.lstrip()):
+                if _beyond(place, piece):
+                    return
+                lines, start, length = ([line] if keep else []), place if keep else place + len(line), 0
+            continue
+        if line.strip() == closes:
+            yield start, b"".join([*lines, line] if keep else lines)
+            lines = None
+            continue
+        lines.append(line)
+        length += len(line)
+        if length > _PAGE:
+            raise ValueError(f"{piece.path}, byte {start}: a page of more than {_PAGE:,} bytes.")
+    if lines is not None:
+        raise ValueError(f"{piece.path} is cut short: what begins at byte {start} has no {closes.decode()}.")
+
+
+def _raw_extracted(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    for start, raw in _between(file, piece, _DOC, b"</doc>", keep=False):
+        title, _, body = raw.partition(b"\n")  # the title is repeated as the first line
+        if body.strip():
+            yield start + len(title) + 1, body
+
+
+def _raw_pages(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    return _between(file, piece, re.compile(rb"<page>\s*$"), b"</page>", keep=True)
+
+
+_RAW = {
+    "text": _raw_paragraphs,
+    "lines": _raw_lines,
+    "jsonl": _raw_lines,
+    "books": _raw_whole,
+    "extracted": _raw_extracted,
+    "wikipedia": _raw_pages,
+}
+
+
+def _parquet(piece: Piece, columns: Sequence[str]) -> Iterator[str]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(piece.path) as file:
+            (chosen,) = chosen_columns(piece.path, file.schema_arrow.names, [columns])
+            groups = range(piece.begin, piece.end)
+            row = 0
+            for batch in file.iter_batches(_ROWS, row_groups=groups, columns=[chosen], use_threads=False):
+                for value in batch.column(chosen).to_pylist():
+                    text = _cell(value, piece.path, f"row {row} of row group {piece.begin} and after")
+                    row += 1
+                    if text:
+                        yield text
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{piece.path} is truncated or no parquet file: {error}") from error
+
+
+def _hub(piece: Piece, columns: Sequence[str]) -> Iterator[str]:
+    from nip.data.text import streams
+
+    chosen: list[str] = []
+    for number, row in enumerate(streams.rows(piece.path, piece.begin)):
+        chosen = chosen or chosen_columns(piece.path, list(row), [columns])
+        text = _cell(row[chosen[0]], piece.path, f"row {number} of shard {piece.begin}")
+        if text:
+            yield text
