@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
+from nip.finetuning.folder import output_folder, read_run_file, write_run_file
 from nip.training.console import Console
 from nip.training.runs import Metrics, read_metrics
 
@@ -54,6 +55,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             self._tokens = steps[-1]["tokens"] // args.world_size
             self._seconds = steps[-1]["seconds"]
         if self._main:
+            facts = read_run_file(self.path.parent) or {}
+            write_run_file(output_folder(self.path.parent), {**facts, "planned_steps": state.max_steps})
             self._file = Metrics(self.path, 0)
             for row in kept:
                 self._file.write(row)

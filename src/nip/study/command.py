@@ -19,8 +19,11 @@ def reproduction_command(run: Run) -> str:
     """`nip lra` with what the run's configuration adds to its task's recipe, quoted for a shell.
 
     Where it differs from the recipe in something that no option says, the command reads the configuration itself.
+    A finetuning run has recorded its command.
     """
     config = run.config
+    if run.facts is not None:
+        return shlex.join(str(word) for word in run.facts["command"])
     if config.task not in BY_NAME[config.recipe]:
         return FROM_FILE
     words = ["--graph", config.graph] if config.graph is not None else ["--model", config.model]

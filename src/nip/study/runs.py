@@ -1,7 +1,8 @@
 """Reading run folders: what a training run has left behind, finished or not.
 
-A folder is a run if it holds ``config.json``. ``metrics.jsonl`` grows while the run goes on and ``result.json`` appears
-at its end, so a run without a result is unfinished, not broken. Nothing that is read here is ever executed.
+A folder is a run if it holds ``config.json``, or ``run.json`` beside a finetuned model. ``metrics.jsonl`` grows while
+the run goes on and ``result.json`` appears at its end, so a run without a result is unfinished, not broken. Nothing
+that is read here is ever executed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nip.finetuning.folder import RUN_FILE
+from nip.finetuning.reading import as_run_config, finetuning_run
 from nip.training.config import RunConfig, read_config
 from nip.training.runs import RunFolder
 
@@ -69,6 +72,8 @@ class Run:
     environment: Mapping[str, Any]
     curves: Mapping[str, Curve]
     result: Result | None
+    facts: Mapping[str, Any] | None = None
+    """What ``run.json`` says, of a finetuning run: its command above all."""
 
     @property
     def name(self) -> str:
@@ -140,18 +145,19 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         If there is no ``config.json``.
     """
     files = RunFolder(Path(folder))
-    config = read_config(files.config)
+    facts = finetuning_run(files.path)
+    config = read_config(files.config) if facts is None else as_run_config(facts, files.path)
     result = _result(files.result) if files.result.exists() else None
     if result:
         planned = _object(files.result).get("planned_steps", result.steps)  # said by runs that may stop early
         if planned not in (None, config.max_steps):
             result = None  # the run goes on to a larger number of steps
     environment = _object(files.environment) if files.environment.exists() else {}
-    return Run(files.path, config, environment, _curves(files.metrics), result)
+    return Run(files.path, config, environment, _curves(files.metrics), result, facts)
 
 
 def _is_run(path: Path) -> bool:
-    return RunFolder(path).config.is_file()
+    return RunFolder(path).config.is_file() or (path / RUN_FILE).is_file()
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -193,6 +199,10 @@ def _curves(path: Path) -> dict[str, Curve]:
 def _result(path: Path) -> Result:
     value = _object(path)
     accuracy = _share(value, "test_accuracy", path)
+    if value.get("metric") not in (None, "accuracy"):  # a correlation or F1; below 0 it is worth no more than 0
+        score = _number(value, "score", f"{path}:")
+        accuracy = None if score is None else _share({"score": max(0.0, score)}, "score", path)
+        value = {**value, "interval": None, "baselines": {}}
     if accuracy is None:
         raise ValueError(f"{path} must have a test_accuracy.")
     interval = value.get("interval")

@@ -224,8 +224,8 @@ def reproduction(runs: Sequence[Run]) -> Element:
             tag("summary", "Configuration, graph and machine"),
             _pair(f"Graph {run.pattern_label} on {graph.n:,} vertices, SHA-256", graph.checksum),
             _pair("Data, SHA-256", run.config.data) if run.config.data else None,
-            tag("p", "config.json", class_="quiet"),
-            tag("pre", run.config.to_json().rstrip()),
+            tag("p", "config.json" if run.facts is None else "run.json", class_="quiet"),
+            tag("pre", _settings(run)),
         ]
         if run.environment:
             text = json.dumps(run.environment, indent=2, ensure_ascii=False)
@@ -270,6 +270,12 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def _settings(run: Run) -> str:
+    if run.facts is None:
+        return run.config.to_json().rstrip()
+    return json.dumps(run.facts, indent=2, ensure_ascii=False)
 
 
 def _unbroken(sentence: str) -> str:
