@@ -162,17 +162,19 @@ def _apply(model: Model, setting: Setting) -> Model:
     windows = [has_window(module) for _, module, _ in wanted]
     keep_windows = setting.layers is None and any(windows) and not all(windows)
     numbers: dict[str, int] = {}
+    sites = []
     for path, module, role in found:
         index = numbers.get(role, 0)
         numbers[role] = index + 1
         sparse = role == "self" or (role == "decoder" and setting.decoder)
         graph = setting.of_layer(index) if sparse and not (keep_windows and has_window(module)) else None
-        setattr(module, SITE, Site(path, role, index, graph, setting.backend, max_tokens))
+        sites.append(Site(path, role, index, graph, setting.backend, max_tokens))
     _check_layers(model, setting, numbers)
     model.set_attn_implementation(NAME)
-    for path, module, _ in found:
+    for (path, module, _), site in zip(found, sites, strict=True):
         if getattr(module.config, "_attn_implementation", None) != NAME:
             raise ValueError(f"{path} of {type(model).__name__} does not take another attention from transformers.")
+        setattr(module, SITE, site)
     if any(getattr(module, "is_causal", False) for _, module, _ in found):
         setting = replace(setting, max_tokens=max_tokens)  # must not follow the configuration when that changes
     setattr(model.config, ENTRY, setting.to_dict())

@@ -146,6 +146,6 @@ def _instead(model: Any) -> str:
         return "it rotates queries and keys by position (rotary), and reads inputs of any length."
     if getattr(config, "relative_attention_num_buckets", None):
         return "its positions are relative, and it reads inputs of any length."
-    if hasattr(model, "resize_position_embeddings"):
-        return "its positions are computed; call its resize_position_embeddings."
+    if any("Sinusoidal" in type(module).__name__ for module in model.modules()):
+        return "they are sines; call its resize_position_embeddings."
     return "there is nothing to extend."

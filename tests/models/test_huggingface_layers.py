@@ -1,0 +1,82 @@
+"""Which modules of a model compute attention, for whom, and which models cannot be given another."""
+
+import pytest
+import transformers as hf
+
+from huggingface_families import FAMILIES, SEQ2SEQ, T5, TEXT
+from nip.models.huggingface import attention_layers, sparsify
+from nip.models.huggingface_layers import attention_modules
+
+OWN = {**TEXT, "num_hidden_layers": 1}
+REFUSED = {
+    "BigBirdModel": OWN,
+    "LongformerModel": {**OWN, "attention_window": 4},
+    "DebertaModel": OWN,
+    "DebertaV2Model": OWN,
+    "MPNetModel": OWN,
+    "RoFormerModel": {**OWN, "embedding_size": 32},
+    "NystromformerModel": OWN,
+    "LongT5ForConditionalGeneration": T5,
+    "BigBirdPegasusForConditionalGeneration": SEQ2SEQ,
+    "LEDForConditionalGeneration": {
+        **SEQ2SEQ,
+        "attention_window": 4,
+        "max_encoder_position_embeddings": 64,
+        "max_decoder_position_embeddings": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_computes_attention_itself_is_refused_by_name(name):
+    kind = getattr(hf, name)
+    model = kind(kind.config_class(**REFUSED[name]))
+    with pytest.raises(ValueError, match=f"{name} computes its attention itself"):
+        sparsify(model)
+    assert not attention_layers(model) and not hasattr(model.config, "nip")
+
+
+def roles(model):
+    found = {}
+    for path, _, role in attention_modules(model):
+        found.setdefault(role, []).append(path)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bert", {"self": ["encoder.layer.0.attention.self", "encoder.layer.1.attention.self"]}),
+        (
+            "bart",
+            {
+                "self": [f"model.encoder.layers.{i}.self_attn" for i in (0, 1)],
+                "decoder": [f"model.decoder.layers.{i}.self_attn" for i in (0, 1)],
+                "cross": [f"model.decoder.layers.{i}.encoder_attn" for i in (0, 1)],
+            },
+        ),
+        (
+            "t5",
+            {
+                "self": [f"encoder.block.{i}.layer.0.SelfAttention" for i in (0, 1)],
+                "decoder": [f"decoder.block.{i}.layer.0.SelfAttention" for i in (0, 1)],
+                "cross": [f"decoder.block.{i}.layer.1.EncDecAttention" for i in (0, 1)],
+            },
+        ),
+        ("opt", {"self": [f"model.decoder.layers.{i}.self_attn" for i in (0, 1)]}),
+    ],
+)
+def test_roles_of_attention(name, expected):
+    assert roles(FAMILIES[name].make()) == expected
+
+
+def test_roles_in_an_encoder_and_a_decoder_put_together():
+    model = hf.EncoderDecoderModel(
+        encoder=hf.BertModel(hf.BertConfig(**OWN)),
+        decoder=hf.BertLMHeadModel(hf.BertConfig(**OWN, is_decoder=True, add_cross_attention=True)),
+    )
+    assert roles(model) == {
+        "self": ["encoder.encoder.layer.0.attention.self"],
+        "decoder": ["decoder.bert.encoder.layer.0.attention.self"],
+        "cross": ["decoder.bert.encoder.layer.0.crossattention.self"],
+    }
