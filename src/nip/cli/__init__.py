@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 EXTRAS = {
     **{"torch": "attention", "numba": "fast", "accelerate": "train", "filelock": "train", "safetensors": "train"},
     **{"datasets": "data", "transformers": "finetune", "sklearn": "finetune"},
+    **{"optuna": "finetune", "plotly": "finetune", "rouge_score": "finetune"},
 }
 
 

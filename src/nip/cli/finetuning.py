@@ -1,4 +1,4 @@
-"""`nip glue`, `nip mlm`, and commands about their runs; flags are those of the original's scripts, read by the room."""
+"""`nip glue`, `nip mlm`, `nip qa` …, and commands about their runs; flags are those of the original's scripts, read by the room."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ def register(app: typer.Typer) -> None:
     )
     app.command("mlm", context_settings=PASSED_ON, add_help_option=False)(
         passed_on("nip.finetuning.masked_lm", "Masked language modelling, finetuned or from scratch.")
+    )
+    app.command("qa", context_settings=PASSED_ON, add_help_option=False)(
+        passed_on("nip.finetuning.qa", "Answer questions by spans of their contexts: SQuAD 1 and 2, or files.")
+    )
+    app.command("summarization", context_settings=PASSED_ON, add_help_option=False)(
+        passed_on("nip.finetuning.summarization", "Summarize texts by encoder–decoders such as BART and T5.")
+    )
+    app.command("hpo", context_settings=PASSED_ON, add_help_option=False)(
+        passed_on("nip.finetuning.hpo", "Search for the settings that finetune best: nip hpo COMMAND FLAG …")
     )
     app.command("checkpoints", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(checkpoints)
 

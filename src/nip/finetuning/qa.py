@@ -23,7 +23,7 @@ from nip.finetuning.parts import limited, read_parts, refuse_sources
 from nip.finetuning.qa_answers import AnswerRules, Answers, find_answers
 from nip.finetuning.qa_features import WindowRules, check_tokenizer, windows
 from nip.finetuning.qa_score import score_v1, score_v2
-from nip.finetuning.running import Setup, begin, carry_out
+from nip.finetuning.running import Setup, begin, carry_out, report
 from nip.finetuning.squad import check, read_squad, references
 from nip.finetuning.tokenizing import content_key, tokenized
 
@@ -69,8 +69,8 @@ class QaArguments:
         )
 
 
-def main(words: Sequence[str], *, program: str = "nip qa") -> tuple[Command, dict[str, Any]]:
-    """Carry out a command line: what was asked for, and what came of it.
+def main(words: Sequence[str], program: str = "nip qa") -> dict[str, Any]:
+    """Train, evaluate and predict as a command line says; what came of it, as ``result.json`` holds it.
 
     Raises
     ------
@@ -79,7 +79,9 @@ def main(words: Sequence[str], *, program: str = "nip qa") -> tuple[Command, dic
     """
     command = parse(words, QaArguments, program=program, description=__doc__)
     with begin(command, kind="qa", task=_task(command.task)) as claim:
-        return command, carry_out(command, prepare(command), claim)
+        result = carry_out(command, prepare(command), claim)
+    report(command, result)
+    return result
 
 
 def _task(task: QaArguments) -> str:

@@ -23,7 +23,7 @@ from nip.finetuning.parts import limited, read_parts, refuse_sources
 from nip.finetuning.recording import Recorded
 from nip.finetuning.rouge import KINDS, rouge
 from nip.finetuning.rows import read_rows
-from nip.finetuning.running import Setup, begin, carry_out
+from nip.finetuning.running import Setup, begin, carry_out, report
 from nip.finetuning.summarization_data import TokenRules, choose_columns, tokenize
 from nip.finetuning.tokenizing import content_key, tokenized
 
@@ -72,8 +72,8 @@ class RecordedSeq2Seq(Recorded, Seq2SeqTrainer):  # type: ignore[misc]
     """`Seq2SeqTrainer` that is recorded as every run is."""
 
 
-def main(words: Sequence[str], *, program: str = "nip summarization") -> tuple[Command, dict[str, Any]]:
-    """Carry out a command line: what was asked for, and what came of it.
+def main(words: Sequence[str], program: str = "nip summarization") -> dict[str, Any]:
+    """Train, evaluate and predict as a command line says; what came of it, as ``result.json`` holds it.
 
     Raises
     ------
@@ -85,7 +85,9 @@ def main(words: Sequence[str], *, program: str = "nip summarization") -> tuple[C
     )
     _settle_generation(command)
     with begin(command, kind="summarization", task=_task(command.task)) as claim:
-        return command, carry_out(command, prepare(command), claim)
+        result = carry_out(command, prepare(command), claim)
+    report(command, result)
+    return result
 
 
 def _settle_generation(command: Command) -> None:
