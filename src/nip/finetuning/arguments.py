@@ -285,7 +285,7 @@ def settle_precision(words: Sequence[str], given: frozenset[str]) -> tuple[list[
     notices : list of str
     """
     left, notices = list(words), []
-    no_gpu = not torch.accelerator.is_available() or "use_cpu" in given
+    no_gpu = not torch.accelerator.is_available() or _is_on(words, "use_cpu")
     halves = [name for name in ("fp16", "fp16_full_eval") if _is_on(words, name)]
     if no_gpu and halves:
         bf16 = computes_bf16()
@@ -295,7 +295,7 @@ def settle_precision(words: Sequence[str], given: frozenset[str]) -> tuple[list[
             if bf16 and instead not in given:
                 left.append(f"--{instead}")
             notices.append(f"--{name} needs a GPU: computing in {'bfloat16' if bf16 else '32 bits'} instead")
-    if no_gpu and "use_cpu" not in given and any(_is_on(left, name) for name in ("bf16", "bf16_full_eval")):
+    if no_gpu and not _is_on(words, "use_cpu") and any(_is_on(left, name) for name in ("bf16", "bf16_full_eval")):
         left.append("--use_cpu")
     return left, notices
 

@@ -1,0 +1,45 @@
+"""A small model and data that all tests of finetuning share; nothing is looked for on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetuning_files import write_model, write_mrpc, write_text
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a BERT and its tokenizer."""
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def mrpc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder above MRPC's."""
+    folder = tmp_path_factory.mktemp("glue")
+    write_mrpc(folder / "MRPC")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file."""
+    return write_text(tmp_path_factory.mktemp("text") / "train.txt")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No network, caches in a folder of the tests, and one thread: the machine is shared."""
+    import datasets
+    import huggingface_hub.constants as hub
+    import torch
+
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,122 @@
+"""Command lines of finetuning, read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nip.finetuning import arguments
+from nip.finetuning.arguments import parse, read_parameters, settle_precision, words_of_file
+
+
+@dataclass
+class Own:
+    """A task's own."""
+
+    task_name: str | None = None
+
+
+def read(words: str, tmp_path: Path) -> arguments.Command:
+    return parse([*words.split(), "--output_dir", str(tmp_path)], Own, program="nip own")
+
+
+def test_settings_come_from_the_words_and_defaults_from_none(tmp_path: Path):
+    command = read(
+        "--do_train --task_name x --attention random --param seed=3 num_random_blocks=2 --block_size 8", tmp_path
+    )
+    assert command.task.task_name == "x"
+    assert command.attention.parameters == {"seed": 3, "num_random_blocks": 2}
+    assert (command.attention.attention, command.attention.block_size) == ("random", 8)
+    assert {"attention", "param", "block_size"} <= command.given
+    default = read("--do_train", tmp_path)
+    assert (default.attention.attention, default.attention.block_size) == ("hypercube", 16)
+    assert "attention" not in default.given
+
+
+def test_params_may_be_repeated(tmp_path: Path):
+    command = read("--do_train --attention random --param seed=3 --param num_random_blocks=2", tmp_path)
+    assert command.attention.parameters == {"seed": 3, "num_random_blocks": 2}
+
+
+def test_the_best_model_is_taken_where_a_metric_or_patience_says_so(tmp_path: Path):
+    readme = "--do_train --do_eval --evaluation_strategy steps --eval_steps 1000 --save_strategy steps --save_steps 700"
+    best = read(f"{readme} --metric_for_best_model accuracy", tmp_path).training
+    assert best.load_best_model_at_end
+    assert best.greater_is_better
+    patient = read(f"{readme} --early_stopping_patience 3", tmp_path).training
+    assert (patient.load_best_model_at_end, patient.metric_for_best_model) == (True, "loss")
+    assert patient.greater_is_better is False
+    assert read(f"{readme} --metric_for_best_model perplexity", tmp_path).training.greater_is_better is False
+    assert not read(readme, tmp_path).training.load_best_model_at_end
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--seed 1", "There is nothing to do: give --do_train, --do_eval or --do_predict."),
+        ("--do_eval --attention nothing", "There is no pattern 'nothing'."),
+        ("--do_eval --param seed=1", "has no parameter 'seed'"),
+        ("--do_eval --attention random --param seed", "takes name=value"),
+        ("--do_eval --block_size 0", "must be an integer of at least 1. Got 0"),
+        ("--do_eval --learning_rate fast", "invalid float value: 'fast'"),
+        ("--do_eval --extend_positions mirror", "takes one of reflect, tile, interpolate. Got 'mirror'"),
+        ("--do_eval --graph nowhere.npz", "there is no file nowhere.npz"),
+        ("--do_eval --early_stopping_patience 2", "needs evaluations while training"),
+        ("--do_train --load_best_model_at_end", "requires the save and eval strategy to match"),
+        ("--do_eval --overwrite_output_dir", "nothing is trained"),
+        ("--do_train --overwrite_output_dir --resume_from_checkpoint x", "Give one of them"),
+        ("--do_train --trust_remote_code", "--trust_remote_code is refused"),
+        ("--do_train --num_train_epochs 0", "--num_train_epochs must be above 0"),
+        ("--do_train --max_train_samples 0", "must be an integer of at least 1. Got 0"),
+        ("--do_train --bf16 --fp16 --use_cpu false", ""),
+    ],
+)
+def test_what_contradicts_itself_is_refused_in_one_sentence(words: str, sentence: str, tmp_path: Path):
+    if not sentence:
+        read(words, tmp_path)  # both mean bfloat16 here
+        return
+    with pytest.raises(ValueError, match=r".") as refused:
+        read(words, tmp_path)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_half_precision_without_a_gpu(bf16: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arguments, "computes_bf16", lambda: bf16)
+    monkeypatch.setattr(arguments.torch.accelerator, "is_available", lambda: False)
+    words, notices = settle_precision(["--fp16", "--seed", "1", "--fp16_full_eval", "true"], frozenset())
+    assert words == (["--seed", "1", "--bf16", "--bf16_full_eval", "--use_cpu"] if bf16 else ["--seed", "1"])
+    assert len(notices) == 2
+    assert settle_precision(["--fp16", "false"], frozenset()) == (["--fp16", "false"], [])
+
+
+def test_half_precision_with_a_gpu_stays(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arguments.torch.accelerator, "is_available", lambda: True)
+    assert settle_precision(["--fp16"], frozenset()) == (["--fp16"], [])
+
+
+def test_a_json_file_spells_the_flags(tmp_path: Path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"do_train": True, "param": ["a=1", "b=2"], "seed": 3, "cache_dir": None}))
+    assert words_of_file(file) == ["--do_train", "true", "--param", "a=1", "b=2", "--seed", "3"]
+    file.write_text("[1]")
+    with pytest.raises(ValueError, match="must hold a JSON object"):
+        words_of_file(file)
+
+
+def test_parameters_are_read_as_json_or_text():
+    assert read_parameters(["a=1", "b=true", "c=True", "d=x y"]) == {"a": 1, "b": True, "c": True, "d": "x y"}
+    with pytest.raises(ValueError, match="twice"):
+        read_parameters(["a=1", "a=2"])
+
+
+def test_one_notice_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    read("--do_train --evaluation_strategy no --overwrite_output_dir", tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0] == "nip: --evaluation_strategy is now --eval_strategy no"
+    assert "--overwrite_output_dir" in said[1]
