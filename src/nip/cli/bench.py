@@ -291,6 +291,70 @@ def step_command(
         Console().print(table)
 
 
+@bench.command("encoder")
+def encoder_command(
+    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = "hypercube",
+    seq_len: Annotated[str, typer.Option("--seq-len", help="Sequence lengths, comma-separated.")] = "512,2048,8192",
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
+    batch: Annotated[int, typer.Option(help="Sequences.")] = 1,
+    layers: Annotated[int, typer.Option(help="Layers.")] = 6,
+    width: Annotated[int, typer.Option(help="Width of the model.")] = 384,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 12,
+    dropout: Annotated[str, typer.Option(help="Attention dropout, comma-separated.")] = "0,0.1",
+    hidden_dropout: Annotated[float, typer.Option("--hidden-dropout", help="Dropout elsewhere in the model.")] = 0.0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    passes: Annotated[
+        str, typer.Option("--pass", help="training (forward and backward), inference, comma-separated.")
+    ] = "training,inference",
+    optimizer: Annotated[bool, typer.Option("--optimizer", help="A training step ends with AdamW's.")] = False,
+    backend: Annotated[str, typer.Option(help="The backend; auto is what attend takes.")] = "auto",
+    dense_up_to: Annotated[
+        int | None, typer.Option("--dense-up-to", help="Longest input on which the dense encoder is measured.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Calls of which medians are told.")] = 7,
+    memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time and memory of a Hugging Face encoder, with attention over a pattern and with transformers' dense attention.
+
+    Everything outside attention is the same code. Dropout counts in training only, so inference is measured once.
+
+    Example: nip bench encoder --seq-len 2048 --dropout 0 --pass training
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from nip.bench.huggingface import HEADER, Encoder, bench_encoder, caption, cells, to_markdown
+
+    lengths = [_integer(text, "A sequence length") for text in _split(seq_len)]
+    chances = [_number(text, "Dropout") for text in _split(dropout)]
+    encoders = [
+        Encoder(n, batch, layers, width, heads, block_size, chance, hidden_dropout, dtype, optimizer)
+        for chance in chances
+        for n in lengths
+    ]
+    if not encoders:
+        raise ValueError("There is nothing to measure. Name a sequence length and a dropout.")
+    names, directions, rows = _split(patterns), _split(passes), []
+    measured = bench_encoder(
+        encoders, names, directions, backend=backend, dense_up_to=dense_up_to, repeats=repeats, memory=memory
+    )
+    with Console(stderr=True).status("measuring"):
+        rows = list(measured)
+    if out is not None:
+        emit(to_markdown(rows), out)
+    if as_json:
+        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
+    elif out is None:
+        table = Table(title=caption(rows), title_justify="left")
+        for name in HEADER:
+            table.add_column(name, justify="left" if name in {"pass", "attention", "pattern"} else "right")
+        for row in rows:
+            table.add_row(*cells(row))
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -300,3 +364,10 @@ def _integer(text: str, name: str) -> int:
         return int(text)
     except ValueError:
         raise ValueError(f"{name} must be an integer. Got {text!r} instead.") from None
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number. Got {text!r} instead.") from None

@@ -121,10 +121,13 @@ def _segments(function: Callable[..., Any]) -> Tensor | None:
     parts = _closure(function).get("mask_functions")
     if not isinstance(parts, tuple) or len(parts) != 2:
         return None
-    packed, remapped = (_closure(part) for part in parts)
-    if set(packed) != {"packed_sequence_mask"} or remapped.get("mask_function") is not causal_mask_function:
-        return None
-    segments: Tensor = packed["packed_sequence_mask"]
+    segments: Tensor | None = None
+    for part in parts:
+        inside = _closure(part)
+        if set(inside) == {"packed_sequence_mask"}:
+            segments = inside["packed_sequence_mask"]
+        elif causal_mask_function not in (part, inside.get("mask_function")):  # as it is, or by positions: the same
+            return None
     return segments
 
 

@@ -1,0 +1,312 @@
+"""A Hugging Face encoder as a whole: a training step and inference, its attention over a pattern and dense.
+
+The model is BERT's encoder with random weights and no head, six layers of twelve heads, 384 wide unless told otherwise.
+Dense is transformers' `sdpa`; everything outside attention is the same code. The inputs have no padding.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel
+
+from nip.attention import explain
+from nip.bench.machine import Machine, this_machine
+from nip.bench.memory import high_water
+from nip.bench.quiet import mm_probe, time_alternately
+from nip.graphs import pattern
+from nip.graphs.pattern import check_int
+from nip.models.huggingface import sparsify
+from nip.training.process import keep_freed_memory
+
+DENSE = "dense"
+PASSES = ("training", "inference")
+DROPOUT_DENSE_UP_TO = 2048
+"""With dropout torch's dense attention writes every score out: on longer inputs it is left out."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One problem: the model, its input and what is done with it."""
+
+    n_tokens: int
+    batch: int = 1
+    layers: int = 6
+    width: int = 384
+    heads: int = 12
+    block_size: int = 16
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    dtype: str = "float32"
+    optimizer: bool = False
+    """Whether a training step ends with AdamW's."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_tokens", "batch", "layers", "width", "heads", "block_size"):
+            check_int(name, getattr(self, name), "bench encoder", minimum=1)
+        if self.width % self.heads:
+            raise ValueError(
+                f"The heads of bench encoder must divide its width {self.width}. Got {self.heads} instead."
+            )
+        for name in ("attention_dropout", "hidden_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"The '{name}' parameter of bench encoder must be in [0, 1).")
+        if self.dtype not in {"float32", "bfloat16"}:
+            raise ValueError(
+                f"The 'dtype' parameter of bench encoder must be float32 or bfloat16. Got {self.dtype!r} instead."
+            )
+
+
+@dataclass(frozen=True)
+class EncoderRow:
+    """One kind of attention in one encoder."""
+
+    attention: str
+    """The backend; "dense" is transformers' sdpa."""
+    pattern: str
+    direction: str
+    """Among `PASSES`: training is forward and backward."""
+    encoder: Encoder
+    ms: float
+    ratio_to_dense: float | None
+    """Time / time of the dense encoder; None where that was left out."""
+    peak_mib: float | None
+    """Memory that the pass took beside the model and its input; None where it was not measured."""
+    repeats: int
+    kept: int
+    """Samples that were taken while the machine was quiet; 0 if none was, and all count."""
+    machine: Machine
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of all sequences."""
+        return 1e3 * self.encoder.batch * self.encoder.n_tokens / self.ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, flat."""
+        return {
+            "backend": self.attention,
+            "pattern": self.pattern,
+            "pass": self.direction,
+            **asdict(self.encoder),
+            "ms": self.ms,
+            "ratio_to_dense": self.ratio_to_dense,
+            "speedup_over_dense": None if self.ratio_to_dense is None else 1 / self.ratio_to_dense,
+            "tokens_per_second": self.tokens_per_second,
+            "peak_mib": self.peak_mib,
+            "repeats": self.repeats,
+            "kept": self.kept,
+            **asdict(self.machine),
+        }
+
+
+def bench_encoder(
+    encoders: Sequence[Encoder],
+    patterns: Sequence[str] = ("hypercube",),
+    passes: Sequence[str] = PASSES,
+    *,
+    backend: str = "auto",
+    dense_up_to: int | None = None,
+    repeats: int = 7,
+    memory: bool = True,
+) -> Iterator[EncoderRow]:
+    """Measure encoders with attention over patterns beside the dense one; rows come as they are measured.
+
+    The process keeps freed memory as training does.
+
+    Parameters
+    ----------
+    encoders : sequence of Encoder
+    patterns : sequence of str
+        Patterns' names, with their own parameters.
+    passes : sequence of str
+        Among `PASSES`.
+    backend : str, default="auto"
+        As `nip.attend` takes it.
+    dense_up_to : int, optional
+        Tokens of the longest input on which the dense encoder is measured; with dropout never beyond
+        `DROPOUT_DENSE_UP_TO`.
+    repeats : int, default=7
+        Samples wanted of each while the machine is quiet.
+    memory : bool, default=True
+        Also measure peak memory, each in a process of its own.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or a number is below 1.
+    """
+    check_int("repeats", repeats, "bench encoder", minimum=1)
+    for direction in passes:
+        if direction not in PASSES:
+            raise ValueError(f"There is no pass {direction!r}. The passes are {', '.join(PASSES)}.")
+    for encoder in encoders:
+        for name in patterns:
+            pattern(name, -(-encoder.n_tokens // encoder.block_size))
+    return _measure(encoders, patterns, passes, backend, dense_up_to, repeats, memory)
+
+
+def _measure(
+    encoders: Sequence[Encoder],
+    patterns: Sequence[str],
+    passes: Sequence[str],
+    backend: str,
+    dense_up_to: int | None,
+    repeats: int,
+    memory: bool,
+) -> Iterator[EncoderRow]:
+    keep_freed_memory()
+    machine, probe = this_machine(), mm_probe()
+    seen = set()
+    for encoder in encoders:
+        for direction in passes:
+            if direction == "inference":
+                same = replace(encoder, attention_dropout=0.0, hidden_dropout=0.0, optimizer=False)
+                if same in seen:
+                    continue
+                seen.add(same)
+            names = [DENSE] if _has_dense(encoder, direction, dense_up_to) else []
+            names += patterns
+            calls = {name: prepare(encoder, name, direction, backend) for name in names}
+            timings = time_alternately(calls, repeats, probe)
+            del calls
+            for name in names:
+                dense = timings.get(DENSE)
+                yield EncoderRow(
+                    attention=DENSE if name == DENSE else _taken(encoder, name, direction, backend),
+                    pattern="softmax" if name == DENSE else name,
+                    direction=direction,
+                    encoder=encoder,
+                    ms=timings[name].ms,
+                    ratio_to_dense=None if dense is None else timings[name].ms / dense.ms,
+                    peak_mib=_peak_mib(encoder, name, direction, backend, machine.threads) if memory else None,
+                    repeats=repeats,
+                    kept=timings[name].kept,
+                    machine=machine,
+                )
+
+
+def _has_dense(encoder: Encoder, direction: str, dense_up_to: int | None) -> bool:
+    if direction == "training" and encoder.attention_dropout > 0 and encoder.n_tokens > DROPOUT_DENSE_UP_TO:
+        return False
+    return dense_up_to is None or encoder.n_tokens <= dense_up_to
+
+
+def prepare(encoder: Encoder, name: str, direction: str, backend: str = "auto") -> Callable[[], object]:
+    """A call that computes the pass once; `name` is a pattern or "dense"."""
+    config = BertConfig(
+        vocab_size=1024,
+        hidden_size=encoder.width,
+        num_hidden_layers=encoder.layers,
+        num_attention_heads=encoder.heads,
+        intermediate_size=4 * encoder.width,
+        max_position_embeddings=encoder.n_tokens,
+        attention_probs_dropout_prob=encoder.attention_dropout,
+        hidden_dropout_prob=encoder.hidden_dropout,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertModel._from_config(config, attn_implementation="sdpa", add_pooling_layer=False)
+        ids = torch.randint(config.vocab_size, (encoder.batch, encoder.n_tokens))
+    model.to(getattr(torch, encoder.dtype))
+    if name != DENSE:
+        sparsify(model, name, block_size=encoder.block_size, backend=backend)
+    if direction == "inference":
+        model.eval()
+
+        def infer() -> object:
+            with torch.inference_mode():
+                return model(ids).last_hidden_state
+
+        return infer
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True) if encoder.optimizer else None
+
+    def train() -> None:
+        model.zero_grad(set_to_none=True)
+        model(ids).last_hidden_state.square().mean().backward()
+        if optimizer is not None:
+            optimizer.step()
+
+    return train
+
+
+def _taken(encoder: Encoder, name: str, direction: str, backend: str) -> str:
+    head = encoder.width // encoder.heads
+    like = torch.empty(encoder.batch, encoder.heads, encoder.n_tokens, head, dtype=getattr(torch, encoder.dtype))
+    like.requires_grad_(direction == "training")
+    graph = pattern(name, -(-encoder.n_tokens // encoder.block_size))
+    dropout = encoder.attention_dropout if direction == "training" else 0.0
+    return explain(like, like, like, graph, encoder.block_size, dropout_p=dropout, backend=backend).backend
+
+
+def _peak_mib(encoder: Encoder, name: str, direction: str, backend: str, threads: int) -> float | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    job = {"encoder": asdict(encoder), "name": name, "direction": direction, "backend": backend, "threads": threads}
+    process = subprocess.run(
+        [sys.executable, "-m", "nip.bench.huggingface", json.dumps(job)], capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        reason = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
+        raise ValueError(f"Measuring the memory of {name} at {encoder.n_tokens} tokens failed: {reason[-1]}")
+    return float(process.stdout)
+
+
+HEADER = [
+    "pass", "tokens", "batch", "dropout", "attention", "pattern", "ms", "times dense", "tokens/s", "peak MiB", "quiet",
+]  # fmt: skip
+
+
+def cells(row: EncoderRow) -> list[str]:
+    """What a reader sees of a row, in the order of `HEADER`."""
+    return [
+        row.direction,
+        f"{row.encoder.n_tokens:,}",
+        f"{row.encoder.batch}",
+        f"{row.encoder.attention_dropout:g}",
+        row.attention,
+        row.pattern,
+        f"{row.ms:,.4g}",
+        "—" if row.ratio_to_dense is None else f"{1 / row.ratio_to_dense:.3g}",
+        f"{row.tokens_per_second:,.0f}",
+        "—" if row.peak_mib is None else f"{row.peak_mib:,.0f}",
+        f"{row.kept}",
+    ]
+
+
+def caption(rows: Sequence[EncoderRow]) -> str:
+    """On what and how the rows were measured."""
+    first, encoder = rows[0], rows[0].encoder
+    step = "forward, backward and AdamW" if encoder.optimizer else "forward and backward"
+    return (
+        f"{first.machine}; {encoder.layers} layers, {encoder.width} wide, {encoder.heads} heads, {encoder.dtype}, "
+        f"blocks of {encoder.block_size}; training is {step}; hidden dropout {encoder.hidden_dropout:g}; "
+        f"medians of {first.repeats}"
+    )
+
+
+def to_markdown(rows: Sequence[EncoderRow]) -> str:
+    """The caption and the table."""
+    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|---|--:|--:|--:|---|---|--:|--:|--:|--:|--:|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]) + "\n"
+
+
+def _main(job: str) -> None:
+    request = json.loads(job)
+    torch.set_num_threads(request["threads"])
+    encoder = Encoder(**request["encoder"])
+    arguments = request["name"], request["direction"], request["backend"]
+    small = Encoder(**{**request["encoder"], "n_tokens": 2 * encoder.block_size, "batch": 1})
+    prepare(small, *arguments)()  # libraries and threads set themselves up
+    print(high_water(prepare(encoder, *arguments)) / 2**20)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
