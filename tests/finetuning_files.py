@@ -10,28 +10,6 @@ WORDS = [
     *("the", "a", "cat", "dog", "bird", "sat", "ran", "sang", "on", "under", "mat", "tree", "house", "red", "blue"),
     *("big", "small", "and", "then", "saw", "it"),
 ]
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "bird",
-    "sat",
-    "ran",
-    "sang",
-    "on",
-    "under",
-    "mat",
-    "tree",
-    "house",
-    "red",
-    "blue",
-    "big",
-    "small",
-    "and",
-    "then",
-    "saw",
-    "it",
-]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
