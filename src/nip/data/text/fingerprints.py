@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def shingles(texts: Sequence[bytes], width: int = WIDTH) -> tuple[Array, Array]:
     """
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
-    return _shingles(np.frombuffer(b"".join(texts), np.uint8), offsets, width)
+    hashes, rows = _shingles(np.frombuffer(b"".join(texts), np.uint8), offsets, width)
+    return hashes, rows
 
 
 def jaccard(one: bytes, other: bytes) -> float:
@@ -115,7 +117,7 @@ def band_hashes(texts: Sequence[bytes], threshold: float) -> Array:
         If rensa is not installed.
     """
     try:
-        from rensa import RMinHash
+        rensa = import_module("rensa")
     except ImportError as error:
         raise ImportError("Finding near duplicates needs rensa: pip install 'nip[pretrain]'") from error
 
@@ -123,13 +125,14 @@ def band_hashes(texts: Sequence[bytes], threshold: float) -> Array:
     if not texts:
         return np.empty((n, 0), np.uint64)
     hashes, ends = shingles(texts)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, num_perm=PERMUTATIONS, seed=SEED)
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, num_perm=PERMUTATIONS, seed=SEED)
     digests = np.array(matrix.to_rows(), np.uint32)
-    return _bands(digests, n, rows)
+    found: Array = _bands(digests, n, rows)
+    return found
 
 
 @compiled
-def _mixed(value):
+def _mixed(value: Any) -> Any:
     """SplitMix64's finaliser: every bit of the value moves every bit of the result."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -137,7 +140,7 @@ def _mixed(value):
 
 
 @compiled
-def _shingles(text, offsets, width):
+def _shingles(text: Array, offsets: Array, width: int) -> tuple[Array, Array]:
     n_texts = offsets.size - 1
     # a word has a character and a separator, or is of three bytes; and a text of few words is one shingle
     hashes = np.empty(text.size // 2 + n_texts + 1, np.uint64)
@@ -184,7 +187,7 @@ def _shingles(text, offsets, width):
 
 
 @compiled
-def _bands(digests, n, rows):
+def _bands(digests: Array, n: int, rows: int) -> Array:
     hashes = np.empty((n, digests.shape[0]), np.uint64)
     for b in range(n):
         for t in range(digests.shape[0]):

@@ -132,7 +132,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     if path.suffix in (".zst", ".zip", ".7z", ".tar", ".tgz"):
         raise ValueError(f"{path} is packed in a form that is not read. Unpack it first; .gz, .bz2 and .xz are read.")
     opener = _OPENERS.get(path.suffix)
-    return path.open("rb") if opener is None else opener(path, "rb")  # type: ignore[operator, no-any-return]
+    return path.open("rb") if opener is None else opener(path, "rb")  # type: ignore[operator]
 
 
 def unpacked_lines(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]:
