@@ -48,8 +48,12 @@ def test_parts_add_up_to_the_batch(config, data, parts, protocol):
         assert weight.grad is None
 
 
-@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=40), budget=st.integers(1, 3000))
-def test_parts_of_an_evaluation_cover_everything_within_the_budget(lengths, budget):
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=40),
+    budget=st.integers(1, 3000),
+    processes=st.integers(1, 5),
+)
+def test_parts_of_an_evaluation_cover_everything_within_the_budget(lengths, budget, processes):
     class Some:
         width = 1
 
@@ -57,12 +61,14 @@ def test_parts_of_an_evaluation_cover_everything_within_the_budget(lengths, budg
     examples.lengths = np.array(lengths)
     config = dataclasses.replace(nip.training.recipe("listops"), seq_len=400)
     indices = np.argsort(-examples.lengths, kind="stable")
-    parts = steps.token_parts(examples, indices, budget, config)
+    parts = steps.token_parts(examples, indices, budget, config, processes)
     assert np.concatenate(parts).tolist() == indices.tolist()
     for part in parts:
         width = steps.padded_length(int(examples.lengths[part].max()), config)
-        assert len(part) == 1 or len(part) * width <= budget
+        of_one = -(-len(part) // processes)
+        assert of_one == 1 or of_one * width <= budget
         assert width % 16 == 0 and min(400, examples.lengths[part].max()) <= width <= 400
+    assert all(len(part) >= processes for part in parts[:-1])  # only in the last part may one have nothing to do
 
 
 @given(seq_len=st.integers(1, 5000), block_size=st.sampled_from([1, 8, 16, 64]), data=st.data())

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -61,8 +60,7 @@ class Progress:
 def save_checkpoint(
     path: Path,
     weights: Weights,
-    optimizer: torch.optim.Optimizer,
-    names: list[str],
+    states: Mapping[str, Weights],
     progress: Progress,
     best: Weights,
     average: Weights,
@@ -73,23 +71,28 @@ def save_checkpoint(
     ----------
     weights, best : dict of str to Tensor
         The model as it stands, and as it stood at its best evaluation.
-    names : list of str
-        The names of the optimizer's parameters, in its order.
+    states : mapping
+        The optimizer's state of every weight, by its name.
     average : dict of str to Tensor
         The moving average of the weights; empty where none is kept.
     """
     tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{key}.{names[i]}": value for key, value in state.items()}
+    for name, state in states.items():
+        tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
     write_tensors(path, tensors, dataclasses.asdict(progress))
 
 
 def load_checkpoint(
-    path: Path, optimizer: torch.optim.Optimizer, names: list[str]
-) -> tuple[Weights, Progress, Weights, Weights]:
-    """Read what `save_checkpoint` wrote into the optimizer; weights, where the run stood, best weights and average.
+    path: Path, names: Collection[str]
+) -> tuple[Weights, dict[str, Weights], Progress, Weights, Weights]:
+    """What `save_checkpoint` wrote: weights, the optimizer's states, where the run stood, best weights and average.
+
+    Parameters
+    ----------
+    names : collection of str
+        The names of the model's weights.
 
     Raises
     ------
@@ -103,23 +106,29 @@ def load_checkpoint(
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        states: dict[int, Weights] = {}
-        numbers = {name: i for i, name in enumerate(names)}
+        states: dict[str, Weights] = {}
         for entry, tensor in parts["optimizer"].items():
             key, _, name = entry.partition(".")
-            states.setdefault(numbers[name], {})[key] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+            states.setdefault(name, {})[key] = tensor
+        others = {*parts["weights"], *states} ^ set(names)
+        if others:
+            raise KeyError(min(others))
     except (TypeError, KeyError) as error:
         raise ValueError(f"{path} is no checkpoint of this model: {error}.") from error
-    return parts["weights"], progress, parts["best"], parts["average"]
+    return parts["weights"], states, progress, parts["best"], parts["average"]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write named tensors and a header of JSON values to a safetensors file, complete or not at all."""
     path.parent.mkdir(exist_ok=True)
-    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contents = {name: _alone(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
     with replacing(path) as file:
         file.write(save(contents, metadata={"nip": json.dumps({"format": FORMAT, **header})}))
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    # DeepSpeed's weights are pieces of one long tensor, which safetensors refuses
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def read_tensors(path: Path) -> tuple[Weights, dict[str, Any]]:

@@ -37,6 +37,7 @@ from nip.training.config import RunConfig
 from nip.training.console import Console
 from nip.training.learning import Phase, learn
 from nip.training.runs import RunFolder, write_json
+from nip.training.sharding import load_weights
 from nip.training.stages import Run, encoder_config, keep_best, ready, write_best
 from nip.training.steps import NONE, Objective, Part, TrainingDivergedError, evaluate, judge_classes, padded_parts
 
@@ -87,7 +88,7 @@ def pretrained(run: Run, graph: Pattern) -> Weights:
 def start_from(run: Run, weights: Weights) -> None:
     """Give the model of a run the weights that it has in common with a denoiser."""
     own = run.bare_model.state_dict()
-    run.bare_model.load_state_dict({**own, **{name: weight for name, weight in weights.items() if name in own}})
+    load_weights(run.accelerator, run.model, {name: weight for name, weight in weights.items() if name in own})
 
 
 def denoising_config(config: RunConfig) -> RunConfig:

@@ -12,7 +12,7 @@ from nip.training.original_log import write_original_log
 from nip.training.runs import Metrics
 from nip.training.schedules import SCHEDULES
 from nip.training.stages import Run, develop, record, secure
-from nip.training.steps import LABELS, Objective, TrainingDivergedError, tokens_in, train_step
+from nip.training.steps import LABELS, Objective, TrainingDivergedError, anywhere, tokens_in, train_step
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -86,11 +86,13 @@ def learn(run: Run, phase: Phase = TRAINING, *, original_log: bool = False) -> N
             if evaluated:
                 loss, accuracy = phase.develop(run)
                 record(run, metrics, phase.held, loss, accuracy, rate)
-            if metrics and (evaluated or now - last_checkpoint > SECONDS_BETWEEN_CHECKPOINTS):
-                progress.metrics_bytes = metrics.secure()
+            long_ago = main and now - last_checkpoint > SECONDS_BETWEEN_CHECKPOINTS  # one clock decides for all
+            if evaluated or anywhere(run.accelerator, long_ago):
+                if metrics:
+                    progress.metrics_bytes = metrics.secure()
                 secure(run)
                 last_checkpoint = run.tick()
-                if evaluated and original_log:
+                if main and evaluated and original_log:
                     write_original_log(run.folder.path, config)
     except TrainingDivergedError as error:
         raise TrainingDivergedError(f"{error} {_what_stays(run)}") from None

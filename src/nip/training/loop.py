@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from nip.data import open_split
 from nip.training.batches import endless_batch
@@ -20,6 +19,7 @@ from nip.training.learning import learn
 from nip.training.original_log import write_original_log
 from nip.training.process import keep_freed_memory
 from nip.training.runs import RunFolder, claimed, refuse_other, settle
+from nip.training.sharding import new_accelerator
 from nip.training.stages import (
     attention_choice,
     data_checksum,
@@ -67,8 +67,7 @@ def train(
     FileNotFoundError
         If the data is missing; the message says which command makes it.
     """
-    # where there is no accelerator it must be told, or several processes do not find each other; for bf16 see `steps`
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    accelerator = new_accelerator()
     device = accelerator.device
     if device.type == "cpu":
         keep_freed_memory()

@@ -28,7 +28,8 @@ from nip.training.environment import changes, environment
 from nip.training.graphs import named_exactly
 from nip.training.outcome import in_words, learnt
 from nip.training.runs import Metrics, RunFolder, write_json
-from nip.training.steps import TrainingDivergedError, evaluate
+from nip.training.sharding import bare, load_states, load_weights, share_of, shared_out, whole, whole_states
+from nip.training.steps import TrainingDivergedError, anywhere, evaluate
 
 
 @dataclass
@@ -63,13 +64,7 @@ class Run:
     @property
     def bare_model(self) -> torch.nn.Module:
         """The model without what accelerate wraps it in."""
-        bare: torch.nn.Module = self.accelerator.unwrap_model(self.model)
-        return bare
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the optimizer's parameters, in its order."""
-        return [name for name, _ in self.bare_model.named_parameters()]
+        return bare(self.model)
 
 
 def set_up(
@@ -96,7 +91,7 @@ def ready(
 ) -> Run:
     """A run of a model, as its checkpoint has it where there is one."""
     model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
@@ -104,12 +99,15 @@ def ready(
         weight_decay=config.weight_decay,
         fused=accelerator.device.type in ("cpu", "cuda"),
     )
+    names = list(model.state_dict())
+    model, optimizer = shared_out(accelerator, model, optimizer, config.precision)
     run = Run(config, folder, accelerator, model, optimizer, splits, console, Progress(), {}, measure=measure)
     if folder.checkpoint.is_file():
-        weights, run.progress, run.best, average = load_checkpoint(folder.checkpoint, optimizer, run.names)
-        model.load_state_dict(weights)
-        run.average = {name: tensor.to(accelerator.device) for name, tensor in average.items()}
-    run.model = accelerator.prepare(model)
+        weights, states, run.progress, run.best, average = load_checkpoint(folder.checkpoint, names)
+        load_weights(accelerator, model, weights)
+        load_states(accelerator, model, optimizer, states)
+        held = run.bare_model.state_dict()
+        run.average = {name: share_of(held[name], tensor) for name, tensor in average.items()}
     return run
 
 
@@ -156,7 +154,9 @@ def attention_choice(config: RunConfig, graph: Pattern, device: torch.device) ->
 def open_folder(run: Run, graph: Pattern) -> None:
     """Write what is known before the first step, and say what a resumed run should know."""
     config, folder, console = run.config, run.folder, run.console
-    here = environment(run.accelerator.device, run.accelerator.num_processes)
+    accelerator = run.accelerator
+    here = environment(accelerator.device, accelerator.num_processes)
+    here["distribution"] = accelerator.distributed_type.value.lower()
     if folder.environment.is_file():
         changed = changes(json.loads(folder.environment.read_text("utf-8")), here)
         if changed:
@@ -169,7 +169,7 @@ def open_folder(run: Run, graph: Pattern) -> None:
                 f"The run was planned for {planned:,} steps. From here on it follows the schedule of "
                 f"{config.max_steps:,}; one that was planned for as many from the start would end otherwise."
             )
-    if not run.accelerator.is_main_process:
+    if not accelerator.is_main_process:
         return
     if not named_exactly(graph, config):
         graph.save(folder.pattern)
@@ -214,7 +214,8 @@ def keep_best(run: Run, score: float) -> bool:
     better = not progress.best_step or score > progress.best_accuracy
     if better:
         progress.best_accuracy, progress.best_step = score, progress.step
-        run.best = {name: tensor.clone() for name, tensor in (run.average or run.bare_model.state_dict()).items()}
+        weights = whole(run.average or run.bare_model.state_dict(), kept=run.accelerator.is_main_process)
+        run.best = {name: tensor.clone() for name, tensor in weights.items()}
     return better
 
 
@@ -223,7 +224,7 @@ def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
     config, folder, examples = run.config, run.folder, run.splits["test"]
     run.accelerator.wait_for_everyone()  # only the first process writes the best weights
     weights, header = read_tensors(folder.best)
-    run.bare_model.load_state_dict(weights)
+    load_weights(run.accelerator, run.model, weights)
     indices = indices_to_test(len(examples), config.batch_size, config.seed, config.protocol)
     loss, answers = evaluate(run.model, run.accelerator, examples, indices, config)
     interval = answers.interval
@@ -280,19 +281,23 @@ def record(run: Run, metrics: Metrics | None, split: str, loss: float, accuracy:
 
 
 def secure(run: Run) -> None:
-    """Write a checkpoint, and the best weights where they are new.
+    """Write a checkpoint, and the best weights where they are new; to be called by all processes.
 
     Raises
     ------
     TrainingDivergedError
         If a weight is not finite; the checkpoint before stays.
     """
-    weights = run.bare_model.state_dict()
-    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+    main = run.accelerator.is_main_process
+    weights = whole(run.bare_model.state_dict(), kept=main)
+    if anywhere(run.accelerator, not all(bool(tensor.isfinite().all()) for tensor in weights.values())):
         raise TrainingDivergedError(f"The weights are no numbers any more after step {run.progress.step}.")
-    save_checkpoint(run.folder.checkpoint, weights, run.optimizer, run.names, run.progress, run.best, run.average)
-    if run.progress.best_step == run.progress.step:
-        write_best(run)
+    states = whole_states(run.accelerator, run.model, run.optimizer)
+    average = whole(run.average, kept=main)
+    if main:
+        save_checkpoint(run.folder.checkpoint, weights, states, run.progress, run.best, average)
+        if run.progress.best_step == run.progress.step:
+            write_best(run)
 
 
 def write_best(run: Run) -> None:

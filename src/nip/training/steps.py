@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ from nip.data.probe import unanswerable
 from nip.training.batches import Indices
 from nip.training.config import RunConfig
 from nip.training.outcome import Answers
+from nip.training.sharding import backward, part_of_batch, update, uses_deepspeed
 
 EVALUATION_TOKENS = {True: 2**14, False: 2**17}  # in one part, on a CPU and elsewhere
 NONE = -100  # the answer where nothing is asked; torch's cross-entropy leaves it out
@@ -145,12 +145,14 @@ def equal_parts(indices: Indices, parts: int) -> list[Indices]:
     return np.array_split(indices, min(parts, len(indices)))
 
 
-def token_parts(examples: Examples, indices: Indices, budget: int, config: RunConfig) -> list[Indices]:
-    """The examples, which stand in descending length, in parts of at most `budget` tokens (or one example) each."""
+def token_parts(
+    examples: Examples, indices: Indices, budget: int, config: RunConfig, processes: int = 1
+) -> list[Indices]:
+    """The examples, in descending length already, in parts of at most `budget` tokens (or one example) a process."""
     parts, start = [], 0
     while start < len(indices):
         length = padded_length(int(examples.lengths[indices[start]]), config)
-        end = start + max(1, budget // (length * examples.width))
+        end = start + processes * max(1, budget // (length * examples.width))
         parts.append(indices[start:end])
         start = end
     return parts
@@ -176,7 +178,9 @@ def train_step(
         If the loss is not finite; the weights are as they were.
     """
     assert config.gradient_accumulation
-    parts = equal_parts(longest_first(examples, indices, accelerator), config.gradient_accumulation)
+    # as many in every process, for they compute together where the weights are shared out
+    number_of_parts = min(config.gradient_accumulation, len(indices) // accelerator.num_processes)
+    parts = equal_parts(own_share(longest_first(examples, indices), accelerator), number_of_parts)
     total = asked(examples, indices, config, objective)
     if total == 0:
         raise ValueError(f"The batch of step {step + 1} asks for nothing: {config.seq_len} tokens are too few.")
@@ -184,18 +188,18 @@ def train_step(
     model.train()
     loss_sum, right = 0.0, 0
     for number, part in enumerate(objective.parts(examples, parts, config), 1):
-        with accelerator.no_sync(model) if number < len(parts) else nullcontext():
+        with part_of_batch(accelerator, model, last=number == len(parts)):
             loss, correct = forward(model, accelerator, part, config, objective)
             # gradients are averaged over the processes, hence their number
-            accelerator.backward(loss * (accelerator.num_processes / total))
+            backward(accelerator, model, loss * (accelerator.num_processes / total))
         loss_sum += loss.item()
         right += int(correct.sum())
     loss_sum, right_sum = summed(accelerator, loss_sum, right)
     if not np.isfinite(loss_sum):
         optimizer.zero_grad()
         raise TrainingDivergedError(f"The loss became {loss_sum / total} at step {step + 1}.")
-    optimizer.step()
-    optimizer.zero_grad()
+    if not update(accelerator, model, optimizer):
+        raise TrainingDivergedError(f"The gradients became infinite at step {step + 1}.")
     return loss_sum / total, right_sum / total
 
 
@@ -214,15 +218,19 @@ def evaluate(
     ValueError
         If the examples, cut to the configuration's length, ask for nothing.
     """
-    own = longest_first(examples, indices, accelerator)
-    parts = token_parts(examples, own, EVALUATION_TOKENS[accelerator.device.type == "cpu"], config)
+    budget = EVALUATION_TOKENS[accelerator.device.type == "cpu"]
+    together = token_parts(examples, longest_first(examples, indices), budget, config, accelerator.num_processes)
+    own = [own_share(part, accelerator) for part in together]
+    # Where the weights are shared out all must compute as often: who has nothing to do repeats another's example.
+    parts = [mine if len(mine) else part[:1] for mine, part in zip(own, together, strict=True)]
     model.eval()
     loss_sum, found = 0.0, Answers()
-    with torch.inference_mode():
-        for part in objective.parts(examples, parts, config):
+    with torch.no_grad():  # no inference mode: the next step may use weights that were gathered here
+        for mine, part in zip(own, objective.parts(examples, parts, config), strict=True):
             loss, correct = forward(model, accelerator, part, config, objective)
-            loss_sum += loss.item()
-            found += Answers.counted(correct.cpu().numpy(), _per_example(part.answers != NONE).numpy())
+            if len(mine):
+                loss_sum += loss.item()
+                found += Answers.counted(correct.cpu().numpy(), _per_example(part.answers != NONE).numpy())
     loss_sum, *counts = summed(accelerator, loss_sum, *found.sums)
     everywhere = Answers(*(round(count) for count in counts))
     if everywhere.asked == 0:
@@ -236,7 +244,8 @@ def forward(
     """The sum of the losses of all answers, and how many are right in each example; int64 of shape (n,)."""
     device = accelerator.device
     part = part.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    here = config.precision == "bf16" and not uses_deepspeed(accelerator)
+    with torch.autocast(device.type, torch.bfloat16, enabled=here):
         scores: Tensor = model(part.input_ids, part.mask)
     loss, right = objective.judge(scores, part.answers)
     return loss, _per_example(right)
@@ -246,10 +255,19 @@ def _per_example(true: Tensor) -> Tensor:
     return true.flatten(1).sum(1) if true.ndim > 1 else true.long()
 
 
-def longest_first(examples: Examples, indices: Indices, accelerator: Accelerator) -> Indices:
-    """This process's share of the examples, in descending length: of lengths like the other processes'."""
-    order = np.argsort(-examples.lengths[indices], kind="stable")
-    return indices[order[accelerator.process_index :: accelerator.num_processes]]
+def longest_first(examples: Examples, indices: Indices) -> Indices:
+    """The examples in descending length."""
+    return indices[np.argsort(-examples.lengths[indices], kind="stable")]
+
+
+def own_share(indices: Indices, accelerator: Accelerator) -> Indices:
+    """This process's share of the examples: of lengths like the other processes', where they stand by length."""
+    return indices[accelerator.process_index :: accelerator.num_processes]
+
+
+def anywhere(accelerator: Accelerator, true: bool) -> bool:
+    """Whether it is true in any process."""
+    return summed(accelerator, float(true))[0] > 0
 
 
 def summed(accelerator: Accelerator, *values: float) -> tuple[float, ...]:
