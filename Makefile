@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: env demo test test-full check clean
+.PHONY: env demo test test-full test-hf check clean
 
 env: $(STAMP)
 
@@ -38,6 +38,18 @@ test: check
 test-full: check
 	$(BIN)/pytest -m ""
 
+# Hugging Face models with the newest transformers, and with the minor version before it, in an environment that lies on
+# top of .venv and holds nothing else.
+HF_BEFORE := 5.22
+HF_TESTS := $(wildcard tests/models/test_huggingface*.py) tests/models/test_positions.py tests/finetuning
+test-hf: env
+	$(BIN)/pytest -m "" $(HF_TESTS)
+	test -x .venv-hf/bin/python || $(PYTHON) -m venv .venv-hf
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> "$$(.venv-hf/bin/python -c 'import site; print(site.getsitepackages()[0])')/nip.pth"
+	.venv-hf/bin/python -m pip install --quiet 'transformers==$(HF_BEFORE).*'
+	.venv-hf/bin/python -m pytest -m "" $(HF_TESTS)
+
 clean:
-	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-hf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """A Hugging Face encoder as a whole: a training step and inference, its attention over a pattern and dense.
 
 The model is BERT's encoder with random weights and no head, six layers of twelve heads, 384 wide unless told otherwise.
-Dense is transformers' `sdpa`; everything outside attention is the same code. The inputs have no padding.
+Dense is `sdpa`, as transformers has it; everything outside attention is the same code. The inputs have no padding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nip.graphs.pattern import check_int
 from nip.models.huggingface import sparsify
 from nip.training.process import keep_freed_memory
 
-DENSE = "dense"
+DENSE = "sdpa"
 PASSES = ("training", "inference")
 DROPOUT_DENSE_UP_TO = 2048
 """With dropout torch's dense attention writes every score out: on longer inputs it is left out."""
@@ -68,7 +68,7 @@ class EncoderRow:
     """One kind of attention in one encoder."""
 
     attention: str
-    """The backend; "dense" is transformers' sdpa."""
+    """The backend; "sdpa" is the dense attention of transformers."""
     pattern: str
     direction: str
     """Among `PASSES`: training is forward and backward."""
@@ -199,7 +199,7 @@ def _has_dense(encoder: Encoder, direction: str, dense_up_to: int | None) -> boo
 
 
 def prepare(encoder: Encoder, name: str, direction: str, backend: str = "auto") -> Callable[[], object]:
-    """A call that computes the pass once; `name` is a pattern or "dense"."""
+    """A call that computes the pass once; `name` is a pattern or "sdpa"."""
     config = BertConfig(
         vocab_size=1024,
         hidden_size=encoder.width,

@@ -1,0 +1,100 @@
+import json
+
+import pytest
+import torch
+
+from nip.bench import huggingface as bench
+from nip.bench.huggingface import Encoder
+from nip.bench.quiet import Timing
+from nip.cli import main
+
+SMALL = {"batch": 2, "layers": 1, "width": 32, "heads": 2, "block_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch):
+    """The tests' own process is left as it is."""
+    monkeypatch.setattr(bench, "keep_freed_memory", lambda: None)
+
+
+def measure(monkeypatch, encoders, **options):
+    """Rows with invented times: each call is made once."""
+
+    def once(calls, *_):
+        for call in calls.values():
+            call()
+        return {name: Timing([100.0 if name == "sdpa" else 40.0], 1) for name in calls}
+
+    monkeypatch.setattr(bench, "time_alternately", once)
+    return list(bench.bench_encoder(encoders, memory=False, **options))
+
+
+def test_both_passes_are_measured_beside_the_dense_encoder(monkeypatch):
+    rows = measure(monkeypatch, [Encoder(64, **SMALL)], patterns=["hypercube", "local"], backend="gather")
+    kinds = [("sdpa", "softmax"), ("gather", "hypercube"), ("gather", "local")]
+    expected = [(direction, *kind) for direction in ("training", "inference") for kind in kinds]
+    assert [(row.direction, row.attention, row.pattern) for row in rows] == expected
+    assert rows[1].ratio_to_dense == 0.4 and rows[1].tokens_per_second == 2 * 64 / 0.04
+    assert rows[0].to_dict()["pass"] == "training" and rows[1].to_dict()["speedup_over_dense"] == 2.5
+
+
+def test_dropout_is_for_training_and_leaves_long_dense_inputs_out(monkeypatch):
+    monkeypatch.setattr(bench, "DROPOUT_DENSE_UP_TO", 32)
+    encoders = [Encoder(n, **SMALL, attention_dropout=p) for p in (0.0, 0.1) for n in (32, 64)]
+    rows = measure(monkeypatch, encoders, dense_up_to=64)
+    rows_dense = [row for row in rows if row.attention == "sdpa"]
+    dense = [(row.direction, row.encoder.n_tokens, row.encoder.attention_dropout) for row in rows_dense]
+    assert [kind[1:] for kind in dense if kind[0] == "inference"] == [(32, 0.0), (64, 0.0)]
+    assert [kind[1:] for kind in dense if kind[0] == "training"] == [(32, 0.0), (64, 0.0), (32, 0.1)]
+    assert rows[-1].ratio_to_dense is None and bench.cells(rows[-1])[7] == "—"
+
+
+@pytest.mark.parametrize("name", ["sdpa", "hypercube"])
+def test_a_training_step_gives_gradients_and_the_optimizer_moves_weights(monkeypatch, name):
+    seen = []
+    original = bench.BertModel._from_config
+    monkeypatch.setattr(bench.BertModel, "_from_config", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1])
+    step = bench.prepare(Encoder(64, **SMALL, optimizer=True), name, "training")
+    (model,) = seen
+    before = [weight.detach().clone() for weight in model.parameters()]
+    step()
+    assert all(weight.grad is not None for weight in model.parameters())
+    assert any(not torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+    assert (model.config._attn_implementation == "sdpa") == (name == "sdpa")
+
+
+def test_the_command_prints_rows_and_writes_a_table(tmp_path, capsys):
+    table = tmp_path / "encoder.md"
+    with pytest.raises(SystemExit) as ended:
+        main(
+            "bench encoder --seq-len 64 --layers 1 --width 32 --heads 2 --block-size 8 --dropout 0 --pass inference "
+            f"--backend gather --repeats 1 --json --out {table}".split()
+        )
+    assert not ended.value.code
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["backend"] for row in rows] == ["sdpa", "gather"]
+    fields = "pattern pass n_tokens batch ms ratio_to_dense tokens_per_second peak_mib repeats kept processor date"
+    assert set(fields.split()) <= rows[0].keys()
+    assert rows[1]["peak_mib"] is None or rows[1]["peak_mib"] >= 0
+    assert "| inference | 64 | 1 | 0 | gather | hypercube |" in table.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--seq-len", ","], "nothing to measure"),
+        (["--seq-len", "long"], "A sequence length must be an integer. Got 'long' instead."),
+        (["--dropout", "some"], "Dropout must be a number. Got 'some' instead."),
+        (["--dropout", "1"], "'attention_dropout' parameter of bench encoder must be in [0, 1)"),
+        (["--patterns", "cube"], "no pattern 'cube'"),
+        (["--pass", "guessing"], "There is no pass 'guessing'. The passes are training, inference."),
+        (["--heads", "5"], "must divide its width 384"),
+        (["--dtype", "int8"], "must be float32 or bfloat16"),
+        (["--repeats", "0"], "'repeats' parameter of bench encoder"),
+    ],
+)
+def test_bad_input(capsys, options, says):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "encoder", *options])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
