@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.graphs import causal, lift, pattern, permute, rename, to_mask, undirected, union
+from nip.graphs import causal, corner, lift, pattern, permute, rename, to_mask, undirected, union
 from strategies import any_patterns, custom_patterns
 
 
@@ -68,3 +68,22 @@ def test_refuses_what_makes_no_sense():
         permute(pattern("local", 4, causal=True), [3, 2, 1, 0])
     with pytest.raises(ValueError, match="'block_size' parameter of lift"):
         lift(pattern("local", 4), 0)
+
+
+@given(any_patterns(), st.data())
+def test_a_corner_is_the_induced_subgraph(p, data):
+    n = data.draw(st.integers(1, p.n))
+    assert np.array_equal(to_mask(corner(p, n)), to_mask(p)[:n, :n])
+    assert corner(p, n).causal == p.causal
+
+
+def test_corners_of_families_that_grow_from_a_corner():
+    assert corner(pattern("hypercube", 40), 13) == pattern("hypercube", 13)
+    assert corner(pattern("local", 9, causal=True), 4) == pattern("local", 4, causal=True)
+
+
+def test_no_corner_is_larger_than_the_pattern():
+    with pytest.raises(ValueError, match=r"'n' parameter of corner must be at most 8, the pattern's\. Got 9"):
+        corner(pattern("hypercube", 8), 9)
+    with pytest.raises(ValueError, match="'n' parameter of corner must be an integer of at least 1"):
+        corner(pattern("hypercube", 8), 0)

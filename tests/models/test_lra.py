@@ -11,7 +11,6 @@ from torch.testing import assert_close
 import nip
 from nip.graphs import lift, to_mask
 from nip.models import Classifier, EncoderConfig, build_classifier
-from nip.models.lra import corner
 
 CONFIG = EncoderConfig(vocab_size=12, n_classes=3, length=40, positions=64, block_size=8)
 
@@ -235,13 +234,6 @@ def test_a_document_of_padding_alone_is_finite():
     scores.sum().backward()
     assert scores.isfinite().all()
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
-
-
-def test_corner_is_the_induced_subgraph():
-    pattern = nip.pattern("bigbird", 40, seed=3)
-    assert (to_mask(corner(pattern, 13)) == to_mask(pattern)[:13, :13]).all()
-    assert corner(nip.pattern("hypercube", 40), 13) == nip.pattern("hypercube", 13)
-    assert corner(nip.pattern("local", 9, causal=True), 4) == nip.pattern("local", 4, causal=True)
 
 
 def test_bad_sizes():

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from nip.training import RunFolder, train
 from nip.training.checkpoints import read_tensors
 from nip.training.runs import read_metrics
-from nip.training.sharding import refuse_deepspeed, refuse_fsdp, new_accelerator
+from nip.training.sharding import new_accelerator, refuse_deepspeed, refuse_fsdp
 
 BLOCKS = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8"), re.S)
 FSDP, ZERO = BLOCKS

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from nip.graphs.compose import causal, lift, permute, rename, undirected, union
+from nip.graphs.compose import causal, corner, lift, permute, rename, undirected, union
 from nip.graphs.exchange import (
     GraphFileWarning,
     from_mask,
@@ -32,6 +32,7 @@ __all__ = [
     "bigbird",
     "causal",
     "complete",
+    "corner",
     "expander",
     "from_mask",
     "from_networkx",

@@ -1,4 +1,4 @@
-"""New patterns from old: union, undirected, causal, renumbered, lifted from blocks to tokens."""
+"""New patterns from old: union, undirected, a corner, causal, renumbered, lifted from blocks to tokens."""
 
 from __future__ import annotations
 
@@ -38,6 +38,31 @@ def undirected(pattern: Pattern) -> Pattern:
     return Pattern.from_edges(
         pattern.n, pattern.edge_rows, pattern.indices, symmetric=True, name=name, parameters=pattern.parameters
     )
+
+
+def corner(pattern: Pattern, n: int) -> Pattern:
+    """The graph among the first `n` vertices: what of a pattern a shorter input sees.
+
+    `n` is at least 1 and at most the pattern's; a causal pattern stays causal.
+
+    Raises
+    ------
+    ValueError
+        If the pattern has fewer vertices.
+
+    Examples
+    --------
+    >>> from nip.graphs.hypercube import hypercube
+    >>> corner(hypercube(8), 3).row(1).tolist()
+    [0, 2]
+    """
+    check_int("n", n, "corner", minimum=1)
+    if n > pattern.n:
+        raise ValueError(f"The 'n' parameter of corner must be at most {pattern.n}, the pattern's. Got {n} instead.")
+    rows = pattern.edge_rows
+    kept = (rows < n) & (pattern.indices < n)
+    name = f"{pattern.name} on the first {n} of {pattern.n}"
+    return Pattern.from_edges(n, rows[kept], pattern.indices[kept], name=name, causal=pattern.causal)
 
 
 def causal(pattern: Pattern) -> Pattern:

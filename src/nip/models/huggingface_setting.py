@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from nip.graphs import Pattern, pattern, pattern_parameters
+from nip.graphs import Pattern, corner, pattern, pattern_parameters
 from nip.graphs.pattern import check_int
-from nip.models.lra import corner
 
 ENTRY = "nip"
 """Name of the entry in the model's configuration."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nip.attention import attend
-from nip.graphs import Pattern
+from nip.graphs import Pattern, corner
 from nip.graphs.pattern import check_int
 from nip.models.dropout import add_dropout, dropout
 from nip.models.rotary import Rotations, rotate, rotations
@@ -300,14 +300,6 @@ class Classifier(Encoder):
         if self.config.mean_over_padding:
             return total / self.config.length
         return total / mask.sum(1, keepdim=True).clamp(min=1)
-
-
-def corner(pattern: Pattern, n: int) -> Pattern:
-    """The subgraph that `pattern` induces on its first `n` vertices."""
-    rows = pattern.edge_rows
-    kept = (rows < n) & (pattern.indices < n)
-    name = f"{pattern.name} on the first {n} of {pattern.n}"
-    return Pattern.from_edges(n, rows[kept], pattern.indices[kept], name=name, causal=pattern.causal)
 
 
 def build_classifier(config: EncoderConfig, pattern: Pattern, *, seed: int, backend: str = "auto") -> Classifier:

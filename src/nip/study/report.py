@@ -48,10 +48,10 @@ def write_report(
     OSError
         If a path does not exist or `out` cannot be written.
     """
-    paths = [Path(path) for path in paths]
-    runs = find_runs(paths)
+    folders = [Path(path) for path in paths]
+    runs = find_runs(folders)
     findings = find(runs)
-    plans = {path: read_plan(path) for path in dict.fromkeys(paths)}
+    plans = {path: read_plan(path) for path in dict.fromkeys(folders)}
     panels = [evaluate(path, planned) for path, planned in plans.items() if planned]
     page = "<!doctype html>\n" + render(report_page(runs, findings, panels)) + "\n"
     # A lone surrogate, which JSON can spell, has no UTF-8 form.

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 from nip.data import TASKS
 from nip.training.config import RunConfig
+from nip.training.stand_ins import Recipe, stand_ins
 
 
 def listops() -> RunConfig:
@@ -120,31 +120,6 @@ def pathfinder32_curv_contour_length_14() -> RunConfig:
     return _pathfinder("curv_contour_length_14")
 
 
-def fashion_mnist() -> RunConfig:
-    """Fashion-MNIST, in the place of Image."""
-    return _standing_in(image(), "fashion-mnist")
-
-
-def bible_books() -> RunConfig:
-    """Books of the Bible, in the place of Text."""
-    return _standing_in(text(), "bible-books")
-
-
-def brown_genres() -> RunConfig:
-    """Genres of the Brown corpus, in the place of Text."""
-    return _standing_in(text(), "brown-genres")
-
-
-def bible_pairs() -> RunConfig:
-    """Passages of the same book of the Bible or of two, in the place of Retrieval."""
-    return _standing_in(retrieval(), "bible-pairs")
-
-
-def brown_pairs() -> RunConfig:
-    """Passages of the same text of the Brown corpus or of two, in the place of Retrieval."""
-    return _standing_in(retrieval(), "brown-pairs")
-
-
 def gated_width(width: int, expansion: float) -> int:
     """Width inside a gated feed-forward of as many weights as an ungated one that is ``expansion * width`` wide inside.
 
@@ -211,7 +186,7 @@ def _standing_in(config: RunConfig, task: str) -> RunConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {
+_OFFICIAL: dict[str, Recipe] = {
     "listops": listops,
     "text": text,
     "retrieval": retrieval,
@@ -219,9 +194,6 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "pathfinder32-curv_baseline": pathfinder32_curv_baseline,
     "pathfinder32-curv_contour_length_9": pathfinder32_curv_contour_length_9,
     "pathfinder32-curv_contour_length_14": pathfinder32_curv_contour_length_14,
-    "fashion-mnist": fashion_mnist,
-    "bible-books": bible_books,
-    "bible-pairs": bible_pairs,
-    "brown-genres": brown_genres,
-    "brown-pairs": brown_pairs,
 }
+
+RECIPES = {**_OFFICIAL, **stand_ins(_OFFICIAL, _standing_in)}

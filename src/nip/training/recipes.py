@@ -23,11 +23,12 @@ for they are made of 1,000 bytes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from nip.data import TASKS
 from nip.training import modern
 from nip.training.config import RunConfig
+from nip.training.stand_ins import Recipe, stand_ins
 
 TEXT_KEPT = 1000  # bytes that the original keeps of a text, and pads to 1,024
 
@@ -147,31 +148,6 @@ def pathfinder32_curv_contour_length_14() -> RunConfig:
     return _pathfinder("curv_contour_length_14")
 
 
-def fashion_mnist() -> RunConfig:
-    """Fashion-MNIST, in the place of Image."""
-    return _standing_in(image(), "fashion-mnist")
-
-
-def bible_books() -> RunConfig:
-    """Books of the Bible, in the place of Text."""
-    return _standing_in(text(), "bible-books")
-
-
-def brown_genres() -> RunConfig:
-    """Genres of the Brown corpus, in the place of Text."""
-    return _standing_in(text(), "brown-genres")
-
-
-def bible_pairs() -> RunConfig:
-    """Passages of the same book of the Bible or of two, in the place of Retrieval."""
-    return _standing_in(retrieval(), "bible-pairs")
-
-
-def brown_pairs() -> RunConfig:
-    """Passages of the same text of the Brown corpus or of two, in the place of Retrieval."""
-    return _standing_in(retrieval(), "brown-pairs")
-
-
 def probe() -> RunConfig:
     """The probe: 1,000 steps of 16 sequences of 512 tokens in 64 blocks, two untied layers, 4 heads × 16.
 
@@ -207,9 +183,9 @@ def _standing_in(config: RunConfig, task: str) -> RunConfig:
     return dataclasses.replace(config, task=task, eval_steps=eval_steps, seq_len=1024, positions=1024)
 
 
-Recipes = Mapping[str, Callable[[], RunConfig]]
+Recipes = Mapping[str, Recipe]
 
-RECIPES: Recipes = {
+_OFFICIAL: Recipes = {
     "listops": listops,
     "text": text,
     "retrieval": retrieval,
@@ -217,13 +193,9 @@ RECIPES: Recipes = {
     "pathfinder32-curv_baseline": pathfinder32_curv_baseline,
     "pathfinder32-curv_contour_length_9": pathfinder32_curv_contour_length_9,
     "pathfinder32-curv_contour_length_14": pathfinder32_curv_contour_length_14,
-    "fashion-mnist": fashion_mnist,
-    "bible-books": bible_books,
-    "bible-pairs": bible_pairs,
-    "brown-genres": brown_genres,
-    "brown-pairs": brown_pairs,
-    "probe": probe,
 }
+
+RECIPES: Recipes = {**_OFFICIAL, **stand_ins(_OFFICIAL, _standing_in), "probe": probe}
 
 # by the name that --recipe takes; what is listed here is listed in `nip.training.config.RECIPE_NAMES` too
 BY_NAME: dict[str, Recipes] = {"original": RECIPES, "modern": modern.RECIPES}
