@@ -80,7 +80,20 @@ T5: dict[str, Any] = {
     "decoder_start_token_id": 2,
 }
 GROUPED = {"num_key_value_heads": 2}
+EXPERTS = {**GROUPED, "num_local_experts": 2}
 UNLIMITED = {**GROUPED, "sliding_window": None}
+
+GEMMA3 = {
+    **TEXT, **GROUPED, "head_dim": 8, "sliding_window": 6, "layer_types": ["full_attention", "sliding_attention"],
+}  # fmt: skip
+DEEPSEEK = {
+    **TEXT, "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1, "kv_lora_rank": 8,
+    "q_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "qk_nope_head_dim": 8, "moe_intermediate_size": 16,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+SWIN: dict[str, Any] = {
+    "image_size": 40, "patch_size": 4, "embed_dim": 16, "depths": [2], "num_heads": [2], "window_size": 5,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -204,10 +217,16 @@ FAMILIES = {
         r"layers\.[02]\.attn$",
     ),
     "eurobert": Family("EuroBertModel", "EuroBertConfig", {**TEXT, **GROUPED}, SELF),
+    "xmod": Family("XmodModel", "XmodConfig", {**TEXT, "default_language": "en_XX"}),
+    "xlm-roberta-xl": Family("XLMRobertaXLModel", "XLMRobertaXLConfig", TEXT),
+    "nomic-bert": Family("NomicBertModel", "NomicBertConfig", TEXT, SELF),
+    "clip-text": Family("CLIPTextModel", "CLIPTextConfig", TEXT, SELF),
     "vit": Family("ViTModel", "ViTConfig", IMAGE, r"attention(\.attention)?$", "image"),
     "deit": Family("DeiTModel", "DeiTConfig", IMAGE, r"attention(\.attention)?$", "image"),
     "dinov2": Family("Dinov2Model", "Dinov2Config", IMAGE, r"attention(\.attention)?$", "image"),
     "siglip-vision": Family("SiglipVisionModel", "SiglipVisionConfig", IMAGE, SELF, "image"),
+    "beit": Family("BeitModel", "BeitConfig", IMAGE, r"attention$", "image"),
+    "swin": Family("SwinModel", "SwinConfig", SWIN, r"attention$", "image"),
     "wav2vec2": Family("Wav2Vec2Model", "Wav2Vec2Config", SOUND, r"layers\.\d+\.attention$", "sound"),
     "hubert": Family("HubertModel", "HubertConfig", SOUND, r"layers\.\d+\.attention$", "sound"),
     "bart": Family("BartForConditionalGeneration", "BartConfig", SEQ2SEQ, ENCODER, "seq2seq"),
@@ -216,6 +235,8 @@ FAMILIES = {
     "marian": Family("MarianMTModel", "MarianConfig", SEQ2SEQ, ENCODER, "seq2seq"),
     "t5": Family("T5ForConditionalGeneration", "T5Config", T5, r"encoder\..*SelfAttention$", "seq2seq"),
     "mt5": Family("MT5ForConditionalGeneration", "MT5Config", T5, r"encoder\..*SelfAttention$", "seq2seq"),
+    "m2m-100": Family("M2M100ForConditionalGeneration", "M2M100Config", SEQ2SEQ, ENCODER, "seq2seq"),
+    "blenderbot": Family("BlenderbotForConditionalGeneration", "BlenderbotConfig", SEQ2SEQ, ENCODER, "seq2seq"),
     "gpt2": Family(
         "GPT2LMHeadModel",
         "GPT2Config",
@@ -238,5 +259,12 @@ FAMILIES = {
     "qwen3": Family("Qwen3ForCausalLM", "Qwen3Config", {**TEXT, **GROUPED, "head_dim": 8}, SELF, "decoder"),
     "gemma": Family("GemmaForCausalLM", "GemmaConfig", {**TEXT, **GROUPED, "head_dim": 8}, SELF, "decoder"),
     "opt": Family("OPTForCausalLM", "OPTConfig", {**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}, SELF, "decoder"),
+    "phi": Family("PhiForCausalLM", "PhiConfig", TEXT, SELF, "decoder"),
+    "olmo2": Family("Olmo2ForCausalLM", "Olmo2Config", {**TEXT, **GROUPED}, SELF, "decoder"),
+    "mixtral": Family(
+        "MixtralForCausalLM", "MixtralConfig", {**TEXT, **GROUPED, "num_local_experts": 2}, SELF, "decoder"
+    ),
+    "gemma3": Family("Gemma3ForCausalLM", "Gemma3TextConfig", GEMMA3, r"layers\.0\.self_attn$", "decoder"),
+    "deepseek-v3": Family("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK, SELF, "decoder"),
     "gpt-neox": Family("GPTNeoXForCausalLM", "GPTNeoXConfig", TEXT, SELF, "decoder"),
 }

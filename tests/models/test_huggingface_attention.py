@@ -186,8 +186,8 @@ def test_what_cannot_be_done_over_a_graph_is_refused():
     with pytest.raises(ValueError, match="does not write its probabilities out"):
         sparse(BERT)(IDS, output_attentions=True)
     capped = Gemma2ForCausalLM(Gemma2Config(**{**TEXT, **GROUPED, "head_dim": 8}))
-    with pytest.raises(ValueError, match=r"layers.0.self_attn caps its scores \(softcap\)"):
-        nip.sparsify(capped)(IDS)
+    with pytest.raises(ValueError, match=r"layers.0.self_attn of Gemma2ForCausalLM caps its scores \(softcap\)"):
+        nip.sparsify(capped)
     unknowing = BERT.make("nip")
     with pytest.raises(ValueError, match=r"does not know its graph\. Load the model by"):
         unknowing(IDS)
@@ -202,3 +202,12 @@ def test_queries_and_keys_of_different_tokens_are_refused():
     q, k = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 9, 8)
     with pytest.raises(ValueError, match=r"pooling has 4 queries and 9 keys.*layers=\{3: None\}"):
         attention_function(module, q, k, k, Mask(False, None))
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux", "cu_seq_lens_q"])
+def test_what_a_layer_asks_beyond_a_graph_is_refused_where_it_asks(name):
+    model = sparse(BERT)
+    module = model.get_submodule("encoder.layer.0.attention.self")
+    q = torch.randn(1, 4, 8, 8)
+    with pytest.raises(ValueError, match=r"encoder\.layer\.0\.attention\.self .*: nip cannot attend over a graph so"):
+        attention_function(module, q, q, q, None, **{name: torch.ones(2)})

@@ -1,10 +1,11 @@
 """Which modules of a model compute attention, for whom, and which models cannot be given another."""
 
 import pytest
+import torch
 import transformers as hf
 
 from huggingface_families import FAMILIES, SEQ2SEQ, T5, TEXT
-from nip.models.huggingface import attention_layers, sparsify
+from nip.models.huggingface import attention_layers, from_pretrained, sparsify
 from nip.models.huggingface_layers import attention_modules
 
 OWN = {**TEXT, "num_hidden_layers": 1}
@@ -80,3 +81,18 @@ def test_roles_in_an_encoder_and_a_decoder_put_together():
         "decoder": ["decoder.bert.encoder.layer.0.attention.self"],
         "cross": ["decoder.bert.encoder.layer.0.crossattention.self"],
     }
+
+
+def test_a_model_put_together_attends_over_its_graph_and_keeps_it(tmp_path):
+    parts = (
+        hf.BertModel(hf.BertConfig(**OWN)),
+        hf.BertLMHeadModel(hf.BertConfig(**OWN, is_decoder=True, add_cross_attention=True)),
+    )
+    model = sparsify(hf.EncoderDecoderModel(encoder=parts[0], decoder=parts[1]), block_size=4).eval()
+    inputs = FAMILIES["bart"].inputs()
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        model.save_pretrained(tmp_path)
+        found = from_pretrained(tmp_path, hf.EncoderDecoderModel).eval()(**inputs).logits
+    assert torch.equal(found, expected)
+    assert [site.calls for site in attention_layers(model)] == [1, 0, 0]

@@ -22,7 +22,7 @@ from nip.attention import BACKENDS
 from nip.graphs import Pattern
 from nip.graphs.pattern import check_int
 from nip.models.huggingface_attention import NAME
-from nip.models.huggingface_layers import SITE, Site, attention_modules, has_window, home_made, sites_of
+from nip.models.huggingface_layers import SITE, Site, attention_modules, has_window, home_made, refused, sites_of
 from nip.models.huggingface_setting import ENTRY, LayerGraph, Setting, Spec, layer_graph, read_setting
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -158,6 +158,10 @@ def _apply(model: Model, setting: Setting) -> Model:
             f"{type(model).__name__} computes its attention itself{by} and does not ask transformers for it, so it "
             "cannot be given a graph."
         )
+    for path, module, _ in found:
+        reason = refused(module)
+        if reason is not None:
+            raise ValueError(f"{path} of {type(model).__name__} {reason}: nip cannot attend over a graph so.")
     max_tokens = setting.max_tokens or _longest(model)
     windows = [has_window(module) for _, module, _ in wanted]
     keep_windows = setting.layers is None and any(windows) and not all(windows)
@@ -171,9 +175,10 @@ def _apply(model: Model, setting: Setting) -> Model:
         sites.append(Site(path, role, index, graph, setting.backend, max_tokens))
     _check_layers(model, setting, numbers)
     model.set_attn_implementation(NAME)
-    for (path, module, _), site in zip(found, sites, strict=True):
-        if getattr(module.config, "_attn_implementation", None) != NAME:
-            raise ValueError(f"{path} of {type(model).__name__} does not take another attention from transformers.")
+    for (_, module, _), site in zip(found, sites, strict=True):
+        # Parts of a model that was put together may hold a configuration that the model itself has since replaced.
+        config: Any = module.config
+        config._attn_implementation_internal = NAME
         setattr(module, SITE, site)
     if any(getattr(module, "is_causal", False) for _, module, _ in found):
         setting = replace(setting, max_tokens=max_tokens)  # must not follow the configuration when that changes

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
@@ -243,10 +243,14 @@ def _attend(
     if bias is not None:
         bias = bias.expand(-1, q.shape[1], -1, -1)
     padding = None if mask.padding is None else mask.padding.to(q.device).expand(q.shape[0], -1)
-    return attend(
+    width, scaling = v.shape[-1], q.shape[-1] ** -0.5 if scaling is None else scaling
+    if width != q.shape[-1]:  # zeros change neither scores nor results
+        q, k, v = (pad(x, (0, max(width, q.shape[-1]) - x.shape[-1])) for x in (q, k, v))
+    out = attend(
         q, k, v, graph, block_size, key_padding_mask=padding, segment_ids=mask.segments, bias=bias, causal=mask.causal,
         scale=scaling, dropout_p=dropout, backend=site.backend,
     )  # fmt: skip
+    return out[..., :width]
 
 
 def graph_of(site: Site, n_tokens: int, grows: bool) -> Pattern:

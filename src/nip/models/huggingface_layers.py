@@ -67,6 +67,17 @@ def home_made(model: nn.Module) -> list[str]:
     return sorted(names)
 
 
+def refused(module: nn.Module) -> str | None:
+    """What this module adds to attention that a graph has no place for; None if nothing is known."""
+    if getattr(module, "config", None) is None:
+        return "holds no configuration"
+    if getattr(module, "attn_logit_softcapping", None):
+        return "caps its scores (softcap)"
+    if getattr(module, "sinks", None) is not None:
+        return "adds attention sinks"
+    return None
+
+
 def sites_of(model: nn.Module) -> list[Site]:
     """The sites of a model that `nip.sparsify` has seen; none for another."""
     return [site for module in model.modules() if (site := getattr(module, SITE, None)) is not None]
