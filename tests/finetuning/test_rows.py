@@ -10,11 +10,6 @@ from nip.finetuning.rows import read_rows
 ROWS = [{"article": "Long, and\ttold.", "abstract": "Short."}, {"article": "Ünd", "abstract": "so"}]
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "lines.json", "list.json", "data.json", "a.jsonl", "a.parquet"])
 def test_all_forms_give_the_same(tmp_path, name):
     path = tmp_path / name

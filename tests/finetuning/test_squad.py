@@ -20,11 +20,6 @@ def read(path, *, with_negative, need=True):
     return check(read_squad(path), str(path), with_negative=with_negative, need=need)
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def official(questions, **more):
     def answers(question):
         both = question["answers"]

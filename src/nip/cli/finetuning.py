@@ -1,4 +1,4 @@
-"""`nip glue`, `nip mlm`, `nip qa` …, and commands about their runs; flags are those of the original's scripts, read by the room."""
+"""`nip glue`, `nip mlm`, `nip qa` … with the flags of the original's scripts, and commands about their runs."""
 
 from __future__ import annotations
 

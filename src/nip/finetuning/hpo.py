@@ -173,12 +173,14 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
         value, error = _value(folder, search.metric)
     else:
         error = _last_words(log, start, process.returncode)
+    if process.returncode == BAD_INPUT and not _in_state(study, TrialState.COMPLETE, TrialState.PRUNED):
+        trial.set_user_attr("void", error)
+        study.tell(trial, state=TrialState.FAIL)
+        raise ValueError(str(error))  # what is wrong with the first is wrong with all
     if error is not None or value is None:
         trial.set_user_attr("error", error)
         trial.set_user_attr("log", str(log))
         study.tell(trial, state=TrialState.FAIL)
-        if process.returncode == BAD_INPUT and not _in_state(study, TrialState.COMPLETE, TrialState.PRUNED):
-            raise ValueError(str(error))  # what is wrong with the first is wrong with all
         tell(f"trial {number} has failed: {error} ({log})")
         return
     study.tell(trial, value)
@@ -349,7 +351,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def main(words: Sequence[str], program: str = "nip hpo") -> dict[str, Any]:
-    """Search as a command line says, and print what came of it.
+    """Search as a command line says, and print what came of it; the exit code is 1 where no trial has finished.
 
     Raises
     ------
@@ -372,4 +374,6 @@ def main(words: Sequence[str], program: str = "nip hpo") -> dict[str, Any]:
         print(search.folder / "search.html")
     for row in found["failed"]:
         tell(f"trial {row['trial']} has failed: {row['error']} ({row['log']})")
+    if found["best"] is None:
+        sys.exit(1)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,8 +77,10 @@ class Search:
 
     def described(self) -> dict[str, Any]:
         """What makes this search the one it is, as JSON values."""
-        space = {name: asdict(entry) if isinstance(entry, Range) else [*entry] for name, entry in self.space.items()}
-        return {"command": self.command, "flags": list(self.words), "space": space, "metric": self.metric}
+        space = {name: asdict(entry) if isinstance(entry, Range) else entry for name, entry in self.space.items()}
+        found = {"command": self.command, "metric": self.metric, "space": space, "flags": self.words}
+        read: dict[str, Any] = json.loads(json.dumps(found))
+        return read
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,7 +98,9 @@ def _parser(program: str) -> _Parser:
         "command goes on; with the same --storage on several machines they share the work.\n\n"
         f"Example: {program} glue --model_name_or_path MODEL --task_name mrpc --output_dir runs/search --trials 30",
         epilog="Spaces: "
-        + "; ".join(f"{name}: {', '.join(f'{n} {list(v)}' for n, v in SPACES[name].items())}" for name in SPACES),
+        + "; ".join(
+            f"{name}: {', '.join(f'{flag} {values}' for flag, values in SPACES[name].items())}" for name in SPACES
+        ),
     )
     add = parser.add_argument
     add(

@@ -11,6 +11,7 @@ rule here holds also where others ask at the same time:
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import warnings
@@ -128,15 +129,16 @@ def remember(study: optuna.Study, what: dict[str, Any]) -> None:
         If the study is about something else.
     """
     there = study.user_attrs.get("search")
-    if there is None:
+    differing = [] if there is None else [name for name in what if there.get(name) != what[name]]
+    trials = study.get_trials(deepcopy=False)
+    if there is not None and differing and (counted(trials) or (trials and "space" in differing)):
+        name = differing[0]
+        raise ValueError(
+            f"The study {study.study_name!r} in this storage is another search, of other {name}: "
+            f"{json.dumps(there[name])}. Name another with --study, or another --output_dir."
+        )
+    if there is None or differing:
         study.set_user_attr("search", what)
-        return
-    for name, here in what.items():
-        if there.get(name) != here:
-            raise ValueError(
-                f"The study {study.study_name!r} in this storage is another search: its {name} is {there.get(name)}, "
-                f"here it is {here}. Name another with --study, or another --output_dir."
-            )
 
 
 def point_of(trial: FrozenTrial) -> dict[str, Value]:
@@ -256,7 +258,7 @@ def _has_range(space: Space) -> bool:
 
 
 def settle_repeat(study: optuna.Study, trial: optuna.Trial, space: Space, sampler: str, limit: int | None) -> bool:
-    """Close a trial that is not to be performed: beyond the limit, or of a point that another has; whether it was one."""
+    """Close a trial that is beyond the limit or of a point that another has; whether it was one."""
     trials = study.get_trials(deepcopy=False)
     live = counted(trials)
     me = next(each for each in trials if each.number == trial.number)

@@ -1,0 +1,52 @@
+"""Stands in for a trial's run: it "learns" by its flags alone, at once, and leaves what a run leaves.
+
+Accuracy is 0.9 less the distance of ``--learning_rate`` from 0.3, told over ``--num_train_epochs`` evaluations. Rates
+above 1 make it fail, 0.7 makes it hang after its first evaluation, and a file named by ``--hold`` keeps it waiting.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def end_with_starter():
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def main(words):
+    def value(flag, default=None):
+        return words[words.index(flag) + 1] if flag in words else default
+
+    threading.Thread(target=end_with_starter, daemon=True).start()
+    folder, rate = Path(value("--output_dir")), float(value("--learning_rate"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "starts.txt").open("a") as file:
+        file.write(f"{rate}\n")
+    if rate > 10:
+        print("the input is wrong")
+        sys.exit(2)
+    if rate > 1:
+        sys.exit("out of memory")
+    accuracy = 0.9 - abs(rate - 0.3)
+    with (folder / "metrics.jsonl").open("w") as file:
+        for epoch in range(int(value("--num_train_epochs", 2))):
+            line = {"step": epoch, "split": "dev", "accuracy": accuracy - 0.01 / (epoch + 1)}
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            if rate == 0.7:
+                time.sleep(600)
+    held = value("--hold")
+    while held and not Path(held).exists():
+        time.sleep(0.05)
+    (folder / "model.safetensors").write_text("weights")
+    (folder / "checkpoint-1").mkdir(exist_ok=True)
+    (folder / "result.json").write_text(json.dumps({"metrics": {"accuracy": accuracy, "loss": 1 - accuracy}}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
