@@ -6,6 +6,7 @@ import torch
 
 import nip
 from nip.cli import doctor, main
+from nip.cli.extras import Extra
 
 
 def test_doctor_says_what_is_there(capsys):
@@ -24,7 +25,7 @@ def test_doctor_says_what_is_there(capsys):
 
 
 def test_doctor_says_what_to_type_for_what_is_missing(capsys, monkeypatch):
-    monkeypatch.setitem(doctor.EXTRAS, "fast", ("no_such_package", "score faster"))
+    monkeypatch.setitem(doctor.EXTRAS, "fast", Extra("score faster", ("no_such_package",)))
     with pytest.raises(SystemExit):
         main(["doctor"])
     out = " ".join(capsys.readouterr().out.split())

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from nip.cli import bench, data, doctor, finetuning, lra, report, score, study
+from nip.cli.extras import bringing
 
 app = typer.Typer(
     name="nip",
@@ -31,17 +32,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-# Which extra brings a package that is missing.
-EXTRAS = {
-    **{"torch": "attention", "numba": "fast", "accelerate": "train", "filelock": "train", "safetensors": "train"},
-    **{"datasets": "data", "transformers": "finetune", "sklearn": "finetune"},
-    **{"optuna": "finetune", "plotly": "finetune", "rouge_score": "finetune"},
-}
-
-
 def _sentence(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        return f"This needs {error.name}, which is not installed: pip install 'nip[{EXTRAS[error.name]}]'"
+    extra = bringing(error.name) if isinstance(error, ModuleNotFoundError) else None
+    if isinstance(error, ModuleNotFoundError) and extra is not None:
+        return f"This needs {error.name}, which is not installed: pip install 'nip[{extra}]'"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

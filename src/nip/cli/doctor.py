@@ -11,18 +11,9 @@ from typing import Any
 
 import typer
 
+from nip.cli.extras import EXTRAS
 from nip.cli.options import Json
 from nip.processor import processor_field, processor_name
-
-# What each extra is for, by the package that shows whether it is there.
-EXTRAS = {
-    "attention": ("torch", "attend over patterns"),
-    "fast": ("numba", "score with compiled loops, some ten times faster"),
-    "train": ("accelerate", "generate data, train, evaluate and report"),
-    "data": ("datasets", "read data sets in parquet files and from the Hub"),
-    "peers": ("transformers", "measure Hugging Face's sparse attention beside ours"),
-    "cluster": ("dask", "score many patterns at once, on one machine or many"),
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -74,7 +65,8 @@ def examine() -> dict[str, Any]:
     import nip
 
     extras = []
-    for name, (package, purpose) in EXTRAS.items():
+    for name, extra in EXTRAS.items():
+        package, purpose = extra.packages[0], extra.purpose
         version = importlib.metadata.version(package) if importlib.util.find_spec(package) else None
         advice = f"to {purpose}: pip install 'nip[{name}]'"
         extras.append({"name": name, "package": package, "version": version, "purpose": purpose, "advice": advice})

@@ -1,0 +1,36 @@
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from nip.cli.extras import EXTRAS, bringing
+
+DECLARED = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"][
+    "optional-dependencies"
+]
+BRINGS_NOTHING_OF_ITS_OWN = {"report", "dev"}
+
+
+def distributions(package):
+    """The names under which a package is installed, as requirements write them."""
+    found = importlib.metadata.packages_distributions().get(package, [package])
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in found}
+
+
+def test_every_extra_is_there():
+    assert set(EXTRAS) == set(DECLARED) - BRINGS_NOTHING_OF_ITS_OWN
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_an_extra_brings_what_it_is_said_to(name):
+    required = {re.split(r"[<>=!~\[ ]", line)[0].lower() for line in DECLARED[name]}
+    for package in EXTRAS[name].packages:
+        # dask[distributed] is written as one requirement
+        assert distributions(package) & required or f"[{package}]" in " ".join(DECLARED[name])
+
+
+def test_a_package_is_brought_by_the_first_that_names_it():
+    assert bringing("rouge_score") == "finetune" and bringing("pyarrow") == "data"
+    assert bringing("no_such_package") is None and bringing(None) is None
