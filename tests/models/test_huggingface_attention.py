@@ -8,9 +8,10 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 import nip
 from huggingface_families import BLOCK, FAMILIES, GROUPED, TEXT, TOKENS, hypercube
-from nip.models import huggingface_attention
-from nip.models.huggingface_attention import Mask, attention_function
+from nip.models import huggingface_attention, huggingface_mask
+from nip.models.huggingface_attention import attention_function
 from nip.models.huggingface_layers import SITE, Site
+from nip.models.huggingface_mask import Mask
 from nip.models.huggingface_setting import LayerGraph
 
 BERT, LLAMA = FAMILIES["bert"], FAMILIES["llama"]
@@ -60,7 +61,7 @@ def test_packed_documents_attend_to_themselves(monkeypatch):
     expected = result(LLAMA.as_oracle(hypercube), IDS, position_ids=positions, use_cache=False)
     close(result(sparse(LLAMA), IDS, position_ids=positions, use_cache=False), expected)
     # Should transformers put its function together otherwise, the result stays right but every pair is looked at.
-    monkeypatch.setattr(huggingface_attention, "_segments", lambda function: None)
+    monkeypatch.setattr(huggingface_mask, "_segments", lambda function: None)
     close(result(sparse(LLAMA), IDS, position_ids=positions, use_cache=False), expected)
 
 

@@ -22,8 +22,18 @@ from nip.attention import BACKENDS
 from nip.graphs import Pattern
 from nip.graphs.pattern import check_int
 from nip.models.huggingface_attention import NAME
-from nip.models.huggingface_layers import SITE, Site, attention_modules, has_window, home_made, refused, sites_of
+from nip.models.huggingface_layers import (
+    SITE,
+    Site,
+    attention_layers,
+    attention_modules,
+    has_window,
+    home_made,
+    refused,
+)
 from nip.models.huggingface_setting import ENTRY, LayerGraph, Setting, Spec, layer_graph, read_setting
+
+__all__ = ["attention_layers", "from_pretrained", "sparsify"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -141,11 +151,6 @@ def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, *
     return _apply(model, read_setting(record, open_graph))
 
 
-def attention_layers(model: nn.Module) -> list[Site]:
-    """What each attention module of a sparsified model does: its path, role, graph and how often that has run."""
-    return sites_of(model)
-
-
 def _apply(model: Model, setting: Setting) -> Model:
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"nip.sparsify takes a model of transformers. Got {type(model).__name__} instead.")
@@ -214,7 +219,7 @@ def _check_that_it_ran(model: nn.Module, args: Any, output: Any) -> None:
     """After the first forward pass: that attention ran over the graphs, and not elsewhere."""
     if torch.compiler.is_compiling() or getattr(model, "_nip_checked", False):
         return
-    sparse = [site for site in sites_of(model) if site.graph is not None]
+    sparse = [site for site in attention_layers(model) if site.graph is not None]
     if sparse and not any(site.calls for site in sparse):
         raise RuntimeError(
             f"{type(model).__name__} has run without attending over its graph: its attention was computed elsewhere. "

@@ -78,8 +78,8 @@ def refused(module: nn.Module) -> str | None:
     return None
 
 
-def sites_of(model: nn.Module) -> list[Site]:
-    """The sites of a model that `nip.sparsify` has seen; none for another."""
+def attention_layers(model: nn.Module) -> list[Site]:
+    """What each attention module of a sparsified model does: its role, its graph, and how often that has run."""
     return [site for module in model.modules() if (site := getattr(module, SITE, None)) is not None]
 
 
