@@ -20,7 +20,7 @@ from nip.finetuning.loading import load_config, load_model, load_tokenizer, sequ
 from nip.finetuning.losses import classification_loss, regression_loss, smoothed
 from nip.finetuning.metrics import measure
 from nip.finetuning.running import Setup, begin, carry_out, report
-from nip.finetuning.tokenizing import content_key, quiet, tokenized
+from nip.finetuning.tokenizing import quiet, tokenized
 
 DEFAULT_LENGTH = 128
 
@@ -160,7 +160,7 @@ def prepare(command: Command) -> Setup:
         predict=(lambda trainer, folder: write_predictions(trainer, folder, examples, tested, labels))
         if tested
         else None,
-        data={"train": content_key(train)} if train is not None else {},
+        data={"train": train._fingerprint} if train is not None else {},
     )
 
 

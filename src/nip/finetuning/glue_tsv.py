@@ -11,7 +11,7 @@ from nip.finetuning.glue_tasks import GlueTask
 UNKNOWN = -1
 MRPC_OLD = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 MRPC_DEV_IDS = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
-AX_FILES = ("AX.tsv", "ax.tsv", "diagnostic.tsv", "test.tsv")
+AX_FILES = ("AX.tsv", "ax.tsv", "diagnostic.tsv")
 FILES = {
     "train": ("train.tsv",),
     "validation": ("dev.tsv",),

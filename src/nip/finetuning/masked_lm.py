@@ -18,8 +18,8 @@ from nip.finetuning.masking import MaskedMetrics, Masking, Turns, reduce_logits
 from nip.finetuning.recording import Recorded
 from nip.finetuning.rows import read_hub
 from nip.finetuning.running import Setup, begin, carry_out, report
-from nip.finetuning.text_data import STREAMED_EVALUATION, Endless, file_key, pieces, read_sets, stream_file, text_column
-from nip.finetuning.tokenizing import content_key, quiet, tokenized
+from nip.finetuning.text_data import STREAMED_EVALUATION, Endless, pieces, read_sets, stream_file, text_column
+from nip.finetuning.tokenizing import file_key, quiet, tokenized
 
 DEFAULT_LENGTH = 1024
 
@@ -246,7 +246,7 @@ def texts_as_tokens(command: Command, tokenizer: Any, seq_len: int) -> tuple[Any
         train = Endless(shuffled, encoder(column))
     elif train is not None:
         train = as_pieces(train, "training", run.max_train_samples, 0, 1)
-        key = {"train": content_key(train)}
+        key = {"train": train._fingerprint}
     if evaluated is not None:
         evaluated = as_pieces(evaluated, "validation", run.max_eval_samples, -1, -1)
     return train, evaluated, key

@@ -32,6 +32,7 @@ from nip.finetuning.arguments import Command, described
 from nip.finetuning.curves import draw_curves
 from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear, read_run_file, write_run_file
 from nip.finetuning.recording import BestIsSaved, Recorded, Recorder
+from nip.finetuning.tokenizing import file_key
 from nip.training.console import Console
 from nip.training.environment import environment
 from nip.training.outcome import learnt, wilson_interval
@@ -154,7 +155,9 @@ def decisive(command: Command, processes: int) -> dict[str, Any]:
     training, run, model = described(command.training), described(command.run), described(command.model)
     attention = command.attention
     free = getattr(command.task, "FREE", ())  # what a task says may change between two starts, such as a test file
-    graph = {"graph": attention.graph} if attention.graph else {"attention": attention.attention}
+    graph = {"attention": attention.attention}
+    if attention.graph:
+        graph = {"graph": attention.graph, "graph_file": file_key(Path(attention.graph))}
     chosen: dict[str, Any] = {
         **graph,
         "param": attention.parameters,

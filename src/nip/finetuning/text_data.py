@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -53,12 +52,6 @@ def stream_file(path: Path) -> Any:
         raise FileNotFoundError(2, "no such file", str(path))
     options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
     return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
-
-
-def file_key(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_column(names: list[str], told: str | None, source: str) -> str:

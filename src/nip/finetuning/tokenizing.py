@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from nip.finetuning.arguments import Command
 
 ROWS = 1000
@@ -28,18 +30,16 @@ def content_key(data: Any) -> str:
     >>> content_key(one) == content_key(other.select([1, 0]))
     True
     """
-    import pyarrow
-
-    digest = _Digest()
-    writer = None
-    for table in data.with_format("arrow").iter(ROWS):
-        plain = table.replace_schema_metadata(None).combine_chunks()
-        if writer is None:
-            writer = pyarrow.ipc.new_stream(pyarrow.PythonFile(digest, mode="w"), plain.schema)
-        writer.write_table(plain)
-    if writer is not None:
-        writer.close()
+    digest = hashlib.sha256(json.dumps([len(data), data.column_names]).encode())
+    for batch in data.with_format(None).iter(ROWS):
+        digest.update(json.dumps(batch, default=repr).encode())
     return digest.hexdigest()
+
+
+def file_key(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tokenizer_key(tokenizer: Any) -> str:
@@ -82,6 +82,11 @@ def tokenized(
         The content of the data, where it is known already.
     remove : sequence of str, optional
         Columns to leave out; by default all that the data has.
+
+    Returns
+    -------
+    Dataset
+        Its `_fingerprint` says what it was made of, as the name of the cache does.
     """
     made_of = [key or content_key(data), tokenizer_key(tokenizer), dict(settings), list(remove or data.column_names)]
     name = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
@@ -89,17 +94,17 @@ def tokenized(
     processes = command.run.preprocessing_num_workers
     if processes is not None and (processes == 1 or len(data) < processes * ROWS):
         processes = None
-    return data.map(
-        function,
-        batched=True,
-        batch_size=ROWS,
-        num_proc=processes,
-        remove_columns=list(remove or data.column_names),
-        load_from_cache_file=not command.run.overwrite_cache,
-        cache_file_name=str(folder / f"{name}.arrow"),
-        new_fingerprint=name[:32],
-        desc=None,
-    )
+    with PartialState().main_process_first():  # the others find what it has made
+        return data.map(
+            function,
+            batched=True,
+            batch_size=ROWS,
+            num_proc=processes,
+            remove_columns=list(remove or data.column_names),
+            load_from_cache_file=not command.run.overwrite_cache,
+            cache_file_name=str(folder / f"{name}.arrow"),
+            new_fingerprint=name[:32],
+        )
 
 
 def cache_folder(command: Command) -> Path:
@@ -110,41 +115,6 @@ def cache_folder(command: Command) -> Path:
     folder = Path(base) / "nip-tokenized"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-class _Digest:
-    """A file to write to whose bytes are only summed up."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._sum, self._length = hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        self._sum.update(data)
-        self._length += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._length
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def readable(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def hexdigest(self) -> str:
-        return self._sum.hexdigest()
 
 
 def quiet() -> None:
