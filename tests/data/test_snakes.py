@@ -1,5 +1,9 @@
 """Pathfinder's official files, written here with Pillow and plain text."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +181,43 @@ def test_what_does_not_fit_is_named(damage, told, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=told):
         build(TASK, tmp_path / "data", origin=str(tmp_path / "files"))
     assert not list(tmp_path.glob("data/*"))
+
+
+STOPPED = """
+import os, resource, signal, sys
+from pathlib import Path
+from nip.cli import main
+from nip.data import snakes
+
+real, calls = snakes.pixels_of, iter(range(99))
+def pixels_of(*arguments):
+    if next(calls) == 20:  # of 30: train is half written
+        if sys.argv[3] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # as a disk that is full from here on
+    return real(*arguments)
+snakes.pixels_of = pixels_of
+main(["data", "pathfinder32-curv_baseline", "--from", sys.argv[1], "--out", sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize("how", ["kill", "full"])
+def test_a_conversion_that_stopped_half_way_starts_anew(how, tmp_path):
+    write(tmp_path / "files")
+    data = tmp_path / "data"
+    command = [sys.executable, "-c", STOPPED, str(tmp_path / "files"), str(data), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if how == "kill":
+        assert done.returncode == -signal.SIGKILL
+    else:
+        assert (done.returncode, done.stderr) == (2, f"nip: {data / TASK}: could not be written: File too large\n")
+        assert not list(data.iterdir())
+    with pytest.raises(FileNotFoundError, match="Make it with"):
+        open_split(TASK, "train", data)
+    assert build(TASK, data, origin=str(tmp_path / "files"))
+    assert build(TASK, tmp_path / "whole", origin=str(tmp_path / "files"))
+    check(data, CONTIGUOUS)
+    assert {path.name: path.read_bytes() for path in (data / TASK).iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "whole" / TASK).iterdir()
+    }
