@@ -80,7 +80,7 @@ def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
 
     References
     ----------
-    .. [1] What Dense Graph Do You Need for Self-Attention?, arXiv 2205.14014, section 5.2.
+    .. [1] What Dense Graph Do You Need for Self-Attention?, arXiv 2205.14014.
     """
     check_int("n", n, "extend_positions", minimum=1)
     if method not in METHODS:
