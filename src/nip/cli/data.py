@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from nip.cli.corpus import corpus_command, verify_corpus
 from nip.cli.data_options import Folder, Origin, Overwrite, SourceName, SplitRule, TaskName
 from nip.cli.examples import show_command
 from nip.cli.listops import listops_command
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
     room = typer.Typer(cls=Tasks, no_args_is_help=True, help="Make, look at and check training data.")
     for task in TASKS:
         room.command(task)(listops_command if task == "listops" else _command_of(task))
+    room.command("corpus")(corpus_command)
     room.command("show")(show_command)
     room.command("verify")(verify_command)
     app.add_typer(room, name="data")
@@ -95,10 +97,15 @@ def _command_of(task: str) -> Callable[..., None]:
 def verify_command(task: TaskName, out: Folder = None, as_json: Json = False) -> None:
     """Read every byte of a task's data: checksums, token ids, and for ListOps the value of every expression.
 
+    The folder of a corpus may stand for the task.
+
     Example: nip data verify listops
     """
     from nip import data
 
+    if task not in data.TASKS and Path(task).is_dir():
+        verify_corpus(Path(task), as_json=as_json)
+        return
     counts = data.verify(task, out)
     home = data.data_folder(out) / task
     if as_json:

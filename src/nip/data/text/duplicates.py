@@ -8,7 +8,7 @@ nothing is dropped by mistake; pairs are missed with the probability that `bands
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from nip.data.text.fingerprints import bands, jaccard
 from nip.data.text.formatting import open_chunk
+from nip.data.text.processes import Run
 from nip.data.text.settings import Settings
 
 AT_ONCE = 1 << 22  # documents that are sorted at a time: memory is bounded by this
 _PAIRS = 2000  # that a worker compares at a time
 
 Array = NDArray[Any]
-Run = Callable[[Callable[..., Any], list[tuple[Any, ...]]], list[Any]]
 
 
 class Fate(IntEnum):
@@ -47,8 +47,7 @@ def fates(folder: Path, names: list[str], settings: Settings, run: Run, in_test:
         Of the chunks, in order.
     settings : Settings
     run : callable
-        ``run(function, arguments)`` calls the function with each tuple of arguments and lists the results; on several
-        processors, perhaps.
+        Of `nip.data.text.processes.runner`.
     in_test : list of bool, optional
         For each chunk, whether it is of the test split; else each document's hash decides.
 

@@ -7,7 +7,6 @@ It is kept beside the shards as a folder that ``AutoTokenizer.from_pretrained`` 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -210,7 +209,7 @@ def _of_transformers(name: str) -> tuple[Tokenizer, dict[str, Any]]:
     tokens = {f"{key}_token": getattr(found, f"{key}_token", None) for key in SPECIAL}
     tokens["cls_token"] = tokens["cls_token"] or found.bos_token
     tokens["sep_token"] = tokens["sep_token"] or found.eos_token
-    config = {
+    config: dict[str, Any] = {
         "tokenizer_class": type(found).__name__.removesuffix("Fast"),
         **{key: str(value) for key, value in tokens.items() if value is not None},
     }
@@ -234,9 +233,3 @@ def _vocabulary(tokenizer: Tokenizer, config: dict[str, Any], name: str) -> Voca
     special |= set() if unknown is None else {unknown}
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     return Vocabulary(size=size, special=tuple(sorted(special)), **ids)
-
-
-def keep_to_one_thread() -> None:
-    """In a process of several that share the processors: let the compiled libraries start no threads of their own."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["RAYON_NUM_THREADS"] = "1"
