@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from nip.finetuning import hpo
 from nip.finetuning.hpo import evaluations, run_search
 from nip.finetuning.hpo_arguments import Search
 from nip.finetuning.search_space import Range, points
+from nip.finetuning.search_study import open_storage, open_study
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_trial.py")))
 GRID = {"learning_rate": (0.1, 0.2, 0.3, 0.4), "num_train_epochs": (2,)}
@@ -109,6 +111,24 @@ def test_wrong_input_ends_the_search_at_once_and_may_be_corrected(tmp_path):
     with pytest.raises(ValueError, match="the input is wrong"):
         run_search(search(tmp_path, words=("--other",), **settings), STAND_IN)
     assert len(starts(tmp_path)) == 2
+
+
+def test_one_that_was_taken_for_lost_comes_again(tmp_path, monkeypatch, capsys):
+    real, closed = hpo.evaluations, []
+
+    def lose(metrics, metric):  # as another machine would, which misses the heartbeat
+        if not closed:
+            study = open_study(open_storage(f"sqlite:///{tmp_path / 'search.db'}"), "test", "maximize", "none")
+            (running,) = (trial for trial in study.get_trials() if trial.state == TrialState.RUNNING)
+            study.tell(running.number, state=TrialState.FAIL)
+            closed.append(running.number)
+        return real(metrics, metric)
+
+    monkeypatch.setattr(hpo, "evaluations", lose)
+    found = run_search(search(tmp_path), STAND_IN)
+    assert found["counts"] == {"complete": 4, "pruned": 0, "fail": 0, "running": 0, "waiting": 0}
+    assert f"trial {closed[0]} was taken for lost" in capsys.readouterr().err
+    assert len(starts(tmp_path)) == 5
 
 
 def test_a_metric_that_the_run_lacks(tmp_path):

@@ -109,24 +109,25 @@ def test_a_finished_value_is_taken_over(study):
     assert (again.value, again.user_attrs["same_as"]) == (0.25, first.number)
 
 
-def perform_and_die(study, locks, name="dead.lock"):
+def perform_and_die(study, folder, name="dead.lock"):
     trial = take(study, limit=3)
     trial.set_user_attr("host", socket.gethostname())
-    trial.set_user_attr("lock", name)
+    (folder / name).touch()
+    trial.set_user_attr("lock", str(folder / name))
     return trial
 
 
 def test_a_lost_trial_comes_again_under_its_number(study, tmp_path):
     lost = perform_and_die(study, tmp_path)
-    close_lost(study, tmp_path)
-    close_lost(study, tmp_path)  # nothing is queued twice
+    close_lost(study)
+    close_lost(study)  # nothing is queued twice
     (queued,) = live(study)
     assert (queued.state, first_number(queued), point_of(queued)) == (TrialState.WAITING, lost.number, lost.params)
     again = take(study, limit=1)
     assert again.params == lost.params and again.user_attrs["retry_of"] == lost.number
     again.set_user_attr("host", socket.gethostname())
-    again.set_user_attr("lock", "dead too.lock")
-    close_lost(study, tmp_path)  # lost a second time
+    again.set_user_attr("lock", lost.user_attrs["lock"])
+    close_lost(study)  # lost a second time
     last = take(study, limit=1)
     study.tell(last, 1.0)
     assert [first_number(trial) for trial in live(study)] == [lost.number]
@@ -135,7 +136,7 @@ def test_a_lost_trial_comes_again_under_its_number(study, tmp_path):
 
 def test_two_that_queue_a_lost_trial_at_the_same_moment(study, tmp_path):
     lost = perform_and_die(study, tmp_path)
-    close_lost(study, tmp_path)
+    close_lost(study)
     queue(study, lost.params, retry_of=lost.number)
     study.tell(take(study, limit=1), 1.0)
     assert take(study, limit=1) is None
@@ -147,8 +148,10 @@ def test_who_lives_is_left_alone(study, tmp_path):
         perform_and_die(study, tmp_path, "mine.lock")
         other = perform_and_die(study, tmp_path)
         other.set_user_attr("host", "another machine")
-        close_lost(study, tmp_path)
-        assert [trial.state for trial in live(study)] == [TrialState.RUNNING] * 2
+        third = perform_and_die(study, tmp_path)
+        third.set_user_attr("lock", "/no/such/folder/of/a/machine/that/is/called/the/same.lock")
+        close_lost(study)
+        assert [trial.state for trial in live(study)] == [TrialState.RUNNING] * 3
 
 
 def test_one_on_another_machine_is_lost_when_its_heartbeat_stops(tmp_path, monkeypatch):
@@ -162,7 +165,7 @@ def test_one_on_another_machine_is_lost_when_its_heartbeat_stops(tmp_path, monke
     import time
 
     time.sleep(2.5)
-    close_lost(study, tmp_path)
+    close_lost(study)
     assert [each.state for each in live(study)] == [TrialState.WAITING]
 
 
@@ -170,7 +173,7 @@ def test_a_failure_stays_until_it_is_to_be_tried_again(study, tmp_path):
     trial = take(study, limit=1)
     trial.set_user_attr("error", "out of memory")
     study.tell(trial, state=TrialState.FAIL)
-    close_lost(study, tmp_path)
+    close_lost(study)
     assert take(study, limit=1) is None
     retry_failed(study)
     assert take(study, limit=1).user_attrs["retry_of"] == trial.number

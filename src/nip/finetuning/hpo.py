@@ -85,10 +85,10 @@ def run_search(search: Search, program: Sequence[str] = PROGRAM) -> dict[str, An
     storage = open_storage(search.storage)
     study = open_study(storage, search.study, search.direction, search.pruner)
     remember(study, search.described())
-    name = f"{uuid.uuid4().hex}.lock"
-    with filelock.FileLock(out / LOCKS / name):
-        work = _Work(search, storage, study, name, tuple(program))
-        close_lost(study, out / LOCKS)
+    lock = out / LOCKS / f"{uuid.uuid4().hex}.lock"
+    with filelock.FileLock(lock):
+        work = _Work(search, storage, study, str(lock), tuple(program))
+        close_lost(study)
         if search.retry_failed:
             retry_failed(study)
         if search.sampler == "grid":
@@ -97,7 +97,7 @@ def run_search(search: Search, program: Sequence[str] = PROGRAM) -> dict[str, An
         if before:
             tell(f"going on after {before} finished trials")
         _perform_all(work)
-    (out / LOCKS / name).unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)
     found = outcome(search, study)
     write_json(out / "search.json", found)
     write_page(study, found, out / "search.html")
@@ -119,7 +119,7 @@ def _worker(work: _Work, index: int) -> None:
     try:
         while not work.stop.is_set():
             with work.asking:
-                close_lost(study, search.folder / LOCKS)
+                close_lost(study)
                 trial = ask(study, search.space, search.sampler, search.trials, search.seed)
                 if trial is None:
                     return
@@ -128,7 +128,10 @@ def _worker(work: _Work, index: int) -> None:
                 suggest(trial, search.space)
                 if settle_repeat(study, trial, search.space, search.sampler, search.trials):
                     continue
-            _perform(work, trial, index)
+            try:
+                _perform(work, trial, index)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                tell(f"trial {trial.number} was taken for lost meanwhile, having been out of reach: it comes again")
     except BaseException:
         work.stop.set()
         raise
@@ -161,10 +164,10 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
         finally:
             _end(process)
     if work.stop.is_set() and not pruned and process.returncode != 0:
-        study.tell(trial, state=TrialState.FAIL)  # without an error: it is lost, and comes again
+        _close(study, trial, state=TrialState.FAIL)  # without an error: it is lost, and comes again
         return
     if pruned:
-        study.tell(trial, state=TrialState.PRUNED)
+        _close(study, trial, state=TrialState.PRUNED)
         tell(f"trial {number} is stopped: it has fallen behind")
         _leave_only_figures(folder)
         return
@@ -175,17 +178,28 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
         error = _last_words(log, start, process.returncode)
     if process.returncode == BAD_INPUT and not _in_state(study, TrialState.COMPLETE, TrialState.PRUNED):
         trial.set_user_attr("void", error)
-        study.tell(trial, state=TrialState.FAIL)
+        _close(study, trial, state=TrialState.FAIL)
         raise ValueError(str(error))  # what is wrong with the first is wrong with all
     if error is not None or value is None:
         trial.set_user_attr("error", error)
         trial.set_user_attr("log", str(log))
-        study.tell(trial, state=TrialState.FAIL)
+        _close(study, trial, state=TrialState.FAIL)
         tell(f"trial {number} has failed: {error} ({log})")
         return
-    study.tell(trial, value)
+    _close(study, trial, value)
     tell(f"trial {number} comes to {search.metric} {value:.4f}; the best is {study.best_value:.4f}")
     _keep_best(study, search)
+
+
+def _close(
+    study: optuna.Study, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None
+) -> None:
+    try:
+        study.tell(trial, value, state)
+    except ValueError as error:
+        if study._storage.get_trial(trial._trial_id).state.is_finished():
+            raise optuna.exceptions.UpdateFinishedTrialError from error
+        raise
 
 
 def _varies(entry: Any) -> bool:

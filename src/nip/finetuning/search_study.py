@@ -169,14 +169,14 @@ def _foremost(group: Sequence[FrozenTrial]) -> FrozenTrial:
     return group[-1]
 
 
-def close_lost(study: optuna.Study, locks: Path) -> None:
+def close_lost(study: optuna.Study) -> None:
     """Close the trials whose performer has died, and queue the points of all that were lost again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         lock = trial.user_attrs.get("lock")
-        if trial.user_attrs.get("host") == socket.gethostname() and lock and _is_free(locks / lock):
+        if trial.user_attrs.get("host") == socket.gethostname() and lock and _is_free(Path(lock)):
             with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another was quicker
                 study.tell(trial.number, state=TrialState.FAIL)
     for trial in counted(study.get_trials(deepcopy=False)):
@@ -185,8 +185,8 @@ def close_lost(study: optuna.Study, locks: Path) -> None:
 
 
 def _is_free(path: Path) -> bool:
-    if not path.is_file():
-        return True
+    if not path.is_file():  # of another machine that is called the same, or deleted: its heartbeat tells
+        return False
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
