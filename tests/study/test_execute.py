@@ -1,4 +1,4 @@
-"""Execution with a stand-in for training, given as a command: skipping, failing, being killed, dask and submitit."""
+"""Execution with a stand-in for training, given as a command: skipping, failing, being killed, and dask."""
 
 import os
 import signal
@@ -9,47 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from nip.study.execute import Job, alone, here, on_dask, on_submitit
-
-# Appends a line to ran.txt; runs whose name begins so fail, crash or sleep.
-STAND_IN = """
-import os, signal, sys, time
-from pathlib import Path
-study, name = Path(sys.argv[-2]), sys.argv[-1]
-with (study / "ran.txt").open("a") as file:
-    file.write(f"{name} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\\n")
-if name.startswith("fails"):
-    print("one thing", file=sys.stderr)
-    print("The loss is not finite.", file=sys.stderr)
-    sys.exit(2)
-if name.startswith("crashes"):
-    os.kill(os.getpid(), signal.SIGKILL)
-if name.startswith("sleeps"):
-    while os.read(0, 1):
-        pass
-(study / f"{name}.done").touch()
-"""
+from nip.study.execute import Job, alone, here, on_dask
+from stand_in_runs import check_three, ran, stand_ins
 
 
 @pytest.fixture
 def jobs(tmp_path):
     def made(*names):
-        return [Job(str(tmp_path), name, (sys.executable, "-c", STAND_IN)) for name in names]
+        return stand_ins(tmp_path, *names)
 
     return made
-
-
-def ran(study: Path) -> list[str]:
-    return [line.split()[0] for line in (study / "ran.txt").read_text().splitlines()]
-
-
-def check_three(outcomes, study):
-    by_name = {one.name: one for one in outcomes}
-    assert set(by_name) == {"a", "fails", "crashes"}
-    assert by_name["a"].error is None and (study / "a.done").exists()
-    assert by_name["fails"].error == "The loss is not finite."
-    assert "one thing" in Path(by_name["fails"].log).read_text()
-    assert "signal 9" in by_name["crashes"].error
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -154,18 +123,6 @@ def test_no_scheduler_there(jobs):
         list(on_dask("tcp://127.0.0.1:1")(jobs("a")))
 
 
-def test_submitit_in_this_process(jobs, tmp_path):
-    pytest.importorskip("submitit")
-    check_three(list(on_submitit("debug", {})(jobs("fails", "crashes", "a"))), tmp_path)
-
-
-@pytest.mark.slow
-def test_submitit_in_processes_of_its_own(jobs, tmp_path):
-    pytest.importorskip("submitit")
-    check_three(list(on_submitit("local", {"timeout_min": 5})(jobs("fails", "crashes", "a"))), tmp_path)
-    assert list((tmp_path / "jobs").iterdir())
-
-
 def test_what_submitit_queues_anew_is_the_same_run(jobs):
     pytest.importorskip("submitit")
     (job,) = jobs("a")
@@ -175,8 +132,3 @@ def test_what_submitit_queues_anew_is_the_same_run(jobs):
 def test_bad_input(jobs):
     with pytest.raises(ValueError, match="--workers must be an integer of at least 1"):
         here(0)
-    with pytest.raises(ValueError, match="--submitit must be one of slurm, local, debug"):
-        on_submitit("pbs", {})
-    pytest.importorskip("submitit")
-    with pytest.raises(ValueError, match="submitit refuses"):
-        list(on_submitit("local", {"partitions": 3})(jobs("a")))

@@ -158,7 +158,7 @@ def _integers(text: str, option: str) -> list[int]:
 
 
 def _performer(workers: int | None, scheduler: str | None, submitit: str | None, job: list[str]) -> Performer:
-    from nip.study import execute
+    from nip.study import execute, submission
 
     if sum(choice is not None for choice in (workers, scheduler, submitit)) > 1:
         raise ValueError("--workers, --scheduler and --submitit exclude each other. Give one of them.")
@@ -167,7 +167,7 @@ def _performer(workers: int | None, scheduler: str | None, submitit: str | None,
     if scheduler is not None:
         return execute.on_dask(scheduler)
     if submitit is not None:
-        return execute.on_submitit(submitit, _job_settings(job))
+        return submission.on_submitit(submitit, _job_settings(job))
     return execute.here(1 if workers is None else workers)
 
 

@@ -1,4 +1,4 @@
-"""The runs of a plan, executed here, on a dask cluster or through submitit on SLURM.
+"""The runs of a plan, executed here or on a dask cluster; `nip.study.submission` has SLURM.
 
 Wherever a run goes, it becomes a process of its own (`nip.study.worker`) that writes to its run folder in the study's;
 so a cluster must see that folder, the data and an installed ``nip``. A run that fails is named and the others go on.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 LOGS = "logs"
-JOBS = "jobs"
 
 Performer = Callable[[Sequence["Job"]], Iterator["Outcome"]]
 
@@ -185,59 +184,6 @@ def on_dask(address: str) -> Performer:
                     yield Outcome(job.name, f"dask: {future.exception()}", 0.0, str(job.log))
 
     return perform
-
-
-def on_submitit(cluster: str, options: Mapping[str, Any]) -> Performer:
-    """Execute as jobs of submitit: ``slurm``, or ``local`` and ``debug`` to try it out on one machine.
-
-    Parameters
-    ----------
-    cluster : {"slurm", "local", "debug"}
-    options : mapping
-        Of `submitit.AutoExecutor.update_parameters`: ``timeout_min``, ``cpus_per_task``, ``slurm_partition`` …
-
-    Raises
-    ------
-    ImportError
-        If submitit is not installed.
-    ValueError
-        If there is no such cluster or option.
-    """
-    if cluster not in ("slurm", "local", "debug"):
-        raise ValueError(f"--submitit must be one of slurm, local, debug. Got {cluster!r} instead.")
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError("SLURM needs submitit: pip install 'nip[cluster]'.") from error
-
-    def perform(jobs: Sequence[Job]) -> Iterator[Outcome]:
-        if not jobs:
-            return
-        try:
-            executor = submitit.AutoExecutor(folder=Path(jobs[0].study) / JOBS, cluster=cluster)
-            executor.update_parameters(name="nip-study", **options)
-        except (RuntimeError, NameError, TypeError, AssertionError) as error:
-            raise ValueError(f"submitit refuses: {error}") from error
-        with executor.batch():
-            submitted = {job: executor.submit(job) for job in jobs}
-        while submitted:
-            for job, handle in list(submitted.items()):
-                if handle.done():
-                    del submitted[job]
-                    yield _result(job, handle)
-            if submitted:
-                time.sleep(1.0)
-
-    return perform
-
-
-def _result(job: Job, handle: Any) -> Outcome:
-    try:
-        outcome: Outcome = handle.result()
-    except Exception as error:  # submitit's own kinds, and whatever the job raised
-        last = str(error).strip().split("\n")[-1]
-        return Outcome(job.name, f"submitit job {handle.job_id}: {last}", 0.0, str(handle.paths.stderr))
-    return outcome
 
 
 @contextmanager
