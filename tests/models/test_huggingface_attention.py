@@ -192,6 +192,8 @@ def test_what_cannot_be_done_over_a_graph_is_refused():
     unknowing = BERT.make("nip")
     with pytest.raises(ValueError, match=r"does not know its graph\. Load the model by"):
         unknowing(IDS)
+    with pytest.raises(ValueError, match=r"SelfAttention is causal.* give nip\.sparsify its max_tokens"):
+        sparse(FAMILIES["t5"], decoder=True)
     with pytest.raises(ValueError, match="laid out for 20 tokens, and the input has 26"):
         sparse(LLAMA, max_tokens=20)(IDS)
 

@@ -179,6 +179,9 @@ def _apply(model: Model, setting: Setting) -> Model:
         graph = setting.of_layer(index) if sparse and not (keep_windows and has_window(module)) else None
         sites.append(Site(path, role, index, graph, setting.backend, max_tokens))
     _check_layers(model, setting, numbers)
+    for (_, module, _), site in zip(found, sites, strict=True):
+        if site.graph is not None and getattr(module, "is_causal", False):
+            site.graph_for(1, grows=True)  # refuses a text of unknown length
     model.set_attn_implementation(NAME)
     for (_, module, _), site in zip(found, sites, strict=True):
         # Parts of a model that was put together may hold a configuration that the model itself has since replaced.

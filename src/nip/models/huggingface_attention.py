@@ -150,14 +150,12 @@ def graph_of(site: Site, n_tokens: int, grows: bool) -> Pattern:
         # torch.compile reads what an object holds, but cannot hand on what a call returns.
         _keep_graph(site, n_tokens, grows)
         return site.kept[n_tokens, grows]
-    assert site.graph is not None
-    return site.graph.graph(n_tokens, site.max_tokens if grows else None)
+    return site.graph_for(n_tokens, grows)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _keep_graph(site: Site, n_tokens: int, grows: bool) -> bool:
-    assert site.graph is not None
-    site.kept[n_tokens, grows] = site.graph.graph(n_tokens, site.max_tokens if grows else None)
+    site.kept[n_tokens, grows] = site.graph_for(n_tokens, grows)
     return True
 
 

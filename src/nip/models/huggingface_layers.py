@@ -48,6 +48,16 @@ class Site:
     kept: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
     """The graphs of a compiled model."""
 
+    def graph_for(self, n_tokens: int, grows: bool) -> Pattern:
+        """The graph for an input of that length; of one that may grow, the corner of the graph for `max_tokens`."""
+        assert self.graph is not None
+        if grows and self.max_tokens is None and self.graph.custom is None:
+            raise ValueError(
+                f"{self.path} is causal, and the model's configuration does not say how long a text may grow: give "
+                "nip.sparsify its max_tokens."
+            )
+        return self.graph.graph(n_tokens, self.max_tokens if grows else None)
+
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Role]]:
     """The modules that ask transformers for their attention function, in the model's order."""
