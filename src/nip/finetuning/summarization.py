@@ -258,16 +258,20 @@ def _set_language(command: Command, tokenizer: Any) -> None:
 
 
 def _set_first_token(command: Command, model: Any, tokenizer: Any) -> None:
-    """Which token a decoder begins with, where the model does not say or the command says otherwise."""
-    task = command.task
-    forced = task.forced_bos_token or task.lang
-    if forced is not None:
-        token = tokenizer.convert_tokens_to_ids(forced)
+    """Which token a decoder begins with, where the language decides it or the command says so."""
+    task, generation = command.task, model.generation_config
+    if task.lang is not None:
+        language = tokenizer.convert_tokens_to_ids(task.lang)
+        frame = tokenizer(text_target="")["input_ids"]
+        if frame[-1] == language:  # mBART: it ends the summary, and so begins it once shifted
+            model.config.decoder_start_token_id = generation.decoder_start_token_id = language
+        elif frame[0] == language:  # mBART-50 and its like: it is the first word
+            generation.forced_bos_token_id = language
+    if task.forced_bos_token is not None:
+        token = tokenizer.convert_tokens_to_ids(task.forced_bos_token)
         if token is None or token == tokenizer.unk_token_id:
-            raise ValueError(f"--forced_bos_token {forced!r} is no token of {type(tokenizer).__name__}.")
-        model.generation_config.forced_bos_token_id = token
-        if model.config.model_type == "mbart":
-            model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = token
+            raise ValueError(f"--forced_bos_token {task.forced_bos_token!r} is no token of the model's.")
+        generation.forced_bos_token_id = token
     if model.config.decoder_start_token_id is None:
         raise ValueError("The model's configuration has no decoder_start_token_id, so no summary can begin.")
 
