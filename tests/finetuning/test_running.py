@@ -89,7 +89,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(Recorded, "training_step", stopped)
 
 
-EVALUATED = "--do_eval --eval_strategy steps --eval_steps 2 --save_steps 2 --logging_steps 3".split()  # noqa: SIM905
+EVALUATED = "--do_eval --eval_strategy steps --eval_steps 2 --save_steps 2 --logging_steps 5".split()  # noqa: SIM905
 
 
 @pytest.mark.parametrize("kind", ["glue", "mlm", "stream", pytest.param("lines", marks=pytest.mark.slow)])
@@ -223,3 +223,18 @@ def test_two_processes_may_not_share_a_folder(model: Path, mrpc: Path, tmp_path:
 
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="Another process is at work"):
         train_glue(model, mrpc, tmp_path, "--max_steps", "2")
+
+
+def test_patience_is_counted_on_after_a_restart(
+    model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = "--do_eval --eval_strategy steps --eval_steps 1 --save_steps 1 --early_stopping_patience 3 --max_steps 40"
+    settled = [*words.split(), "--learning_rate", "0.2"]
+    whole = train_glue(model, mrpc, tmp_path / "whole", *settled)
+    assert whole["steps"] < 40
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, whole["steps"] - 1)
+        train_glue(model, mrpc, tmp_path / "stopped", *settled)
+    stopped = train_glue(model, mrpc, tmp_path / "stopped", *settled)
+    assert (stopped["steps"], stopped["best_step"]) == (whole["steps"], whole["best_step"])
+    assert same(tmp_path / "whole", tmp_path / "stopped")

@@ -15,6 +15,7 @@ repeated, and its model is evaluated and predicts.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -304,7 +305,7 @@ def train(trainer: Recorded, setup: Setup, checkpoint: Path | None, console: Con
         "planned_steps": state.max_steps,
         "epochs": state.epoch,
         "best_step": taken or state.global_step,
-        "best_metric": state.best_metric,
+        "best_metric": _finite(state.best_metric),
     }
 
 
@@ -341,9 +342,10 @@ def outcome(
     """What ``result.json`` says."""
     rows = read_metrics(metrics) if metrics.is_file() and command.training.do_train else []
     steps = [row for row in rows if row["split"] == "train"]
+    losses = [row["loss"] for row in steps if row["loss"] is not None]  # a loss that is no number is null
     developed = [row[setup.metric] for row in rows if row["split"] == "dev" and row.get(setup.metric) is not None]
     more = dict(setup.describe(measured)) if setup.describe is not None and measured else {}
-    score, graph = measured.get(setup.metric), graph_facts(setup.model)
+    score, graph = _finite(measured.get(setup.metric)), graph_facts(setup.model)
     best = [row for row in rows if row["split"] == "dev" and row["step"] == trained.get("best_step")]
     result: dict[str, Any] = {
         "kind": setup.kind,
@@ -352,15 +354,15 @@ def outcome(
         "parameters": graph["parameters"],
         "metric": setup.metric,
         "score": score,
-        "test_accuracy": measured.get("accuracy"),
+        "test_accuracy": _finite(measured.get("accuracy")),
         "tested_on": "validation",
         "dev_accuracy": best[-1].get(setup.metric) if best else (max(developed) if developed else None),
         **{name: trained.get(name) for name in ("best_step", "steps", "planned_steps")},
         "seconds": steps[-1]["seconds"] if steps else None,
         "tokens_per_second": steps[-1]["tokens"] / steps[-1]["seconds"] if steps and steps[-1]["seconds"] else None,
-        "train_loss": sum(row["loss"] or 0.0 for row in steps) / len(steps) if steps else None,
+        "train_loss": sum(losses) / len(losses) if losses and len(losses) == len(steps) else None,
         **more,
-        "metrics": {name: value for name, value in measured.items() if _is_figure(name)},
+        "metrics": {name: _finite(value) for name, value in measured.items() if _is_figure(name)},
     }
     asked, accuracy = result.get("n_test"), result["test_accuracy"]
     if accuracy is not None and asked and "interval" not in result:
@@ -405,9 +407,14 @@ def report(command: Command, result: Mapping[str, Any]) -> None:
         print(json.dumps(result, allow_nan=False, indent=2))
         return
     for name, value in result["metrics"].items():
-        print(f"{name:24} {value:.4f}")
+        print(f"{name:24} {'no number' if value is None else format(value, '.4f')}")
     print(command.training.output_dir)
     sys.stdout.flush()
+
+
+def _finite(value: float | None) -> float | None:
+    """The number; None for what JSON has no word for."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _is_figure(name: str) -> bool:
