@@ -30,6 +30,7 @@ def test_every_way_is_measured_with_each_backend_beside_the_dense_step(memory):
     for row in rows:
         assert row.ms > 0 and 0 <= row.kept <= 3
         assert 0 < row.attention_share < 1
+        assert 0 < row.loading_ms < row.ms and row.loading_share == row.loading_ms / row.ms
     assert [row.ratio_to_dense for row in rows if row.pattern == "softmax"] == [1.0, 1.0]
     assert memory == [True]
 
@@ -58,13 +59,15 @@ def test_full_padding_has_full_length_and_own_padding_less(memory, monkeypatch):
 
 
 def test_a_row_compares_with_the_dense_step_of_its_way(memory, monkeypatch):
-    times = {"dense": [60.0, 40.0, 50.0], "gather hypercube": [10.0, 9.0, 30.0]}
+    times = {"dense": [60.0, 40.0, 50.0], "gather hypercube": [10.0, 9.0, 30.0], "loading": [0.5]}
     monkeypatch.setattr(bench, "time_alternately", lambda calls, *_: {name: Timing(times[name], 2) for name in calls})
     monkeypatch.setattr(bench, "profile_step", lambda call: {"attention": 1.0, "step": 4.0})
     dense, row = small(backends=["gather"], ways=["full"])
     assert (dense.ms, row.ms, row.kept, row.attention_share) == (50.0, 10.0, 2, 0.25)
     record = row.to_dict()
     assert record["speedup_over_dense"] == 5.0 and record["parts"] == {"attention": 1.0, "step": 4.0}
+    assert (dense.to_dict()["loading_share"], record["loading_share"]) == (0.01, 0.05)
+    assert bench.cells(row)[-2] == "5.0%"
 
 
 def test_the_command_prints_rows_and_writes_both_tables(memory, tmp_path, capsys):

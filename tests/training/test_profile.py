@@ -55,6 +55,25 @@ def test_every_step_is_the_same_work(config, data, monkeypatch):
     assert seen[0] == seen[1] and len(seen[0]) == config.batch_size
 
 
+def test_loading_reads_what_the_steps_read(config, data, monkeypatch):
+    examples, seen = open_split("listops", "train", data), []
+    real = steps.padded_parts
+
+    def watched(given, parts, *rest):
+        parts = list(parts)
+        seen.append([part.tolist() for part in parts])
+        return real(given, parts, *rest)
+
+    monkeypatch.setattr(steps, "padded_parts", watched)
+    load = profile.make_loading(config, examples)
+    load()
+    load()
+    for number, parts in enumerate(seen):
+        batch = profile.endless_batch(len(examples), config.batch_size, config.seed, "train", number)
+        assert sorted(index for part in parts for index in part) == sorted(batch)
+    assert [len(parts) for parts in seen] == [config.gradient_accumulation] * 2
+
+
 def test_plainly_changes_nothing_but_the_way(config):
     before = (lra.dropout, lra.add_dropout, steps.padded_length)
     x = torch.ones(20_000)

@@ -21,11 +21,12 @@ from nip.graphs.pattern import check_int
 from nip.training import RunConfig, RunFolder, recipe
 from nip.training.graphs import run_pattern
 from nip.training.process import keep_freed_memory
-from nip.training.profile import GROUPS, make_step, padded_in_full, plainly, profile_step
+from nip.training.profile import GROUPS, make_loading, make_step, padded_in_full, plainly, profile_step
 from nip.training.runs import settle
 from nip.training.stages import attention_choice
 
 DENSE = "dense"
+LOADING = "loading"
 
 WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "plain": plainly,
@@ -51,6 +52,8 @@ class StepRow:
     ms: float
     ratio_to_dense: float
     """Time / time of the dense step, computed in the same way."""
+    loading_ms: float
+    """Of the step, until its examples are there: a batch drawn, sorted, cut in parts and padded."""
     parts: dict[str, float]
     """Milliseconds by parts, as the profiler sees them, which slows the step; ``step`` is the whole."""
     repeats: int
@@ -63,10 +66,19 @@ class StepRow:
         """The part of the profiled step that attention takes."""
         return self.parts["attention"] / self.parts["step"]
 
+    @property
+    def loading_share(self) -> float:
+        """The part of the step that goes by until its examples are there."""
+        return self.loading_ms / self.ms
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values; `parts` is an object, all else is flat."""
         record = {key: value for key, value in asdict(self).items() if key != "machine"}
-        more = {"speedup_over_dense": 1 / self.ratio_to_dense, "attention_share": self.attention_share}
+        more = {
+            "speedup_over_dense": 1 / self.ratio_to_dense,
+            "attention_share": self.attention_share,
+            "loading_share": self.loading_share,
+        }
         return {**record, **more, **asdict(self.machine)}
 
 
@@ -130,8 +142,10 @@ def _measure(configs: dict[str, RunConfig], ways: Sequence[str], repeats: int) -
             settled = {name: settle(config, RunFolder(Path()), "cpu") for name, config in configs.items()}
         with WAYS[way]():
             calls = {name: make_step(config, examples) for name, config in settled.items()}
-            timings = time_alternately(calls, repeats, probe)
-            for name, timing in timings.items():
+            loading = make_loading(settled[DENSE], examples)
+            timings = time_alternately({**calls, LOADING: loading}, repeats, probe)
+            for name, call in calls.items():
+                timing = timings[name]
                 yield StepRow(
                     attention=settled[name].backend,
                     pattern=settled[name].model,
@@ -140,14 +154,15 @@ def _measure(configs: dict[str, RunConfig], ways: Sequence[str], repeats: int) -
                     seq_len=settled[name].seq_len,
                     ms=timing.ms,
                     ratio_to_dense=timing.ms / timings[DENSE].ms,
-                    parts=profile_step(calls[name]),
+                    loading_ms=timings[LOADING].ms,
+                    parts=profile_step(call),
                     repeats=repeats,
                     kept=timing.kept,
                     machine=machine,
                 )
 
 
-HEADER = ["way", "attention", "pattern", "ms a step", "times dense", "attention's share", "quiet"]
+HEADER = ["way", "attention", "pattern", "ms a step", "times dense", "attention's share", "loading", "quiet"]
 
 
 def cells(row: StepRow) -> list[str]:
@@ -159,6 +174,7 @@ def cells(row: StepRow) -> list[str]:
         f"{row.ms:,.0f}",
         f"{1 / row.ratio_to_dense:.3g}",
         f"{row.attention_share:.0%}",
+        f"{row.loading_share:.1%}",
         f"{row.kept}",
     ]
 
@@ -172,7 +188,7 @@ def caption(rows: Sequence[StepRow]) -> str:
 def to_markdown(rows: Sequence[StepRow]) -> str:
     """A table of the steps, and one of their parts."""
     columns = [f"{row.attention} {row.pattern}, {row.way}" for row in rows]
-    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|---|---|---|--:|--:|--:|--:|"]
+    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|---|---|---|--:|--:|--:|--:|--:|"]
     lines += [f"| {' | '.join(cells(row))} |" for row in rows]
     lines += ["", "Parts, in milliseconds, slowed by the profiler:", ""]
     lines += [f"| part | {' | '.join(columns)} |", f"|---|{'--:|' * len(rows)}"]

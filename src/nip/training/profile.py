@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,20 @@ def make_step(config: RunConfig, examples: Examples) -> Callable[[], None]:
         steps.train_step(model, optimizer, accelerator, examples, batch, config, 0)
 
     return step
+
+
+def make_loading(config: RunConfig, examples: Examples) -> Callable[[], None]:
+    """What a training step does before it computes, every time with the next batch: draw, sort, cut and pad it."""
+    assert config.gradient_accumulation
+    parts, number = config.gradient_accumulation, itertools.count()
+
+    def load() -> None:
+        batch = endless_batch(len(examples), config.batch_size, config.seed, "train", next(number))
+        for _ in steps.padded_parts(examples, steps.equal_parts(steps.longest_first(examples, batch), parts), config):
+            pass
+        steps.tokens_in(examples, batch, config)
+
+    return load
 
 
 def profile_step(step: Callable[[], None], repeats: int = 3) -> dict[str, float]:
