@@ -96,18 +96,29 @@ def read_brown(folder: Path) -> list[Text]:
     texts = []
     for path in brown_files(folder):
         label = _LETTERS.index(path.name[1])
-        words = []
-        for word in path.read_bytes().split():
-            spelled, slash, tag = word.rpartition(b"/")
-            if not (spelled and slash and tag):
-                raise ValueError(f"{path} is no text of the Brown corpus: {word[:40]!r} has no tag.")
-            words.append(spelled)
-        texts.append(Text(path.name, label, b" ".join(words)))
+        texts.append(Text(path.name, label, untagged(path)))
     for label, genre in enumerate(GENRES):
         n = sum(text.label == label for text in texts)
         if n < 3:
             raise ValueError(f"{folder} holds {n} texts of the genre {genre}; three are needed, one for each split.")
     return texts
+
+
+def untagged(path: Path) -> bytes:
+    """The words of a text of the Brown corpus.
+
+    Raises
+    ------
+    ValueError
+        If a word has no tag.
+    """
+    words = []
+    for word in path.read_bytes().split():
+        spelled, slash, tag = word.rpartition(b"/")
+        if not (spelled and slash and tag):
+            raise ValueError(f"{path} is no text of the Brown corpus: {word[:40]!r} has no tag.")
+        words.append(spelled)
+    return b" ".join(words)
 
 
 def brown_files(folder: Path) -> list[Path]:

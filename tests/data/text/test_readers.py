@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpus_files import bible_data, bible_verses
+from nip.data.tasks import BOOKS
+from nip.data.text import readers
 from nip.data.text.inputs import FORMS, Piece, cut, find_files, find_form
-from nip.data.text.normalising import LONGEST, normalise
+from nip.data.text.normalising import normalise
 from nip.data.text.readers import documents
 
 TEXT = st.text(st.sampled_from("ab é漢\t.\r"), max_size=12)
@@ -64,17 +67,19 @@ def test_json_lines_extracted_and_pages_however_the_file_is_cut(file, texts, bou
         assert settled(read(file, form, sorted(b for b in bounds if b < size))) == settled(said), form
 
 
-def test_a_book_is_one_document_and_a_long_one_several(tmp_path):
+def test_a_book_is_one_document_and_a_long_one_several(tmp_path, monkeypatch):
+    longest = 1000
+    monkeypatch.setattr(readers, "LONGEST", longest)
     book = tmp_path / "book.txt"
     book.write_text("\ufeffOne.\n\nTwo.\n")
     assert settled(read(book, "books")) == ["One.\nTwo."]
     for form in ("books", "text"):
         for word in ("wört ", "wört\n", "ö"):
-            whole = word * (3 * LONGEST // len(word.encode()))
+            whole = word * (9 * longest // len(word.encode()))
             book.write_text(whole)
             found = read(book, form)
-            assert len(found) > 1 and "".join(found) == whole
-            assert max(len(text.encode()) for text in found) <= 2 * LONGEST
+            assert len(found) > 3 and "".join(found) == whole
+            assert max(len(text.encode()) for text in found) <= 2 * longest
 
 
 @pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".bz2", bz2), (".xz", lzma)])
@@ -106,6 +111,19 @@ def test_parquet_in_pieces(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ValueError, match=r"a\.parquet is truncated"):
         cut([(path, "parquet")], 200)
+
+
+def test_corpora_that_come_with_packages(tmp_path):
+    (tmp_path / "ca01").write_text("\n\n\tThe/at Fulton/np-tl said/vbd ./.\n\n")
+    (tmp_path / "a.dict.dz").write_bytes(gzip.compress(b"Aard\n   An animal.\n\nAba\n"))
+    lines, verses = bible_verses()
+    (tmp_path / "bible.data").write_bytes(bible_data(lines))
+    forms = {path.name: find_form(path) for path in find_files(tmp_path)}
+    assert forms == {"ca01": "brown", "a.dict.dz": "text", "bible.data": "bible"}
+    found = {name: settled(read(tmp_path / name, form)) for name, form in forms.items()}
+    assert found["ca01"] == ["The Fulton said ."]
+    assert found["a.dict.dz"] == ["Aard\nAn animal.", "Aba"]
+    assert found["bible.data"] == [" ".join(verses[book]) for book in BOOKS]
 
 
 def test_streams_of_the_hub_are_read_shard_by_shard(tmp_path):

@@ -10,10 +10,13 @@ import bz2
 import codecs
 import gzip
 import lzma
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from nip.data.corpora import HEADER
 
 # What is read, by name: documents parted by empty lines, one a line, one a file; and files of other makers.
 FORMS = {
@@ -24,11 +27,14 @@ FORMS = {
     "extracted": "<doc …> … </doc> (WikiExtractor)",
     "wikipedia": "an XML dump of MediaWiki",
     "parquet": "parquet files with a column of text",
+    "bible": "bible.data of Debian's bible-kjv-text",
+    "brown": "a text of the Brown corpus, words with their tags",
     "hub": "the name of a set on the Hugging Face Hub",
 }
 TEXTUAL = ("text", "lines", "books")  # told apart by what they mean, not by what they look like
 _BY_BYTES = ("text", "lines", "jsonl", "extracted", "wikipedia")  # can be read from the middle
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS = {".gz": gzip.open, ".dz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_BROWN_NAME, _TAGGED = re.compile(r"c[a-r]\d\d"), re.compile(rb"\S+/\S+\s+\S+/\S+\s")
 _HEAD = 4096  # bytes by which a form is known
 _DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
 
@@ -93,6 +99,8 @@ def find_form(path: Path, textual: str = "text") -> str:
         head = file.read(_HEAD)
     if head.startswith(b"PAR1"):
         return "parquet"
+    if head.startswith(HEADER):
+        return "bible"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
         raise ValueError(f"{path} is encoded in UTF-16 or UTF-32. Convert it first: iconv -t UTF-8 {path.name}")
     zero = head.find(b"\0")
@@ -103,6 +111,8 @@ def find_form(path: Path, textual: str = "text") -> str:
         return "wikipedia"
     if begin.startswith(b"<doc "):
         return "extracted"
+    if _BROWN_NAME.fullmatch(path.name) and _TAGGED.match(begin):
+        return "brown"
     return "jsonl" if begin.startswith((b'{"', b"{'", b"{ ")) else textual
 
 
@@ -122,7 +132,7 @@ def cut(files: list[tuple[Path, str]], part_bytes: int) -> list[tuple[Piece, ...
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file to read, unpacked where its name ends in .gz, .bz2 or .xz.
+    """Open a file to read, unpacked where its name ends in .gz, .dz (of dictionaries), .bz2 or .xz.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from html import unescape
 from pathlib import Path
 from typing import IO, Any
 
+from nip.data import corpora
 from nip.data.tables import chosen_columns
 from nip.data.text.inputs import Piece, open_bytes, unpacked_lines
 from nip.data.text.normalising import LONGEST
@@ -48,6 +49,10 @@ def documents(piece: Piece, *, encoding: str = "utf-8", column: str | None = Non
         yield from _parquet(piece, columns)
     elif piece.form == "hub":
         yield from _hub(piece, columns)
+    elif piece.form == "bible":
+        yield from (text.content.decode("latin-1") for text in corpora.read_bible(Path(piece.path)))
+    elif piece.form == "brown":
+        yield corpora.untagged(Path(piece.path)).decode("latin-1")
     else:
         path = Path(piece.path)
         with open_bytes(path) as file:

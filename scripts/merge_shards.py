@@ -1,0 +1,9 @@
+"""The original's command: ``python merge_shards.py --data SHARDS --output_dir FOLDER --ratio N [--grep NAME]``.
+
+It puts N text shards into one.
+"""
+
+from nip.cli.original_corpus import merge_shards, run
+
+if __name__ == "__main__":
+    run(merge_shards)

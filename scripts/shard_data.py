@@ -1,0 +1,9 @@
+"""The original's command: ``python shard_data.py --dir FOLDER -o SHARDS [--num_train_shards N …]``.
+
+It writes one sentence a line, an empty line after each article.
+"""
+
+from nip.cli.original_corpus import run, shard_data
+
+if __name__ == "__main__":
+    run(shard_data)

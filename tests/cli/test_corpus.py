@@ -1,0 +1,101 @@
+"""`nip data corpus …` as typed."""
+
+import json
+
+import pytest
+
+from nip.cli import main
+from nip.data.text import open_corpus
+from text_corpora import write_texts
+
+ASKED = ["--train-tokenizer", 200, "--max-seq-length", 32, "--jobs", 1]
+
+
+@pytest.fixture
+def nip(capsys):
+    """Run the command line in-process: (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["data", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_make_and_check(nip, tmp_path):
+    source, out = write_texts(tmp_path / "in", 2), tmp_path / "out"
+    code, said, err = nip("corpus", "--from", source, "--out", out, *ASKED)
+    assert (code, err) == (0, "")
+    train = open_corpus(out)
+    assert f"{out}: made in" in said
+    assert "120 documents read; dropped: 0 equal to another" in said
+    assert f"{train.tokens:,} tokens, {len(train):,} samples of 32, 1 shards" in said
+    code, said, _ = nip("corpus", "--from", source, "--out", out, *ASKED)
+    assert code == 0 and f"{out}: is there already" in said
+    code, said, _ = nip("verify", out)
+    assert code == 0 and f"sound ({len(train):,} train samples, {len(open_corpus(out, 'test'))} test samples)" in said
+    assert json.loads(nip("verify", out, "--json")[1])["samples"]["train"] == len(train)
+
+
+def test_every_option_arrives(nip, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_bytes(
+        "".join(json.dumps({"words": f"Ünique text {k}. It goes on, as texts do."}) + "\n" for k in range(40)).encode()
+    )
+    options = {
+        "column": "words",
+        "encoding": "latin-1",
+        "form": "lines",
+        "unicode_form": "NFKC",
+        "min_chars": 3,
+        "max_chars": 500,
+        "near_duplicates": 0.99,
+        "frac_test": 0.3,
+        "dup_factor": 2,
+        "masked_lm_prob": 0.3,
+        "max_predictions_per_seq": 7,
+        "seed": 4,
+        "shard_mb": 2,
+    }
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    switches = ["--cased", "--exact-duplicates", "--masked-once", "--next-sentence", "--keep-text", "--licence", "none"]
+    code, said, err = nip(
+        "corpus", "--from", tmp_path / "in", "--out", tmp_path / "out", *ASKED, *flags, *switches, "--json"
+    )
+    assert (code, err) == (0, "")
+    made = json.loads(said)
+    settings = made["manifest"]["settings"]
+    assert made["made"] is True and made["manifest"]["licence"] == "none"
+    assert {name: settings[name] for name in options} == options
+    assert (settings["lower_case"], settings["exact_duplicates"]) == (False, True)
+    assert (settings["masked_once"], settings["next_sentence"], settings["packing"]) == (True, True, True)
+    assert (tmp_path / "out" / "text").is_dir()
+    code, _, err = nip("corpus", "--from", tmp_path / "in", "--out", tmp_path / "out", *ASKED)
+    assert code == 2 and "holds another corpus" in err
+    again = ["--overwrite", "--no-packing", "--column", "words", "--json"]
+    code, said, err = nip("corpus", "--from", tmp_path / "in", "--out", tmp_path / "out", *ASKED, *again)
+    assert code == 0, err
+    assert json.loads(said)["manifest"]["settings"]["packing"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from", "nowhere/at/all", "--out", "out", *ASKED], "There is no file or folder nowhere/at/all"),
+        (["--from", "in", "--out", "out"], "Name a tokenizer with --tokenizer, or train one"),
+        (["--from", "in", "--out", "out", *ASKED, "--frac-test", 2], "--frac-test must be"),
+    ],
+)
+def test_bad_input_is_one_sentence(nip, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_texts(tmp_path / "in", 1)
+    code, said, err = nip("corpus", *arguments)
+    assert code == 2 and said == ""
+    assert err.startswith("nip: ") and message in err and err.count("\n") == 1
+
+
+def test_a_folder_without_a_corpus(nip, tmp_path):
+    code, _, err = nip("verify", tmp_path)
+    assert code == 2 and "There is no corpus in" in err
