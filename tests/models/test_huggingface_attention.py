@@ -174,11 +174,11 @@ def test_bfloat16_is_as_near_to_float32_as_dense_attention_is(name):
 @pytest.mark.parametrize("name", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
 def test_a_compiled_model_is_one_graph_with_the_same_result(name):
-    family = FAMILIES[name]
+    family = replace(FAMILIES[name], sizes={**FAMILIES[name].sizes, "num_hidden_layers": 1})
     torch._dynamo.reset()
     model = sparse(family)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for length in (TOKENS, 15):
+    for length in (TOKENS, 15) if name == "llama" else (TOKENS,):
         inputs = {"input_ids": IDS[:, :length]}
         torch.testing.assert_close(result(compiled, **inputs), result(model, **inputs), rtol=1e-5, atol=1e-5)
 

@@ -58,10 +58,10 @@ def test_a_graph_is_made_for_every_length_and_only_once():
 @pytest.mark.parametrize("name", sorted(PATTERNS))
 def test_a_graph_that_grows_is_a_corner_of_the_longest(name):
     family = layer_graph(name, 4)
-    for n in (3, 32, 40):
-        assert family.graph(4 * n, max_tokens=160) == corner(pattern(name, 40), n)
-    with pytest.raises(ValueError, match="laid out for 160 tokens, and the input has 161"):
-        family.graph(161, max_tokens=160)
+    for n in (3, 16, 30):
+        assert family.graph(4 * n, max_tokens=120) == corner(pattern(name, 30), n)
+    with pytest.raises(ValueError, match="laid out for 120 tokens, and the input has 121"):
+        family.graph(121, max_tokens=120)
 
 
 def test_a_graph_without_a_name_serves_shorter_inputs_by_its_corner():
