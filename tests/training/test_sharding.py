@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,32 @@ def test_both_phases_of_the_modern_recipe(config, data, tmp_path, train_two, way
         train(full, tmp_path / "full", data=data)
         exact = [row["loss"] for row in read_metrics(tmp_path / "full" / "metrics.jsonl")]
         assert losses[1] != pytest.approx(exact, rel=1e-4)  # it did compute in bf16
+
+
+@pytest.mark.slow
+def test_two_machines(config, data, tmp_path):
+    train(config, tmp_path / "one", data=data)
+    (tmp_path / "config.json").write_text(config.to_json())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    launcher += ["--master_addr", "127.0.0.1", "--master_port", port]
+    program = ["-m", "nip", "lra", "--config", str(tmp_path / "config.json"), "--data", str(data)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    machines = [
+        subprocess.Popen(
+            [*launcher, "--node_rank", rank, *program, "--out", str(tmp_path / "two")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]
+    for machine in machines:
+        _, said = machine.communicate(timeout=200)
+        assert machine.returncode == 0, said.decode()
+    assert_alike(tmp_path / "one", tmp_path / "two")
 
 
 SHARES = """
