@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import os
 import resource
 import subprocess
@@ -32,6 +34,43 @@ def test_freed_memory_is_used_again():
     assert resource.getpagesize() > 0
     assert fresh_bytes("keep") < 2**24
     assert fresh_bytes("give back") > 2**28
+
+
+# The memory of a training process after every hundredth step, in bytes.
+WATCHED = """
+import json, resource, sys
+from pathlib import Path
+from nip.training import RunConfig, learning, train
+
+true_step, resident = learning.train_step, []
+
+def train_step(*arguments):
+    if arguments[6] % 100 == 0:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident.append(pages * resource.getpagesize())
+    return true_step(*arguments)
+
+learning.train_step = train_step
+order = json.loads(sys.argv[1])
+train(RunConfig(**order["config"]), Path(order["out"]), data=Path(order["data"]))
+print(json.dumps(resident))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_memory_stays_flat_over_thousands_of_steps(config, data, tmp_path):
+    config = dataclasses.replace(config, max_steps=3000, eval_every=50, gradient_accumulation=1, layers=1, ema=0.99)
+    order = {"config": dataclasses.asdict(config), "out": str(tmp_path / "run"), "data": str(data)}
+    command = [sys.executable, "-c", WATCHED, json.dumps(order)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    resident = json.loads(done.stdout)
+    assert len(resident) == 30
+    # 60 evaluations and checkpoints; a kilobyte a step that were kept would be two megabytes
+    assert max(resident[10:]) - resident[10] < 2**20, resident
 
 
 @pytest.mark.parametrize(
