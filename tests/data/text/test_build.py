@@ -13,6 +13,7 @@ import pytest
 
 from nip.data.text import Settings, build_corpus, open_corpus, read_manifest, verify
 from nip.data.text.normalising import normalise
+from nip.data.text.tokenizing import load
 from text_corpora import documents, fingerprint, write_texts
 
 SMALL = {"train_tokenizer": 200, "max_seq_length": 32}
@@ -20,12 +21,10 @@ SMALL = {"train_tokenizer": 200, "max_seq_length": 32}
 
 def decoded(corpus):
     """The documents of a split, put together from its samples."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer)
+    tokenizer, _ = load(corpus.tokenizer)
     batch = corpus.samples(np.arange(len(corpus)))
     plain = ~np.isin(batch.input_ids, corpus.vocabulary.special)
-    return tokenizer.decode(batch.input_ids[plain])
+    return tokenizer.decode(batch.input_ids[plain].tolist())
 
 
 @pytest.fixture(scope="module")

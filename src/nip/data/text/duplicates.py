@@ -8,8 +8,9 @@ nothing is dropped by mistake; pairs are missed with the probability that `bands
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from nip.data.text.settings import Settings
 
 AT_ONCE = 1 << 22  # documents that are sorted at a time: memory is bounded by this
 _PAIRS = 2000  # that a worker compares at a time
+_CHUNKS = 64  # that are open while comparing
 
 Array = NDArray[Any]
 
@@ -56,14 +58,14 @@ def fates(folder: Path, names: list[str], settings: Settings, run: Run, in_test:
     ndarray of shape (n_documents,), uint8
         Values of `Fate`.
     """
-    hashes = [np.load(folder / f"{name}.hashes.npy", mmap_mode="r", allow_pickle=False) for name in names]
-    begins = np.concatenate([[0], np.cumsum([len(each) for each in hashes])]).astype(np.int64)
+    begins = np.concatenate([[0], np.cumsum([len(_hashes(folder, name)) for name in names])]).astype(np.int64)
     found = np.zeros(begins[-1], np.uint8)
-    for k, each in enumerate(hashes):
-        test = in_test[k] if in_test is not None else each[:, 1] < np.uint64(int(settings.frac_test * 2.0**64))
+    for k, name in enumerate(names):
+        least = np.uint64(int(settings.frac_test * 2.0**64))
+        test = in_test[k] if in_test is not None else _hashes(folder, name)[:, 1] < least
         found[begins[k] : begins[k + 1]] = np.where(test, Fate.TEST, Fate.TRAIN)
     if not settings.exact_duplicates:
-        for numbers in repeated(hashes, begins):
+        for numbers in repeated(folder, names, begins):
             found[numbers] = Fate.EQUAL
     if settings.near_duplicates:
         pairs = candidates(folder, names, begins, found != Fate.EQUAL, settings.near_duplicates)
@@ -73,13 +75,11 @@ def fates(folder: Path, names: list[str], settings: Settings, run: Run, in_test:
     return found
 
 
-def repeated(hashes: list[Array], begins: Array) -> Iterator[Array]:
+def repeated(folder: Path, names: list[str], begins: Array) -> Iterator[Array]:
     """Numbers of the documents whose hash one before them has; a share of all hashes is sorted at a time."""
-    for mine, numbers in _shares([each[:, 0] for each in hashes], begins):
-        other = np.concatenate([each[:, 1][which] for each, which in zip(hashes, mine, strict=True)])
-        first = np.concatenate([each[:, 0][which] for each, which in zip(hashes, mine, strict=True)])
-        order = np.lexsort((other, first))  # stable: equal ones stay in the order of the corpus
-        same = (first[order][1:] == first[order][:-1]) & (other[order][1:] == other[order][:-1])
+    for hashes, numbers in _shares(lambda k: _hashes(folder, names[k]), begins):
+        order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal ones stay in the order of the corpus
+        same = (hashes[order][1:] == hashes[order][:-1]).all(axis=1)
         yield numbers[order][1:][same]
 
 
@@ -92,15 +92,11 @@ def candidates(folder: Path, names: list[str], begins: Array, wanted: Array, thr
         The later one and the earlier one, sorted.
     """
     pairs = np.empty((0, 2), np.int64)
-    rows = [np.load(folder / f"{name}.bands.npy", mmap_mode="r", allow_pickle=False) for name in names]
     for band in range(bands(threshold)[0]):
-        keys = [row[band] for row in rows]
-        for mine, numbers in _shares(keys, begins):
-            values = np.concatenate([each[which] for each, which in zip(keys, mine, strict=True)])
-            kept = wanted[numbers]
-            values, numbers = values[kept], numbers[kept]  # noqa: PLW2901
-            order = np.argsort(values, kind="stable")
-            values, ordered = values[order], numbers[order]
+        for hashes, numbers in _shares(partial(_band, folder, names, band), begins):
+            kept = np.flatnonzero(wanted[numbers])
+            order = kept[np.argsort(hashes[kept, 0], kind="stable")]
+            values, ordered = hashes[order, 0], numbers[order]
             again = np.flatnonzero(values[1:] == values[:-1]) + 1
             starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
             first = starts[np.searchsorted(starts, again, side="right") - 1]
@@ -111,22 +107,39 @@ def candidates(folder: Path, names: list[str], begins: Array, wanted: Array, thr
 
 def compare(folder: Path, names: list[str], begins: Array, pairs: Array, threshold: float) -> Array:
     """Those of the pairs' later documents whose Jaccard index with the earlier one is at least the threshold."""
-    chunks: dict[int, Any] = {}
+    chunk = lru_cache(_CHUNKS)(lambda k: open_chunk(folder, names[k]))
 
     def text(number: int) -> bytes:
         k = int(np.searchsorted(begins, number, side="right")) - 1
-        if k not in chunks:
-            chunks[k] = open_chunk(folder, names[k])
-        return bytes(chunks[k].document(number - int(begins[k])))
+        return bytes(chunk(k).document(number - int(begins[k])))
 
     similar = [later for later, earlier in pairs.tolist() if jaccard(text(later), text(earlier)) >= threshold]
     return np.unique(np.array(similar, np.int64))
 
 
-def _shares(keys: list[Array], begins: Array) -> Iterator[tuple[list[Array], Array]]:
-    """The documents in shares of about `AT_ONCE`, equal keys in one: per chunk which they are, and their numbers."""
+def _shares(load: Callable[[int], Array], begins: Array) -> Iterator[tuple[Array, Array]]:
+    """The documents in shares of about `AT_ONCE`, equal keys in one: their keys, a row each, and their numbers.
+
+    `load` gives the keys of a chunk; their first column decides which share a document is in. Chunks are opened one
+    after the other, for a process may have a thousand files open and a corpus more chunks.
+    """
     n_shares = -(-int(begins[-1]) // AT_ONCE)
     for share in range(n_shares):
-        # keys are as good as random, so that their remainders part them evenly
-        mine = [np.flatnonzero(each % np.uint64(n_shares) == share) for each in keys]
-        yield mine, np.concatenate([which + begin for which, begin in zip(mine, begins, strict=False)])
+        keys, numbers = [], []
+        for k in range(begins.size - 1):
+            each = load(k)
+            # keys are as good as random, so that their remainders part them evenly
+            mine = np.flatnonzero(each[:, 0] % np.uint64(n_shares) == share)
+            keys.append(each[mine])
+            numbers.append(mine + begins[k])
+        yield np.concatenate(keys), np.concatenate(numbers)
+
+
+def _hashes(folder: Path, name: str) -> Array:
+    hashes: Array = np.load(folder / f"{name}.hashes.npy", allow_pickle=False)
+    return hashes
+
+
+def _band(folder: Path, names: list[str], band: int, k: int) -> Array:
+    """One band of a chunk's documents, as a column."""
+    return np.array(np.load(folder / f"{names[k]}.bands.npy", mmap_mode="r", allow_pickle=False)[band])[:, None]
