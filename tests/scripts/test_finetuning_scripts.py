@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -55,6 +56,9 @@ def test_trained_evaluated_and_predicted_by_the_old_names(
     assert not run(monkeypatch, "run_glue_sparse.py", *words.split())
     assert not run(monkeypatch, "run_glue_predict.py", "--model_name_or_path", str(out))
     assert (out / "MRPC.tsv").read_text().startswith("index\tprediction\n0\t")
-    assert not run(monkeypatch, "checkpoint_eval.py", str(out))
-    assert (out / "checkpoints.json").is_file()
-    assert "--per_gpu_train_batch_size is now --per_device_train_batch_size 4" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert not run(monkeypatch, "checkpoint_eval.py", str(out), "--json", "--max_eval_samples", "4")
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == json.loads((out / "checkpoints.json").read_text())
+    assert [row["step"] for row in rows] == [2]
+    assert "--per_gpu_train_batch_size is now --per_device_train_batch_size 4" in said.err

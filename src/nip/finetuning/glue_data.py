@@ -61,7 +61,7 @@ def from_hub(name: str, needed: Needed, cache_dir: str | None) -> Examples:
     OSError
         If it cannot be had.
     """
-    task = glue_task(name)
+    task = _possible(name, needed)
     hub = read_hub(HUB_NAME, task.name, cache_dir=cache_dir)
     return _of_task(task, needed, lambda split: _checked(hub, split, task))
 
@@ -74,7 +74,7 @@ def from_folder(name: str, data_dir: Path, needed: Needed) -> Examples:
     ValueError
         If they are not there, or are another task's.
     """
-    task = glue_task(name)
+    task = _possible(name, needed)
     folder = task_folder(data_dir, task)
 
     def read(split: str) -> Any:
@@ -86,9 +86,14 @@ def from_folder(name: str, data_dir: Path, needed: Needed) -> Examples:
     return _of_task(task, needed, read)
 
 
-def _of_task(task: GlueTask, needed: Needed, read: Any) -> Examples:
+def _possible(name: str, needed: Needed) -> GlueTask:
+    task = glue_task(name)
     if task.name == "ax" and (needed.train or needed.evaluated):
         raise ValueError("ax has nothing but a test set without labels: train on mnli, and give ax with --do_predict.")
+    return task
+
+
+def _of_task(task: GlueTask, needed: Needed, read: Any) -> Examples:
     return Examples(
         task.name,
         task.columns,
