@@ -1,7 +1,10 @@
 """`nip summarization` from the command line to its files, on small encoder–decoders."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import datasets
 import pytest
@@ -28,6 +31,7 @@ from nip.cli import main
 from nip.finetuning.rouge import rouge
 from nip.finetuning.summarization import write_summaries
 from nip.models.huggingface import attention_layers
+from nip.study.runs import find_runs
 
 WORDS = [f"w{i}" for i in range(12)]
 VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", "say:", *WORDS]
@@ -132,6 +136,8 @@ def test_train_evaluate_predict(summarize, files, kind):
     expected = rouge(made, [row["abstract"] for row in rows])
     assert {name: result["metrics"][name] for name in expected} == pytest.approx(expected)
     assert result["metric"] == "rougeL" and result["n_test"] == 6
+    assert result["score"] == pytest.approx(expected["rougeL"] / 100)
+    assert find_runs([out])[0].result.test_accuracy == result["score"]  # what nip report shows
 
     model = nip.from_pretrained(out, AutoModelForSeq2SeqLM).eval()  # what was saved writes the same, text by text
     tokenizer = AutoTokenizer.from_pretrained(out)
@@ -155,6 +161,10 @@ def test_softmax_is_the_model_as_it_is(summarize, files):
     with torch.no_grad():
         loss = float(model(**texts, labels=labels.masked_fill(labels == 1, -100)).loss)
     assert json.loads(said)["metrics"]["loss"] == pytest.approx(loss, rel=1e-4)
+    with torch.no_grad():
+        foreseen = model(**texts, labels=labels.masked_fill(labels == 1, -100)).logits.argmax(-1)
+    right = (foreseen == labels)[labels != 1].float().mean()
+    assert json.loads(said)["test_accuracy"] == pytest.approx(float(right))
     assert "rougeL" not in json.loads(said)["metrics"]  # nothing is generated unless asked for
 
 
@@ -179,6 +189,20 @@ def test_parts_of_a_step_make_the_step(summarize, files, tmp_path):
         assert summarize(*words, *more, out=tmp_path / name)[0] == 0
     one, other = ([row["loss"] for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts"))
     assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_give_no_text_twice(files, tmp_path):
+    words = ("--model_name_or_path", files / "bart", "--test_file", files / "train.csv", "--do_predict", "--use_cpu",
+             "--max_source_length", 20, "--max_target_length", 5, "--per_device_eval_batch_size", 5)  # fmt: skip
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    made = []
+    for processes in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+        command = [*launch, "-m", "nip", "summarization", *words, "--output_dir", tmp_path / str(processes)]
+        subprocess.run([str(word) for word in command], env=environment, check=True)
+        made.append((tmp_path / str(processes) / "generated_predictions.txt").read_text())
+    assert made[0] == made[1] and made[0].count("\n") == 32
 
 
 def test_a_set_of_the_hub(summarize, files, monkeypatch):

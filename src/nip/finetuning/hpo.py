@@ -7,7 +7,6 @@ here or on every machine that is given the same storage, and writes a page of wh
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import socket
 import subprocess
@@ -43,7 +42,8 @@ from nip.finetuning.search_study import (
     retry_failed,
     settle_repeat,
 )
-from nip.training.runs import read_metrics, write_json
+from nip.finetuning.trial_process import drop, end, environment, evaluations, last_words, leave_only_figures, value_of
+from nip.training.runs import write_json
 
 TRIALS, LOCKS = "trials", ".locks"
 PROGRAM = (sys.executable, "-m", "nip.finetuning.trial")
@@ -156,26 +156,26 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
             stdin=subprocess.PIPE,  # closes when this process dies, which ends the other
             stdout=file,
             stderr=file,
-            env=_environment(search.workers, index),
+            env=environment(search.workers, index),
             start_new_session=True,  # an interrupt is for the search, which ends its trials
         )
         try:
             pruned = _watch(work, trial, process, folder / "metrics.jsonl")
         finally:
-            _end(process)
+            end(process)
     if work.stop.is_set() and not pruned and process.returncode != 0:
         _close(study, trial, state=TrialState.FAIL)  # without an error: it is lost, and comes again
         return
     if pruned:
         _close(study, trial, state=TrialState.PRUNED)
         tell(f"trial {number} is stopped: it has fallen behind")
-        _leave_only_figures(folder)
+        leave_only_figures(folder)
         return
     value, error = None, None
     if process.returncode == 0:
-        value, error = _value(folder, search.metric)
+        value, error = value_of(folder, search.metric)
     else:
-        error = _last_words(log, start, process.returncode)
+        error = last_words(log, start, process.returncode)
     if process.returncode == BAD_INPUT and not _in_state(study, TrialState.COMPLETE, TrialState.PRUNED):
         trial.set_user_attr("void", error)
         _close(study, trial, state=TrialState.FAIL)
@@ -228,56 +228,6 @@ def _watch(work: _Work, trial: optuna.Trial, process: subprocess.Popen[bytes], m
             return False
 
 
-def evaluations(metrics: Path, metric: str) -> list[float]:
-    """What a run's evaluations on the development set have come to so far."""
-    if not metrics.is_file():
-        return []
-    rows = [row for row in read_metrics(metrics) if row["split"] == "dev"]
-    return [row[metric] for row in rows if row.get(metric) is not None]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, 9)  # what it has started ends with it
-        process.kill()
-        process.wait()
-    if process.stdin:
-        process.stdin.close()
-
-
-def _environment(workers: int, index: int) -> dict[str, str]:
-    """Each worker with its share of the processors and, in turn, a GPU."""
-    import torch
-
-    environment = dict(os.environ)
-    if workers > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-        devices = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
-        if devices:
-            environment["CUDA_VISIBLE_DEVICES"] = devices.split(",")[index % len(devices.split(","))]
-    return environment
-
-
-def _value(folder: Path, metric: str) -> tuple[float | None, str | None]:
-    """What a finished run has come to, or what is wrong."""
-    measured = json.loads((folder / "result.json").read_text("utf-8"))["metrics"]
-    value = measured.get(metric)
-    if value is None:
-        return None, f"the run has no metric {metric!r}; it has {', '.join(measured)}"
-    if value != value:  # noqa: PLR0124 (not a number)
-        return None, f"its {metric} is not a number"
-    return float(value), None
-
-
-def _last_words(log: Path, start: int, code: int) -> str:
-    lines = log.read_bytes()[start:].decode("utf-8", "replace").split("\n")
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    if code < 0:
-        return f"ended by signal {-code}" + (f"; its last words: {said}" if said else "")
-    return said or f"ended with code {code} and said nothing"
-
-
 def _in_state(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     return [trial for trial in counted(study.get_trials(deepcopy=False)) if trial.state in states]
 
@@ -291,24 +241,9 @@ def _keep_best(study: optuna.Study, search: Search) -> None:
         if search.keep_all or not folder.is_dir():
             continue
         if best is not None and trial.number == best.number:
-            _drop(folder, "checkpoint-*")
+            drop(folder, "checkpoint-*")
         else:
-            _leave_only_figures(folder)
-
-
-def _leave_only_figures(folder: Path) -> None:
-    _drop(folder, "checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*.bin")
-
-
-def _drop(folder: Path, *patterns: str) -> None:
-    import shutil
-
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            leave_only_figures(folder)
 
 
 def best_of(finished: Sequence[FrozenTrial], study: optuna.Study) -> FrozenTrial | None:

@@ -182,8 +182,9 @@ class _Measured:
 
     def describe(self, metrics: Any) -> dict[str, Any]:
         exact = metrics.get("exact" if self.rules.version_2_with_negative else "exact_match")
-        # elsewhere in a result accuracies are shares
-        return {"test_accuracy": exact / 100, "n_test": int(metrics["total"]), "dev_accuracy": None}
+        # elsewhere in a result figures are shares
+        shares = {"test_accuracy": exact / 100, "score": metrics["f1"] / 100, "dev_accuracy": None}
+        return {**shares, "n_test": int(metrics["total"])}
 
 
 def write_answers(answers: Answers, folder: Path, prefix: str, *, negative: bool) -> list[Path]:

@@ -1,12 +1,13 @@
 """Summaries by encoder–decoders (BART, T5, Pegasus, mBART …) whose encoder attends over the graph.
 
 The decoder and its look at the encoder stay dense. Scored by ROUGE (`nip.finetuning.rouge`) on generated text with
-``--predict_with_generate``, else by the loss; the run is that of every finetuning task (`nip.finetuning.running`).
+``--predict_with_generate``, else by the share of next tokens that are foreseen; the run is that of every finetuning
+task (`nip.finetuning.running`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqT
 
 from nip.atomic import replacing
 from nip.finetuning.arguments import Command, parse, tell
+from nip.finetuning.generation import check_targets, set_first_token, set_language, settle_generation
 from nip.finetuning.loading import load_config, load_model, load_tokenizer, sequence_length
 from nip.finetuning.losses import IGNORED, classification_loss, smoothed
 from nip.finetuning.parts import limited, read_parts, refuse_sources
@@ -69,7 +71,12 @@ class SummarizationArguments:
 
 
 class RecordedSeq2Seq(Recorded, Seq2SeqTrainer):  # type: ignore[misc]
-    """`Seq2SeqTrainer` that is recorded as every run is."""
+    """`Seq2SeqTrainer` that is recorded as every run is, and that several processes give no text twice."""
+
+    def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
+        """As the Trainer's; `Seq2SeqTrainer` would keep the texts that fill up the last batches of all processes."""
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*arguments, **named)
 
 
 def main(words: Sequence[str], program: str = "nip summarization") -> dict[str, Any]:
@@ -83,32 +90,11 @@ def main(words: Sequence[str], program: str = "nip summarization") -> dict[str, 
     command = parse(
         words, SummarizationArguments, program=program, training_class=Seq2SeqTrainingArguments, description=__doc__
     )
-    _settle_generation(command)
+    settle_generation(command)
     with begin(command, kind="summarization", task=_task(command.task)) as claim:
         result = carry_out(command, prepare(command), claim)
     report(command, result)
     return result
-
-
-def _settle_generation(command: Command) -> None:
-    """Lengths and beams that are said in two ways say the same; generation is on where only it gives the metric."""
-    task, training = command.task, command.training
-    for ours, theirs in (("val_max_target_length", "generation_max_length"), ("num_beams", "generation_num_beams")):
-        if {ours, theirs} <= command.given and getattr(task, ours) != getattr(training, theirs):
-            raise ValueError(
-                f"--{ours} {getattr(task, ours)} and --{theirs} {getattr(training, theirs)} contradict each other: "
-                "give one of them."
-            )
-        if getattr(training, theirs) is None:
-            setattr(training, theirs, getattr(task, ours))
-    if training.generation_max_length is None:
-        training.generation_max_length = task.max_target_length
-    best = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    if not training.predict_with_generate and best in KINDS:
-        raise ValueError(f"--metric_for_best_model {best} is a score of generated text: add --predict_with_generate.")
-    if not training.predict_with_generate and training.do_predict:
-        training.predict_with_generate = True
-        tell("--do_predict generates summaries: --predict_with_generate is on")
 
 
 def _task(task: SummarizationArguments) -> str:
@@ -136,10 +122,10 @@ def prepare(command: Command) -> Setup:
         task.ignore_pad_token_for_loss,
     )
     texts, columns = _texts(command)
-    _set_language(command, tokenizer)
+    set_language(command, tokenizer)
     model = load_model(command, AutoModelForSeq2SeqLM, config, tokenizer, source_length)
-    _check_targets(command, model)
-    _set_first_token(command, model, tokenizer)
+    check_targets(command, model)
+    set_first_token(command, model, tokenizer)
     if rules.prefix == "" and config.model_type in ("t5", "mt5"):
         tell("T5's models were taught with a prefix before each text: --source_prefix 'summarize: '")
 
@@ -160,6 +146,9 @@ def prepare(command: Command) -> Setup:
             raise ValueError(f"No row to {'train on' if part == 'train' else part} has both a text and a summary.")
 
     def score(evaluated: Any) -> dict[str, float]:
+        if not training.predict_with_generate:
+            real = evaluated.label_ids != IGNORED
+            return {"accuracy": float((evaluated.predictions == evaluated.label_ids)[real].mean())}
         made, right = (_texts_of(ids, tokenizer) for ids in (evaluated.predictions, evaluated.label_ids))
         lengths = [int((np.asarray(row) != tokenizer.pad_token_id).sum()) for row in _real(evaluated.predictions, 0)]
         return {**rouge(made, right), "gen_len": float(np.mean(lengths))}
@@ -186,12 +175,12 @@ def prepare(command: Command) -> Setup:
             label_pad_token_id=IGNORED if task.ignore_pad_token_for_loss else tokenizer.pad_token_id,
             pad_to_multiple_of=8 if training.fp16 else None,
         ),
-        metrics=score if training.predict_with_generate else None,
-        metric="rougeL" if training.predict_with_generate else "loss",
-        metric_names=(*KINDS, "gen_len") if training.predict_with_generate else (),
+        metrics=score,
+        metric="rougeL" if training.predict_with_generate else "accuracy",
+        metric_names=(*KINDS, "gen_len") if training.predict_with_generate else ("accuracy",),
+        reduce_logits=None if training.predict_with_generate else _likeliest,
         loss=smoothed(training.label_smoothing_factor) if training.label_smoothing_factor else classification_loss,
-        # accuracies are shares in a result, and there is none here
-        describe=lambda metrics: {"n_test": len(inputs["validation"]), "dev_accuracy": None},
+        describe=lambda metrics: _described(metrics, len(inputs["validation"])),
         predict=predict if "test" in inputs else None,
         data={part: key for part, key in keys.items() if part != "test"},
         trainer_class=RecordedSeq2Seq,
@@ -228,52 +217,15 @@ def _texts(command: Command) -> tuple[dict[str, Any], dict[str, tuple[str, str |
     return texts, columns
 
 
-def _check_targets(command: Command, model: Any) -> None:
-    """Refuse summaries that are longer than what the decoder has positions for."""
-    rows = None if model.config.model_type in ("t5", "mt5") else getattr(model.config, "max_position_embeddings", None)
-    task, training = command.task, command.training
-    for flag, length in (
-        ("max_target_length", task.max_target_length),
-        ("generation_max_length", training.generation_max_length),
-    ):
-        if rows is not None and length > rows:
-            raise ValueError(f"--{flag} {length:,} is longer than the {rows:,} positions of the decoder.")
+def _likeliest(logits: Any, labels: Any) -> Any:
+    """The likeliest token at each place, in place of the scores of all, which no memory would hold."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
 
 
-def _set_language(command: Command, tokenizer: Any) -> None:
-    """Tell tokenizers of many languages which one the texts are in."""
-    lang = command.task.lang
-    if hasattr(tokenizer, "lang_code_to_id") or hasattr(tokenizer, "src_lang"):
-        if lang is None:
-            raise ValueError(
-                f"{type(tokenizer).__name__} knows many languages: say which the texts are in with --lang."
-            )
-        if tokenizer.convert_tokens_to_ids(lang) == tokenizer.unk_token_id:
-            raise ValueError(f"--lang {lang!r} is no language of {type(tokenizer).__name__}.")
-        tokenizer.src_lang = tokenizer.tgt_lang = lang
-    elif lang is not None:
-        raise ValueError(
-            f"--lang is for models of many languages; {type(tokenizer).__name__} is of none in particular."
-        )
-
-
-def _set_first_token(command: Command, model: Any, tokenizer: Any) -> None:
-    """Which token a decoder begins with, where the language decides it or the command says so."""
-    task, generation = command.task, model.generation_config
-    if task.lang is not None:
-        language = tokenizer.convert_tokens_to_ids(task.lang)
-        frame = tokenizer(text_target="")["input_ids"]
-        if frame[-1] == language:  # mBART: it ends the summary, and so begins it once shifted
-            model.config.decoder_start_token_id = generation.decoder_start_token_id = language
-        elif frame[0] == language:  # mBART-50 and its like: it is the first word
-            generation.forced_bos_token_id = language
-    if task.forced_bos_token is not None:
-        token = tokenizer.convert_tokens_to_ids(task.forced_bos_token)
-        if token is None or token == tokenizer.unk_token_id:
-            raise ValueError(f"--forced_bos_token {task.forced_bos_token!r} is no token of the model's.")
-        generation.forced_bos_token_id = token
-    if model.config.decoder_start_token_id is None:
-        raise ValueError("The model's configuration has no decoder_start_token_id, so no summary can begin.")
+def _described(metrics: Mapping[str, float], n: int) -> dict[str, Any]:
+    if "rougeL" in metrics:  # elsewhere in a result figures are shares
+        return {"score": metrics["rougeL"] / 100, "dev_accuracy": None, "n_test": n}
+    return {"n_test": n, "interval": None}  # tokens of one text are right or wrong together
 
 
 def _real(ids: Any, filler: int) -> np.ndarray:
