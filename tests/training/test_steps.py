@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +96,31 @@ def test_evaluation_equals_one_example_at_a_time(config, data, monkeypatch):
     loss, answers = steps.evaluate(model.train(), accelerator, examples, indices, config)
     assert (answers.right, answers.asked, answers.examples) == (right, 40, 40)
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("n", [1, 2, 5, 7])
+def test_processes_evaluate_as_often_and_count_every_example_once(config, data, monkeypatch, processes, n):
+    monkeypatch.setattr(steps, "EVALUATION_TOKENS", {True: 64, False: 64})  # many parts
+    model, _, accelerator, examples = prepared(config, data)
+    indices = np.arange(n)
+    loss, answers = steps.evaluate(model, accelerator, examples, indices, config)
+    calls, told = [], []
+    real = steps.forward
+    monkeypatch.setattr(steps, "forward", lambda *arguments: calls.append(1) or real(*arguments))
+    # what each process adds; all are told the whole
+    monkeypatch.setattr(steps, "summed", lambda _, *values: told.append(values) or (loss * n, *answers.sums))
+    often = set()
+    for process in range(processes):
+        calls.clear()
+        here = SimpleNamespace(num_processes=processes, process_index=process, device=torch.device("cpu"))
+        monkeypatch.setattr(steps, "uses_deepspeed", lambda _: False)
+        steps.evaluate(model, here, examples, indices, config)
+        often.add(len(calls))
+    assert len(often) == 1 and often != {0}
+    loss_sum, *counts = np.sum(told, axis=0)
+    assert loss_sum == pytest.approx(loss * n, rel=1e-5)
+    assert tuple(counts) == answers.sums
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights_alone(config, data):
