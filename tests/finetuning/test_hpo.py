@@ -68,9 +68,9 @@ def test_the_page_needs_nothing_else(tmp_path):
 def test_a_sampler_finds_the_better_ones(tmp_path, direction):
     metric = "accuracy" if direction == "maximize" else "loss"
     space = {"learning_rate": Range(0.0, 0.6)}
-    settings = {"space": space, "sampler": "tpe", "trials": 12, "metric": metric, "direction": direction}
+    settings = {"space": space, "sampler": "tpe", "trials": 8, "metric": metric, "direction": direction}
     found = run_search(search(tmp_path, workers=3, **settings), STAND_IN)
-    assert found["counts"]["complete"] == 12 and found["points"] is None
+    assert found["counts"]["complete"] == 8 and found["points"] is None
     values = [row["value"] for row in found["trials"]]
     assert found["best"]["value"] == (max if direction == "maximize" else min)(values)
 
