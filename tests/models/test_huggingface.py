@@ -147,6 +147,13 @@ def test_a_custom_graph_serves_up_to_its_length():
         model(ids)
 
 
+def test_a_model_made_sparse_anew_forgets_its_former_graph(tmp_path):
+    model = nip.sparsify(nip.sparsify(BERT.make(), RING, block_size=BLOCK), "local", block_size=BLOCK)
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "pattern.npz").exists() and "files" not in model.config.nip
+    assert {site.graph.name for site in attention_layers(nip.from_pretrained(tmp_path))} == {"local"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

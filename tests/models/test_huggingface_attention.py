@@ -9,6 +9,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 import nip
 from huggingface_families import BLOCK, FAMILIES, GROUPED, TEXT, TOKENS, hypercube
 from nip.models import huggingface_attention, huggingface_mask
+from nip.models.huggingface import attention_layers
 from nip.models.huggingface_attention import attention_function
 from nip.models.huggingface_layers import SITE, Site
 from nip.models.huggingface_mask import Mask
@@ -84,11 +85,13 @@ def test_a_window_of_the_model_counts_beside_the_graph():
 def test_layers_with_a_window_keep_it_where_others_have_none_unless_named():
     family = FAMILIES["modernbert"]
     inputs = family.inputs()
-    assert [site.graph is None for site in nip.models.huggingface.attention_layers(sparse(family))] == [
-        False,
-        True,
-        False,
-    ]
+
+    def names(**options):
+        return [site.graph and site.graph.name for site in attention_layers(sparse(family, **options))]
+
+    assert names() == ["hypercube", None, "hypercube"]
+    assert names(layers={0: "local"}) == ["local", None, "hypercube"]
+    assert names(layers={1: "local"}) == ["hypercube", "local", "hypercube"]
     every = replace(family, sparse=r"attn$").as_oracle(hypercube)
     found = result(sparse(family, layers=["hypercube"]), **inputs)
     close(family.real(found), family.real(result(every, **inputs)))

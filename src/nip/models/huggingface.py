@@ -37,6 +37,7 @@ __all__ = ["attention_layers", "from_pretrained", "sparsify"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_CHECKED = "_nip_checked"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_target_positions")
 
 
@@ -169,14 +170,15 @@ def _apply(model: Model, setting: Setting) -> Model:
             raise ValueError(f"{path} of {type(model).__name__} {reason}: nip cannot attend over a graph so.")
     max_tokens = setting.max_tokens or _longest(model)
     windows = [has_window(module) for _, module, _ in wanted]
-    keep_windows = setting.layers is None and any(windows) and not all(windows)
+    some_windows = any(windows) and not all(windows)
     numbers: dict[str, int] = {}
     sites = []
     for path, module, role in found:
         index = numbers.get(role, 0)
         numbers[role] = index + 1
         sparse = role == "self" or (role == "decoder" and setting.decoder)
-        graph = setting.of_layer(index) if sparse and not (keep_windows and has_window(module)) else None
+        keeps_window = some_windows and has_window(module) and not setting.names(index)
+        graph = setting.of_layer(index) if sparse and not keeps_window else None
         sites.append(Site(path, role, index, graph, setting.backend, max_tokens))
     _check_layers(model, setting, numbers)
     for (_, module, _), site in zip(found, sites, strict=True):
@@ -191,6 +193,8 @@ def _apply(model: Model, setting: Setting) -> Model:
     if any(getattr(module, "is_causal", False) for _, module, _ in found):
         setting = replace(setting, max_tokens=max_tokens)  # must not follow the configuration when that changes
     setattr(model.config, ENTRY, setting.to_dict())
+    model.__dict__.pop("save_pretrained", None)
+    setattr(model, _CHECKED, False)
     if setting.customs:
         model.save_pretrained = functools.partial(_save_pretrained, model, setting)
     if _check_that_it_ran not in model._forward_hooks.values():
@@ -220,7 +224,7 @@ def _longest(model: PreTrainedModel) -> int | None:
 
 def _check_that_it_ran(model: nn.Module, args: Any, output: Any) -> None:
     """After the first forward pass: that attention ran over the graphs, and not elsewhere."""
-    if torch.compiler.is_compiling() or getattr(model, "_nip_checked", False):
+    if torch.compiler.is_compiling() or getattr(model, _CHECKED):
         return
     sparse = [site for site in attention_layers(model) if site.graph is not None]
     if sparse and not any(site.calls for site in sparse):
@@ -228,7 +232,7 @@ def _check_that_it_ran(model: nn.Module, args: Any, output: Any) -> None:
             f"{type(model).__name__} has run without attending over its graph: its attention was computed elsewhere. "
             "Has attn_implementation been set anew?"
         )
-    model._nip_checked = True  # type: ignore[assignment]
+    setattr(model, _CHECKED, True)
 
 
 def _save_pretrained(model: Any, setting: Setting, save_directory: Any, *args: Any, **kwargs: Any) -> Any:

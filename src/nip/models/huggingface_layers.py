@@ -94,12 +94,10 @@ def attention_layers(model: nn.Module) -> list[Site]:
 
 
 def has_window(module: nn.Module) -> bool:
-    """Whether the model itself limits this layer to a window of tokens around each."""
-    types = getattr(getattr(module, "config", None), "layer_types", None)
+    """Whether the model's configuration limits this layer, and not all, to a window of tokens around each."""
+    types: Any = getattr(getattr(module, "config", None), "layer_types", None) or []
     index = getattr(module, "layer_idx", None)
-    if types and isinstance(index, int) and index < len(types):
-        return types[index] not in {"full_attention", "attention"}
-    return getattr(module, "sliding_window", None) is not None
+    return isinstance(index, int) and index < len(types) and types[index] not in {"full_attention", "attention"}
 
 
 def _role(path: str, module: Any, is_encoder_decoder: bool) -> Role:

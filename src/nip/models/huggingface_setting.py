@@ -133,6 +133,10 @@ class Setting:
             return self.layers.get(index, self.default)
         return self.layers[index % len(self.layers)]
 
+    def names(self, index: int) -> bool:
+        """Whether `layers` says anything of the layer of that number."""
+        return self.layers is not None and (not isinstance(self.layers, Mapping) or index in self.layers)
+
     @property
     def graphs(self) -> list[LayerGraph]:
         """Every graph that is named."""
