@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from nip.finetuning import glue, masked_lm
+from nip.finetuning import glue, masked_lm, running
 from nip.finetuning.recording import Recorded
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than such small models."""
+    monkeypatch.setattr(running, "draw_curves", lambda *_: None)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> N
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9, 3.6))
+    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0.08, "right": 0.98, "bottom": 0.14, "top": 0.96})
     for split, style in (("train", {"linewidth": 0.8, "alpha": 0.6}), ("dev", {"marker": "o", "markersize": 3})):
         _line(left, rows, split, "loss", style)
     _line(right, rows, "dev", metric, {"marker": "o", "markersize": 3})

@@ -114,6 +114,7 @@ def sequence_length(
             f"--max_seq_length {wanted:,} is longer than the {rows:,} positions of "
             f"{command.model.model_name_or_path or 'the model'}: give --extend_positions reflect, or at most {rows:,}."
         )
+    tokenizer.model_max_length = max(wanted, tokenizer.model_max_length)  # it is saved with the model
     return wanted
 
 
