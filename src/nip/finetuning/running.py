@@ -14,10 +14,7 @@ repeated, and its model is evaluated and predicts.
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,27 +26,17 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.trainer_callback import ProgressCallback, TrainerState
 
-from nip.finetuning.arguments import Command, described
+from nip.finetuning.arguments import Command
 from nip.finetuning.curves import draw_curves
 from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear, read_run_file, write_run_file
 from nip.finetuning.recording import BestIsSaved, Recorded, Recorder
-from nip.finetuning.tokenizing import file_key
+from nip.finetuning.results import finite, is_figure, outcome, report, run_facts
+from nip.finetuning.settings import decisive
 from nip.training.console import Console
 from nip.training.environment import environment
-from nip.training.outcome import learnt, wilson_interval
 from nip.training.runs import read_metrics, write_json
 
-# Settings of TrainingArguments that decide a run's numbers; all others may change between two starts.
-DECISIVE = (
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay", "adam_beta1"),
-    *("adam_beta2", "adam_epsilon", "max_grad_norm", "num_train_epochs", "max_steps", "lr_scheduler_type"),
-    *("lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "seed", "data_seed", "fp16", "bf16"),
-    *("label_smoothing_factor", "train_sampling_strategy", "dataloader_drop_last", "neftune_noise_alpha"),
-    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_strategy", "eval_steps"),
-    *("eval_delay", "full_determinism"),
-)
-DECISIVE_IN_RUN = ("early_stopping_patience", "early_stopping_threshold", "max_train_samples", "max_eval_samples")
-DECISIVE_IN_MODEL = ("model_name_or_path", "config_name", "tokenizer_name", "model_revision", "ignore_mismatched_sizes")
+__all__ = ["Setup", "begin", "carry_out", "make_trainer", "report"]
 
 
 @dataclass
@@ -149,29 +136,6 @@ def begin(command: Command, *, kind: str, task: str) -> Iterator[Claim]:
     ) as claim:
         state.wait_for_everyone()
         yield claim
-
-
-def decisive(command: Command, processes: int) -> dict[str, Any]:
-    """What decides the numbers of a run, as JSON values."""
-    training, run, model = described(command.training), described(command.run), described(command.model)
-    attention = command.attention
-    free = getattr(command.task, "FREE", ())  # what a task says may change between two starts, such as a test file
-    graph = {"attention": attention.attention}
-    if attention.graph:
-        graph = {"graph": attention.graph, "graph_file": file_key(Path(attention.graph))}
-    chosen: dict[str, Any] = {
-        **graph,
-        "param": attention.parameters,
-        "block_size": attention.block_size,
-        "extend_positions": attention.extend_positions,
-        **{name: model[name] for name in DECISIVE_IN_MODEL},
-        **{name: value for name, value in described(command.task).items() if name not in free},
-        **{name: run[name] for name in DECISIVE_IN_RUN},
-        **{name: training[name] for name in DECISIVE if name in training},
-    }
-    if processes > 1:
-        chosen["processes"] = processes
-    return chosen
 
 
 def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
@@ -305,7 +269,7 @@ def train(trainer: Recorded, setup: Setup, checkpoint: Path | None, console: Con
         "planned_steps": state.max_steps,
         "epochs": state.epoch,
         "best_step": taken or state.global_step,
-        "best_metric": _finite(state.best_metric),
+        "best_metric": finite(state.best_metric),
     }
 
 
@@ -331,91 +295,6 @@ def evaluate(trainer: Recorded, setup: Setup, console: Console) -> dict[str, flo
         found.update({f"{name}_{key}" if name else key: value for key, value in own.items()})
         if trainer.is_world_process_zero():
             trainer.save_metrics("eval" + (f"_{name}" if name else ""), measured)
-    said = "  ".join(f"{name} {found[name]:.4f}" for name in found if _is_figure(name))
+    said = "  ".join(f"{name} {found[name]:.4f}" for name in found if is_figure(name))
     console.say(f"{setup.task}: {said}")
     return found
-
-
-def outcome(
-    command: Command, setup: Setup, trained: Mapping[str, Any], measured: Mapping[str, float], metrics: Path
-) -> dict[str, Any]:
-    """What ``result.json`` says."""
-    rows = read_metrics(metrics) if metrics.is_file() and command.training.do_train else []
-    steps = [row for row in rows if row["split"] == "train"]
-    losses = [row["loss"] for row in steps if row["loss"] is not None]  # a loss that is no number is null
-    developed = [row[setup.metric] for row in rows if row["split"] == "dev" and row.get(setup.metric) is not None]
-    more = dict(setup.describe(measured)) if setup.describe is not None and measured else {}
-    score, graph = _finite(measured.get(setup.metric)), graph_facts(setup.model)
-    best = [row for row in rows if row["split"] == "dev" and row["step"] == trained.get("best_step")]
-    result: dict[str, Any] = {
-        "kind": setup.kind,
-        "task": setup.task,
-        "model": graph["pattern"],
-        "parameters": graph["parameters"],
-        "metric": setup.metric,
-        "score": score,
-        "test_accuracy": _finite(measured.get("accuracy")),
-        "tested_on": "validation",
-        "dev_accuracy": best[-1].get(setup.metric) if best else (max(developed) if developed else None),
-        **{name: trained.get(name) for name in ("best_step", "steps", "planned_steps")},
-        "seconds": steps[-1]["seconds"] if steps else None,
-        "tokens_per_second": steps[-1]["tokens"] / steps[-1]["seconds"] if steps and steps[-1]["seconds"] else None,
-        "train_loss": sum(losses) / len(losses) if losses and len(losses) == len(steps) else None,
-        **more,
-        "metrics": {name: _finite(value) for name, value in measured.items() if _is_figure(name)},
-    }
-    asked, accuracy = result.get("n_test"), result["test_accuracy"]
-    if accuracy is not None and asked and "interval" not in result:
-        result["interval"] = list(wilson_interval(round(accuracy * asked), asked))
-    if result.get("interval") and result.get("baselines"):
-        result["learnt"] = learnt(tuple(result["interval"]), result["baselines"])
-    return result
-
-
-def run_facts(command: Command, setup: Setup, processes: int) -> dict[str, Any]:
-    """What ``run.json`` says of a run that begins: enough to run it again and to show its graph."""
-    return {
-        "kind": setup.kind,
-        "task": setup.task,
-        "command": list(command.words),
-        **graph_facts(setup.model),
-        "seq_len": setup.seq_len,
-        "seed": command.training.seed,
-        "metric": setup.metric,
-        "data": dict(setup.data),
-        "settings": decisive(command, processes),
-    }
-
-
-def graph_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """The graph of a model's layers: its name, parameters, block size; of one without a name the checksum."""
-    entry = getattr(model.config, "nip", None) or {}
-    graph = entry.get("default") or {"pattern": "softmax", "block_size": 1}
-    return {
-        "pattern": graph["pattern"],
-        "parameters": graph.get("parameters", {}),
-        "block_size": graph["block_size"],
-        "checksum": graph.get("checksum"),
-    }
-
-
-def report(command: Command, result: Mapping[str, Any]) -> None:
-    """Print what came of a run: in words, or as JSON where the command asks for it."""
-    if not PartialState().is_main_process:
-        return
-    if command.run.json:
-        print(json.dumps(result, allow_nan=False, indent=2))
-        return
-    for name, value in result["metrics"].items():
-        print(f"{name:24} {'no number' if value is None else format(value, '.4f')}")
-    print(command.training.output_dir)
-    sys.stdout.flush()
-
-
-def _finite(value: float | None) -> float | None:
-    """The number; None for what JSON has no word for."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _is_figure(name: str) -> bool:
-    return not name.endswith(("runtime", "per_second", "preparation_time"))
