@@ -217,6 +217,16 @@ def test_what_deepspeed_may_not_be_asked_for(setting, says):
         refuse_deepspeed(SimpleNamespace(deepspeed_config={**usual, **setting}))
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [("MIXED_PRECISION", "bf16", "--precision is for that"), ("DYNAMO_BACKEND", "INDUCTOR", "dynamo_backend")],
+)
+def test_what_accelerate_may_not_be_asked_for(monkeypatch, variable, value, says):
+    monkeypatch.setenv(f"ACCELERATE_{variable}", value)
+    with pytest.raises(ValueError, match=f"With accelerate's configuration, nip lra does not support: .*{says}"):
+        new_accelerator()
+
+
 def test_deepspeed_needs_a_launcher(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.delenv("LOCAL_RANK", raising=False)

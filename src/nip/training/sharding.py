@@ -36,6 +36,11 @@ def new_accelerator() -> Accelerator:
     ValueError
         If it asks for a way of sharing out that is not supported; the message says which are.
     """
+    refused = {
+        "mixed_precision (--precision is for that)": os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no",
+        "dynamo_backend": os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO",
+    }
+    _refuse("accelerate's configuration", refused)
     fsdp, deepspeed = _asked("ACCELERATE_USE_FSDP"), _asked("ACCELERATE_USE_DEEPSPEED")
     # where there is no accelerator it must be told, or several processes do not find each other
     on_cpu = _asked("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
