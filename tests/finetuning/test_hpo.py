@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from nip.finetuning import hpo
 from nip.finetuning.hpo import evaluations, run_search
 from nip.finetuning.hpo_arguments import Search
 from nip.finetuning.search_space import Range, points
-from nip.finetuning.search_study import open_storage, open_study
+from nip.finetuning.search_study import open_storage, open_study, queue
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_trial.py")))
 GRID = {"learning_rate": (0.1, 0.2, 0.3, 0.4), "num_train_epochs": (2,)}
@@ -54,13 +55,26 @@ def test_a_grid(tmp_path, capsys):
     assert starts(tmp_path) == [0.1, 0.2, 0.3, 0.4] and again == found
 
 
+def page_of(folder):
+    return (folder / "search.html").read_text()
+
+
 def test_the_page_needs_nothing_else(tmp_path):
     space = {**GRID, "weight_decay": (0.1, 0.2)}
     found = run_search(search(tmp_path, space=space, trials=5, words=("--task_name", "<b>")), STAND_IN)
-    page = (tmp_path / "search.html").read_text()
+    page = page_of(tmp_path)
     assert page.count("Plotly.newPlot(") == 5 and "<script src" not in page
     assert "&lt;b&gt;" in page and "--task_name '<b>'" not in page
     assert all(f"<td>{row['trial']}</td>" in page for row in found["trials"])
+    study = open_study(open_storage(f"sqlite:///{tmp_path / 'search.db'}"), "test", "maximize", "none")
+    queue(study, found["best"]["parameters"])  # again: it takes over the value and is shown nowhere
+    run_search(search(tmp_path, space=space, trials=6, words=("--task_name", "<b>")), STAND_IN)
+    numbers = sorted(row["trial"] for row in json.loads((tmp_path / "search.json").read_text())["trials"])
+    assert numbers == [0, 1, 2, 3, 4, 6]
+    drawn = json.loads(
+        re.search(r'Plotly.newPlot\(\s*"figure-0",\s*(\[.*?\]),\s*\{"xaxis', page_of(tmp_path), re.DOTALL)[1]
+    )
+    assert drawn[0]["x"] == numbers
     assert "Trials: 5 complete, of 8 points in all." in page
 
 

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from nip.atomic import replacing
-from nip.finetuning.search_study import counted
+from nip.finetuning.search_study import counted, first_number
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -73,7 +73,9 @@ def _figures(study: optuna.Study, found: Mapping[str, Any]) -> list[str]:
     """What Optuna draws of the trials that count; where there are too few for a picture it is left out."""
     shown = optuna.create_study(direction=found["direction"])
     states = (TrialState.COMPLETE, TrialState.PRUNED)
-    shown.add_trials([trial for trial in counted(study.get_trials()) if trial.state in states])
+    trials = {first_number(trial): trial for trial in counted(study.get_trials()) if trial.state in states}
+    empty = optuna.trial.create_trial(state=TrialState.FAIL)  # keeps the place, so that numbers are those of folders
+    shown.add_trials([trials.get(number, empty) for number in range(max(trials, default=-1) + 1)])
     finished = [row for row in found["trials"] if row["state"] == "complete"]
     if not finished:
         return []
