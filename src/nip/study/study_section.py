@@ -48,7 +48,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Element:
 
 
 def _cell(name: str, text: str) -> Element:
-    return tag("th", text, scope="row") if name in WORDS else tag("td", text)
+    return tag("th", text, scope="row", class_="text") if name in WORDS else tag("td", text)
 
 
 def _picture(name: str, svg: str) -> Element:
