@@ -194,6 +194,26 @@ def test_other_data_under_the_same_name_is_another_run(model: Path, tmp_path: Pa
     write_mrpc(tmp_path / "MRPC", train=9, dev=4)
     with pytest.raises(ValueError, match="holds a run on other data"):
         train_glue(model, data, tmp_path / "out", "--max_steps", "2")
+    (tmp_path / "out" / "result.json").unlink()
+    train_glue(model, data, tmp_path / "out", "--max_steps", "2", "--overwrite_output_dir")
+    assert (tmp_path / "out" / "result.json").is_file()
+
+
+def test_what_was_evaluated_stays_where_a_later_command_only_predicts(model: Path, mrpc: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    tracked = ["--max_steps", "1", "--logging_dir", str(tmp_path / "board"), "--gradient_checkpointing"]
+    result = train_glue(model, mrpc, out, *tracked, "--do_eval")
+    train_glue(model, mrpc, out, *tracked, "--do_predict")
+    assert json.loads((out / "result.json").read_text()) == result
+    assert list((tmp_path / "board").glob("events.*"))
+    assert {"transformers", "datasets", "torch"} <= set(json.loads((out / "environment.json").read_text()))
+
+
+def test_a_run_that_was_not_evaluated_has_no_result_to_report(model: Path, mrpc: Path, tmp_path: Path):
+    from nip.study import read_run
+
+    train_glue(model, mrpc, tmp_path / "out", "--max_steps", "1")
+    assert read_run(tmp_path / "out").result is None
 
 
 def test_the_best_model_is_kept_whatever_save_steps_says(model: Path, mrpc: Path, tmp_path: Path):

@@ -14,10 +14,11 @@ repeated, and its model is evaluated and predicts.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,12 @@ def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
     training, folder, state = command.training, claim.folder, PartialState()
     there = claim.there or {}
     if not claim.replace and there.get("data", setup.data) != dict(setup.data):
-        raise ValueError(
-            f"{folder.path} holds a run on other data. Name another --output_dir, or give --overwrite_output_dir."
-        )
+        if command.run.overwrite_output_dir:
+            claim = replace(claim, replace=True)
+        else:
+            raise ValueError(
+                f"{folder.path} holds a run on other data. Name another --output_dir, or give --overwrite_output_dir."
+            )
     checkpoint = claim.checkpoint(state.num_processes) if state.is_main_process else None
     state.wait_for_everyone()
     if not state.is_main_process:
@@ -167,7 +171,8 @@ def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
             clear(folder)
         if claim.trained is None:
             write_run_file(folder, run_facts(command, setup, state.num_processes))
-            write_json(folder.environment, environment(state.device, state.num_processes))
+            versions = {name: importlib.metadata.version(name) for name in ("transformers", "datasets")}
+            write_json(folder.environment, {**environment(state.device, state.num_processes), **versions})
     state.wait_for_everyone()
     with Console(folder.log if state.is_main_process else None, 0) as console:
         trainer = make_trainer(command, setup, folder.metrics, console, main=state.is_main_process)
@@ -190,7 +195,8 @@ def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
         if state.is_main_process and (training.do_train or read_run_file(folder.path) is None):
             if training.do_train:
                 draw_curves(read_metrics(folder.metrics), setup.metric, folder.path / "curves.svg")
-            write_json(folder.result, result)
+            if measured or claim.trained is None:  # what was evaluated before stays, where now nothing was
+                write_json(folder.result, result)
     return result
 
 

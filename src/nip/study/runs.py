@@ -196,8 +196,10 @@ def _curves(path: Path) -> dict[str, Curve]:
     return {split: Curve(*zip(*measured, strict=True)) for split, measured in rows.items()}
 
 
-def _result(path: Path) -> Result:
+def _result(path: Path) -> Result | None:
     value = _object(path)
+    if value.get("metric") is not None and value.get("score") is None:  # finetuned, and not evaluated
+        return None
     accuracy = _share(value, "test_accuracy", path)
     if value.get("metric") not in (None, "accuracy"):  # a correlation or F1; below 0 it is worth no more than 0
         score = _number(value, "score", f"{path}:")
