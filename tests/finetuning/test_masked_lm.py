@@ -45,6 +45,21 @@ def test_the_readmes_command_as_typed(model: Path, tmp_path: Path, monkeypatch: 
     assert result["metrics"]["perplexity"] == pytest.approx(len(WORDS), rel=0.5)  # untrained: any word is as likely
 
 
+def test_a_stream_of_the_hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = str(write_text(tmp_path / "a.txt"))
+    stream = datasets.load_dataset("text", data_files=file, split="train", streaming=True)
+    asked = []
+    sets = datasets.IterableDatasetDict({"train": stream, "validation": stream})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: asked.append((a, k["streaming"])) or sets)
+    words = "--model_name_or_path {model} --dataset_name big --streaming --do_train --do_eval --max_steps 2 "
+    result = run(words + "--max_eval_samples 6 --line_by_line", tmp_path / "out", model=model)
+    assert asked == [(("big", None), True)]
+    assert result["n_test"] == 6
+    del sets["validation"]
+    with pytest.raises(ValueError, match="big has no split 'validation'; it has train"):
+        run(words, tmp_path / "other", model=model)
+
+
 def test_perplexity_is_that_of_the_saved_model(model: Path, text: Path, tmp_path: Path):
     """Of the model loaded anew, over the same masks, computed by hand token by token."""
     out = tmp_path / "out"

@@ -37,11 +37,12 @@ def commands(tmp_path: Path, kind: str, **settings: Any) -> list[str]:
         words = f"run_glue_sparse.py --task_name mrpc --data_dir {write_mrpc(tmp_path / 'MRPC', train=64)} "
     else:
         words = f"run_mlm_sparse.py --train_file {write_text(tmp_path / 'a.txt', 200)} "
+        words += "--streaming --line_by_line " if kind == "stream" else ""
     words += f"--model_name_or_path {model} --max_seq_length 16 --block_size 4 --do_train --seed 2 --learning_rate 1e-3"
     return [str(SCRIPTS / words.split()[0]), *words.split()[1:]]
 
 
-@pytest.mark.parametrize("kind", ["glue", "mlm"])
+@pytest.mark.parametrize("kind", ["glue", "mlm", "stream"])
 def test_two_processes_are_one_with_a_batch_of_both(kind: str, tmp_path: Path):
     """The loss neither doubled nor halved: every step's loss and the weights are those of one process."""
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

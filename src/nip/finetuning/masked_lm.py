@@ -143,6 +143,10 @@ def prepare(command: Command, name: str) -> Setup:
     )
     metrics = MaskedMetrics()
     command.training.remove_unused_columns = False
+    if (
+        command.task.streaming
+    ):  # each process takes its own examples; sent around, batches would have to be of one shape
+        command.training.accelerator_config.dispatch_batches = False
     smoothing = command.training.label_smoothing_factor
     return Setup(
         kind="mlm",
@@ -270,10 +274,11 @@ def _streamed(command: Command) -> tuple[Any, Any, dict[str, str]]:
     task, training = command.task, command.training
     if task.dataset_name is not None:
         hub = read_hub(task.dataset_name, task.dataset_config_name, cache_dir=command.model.cache_dir, streaming=True)
-        missing = [split for split in ("train", "validation") if split not in hub]
-        if missing and (missing[0] == "validation") <= training.do_eval:
-            raise ValueError(f"{task.dataset_name} has no split {missing[0]!r}; it has {', '.join(hub)}.")
-        train, key = hub["train"], {"train": f"{task.dataset_name} {task.dataset_config_name}"}
+        for split, needed in (("train", training.do_train), ("validation", training.do_eval)):
+            if needed and split not in hub:
+                raise ValueError(f"{task.dataset_name} has no split {split!r}; it has {', '.join(hub)}.")
+        train = hub["train"] if training.do_train else None
+        key = {"train": f"{task.dataset_name} {task.dataset_config_name}"} if training.do_train else {}
         evaluated = hub["validation"] if training.do_eval else None
     else:
         train = stream_file(Path(task.train_file)) if training.do_train else None
@@ -281,7 +286,7 @@ def _streamed(command: Command) -> tuple[Any, Any, dict[str, str]]:
         evaluated = stream_file(Path(task.validation_file)) if training.do_eval else None
     if evaluated is not None:
         evaluated = _taken(evaluated, command.run.max_eval_samples or STREAMED_EVALUATION)
-    return (train if training.do_train else None), evaluated, key
+    return train, evaluated, key
 
 
 def _taken(stream: Any, n: int) -> Any:
