@@ -47,6 +47,7 @@ def test_every_option_arrives(nip, tmp_path):
     options = {
         "column": "words",
         "encoding": "latin-1",
+        "bad_bytes": "drop",
         "form": "lines",
         "unicode_form": "NFKC",
         "min_chars": 3,

@@ -34,6 +34,7 @@ def corpus_command(
         str, typer.Option(help="What plain text means: text (empty lines part documents), lines, or books (files do).")
     ] = "text",
     encoding: Annotated[str, typer.Option(help="Of text files.")] = "utf-8",
+    bad_bytes: Annotated[str, typer.Option(help="That are no character of the encoding: refuse or drop.")] = "refuse",
     column: Annotated[str | None, typer.Option(help="With the text, in JSON lines and parquet files.")] = None,
     unicode_form: Annotated[str, typer.Option(help="NFC or NFKC.")] = "NFC",
     min_chars: Annotated[int, typer.Option(help="Drop shorter documents.")] = 1,
@@ -74,6 +75,7 @@ def corpus_command(
         max_seq_length=max_seq_length,
         form=form,
         encoding=encoding,
+        bad_bytes=bad_bytes,
         column=column,
         unicode_form=unicode_form,  # type: ignore[arg-type]  # Settings says which there are
         min_chars=min_chars,

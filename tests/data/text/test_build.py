@@ -117,14 +117,29 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(many_parts, tmp_path, 
     assert fingerprint(tmp_path / "out") == expected
 
 
-def test_finished_parts_are_not_read_again(many_parts, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("last", "done"),
+    [
+        ("build.fates", ["formatting.documents"]),
+        (
+            "build._manifest",
+            ["formatting.documents", "build.fates", "build.tokenizing.train_wordpiece", "shards.encode"],
+        ),
+    ],
+)
+def test_finished_parts_are_not_done_again(many_parts, tmp_path, monkeypatch, last, done):
     folder, expected = many_parts
     settings = Settings(**SMALL, split_by_name=True)
-    monkeypatch.setattr("nip.data.text.build.fates", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"nip.data.text.{last}", stop)
     with pytest.raises(KeyboardInterrupt):
         build_corpus(str(folder), tmp_path / "out", settings)
     monkeypatch.undo()
-    monkeypatch.setattr("nip.data.text.formatting.documents", lambda *_, **__: pytest.fail("read again"))
+    for step in done:
+        monkeypatch.setattr(f"nip.data.text.{step}", lambda *_, **__: pytest.fail("done again"))
     assert build_corpus(str(folder), tmp_path / "out", settings)
     assert fingerprint(tmp_path / "out") == expected
 
@@ -249,6 +264,7 @@ def test_sources_that_are_not_there(tmp_path):
         ({"form": "csv"}, "--form must be one of text, lines, books"),
         ({"form": "parquet"}, "--form parquet need not be said"),
         ({"encoding": "utf-16"}, "--encoding must be a known encoding"),
+        ({"bad_bytes": "keep"}, "--bad-bytes must be refuse or drop"),
         ({"encoding": "nonsense"}, "--encoding must be a known encoding"),
         ({"min_chars": 5, "max_chars": 4}, "--max-chars must be 0 or at least --min-chars"),
         ({"tokenizer": "x"}, "Name a tokenizer with --tokenizer, or train one"),

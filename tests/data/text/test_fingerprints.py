@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from nip.data.text.fingerprints import WIDTH, band_hashes, bands, jaccard, shingles, text_hash
 from nip.data.text.normalising import normalise
 
-SPOKEN = st.text(st.sampled_from("abC \n漢字é—"), max_size=60).map(normalise)
+SPOKEN = st.one_of(
+    st.text(st.sampled_from("abC \n漢字é—"), max_size=60).map(normalise),
+    st.lists(st.sampled_from(["a", "bc"]), max_size=40).map(" ".join),  # the same sequences again and again
+)
 
 
 def words(text):

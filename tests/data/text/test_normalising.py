@@ -6,17 +6,17 @@ from hypothesis import strategies as st
 
 from nip.data.text.normalising import UNICODE_FORMS, normalise, pieces, sentences
 
-AWKWARD = st.text(
-    st.one_of(
-        st.sampled_from("ab \n\t\r\0\x07\u00ad\u200b\u2060\ufeff\ufffd\u0301\u2028\u200d\ud800ﬁ"),
-        st.characters(codec=None),
-    )
+AWKWARD = st.one_of(
+    st.text(st.sampled_from("a \n\ufffd")),
+    st.text(st.sampled_from("aé \n\u200b")),
+    st.text(st.sampled_from("ab \n\t\r\0\x07\u00ad\u200b\u2060\ufeff\ufffd\u0301\u2028\u200d\ud800ﬁ")),
+    st.text(st.characters(codec=None)),
 )
 
 
 def by_characters(text, form):
     """The rule, one character after the other."""
-    text = unicodedata.normalize(form, text)
+    text = unicodedata.normalize(form, text.replace("\ufffd", ""))
     seen = [c for c in text if c.isspace() or (unicodedata.category(c) not in ("Cc", "Cs") and c not in INVISIBLE)]
     lines = [" ".join(line.split()) for line in unicodedata.normalize(form, "".join(seen)).split("\n")]
     return "\n".join(line for line in lines if line)

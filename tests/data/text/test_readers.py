@@ -183,6 +183,7 @@ def test_wrong_encodings_name_file_and_offset(tmp_path):
     with pytest.raises(ValueError, match=r"a\.txt, byte 12: .* not encoded in utf-8"):
         read(path, "text")
     assert read(path, "text", encoding="latin-1")[1] == "two café\n"
+    assert settled(read(path, "text", bad_bytes="drop")) == ["one", "two caf", "three"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """The second step: which documents are kept, and in which split each is.
 
 Documents are numbered in the order of the corpus. Of equal ones the first is kept. Of the others, two that agree in a
-band of their MinHash (`nip.data.text.fingerprints`) are candidates; in each band a document is compared with the first
-one that agrees with it and with the one right before it. What decides is the exact Jaccard index of the two, so that
-nothing is dropped by mistake; pairs are missed with the probability that `bands` states.
+band of their MinHash (`nip.data.text.fingerprints`) are candidates; in each band a document is compared with the last
+one before it that agrees with it. What decides is the exact Jaccard index of the two, so that nothing is dropped by
+mistake; pairs are missed with the probability that `bands` states, and where another document came between them in each
+band, which is then mostly like both. Of a chain of documents each of which is like the one before, the first is kept.
 """
 
 from __future__ import annotations
@@ -98,10 +99,8 @@ def candidates(folder: Path, names: list[str], begins: Array, wanted: Array, thr
             order = kept[np.argsort(hashes[kept, 0], kind="stable")]
             values, ordered = hashes[order, 0], numbers[order]
             again = np.flatnonzero(values[1:] == values[:-1]) + 1
-            starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
-            first = starts[np.searchsorted(starts, again, side="right") - 1]
-            new = [np.stack([ordered[again], ordered[before]], axis=1) for before in (again - 1, first)]
-            pairs = np.unique(np.concatenate([pairs, *new]), axis=0)
+            new = np.stack([ordered[again], ordered[again - 1]], axis=1)
+            pairs = np.unique(np.concatenate([pairs, new]), axis=0)
     return pairs
 
 

@@ -114,7 +114,7 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 def _clean(part: tuple[Piece, ...], settings: Settings, read: Read) -> Iterator[bytes]:
     """Normalised documents of the lengths asked for; what is dropped is counted."""
     for piece in part:
-        for raw in documents(piece, encoding=settings.encoding, column=settings.column):
+        for raw in documents(piece, encoding=settings.encoding, bad_bytes=settings.bad_bytes, column=settings.column):
             for text in pieces(normalise(raw, settings.unicode_form)):
                 read.documents += 1
                 if len(text) < settings.min_chars:

@@ -16,8 +16,8 @@ UNICODE_FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFKC")
 
 LONGEST = 1 << 22  # characters of a document; longer ones are cut, so that memory is bounded
 
-# Soft hyphen, zero-width space, word joiner, byte order mark, replacement character. Joiners that spell words stay.
-_INVISIBLE = "\u00ad\u200b\u2060\ufeff\ufffd"
+# Soft hyphen, zero-width space, word joiner, byte order mark. Joiners that spell words stay.
+_INVISIBLE = "\u00ad\u200b\u2060\ufeff"
 _UNSEEN = ("Cc", "Cs")  # controls, and halves of characters
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z0-9À-Þ])")
 _ABBREVIATION = re.compile(
@@ -26,7 +26,7 @@ _ABBREVIATION = re.compile(
 
 
 def normalise(text: str, form: UnicodeForm = "NFC") -> str:
-    r"""Compose characters, drop those that control or cannot be seen, and leave one space between words.
+    r"""Compose characters, drop U+FFFD and those that control or cannot be seen, leave one space between words.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def normalise(text: str, form: UnicodeForm = "NFC") -> str:
     'fin'
     """
     if not text.isascii():
-        text = unicodedata.normalize(form, text)
+        text = unicodedata.normalize(form, text.replace("\ufffd", ""))
     if "\0" in text:
         text = text.replace("\0", "")
     lines = _in_lines(text)
@@ -56,9 +56,9 @@ def _in_lines(text: str) -> str:
     """One space between words, no empty lines. A line is not split by itself: for short ones that would be slow."""
     if "\n" not in text:
         return " ".join(text.split())
-    lines = " ".join(text.replace("\n", " \0 ").split()).strip(" \0").replace(" \0 ", "\n")
-    while "\n\0 " in lines:
-        lines = lines.replace("\n\0 ", "\n")
+    lines = " ".join(text.replace("\n", " \0 ").split()).strip(" \0").replace(" \0", "\n").replace("\n ", "\n")
+    while "\n\n" in lines:
+        lines = lines.replace("\n\n", "\n")
     return lines
 
 

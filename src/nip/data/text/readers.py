@@ -24,7 +24,9 @@ _ROWS = 256  # of a parquet file, in memory at a time
 _DOC = re.compile(rb"<doc\b[^>]*>\s*$")
 
 
-def documents(piece: Piece, *, encoding: str = "utf-8", column: str | None = None) -> Iterator[str]:
+def documents(
+    piece: Piece, *, encoding: str = "utf-8", bad_bytes: str = "refuse", column: str | None = None
+) -> Iterator[str]:
     """The documents of a piece, as they stand in the file; those longer than `LONGEST` characters may come in several.
 
     Parameters
@@ -32,6 +34,8 @@ def documents(piece: Piece, *, encoding: str = "utf-8", column: str | None = Non
     piece : Piece
     encoding : str, default="utf-8"
         Of text.
+    bad_bytes : {"refuse", "drop"}, default="refuse"
+        Bytes that are no character of the encoding; where they are dropped, U+FFFD stands for them.
     column : str, optional
         Of JSON lines, parquet files and sets of the hub: the one with the text; by default the first of `COLUMNS`.
 
@@ -57,17 +61,20 @@ def documents(piece: Piece, *, encoding: str = "utf-8", column: str | None = Non
         path = Path(piece.path)
         with open_bytes(path) as file:
             for offset, raw in _RAW[piece.form](file, piece):
-                yield from _decoded(raw, path, offset, piece.form, encoding, columns)
+                yield from _decoded(raw, path, offset, piece.form, (encoding, bad_bytes), columns)
 
 
-def _decoded(raw: bytes, path: Path, offset: int, form: str, encoding: str, columns: Sequence[str]) -> Iterator[str]:
+def _decoded(
+    raw: bytes, path: Path, offset: int, form: str, how: tuple[str, str], columns: Sequence[str]
+) -> Iterator[str]:
     """The text in the bytes of a document that begins at byte `offset` of the file."""
+    encoding, bad_bytes = how
     try:
-        text = raw.decode(encoding)
+        text = raw.decode(encoding, "strict" if bad_bytes == "refuse" else "replace")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}, byte {offset + error.start}: {error.reason}; it is not encoded in {encoding}. "
-            "Name its encoding with --encoding, or convert it."
+            "Name its encoding with --encoding, or drop such bytes with --bad-bytes drop."
         ) from error
     if form == "jsonl":
         try:

@@ -22,6 +22,8 @@ class Settings:
         (``books``). Other files are known by their content.
     encoding : str, default="utf-8"
         Of text files. Line ends must be the byte 10, so not UTF-16.
+    bad_bytes : {"refuse", "drop"}, default="refuse"
+        What becomes of bytes that are no character of the encoding.
     column : str, optional
         Of JSON lines, parquet files and sets of the hub: the one with the text; by default the first of
         `nip.data.text.readers.COLUMNS`.
@@ -66,6 +68,7 @@ class Settings:
     max_seq_length: int = 128
     form: str = "text"
     encoding: str = "utf-8"
+    bad_bytes: str = "refuse"
     column: str | None = None
     unicode_form: UnicodeForm = "NFC"
     min_chars: int = 1
@@ -115,6 +118,8 @@ class Settings:
             raise ValueError(f"--form {self.form} need not be said: such files are known by their content.")
         if self.unicode_form not in UNICODE_FORMS:
             raise _wrong("unicode_form", f"one of {', '.join(UNICODE_FORMS)}", repr(self.unicode_form))
+        if self.bad_bytes not in ("refuse", "drop"):
+            raise _wrong("bad_bytes", "refuse or drop", repr(self.bad_bytes))
         try:
             codecs.lookup(self.encoding)
             plain = "\n".encode(self.encoding) == b"\n"

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,8 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], size: int, *, lower_case
     ValueError
         If there is no room for the characters of the texts, or no text.
     """
-    from tokenizers import models, trainers
-
-    tokenizer = _wordpiece(models.WordPiece(unk_token=SPECIAL["unk"]), lower_case)
+    library = _library()
+    tokenizer = _wordpiece(library.models.WordPiece(unk_token=SPECIAL["unk"]), lower_case)
     alphabet = _alphabet(tokenizer, texts())
     if not alphabet:
         raise ValueError("There is no text to train a tokenizer on.")
@@ -62,7 +62,7 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], size: int, *, lower_case
         raise ValueError(
             f"--train-tokenizer must be at least {least} for the characters of this text. Got {size} instead."
         )
-    trainer = trainers.WordPieceTrainer(
+    trainer = library.trainers.WordPieceTrainer(
         vocab_size=size,
         special_tokens=first,
         initial_alphabet=alphabet,
@@ -124,9 +124,7 @@ def load(folder: Path) -> tuple[Tokenizer, Vocabulary]:
     ValueError
         If a special token is missing.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+    tokenizer = _library().Tokenizer.from_file(str(folder / _TOKENIZER))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     config = json.loads((folder / _CONFIG).read_text("utf-8"))
@@ -167,23 +165,28 @@ def _alphabet(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
 
 
 def _from_vocabulary(vocabulary: dict[str, int], lower_case: bool) -> Tokenizer:
-    from tokenizers import models, processors
-
-    tokenizer = _wordpiece(models.WordPiece(vocab=vocabulary, unk_token=SPECIAL["unk"]), lower_case)
+    library = _library()
+    tokenizer = _wordpiece(library.models.WordPiece(vocab=vocabulary, unk_token=SPECIAL["unk"]), lower_case)
     tokenizer.add_special_tokens(list(SPECIAL.values()))
     cls, sep = ((SPECIAL[name], vocabulary[SPECIAL[name]]) for name in ("cls", "sep"))
-    tokenizer.post_processor = processors.BertProcessing(sep, cls)
+    tokenizer.post_processor = library.processors.BertProcessing(sep, cls)
     return tokenizer
 
 
 def _wordpiece(model: Any, lower_case: bool) -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
-
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    library = _library()
+    tokenizer: Tokenizer = library.Tokenizer(model)
+    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = library.decoders.WordPiece()
     return tokenizer
+
+
+def _library() -> Any:
+    try:
+        return import_module("tokenizers")
+    except ImportError as error:
+        raise ImportError("Corpora need tokenizers: pip install 'nip[pretrain]'") from error
 
 
 def _config(lower_case: bool) -> dict[str, Any]:
