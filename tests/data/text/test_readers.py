@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corpus_files import bible_data, bible_verses
 from nip.data.tasks import BOOKS
-from nip.data.text import readers
+from nip.data.text import inputs, readers
 from nip.data.text.inputs import FORMS, Piece, cut, find_files, find_form
 from nip.data.text.normalising import normalise
 from nip.data.text.readers import documents
@@ -70,6 +70,7 @@ def test_json_lines_extracted_and_pages_however_the_file_is_cut(file, texts, bou
 def test_a_book_is_one_document_and_a_long_one_several(tmp_path, monkeypatch):
     longest = 1000
     monkeypatch.setattr(readers, "LONGEST", longest)
+    monkeypatch.setattr(inputs, "_BLOCK", 300)
     book = tmp_path / "book.txt"
     book.write_text("\ufeffOne.\n\nTwo.\n")
     assert settled(read(book, "books")) == ["One.\nTwo."]

@@ -35,6 +35,7 @@ TEXTUAL = ("text", "lines", "books")  # told apart by what they mean, not by wha
 _BY_BYTES = ("text", "lines", "jsonl", "extracted", "wikipedia")  # can be read from the middle
 _OPENERS = {".gz": gzip.open, ".dz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _BROWN_NAME, _TAGGED = re.compile(r"c[a-r]\d\d"), re.compile(rb"\S+/\S+\s+\S+/\S+\s")
+_BLOCK = 1 << 20  # bytes that are read at once
 _HEAD = 4096  # bytes by which a form is known
 _DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
 
@@ -146,22 +147,30 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def unpacked_lines(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]:
-    """The lines of a file, longer ones in several.
+    """The lines of a file; those longer than `longest` bytes come in several.
 
     Raises
     ------
     ValueError
         If it is packed and damaged.
     """
+    rest = b""
     try:
-        while line := file.readline(longest):
-            yield line
+        while block := file.read(_BLOCK):
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
+            if len(rest) >= longest:
+                yield rest
+                rest = b""
     except _DAMAGED as error:
         raise ValueError(f"{path} is cut short or damaged: {error}.") from error
     except OSError as error:
         if error.errno is not None:
             raise
         raise ValueError(f"{path} is damaged: {error}.") from error
+    if rest:
+        yield rest
 
 
 def _pieces(path: Path, form: str, part_bytes: int) -> Iterator[tuple[Piece, int]]:

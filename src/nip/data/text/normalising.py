@@ -56,7 +56,9 @@ def _in_lines(text: str) -> str:
     """One space between words, no empty lines. A line is not split by itself: for short ones that would be slow."""
     if "\n" not in text:
         return " ".join(text.split())
-    lines = " ".join(text.replace("\n", " \0 ").split()).strip(" \0").replace(" \0", "\n").replace("\n ", "\n")
+    lines = " ".join(text.replace("\n", " \0").split()).strip(" \0").replace(" \0", "\n")
+    if "\n " in lines:  # lines that were indented
+        lines = lines.replace("\n ", "\n")
     while "\n\n" in lines:
         lines = lines.replace("\n\n", "\n")
     return lines

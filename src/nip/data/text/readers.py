@@ -105,14 +105,15 @@ def _lines(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
     """Lines that begin at or after the piece's begin, to the end of the file, and where they begin."""
     path = Path(piece.path)
     place = piece.begin
+    lines = unpacked_lines(file, path, LONGEST)
     if piece.begin:
         file.seek(piece.begin - 1)  # the line that ends right before the piece is not of it, nor is one that goes on
         place -= 1
-        for skipped in unpacked_lines(file, path, LONGEST):
+        for skipped in lines:
             place += len(skipped)
             if skipped.endswith(b"\n"):
                 break
-    for line in unpacked_lines(file, path, LONGEST):
+    for line in lines:
         yield place, line
         place += len(line)
 
