@@ -77,6 +77,22 @@ def test_several_at_once_try_no_point_twice_and_not_too_many(tmp_path):
     assert len(performed) == len(set(performed)) == 5
 
 
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_who_asks_at_the_same_moment_for_the_last_one(study, sampler):
+    space = {"x": Range(0.0, 1.0)} if sampler == "random" else SPACE
+    if sampler == "grid":
+        queue(study, {"x": 1, "y": "a"})
+    first, second = (
+        ask(study, space, sampler, 1, 1),
+        study.ask(),
+    )  # the second has seen the queue before the first took it
+    for trial in (first, second):
+        suggest(trial, space)
+    assert settle_repeat(study, second, space, sampler, 1)
+    assert not settle_repeat(study, first, space, sampler, 1)
+    assert [trial.number for trial in live(study)] == [first.number]
+
+
 def test_a_grid_that_is_queued_twice_is_performed_once(study):
     queue_grid(study, SPACE, 1, 4)
     for trial in [trial for trial in study.get_trials() if trial.state == TrialState.WAITING]:
