@@ -11,7 +11,7 @@ env: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "nip needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[attention,fast,train,data,report,peers,cluster,finetune,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[attention,fast,train,data,report,peers,cluster,finetune,pretrain,postgresql,dev]'
 	touch $@
 
 # The main job in small: score, generate, train, test, report. Short expressions of at most 62 tokens in 16 blocks of 4, so
