@@ -28,8 +28,10 @@ EXTRAS = {
     "data": Extra("read data sets in parquet files and from the Hub", ("datasets", "pyarrow")),
     "finetune": Extra(
         "finetune Hugging Face's models on graphs",
-        ("optuna", "rouge_score", "sklearn", "tensorboard", "torchmetrics", "transformers"),
+        ("optuna", "plotly", "rouge_score", "sklearn", "tensorboard", "torchmetrics", "transformers"),
     ),
+    "pretrain": Extra("make corpora for pretraining", ("rensa", "mwparserfromhell", "tokenizers")),
+    "postgresql": Extra("keep searches in PostgreSQL", ("psycopg",)),
     "peers": Extra("measure Hugging Face's sparse attention beside ours", ("transformers",)),
     "cluster": Extra(
         "score many patterns at once, on one machine or many", ("dask", "distributed", "joblib", "submitit")
