@@ -104,6 +104,31 @@ def test_a_nip_of_zero_is_counted_openly(tmp_path):
     json.dumps(outcome.to_dict(), allow_nan=False)
 
 
+def test_the_outcome_names_what_every_run_took(study, found):
+    folder, _ = study
+    outcome = found.to_dict()
+    runs = {run["name"]: run for run in outcome["runs"]}
+    finished = {run.name: run for cell in found.cells for run in cell.runs}
+    assert set(runs) == set(finished) == {path.parent.name for path in folder.glob("*/result.json")}
+    for name, run in runs.items():
+        result = json.loads((folder / name / "result.json").read_text())
+        assert [run[key] for key in ("test_accuracy", "seconds")] == [
+            result.get(key) for key in ("test_accuracy", "seconds")
+        ]
+    configs = [cell.config for cell in found.cells]
+    assert outcome["settings"]["task"] == "listops"
+    assert "seed" not in outcome["settings"] and "model" not in outcome["settings"]
+    assert all(getattr(configs[0], key) == value for key, value in outcome["settings"].items())
+
+
+def test_an_accuracy_has_no_interval_beyond_its_scale(tmp_path):
+    runs = panel.plan(panel.read_members("softmax"), (0, 1), (), lambda own: small_config(**own))
+    for run, correct in zip(runs, (1990, 1790), strict=True):
+        write_run(tmp_path, run.config, name=run.name, correct=correct)
+    (cell,) = evaluate(tmp_path, runs).cells
+    assert cell.accuracy.interval[1] == 1.0 and 0.0 <= cell.accuracy.interval[0] < 0.9
+
+
 def test_all_forms_say_the_same(study, found, tmp_path, capsys):
     outcome = {**found.to_dict(), "failed": [{"run": "local-seed1", "error": "no memory", "log": "x"}]}
     write_results(tmp_path, found, outcome)

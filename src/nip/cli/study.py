@@ -111,11 +111,11 @@ def study_command(
     if not results:
         failed = _execute(study, runs, waiting, performer)
     found = evaluate(study, runs)
-    outcome = {**found.to_dict(), "folder": str(study), "failed": failed}
+    outcome = {**found.to_dict(), "failed": failed}
     if not results or study.is_dir():
         write_results(study, found, outcome)
     if as_json:
-        emit(json.dumps(outcome, allow_nan=False, indent=2), None)
+        emit(json.dumps({**outcome, "folder": str(study)}, allow_nan=False, indent=2), None)
     else:
         to_console(found)
         print(f"{study}", file=sys.stderr)

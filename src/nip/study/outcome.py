@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from nip.graphs import Pattern
 from nip.scoring.reach import Reach, reach
 from nip.scoring.score import Score, score
 from nip.study.panel import PlannedRun, finished
-from nip.study.runs import read_run
+from nip.study.runs import Run, read_run
 from nip.study.statistics import Correlation, Summary, correlation, summary
 from nip.training.config import RunConfig
 from nip.training.graphs import run_pattern
@@ -89,6 +89,8 @@ class Cell:
         Of the first of the runs.
     baseline : float or None
         The best answer that needs no training.
+    runs : tuple of Run
+        The finished ones.
     """
 
     label: str
@@ -100,6 +102,7 @@ class Cell:
     graph: Graph
     config: RunConfig
     baseline: float | None
+    runs: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,12 @@ class Panel:
         return {
             "task": self.task,
             "notes": list(self.notes),
+            "settings": _shared_settings([cell.config for cell in self.cells]),
             "cells": [_cell(cell) for cell in self.cells],
             "correlations": [
                 {"depth": one.depth, "predictor": one.predictor, **asdict(one.correlation)} for one in self.found
             ],
+            "runs": [_run(cell, run) for cell in self.cells for run in cell.runs],
         }
 
 
@@ -172,12 +177,14 @@ def evaluate(study: Path, runs: Sequence[PlannedRun]) -> Panel:
 
 def _cell_of(study: Path, label: str, group: Sequence[PlannedRun], scores: dict[tuple[str, int], Score]) -> Cell:
     config = group[0].config
-    accuracies, missing, bars = {}, [], []
+    accuracies, missing, bars, runs = {}, [], [], []
     for run in group:
-        result = read_run(study / run.name).result if finished(study, run) else None
-        if result is None:
+        there = read_run(study / run.name) if finished(study, run) else None
+        result = None if there is None else there.result
+        if there is None or result is None:
             missing.append(run.name)
             continue
+        runs.append(there)
         accuracies[run.config.seed] = result.test_accuracy
         if result.bar:
             bars.append(result.bar[1])
@@ -188,11 +195,20 @@ def _cell_of(study: Path, label: str, group: Sequence[PlannedRun], scores: dict[
         depth,
         accuracies,
         tuple(missing),
-        summary(list(accuracies.values())) if accuracies else None,
+        _accuracy(list(accuracies.values())) if accuracies else None,
         graph_facts(run_pattern(config, study / group[0].name), config.block_size, depth, scores),
         config,
         max(bars, default=None),
+        tuple(runs),
     )
+
+
+def _accuracy(values: Sequence[float]) -> Summary:
+    found = summary(values)
+    if found.interval is None:
+        return found
+    # Student's interval knows nothing of the ends of the scale.
+    return replace(found, interval=(max(found.interval[0], 0.0), min(found.interval[1], 1.0)))
 
 
 def graph_facts(
@@ -275,3 +291,28 @@ def _cell(cell: Cell) -> dict[str, Any]:
         **cell.graph.predictors(),
     }
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+# Where a run was made: the keys of its environment.json that a study's outcome repeats.
+PLACE = ("processor", "instructions", "device", "cores", "threads", "processes", "torch", "nip", "commit")
+
+
+def _run(cell: Cell, run: Run) -> dict[str, Any]:
+    assert run.result is not None  # a cell's runs have finished
+    return {
+        "name": run.name,
+        "pattern": cell.label,
+        "depth": cell.depth,
+        "seed": run.config.seed,
+        "test_accuracy": run.result.test_accuracy,
+        "steps": run.result.steps,
+        "seconds": run.result.seconds,
+        "tokens_per_second": run.result.tokens_per_second,
+        **{key: run.environment.get(key) for key in PLACE},
+    }
+
+
+def _shared_settings(configs: Sequence[RunConfig]) -> dict[str, Any]:
+    """What all the runs have in common."""
+    settings = [asdict(config) for config in configs]
+    return {name: value for name, value in settings[0].items() if all(each[name] == value for each in settings)}
