@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.masking_utils import (
+    and_masks,
     bidirectional_mask_function,
     causal_mask_function,
+    packed_sequence_mask_function,
     prepare_padding_mask,
     sdpa_mask,
 )
+
+_PLAIN = (causal_mask_function, bidirectional_mask_function)
 
 
 @dataclass(eq=False)
@@ -39,6 +43,12 @@ class Mask:
     _dense: list[Tensor | None] = field(default_factory=list, repr=False)
     ndim = 4
     """Generation with a static cache makes masks ahead, and tells made ones from the user's by their dimensions."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(batch, tokens) of a mask from `packed`: transformers reads the number of keys from it."""
+        assert self.segments is not None
+        return self.segments.shape
 
     def contiguous(self) -> Mask:
         """Itself: generation asks for this of masks that it made ahead."""
@@ -62,6 +72,31 @@ class Mask:
         return mask
 
 
+def packed(segment_ids: Tensor) -> Mask:
+    """The ``attention_mask`` for a sparsified encoder whose inputs hold several documents each.
+
+    Transformers itself knows packed documents in causal models only.
+
+    Parameters
+    ----------
+    segment_ids : integer Tensor of shape (batch, tokens)
+        Tokens attend to tokens of the same id only. Padding may have an id of its own.
+
+    Examples
+    --------
+    >>> from nip.models.huggingface import sparsify
+    >>> from transformers import BertConfig, BertModel
+    >>> small = dict(hidden_size=32, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2, vocab_size=9)
+    >>> model = sparsify(BertModel(BertConfig(**small)), "hypercube", block_size=2).eval()
+    >>> several = packed(torch.tensor([[1, 1, 1, 2, 2, 2]]))
+    >>> one = model(torch.tensor([[1, 2, 3, 4, 5, 6]]), attention_mask=several).last_hidden_state[:, :3]
+    >>> other = model(torch.tensor([[1, 2, 3, 6, 5, 4]]), attention_mask=several).last_hidden_state[:, :3]
+    >>> torch.equal(one, other)
+    True
+    """
+    return Mask(False, None, segment_ids)
+
+
 def mask_function(
     *,
     q_length: int,
@@ -75,7 +110,16 @@ def mask_function(
 ) -> Mask:
     """Note what the model asks of its mask; the parameters are those of transformers' `sdpa_mask`."""
     if isinstance(attention_mask, Mask):
-        return attention_mask
+        if attention_mask.arguments or attention_mask.segments is None:
+            return attention_mask
+        inside = packed_sequence_mask_function(attention_mask.segments)
+        arguments = {
+            **more, "q_length": q_length, "kv_length": kv_length, "q_offset": q_offset, "kv_offset": kv_offset,
+            "mask_function": and_masks(mask_function, inside), "attention_mask": None, "local_size": local_size,
+            "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False,
+        }  # fmt: skip
+        causal, plain = mask_function is causal_mask_function, mask_function in _PLAIN
+        return Mask(causal, None, attention_mask.segments, not plain, q_offset, kv_offset, arguments)
     if isinstance(q_offset, Tensor):
         q_offset = q_offset.clone()  # a static cache counts on in place, before attention reads this
     arguments = {
@@ -88,7 +132,7 @@ def mask_function(
         if not torch.compiler.is_compiling() and bool(padding.all()):
             padding = None
     segments = _segments(mask_function)
-    plain = segments is not None or mask_function in (causal_mask_function, bidirectional_mask_function)
+    plain = segments is not None or mask_function in _PLAIN
     causal = segments is not None or mask_function is causal_mask_function
     return Mask(causal, padding, segments, not plain, q_offset, kv_offset, arguments)
 

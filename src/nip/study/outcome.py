@@ -142,7 +142,7 @@ class Panel:
         return {
             "task": self.task,
             "notes": list(self.notes),
-            "settings": _shared_settings([cell.config for cell in self.cells]),
+            "settings": _shared_settings([run.config for cell in self.cells for run in cell.runs]),
             "cells": [_cell(cell) for cell in self.cells],
             "correlations": [
                 {"depth": one.depth, "predictor": one.predictor, **asdict(one.correlation)} for one in self.found
@@ -313,6 +313,8 @@ def _run(cell: Cell, run: Run) -> dict[str, Any]:
 
 
 def _shared_settings(configs: Sequence[RunConfig]) -> dict[str, Any]:
-    """What all the runs have in common."""
+    """What all the finished runs have in common."""
     settings = [asdict(config) for config in configs]
-    return {name: value for name, value in settings[0].items() if all(each[name] == value for each in settings)}
+    return {
+        name: v for name, v in (settings[0] if settings else {}).items() if all(each[name] == v for each in settings)
+    }
