@@ -32,6 +32,7 @@ from nip.models.huggingface_layers import (
     refused,
 )
 from nip.models.huggingface_setting import ENTRY, LayerGraph, Setting, Spec, layer_graph, read_setting
+from nip.models.norms import NORM, RMS, swap
 
 __all__ = ["attention_layers", "from_pretrained", "sparsify"]
 
@@ -192,7 +193,11 @@ def _apply(model: Model, setting: Setting) -> Model:
         setattr(module, SITE, site)
     if any(getattr(module, "is_causal", False) for _, module, _ in found):
         setting = replace(setting, max_tokens=max_tokens)  # must not follow the configuration when that changes
-    setattr(model.config, ENTRY, setting.to_dict())
+    record = setting.to_dict()
+    if (getattr(model.config, ENTRY, None) or {}).get(NORM) == RMS:
+        swap(model)  # transformers has loaded the weights into LayerNorms; a model in memory has none any more
+        record[NORM] = RMS
+    setattr(model.config, ENTRY, record)
     model.__dict__.pop("save_pretrained", None)
     setattr(model, _CHECKED, False)
     if setting.customs:

@@ -1,0 +1,1 @@
+"""Pretraining of BERT with attention over a pattern: model, objective, batches, budget, and the run itself."""

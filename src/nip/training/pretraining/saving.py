@@ -1,0 +1,77 @@
+"""A pretrained model as an ordinary Hugging Face checkpoint, and back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, PreTrainedModel
+
+import nip.models.huggingface as over_graphs
+
+LAST = "config.json"  # where it stands, all else does: without it no folder is a checkpoint
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: Path,
+    folder: Path,
+    *,
+    max_tokens: int,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write ``model.safetensors``, the tokenizer's files and, last of all, ``config.json`` into a folder.
+
+    Each file appears complete or not at all. The tokenizer is told how long inputs may be, and gives out the kinds of
+    sentences only where the model reads them.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    tokenizer : Path
+        The folder of the corpus's.
+    folder : Path
+        Is made if need be.
+    max_tokens : int
+        Of the longest input.
+    weights : mapping of str to Tensor, optional
+        Other weights than the model holds, under the names of its own ``state_dict``: such as those that several
+        processes have shared out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    own.model_max_length = max_tokens
+    kinds = getattr(model.config, "type_vocab_size", 0) > 0
+    own.model_input_names = ["input_ids", *(["token_type_ids"] if kinds else []), "attention_mask"]
+    unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
+    try:
+        model.save_pretrained(unfinished, state_dict=None if weights is None else dict(weights))
+        own.save_pretrained(unfinished)
+        for path in sorted(unfinished.iterdir(), key=lambda path: path.name == LAST):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The model that `save_model` wrote: weights, head, graphs and norms.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no finished checkpoint, or one that was not pretrained here.
+    """
+    if not (folder / LAST).is_file():
+        raise ValueError(f"{folder} holds no finished model: there is no {LAST}.")
+    config = AutoConfig.from_pretrained(folder)
+    with_pairs = config.architectures == [BertForPreTraining.__name__]
+    model: PreTrainedModel = over_graphs.from_pretrained(
+        folder, BertForPreTraining if with_pairs else AutoModelForMaskedLM
+    )
+    return model
