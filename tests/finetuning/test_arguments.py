@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nip.finetuning import arguments
-from nip.finetuning.arguments import parse, read_parameters, settle_precision, words_of_file
+from nip.finetuning.arguments import parse, settle_precision, words_of_file
 
 
 @dataclass
@@ -62,6 +62,10 @@ def test_the_best_model_is_taken_where_a_metric_or_patience_says_so(tmp_path: Pa
         ("--do_eval --attention random --param seed", "takes name=value"),
         ("--do_eval --block_size 0", "must be an integer of at least 1. Got 0"),
         ("--do_eval --learning_rate fast", "invalid float value: 'fast'"),
+        ("--do_eval --attention_layers local,nothing", "There is no pattern 'nothing'."),
+        ("--do_eval --attention_layers 0=local,0=random", "numbers every layer once, from 0"),
+        ("--do_eval --attention_layers 0=local,random", "takes names, or NUMBER=NAME for each"),
+        ("--do_eval --attention_layers local,", "takes names, or NUMBER=NAME for each"),
         ("--do_eval --extend_positions mirror", "takes one of reflect, tile, interpolate. Got 'mirror'"),
         ("--do_eval --graph nowhere.npz", "there is no file nowhere.npz"),
         ("--do_eval --early_stopping_patience 2", "needs evaluations while training"),
@@ -106,12 +110,6 @@ def test_a_json_file_spells_the_flags(tmp_path: Path):
     file.write_text("[1]")
     with pytest.raises(ValueError, match="must hold a JSON object"):
         words_of_file(file)
-
-
-def test_parameters_are_read_as_json_or_text():
-    assert read_parameters(["a=1", "b=true", "c=True", "d=x y"]) == {"a": 1, "b": True, "c": True, "d": "x y"}
-    with pytest.raises(ValueError, match="twice"):
-        read_parameters(["a=1", "a=2"])
 
 
 def test_one_notice_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nip.finetuning.folder import checkpoints, claimed_output, clear, last_checkpoint, output_folder, write_run_file
+from nip.finetuning.folder import checkpoints, claimed_output, clear, last_checkpoint, output_folder
+from nip.training.runs import write_run_file
 
 
 def write_checkpoint(folder: Path, step: int, *, processes: int = 1, state: str | None = None) -> Path:

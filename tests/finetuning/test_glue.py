@@ -132,10 +132,15 @@ def test_softmax_is_the_model_as_it_is(mrpc: Path, tmp_path: Path):
     plain = BertForSequenceClassification(config).eval()
     plain.save_pretrained(folder)
     words = f"--model_name_or_path {folder} --task_name mrpc --data_dir {mrpc} --max_seq_length 32 --do_eval"
-    results = {
-        pattern: glue.main([*f"{words} --attention {pattern} --block_size 4 --output_dir {tmp_path / pattern}".split()])
-        for pattern in ("softmax", "local")
-    }  # fmt: skip
+    results = {}
+    for graph in (
+        "softmax",
+        "local",
+        "softmax --attention_layers local",
+        "local --attention_layers 0=softmax,1=softmax",
+    ):
+        flags = f"{words} --attention {graph} --block_size 4 --output_dir {tmp_path}/{len(results)}"
+        results[graph] = glue.main(flags.split())
     read = AutoTokenizer.from_pretrained(folder)
     lines = (mrpc / "MRPC" / "dev.tsv").read_text("utf-8-sig").splitlines()[1:]
     labels, _, _, ones, others = zip(*(line.split("\t") for line in lines), strict=True)
@@ -146,6 +151,8 @@ def test_softmax_is_the_model_as_it_is(mrpc: Path, tmp_path: Path):
     assert results["softmax"]["metrics"]["loss"] == pytest.approx(found.loss.item(), rel=1e-4)
     assert results["softmax"]["test_accuracy"] == pytest.approx(share)
     assert results["local"]["metrics"]["loss"] != pytest.approx(found.loss.item(), rel=1e-4)
+    losses = [result["metrics"]["loss"] for result in results.values()]  # layers say more than the whole
+    assert losses[2:] == pytest.approx([losses[1], losses[0]], rel=1e-4)
 
 
 def tsv(folder: Path, name: str, *lines: str) -> None:

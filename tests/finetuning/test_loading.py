@@ -79,5 +79,5 @@ def test_the_models_own_graph_is_taken_where_no_other_is_named():
     config = SimpleNamespace(nip={"default": graph})
     assert saved_graph(command(), config) == graph
     assert saved_graph(command(), SimpleNamespace()) is None
-    for flag in ("attention", "graph", "param", "block_size"):
+    for flag in ("attention", "attention_layers", "graph", "param", "block_size"):
         assert saved_graph(command(given={flag}), config) is None

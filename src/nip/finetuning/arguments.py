@@ -27,55 +27,14 @@ from typing import Any, NoReturn
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from nip import graphs
+from nip.finetuning.attention_arguments import AttentionArguments
 from nip.finetuning.flags import translate
 from nip.graphs.pattern import check_int
 from nip.processor import processor_field
 
-EXTENSIONS = ("reflect", "tile", "interpolate")
-
 
 def _flag(says: str, default: Any = None, **more: Any) -> Any:
     return field(default=default, metadata={"help": says, **more})
-
-
-@dataclass
-class AttentionArguments:
-    """The graph that attention runs over."""
-
-    attention: str = _flag(
-        f"The pattern: {', '.join(graphs.PATTERNS)}. softmax is dense attention, the model as it is.", "hypercube"
-    )
-    block_size: int = _flag("Tokens that a vertex of the graph stands for.", 16)
-    param: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Parameters of the pattern, name=value.", "action": "extend", "metavar": "NAME=VALUE"},
-    )
-    graph: str | None = _flag("A graph file in place of a named pattern (.npz, .npy, GraphML, edge list).")
-    backend: str = _flag("Backend of attention, as nip doctor lists them.", "auto")
-    extend_positions: str | None = _flag(
-        f"Give the model as many positions as the sequences need: {', '.join(EXTENSIONS)}."
-    )
-
-    def __post_init__(self) -> None:
-        if self.graph is None:
-            graphs.pattern_parameters(self.attention)  # says which names there are
-        check_int("block_size", self.block_size, "attention", minimum=1)
-        if self.extend_positions is not None and self.extend_positions not in EXTENSIONS:
-            raise ValueError(
-                f"--extend_positions takes one of {', '.join(EXTENSIONS)}. Got {self.extend_positions!r} instead."
-            )
-        if self.graph is not None and self.param:
-            raise ValueError(f"--param belongs to a pattern name; the graph in {self.graph} has no parameters.")
-        if self.graph is not None and not Path(self.graph).is_file():
-            raise ValueError(f"--graph: there is no file {self.graph}.")
-        if self.graph is None:  # an unknown parameter or an impossible value is told now; any size does
-            graphs.pattern(self.attention, 128, **self.parameters)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The parameters of the pattern, read."""
-        return read_parameters(self.param)
 
 
 @dataclass
@@ -251,28 +210,6 @@ def words_of_file(path: Path) -> list[str]:
         written = [json.dumps(part) if isinstance(part, dict | bool) else str(part) for part in parts]
         words += [f"--{name}", *written]
     return words
-
-
-def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:
-    """``["seed=3"]`` → ``{"seed": 3}``.
-
-    Raises
-    ------
-    ValueError
-        If one is not name=value, or a name comes twice.
-    """
-    read: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--param takes name=value, such as --param seed=3. Got {pair!r} instead.")
-        if name in read:
-            raise ValueError(f"--param names {name!r} twice. Name it once.")
-        try:
-            read[name] = json.loads(text)
-        except json.JSONDecodeError:
-            read[name] = {"True": True, "False": False}.get(text, text)
-    return read
 
 
 def settle_precision(words: Sequence[str], given: frozenset[str]) -> tuple[list[str], list[str]]:

@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nip.training.runs import RunFolder, write_json
+from nip.training.runs import RUN_FILE, RunFolder, read_run_file
 
-RUN_FILE = "run.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 STATE_FILE = "trainer_state.json"
 OUTCOMES = ("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", "all_results.json", RUN_FILE)
@@ -151,31 +150,6 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         for name in {**here, **there}
         if there.get(name) != here.get(name)
     ]
-
-
-def read_run_file(path: Path) -> dict[str, Any] | None:
-    """What ``run.json`` in the folder says; None where there is none.
-
-    Raises
-    ------
-    ValueError
-        If it is not a JSON object.
-    """
-    file = path / RUN_FILE
-    if not file.is_file():
-        return None
-    try:
-        value = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{file} must hold a JSON object. Got {type(value).__name__} instead.")
-    return value
-
-
-def write_run_file(folder: RunFolder, facts: Mapping[str, Any]) -> None:
-    """Write ``run.json``, complete or not at all."""
-    write_json(folder.path / RUN_FILE, facts)
 
 
 def clear(folder: RunFolder) -> None:

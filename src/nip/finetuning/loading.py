@@ -186,7 +186,14 @@ def load_model(
         nip.extend_positions(model, seq_len, method=attention.extend_positions)
     if not saved:
         pattern: Any = attention.attention if graph is None else graph
-        nip.sparsify(model, pattern, block_size=attention.block_size, backend=attention.backend, **attention.parameters)
+        nip.sparsify(
+            model,
+            pattern,
+            block_size=attention.block_size,
+            layers=attention.layers,
+            backend=attention.backend,
+            **attention.parameters,
+        )
     return model
 
 
@@ -198,7 +205,7 @@ def saved_graph(command: Command, config: Any) -> Mapping[str, Any] | None:
     mapping or None
         ``pattern``, ``block_size`` and ``parameters`` of the model's layers.
     """
-    if command.given & {"attention", "graph", "param", "block_size"}:
+    if command.given & {"attention", "attention_layers", "graph", "param", "block_size"}:
         return None
     entry = getattr(config, "nip", None)
     default: Mapping[str, Any] | None = entry.get("default") if isinstance(entry, Mapping) else None

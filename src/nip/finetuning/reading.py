@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nip.finetuning.folder import read_run_file
 from nip.training.config import RunConfig
+from nip.training.runs import read_run_file
 
 
 def finetuning_run(folder: Path) -> Mapping[str, Any] | None:

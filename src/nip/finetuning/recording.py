@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from nip.finetuning.folder import output_folder, read_run_file, write_run_file
+from nip.finetuning.folder import output_folder
 from nip.training.console import Console
-from nip.training.runs import Metrics, read_metrics
+from nip.training.runs import Metrics, read_metrics, read_run_file, write_run_file
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]

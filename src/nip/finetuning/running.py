@@ -29,13 +29,13 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 
 from nip.finetuning.arguments import Command
 from nip.finetuning.curves import draw_curves
-from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear, read_run_file, write_run_file
+from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear
 from nip.finetuning.recording import BestIsSaved, Recorded, Recorder
 from nip.finetuning.results import finite, is_figure, outcome, report, run_facts
 from nip.finetuning.settings import decisive
 from nip.training.console import Console
 from nip.training.environment import environment
-from nip.training.runs import read_metrics, write_json
+from nip.training.runs import read_metrics, read_run_file, write_json, write_run_file
 
 __all__ = ["Setup", "begin", "carry_out", "make_trainer", "report"]
 

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from nip.atomic import replacing
 from nip.finetuning.curves import save_svg
-from nip.finetuning.folder import checkpoints, read_run_file
+from nip.finetuning.folder import checkpoints
+from nip.training.runs import read_run_file
 
 TASKS = {
     "glue": "nip.finetuning.glue",

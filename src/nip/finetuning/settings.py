@@ -29,6 +29,8 @@ def decisive(command: Command, processes: int) -> dict[str, Any]:
     graph = {"attention": attention.attention}
     if attention.graph:
         graph = {"graph": attention.graph, "graph_file": file_key(Path(attention.graph))}
+    if attention.attention_layers is not None:
+        graph["attention_layers"] = attention.attention_layers
     chosen: dict[str, Any] = {
         **graph,
         "param": attention.parameters,
