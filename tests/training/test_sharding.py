@@ -192,7 +192,7 @@ def test_each_process_updates_half_of_the_weights(launch, tmp_path, way):
 def test_what_fsdp_may_not_be_asked_for(setting, says):
     if setting.get("fsdp_version") != 1:
         refuse_fsdp(FullyShardedDataParallelPlugin(fsdp_version=2))
-    with pytest.raises(ValueError, match=f"With FSDP, nip lra does not support: .*{says}"):
+    with pytest.raises(ValueError, match=f"With FSDP, nip does not support: .*{says}"):
         refuse_fsdp(FullyShardedDataParallelPlugin(**{"fsdp_version": 2, **setting}))
 
 
@@ -213,7 +213,7 @@ def test_what_deepspeed_may_not_be_asked_for(setting, says):
     plugin = SimpleNamespace(deepspeed_config=dict(usual))
     refuse_deepspeed(plugin)
     assert plugin.deepspeed_config["gradient_clipping"] == 0.0
-    with pytest.raises(ValueError, match=f"With DeepSpeed, nip lra does not support: .*{says}"):
+    with pytest.raises(ValueError, match=f"With DeepSpeed, nip does not support: .*{says}"):
         refuse_deepspeed(SimpleNamespace(deepspeed_config={**usual, **setting}))
 
 
@@ -223,7 +223,7 @@ def test_what_deepspeed_may_not_be_asked_for(setting, says):
 )
 def test_what_accelerate_may_not_be_asked_for(monkeypatch, variable, value, says):
     monkeypatch.setenv(f"ACCELERATE_{variable}", value)
-    with pytest.raises(ValueError, match=f"With accelerate's configuration, nip lra does not support: .*{says}"):
+    with pytest.raises(ValueError, match=f"With accelerate's configuration, nip does not support: .*{says}"):
         new_accelerator()
 
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nip.finetuning.folder import RUN_FILE
 from nip.finetuning.reading import as_run_config, finetuning_run
 from nip.training.config import RunConfig, read_config
-from nip.training.runs import RunFolder
+from nip.training.runs import RUN_FILE, RunFolder
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from nip.atomic import replacing
 from nip.training.config import RunConfig, differences, read_config
 
 PART_TOKENS = 2**13
+RUN_FILE = "run.json"  # in a folder whose config.json is a model's: what the run is
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class RunFolder:
         """What was said."""
         return self.path / "run.log"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains."""
+        return self.path / ".lock"
+
     def finished(self, max_steps: int) -> dict[str, Any] | None:
         """The result, if the run has done that many steps, or stopped early on the way to them, and was tested."""
         if not self.result.is_file():
@@ -94,13 +100,22 @@ def claimed(folder: RunFolder) -> Iterator[None]:
     OSError
         If it cannot be made or written to.
     """
+    with locked(folder):
+        before_config = {folder.lock, folder.log, folder.pattern}  # what a run writes before its configuration
+        if not folder.config.is_file() and set(folder.path.iterdir()) - before_config:
+            raise ValueError(f"{folder.path} is not empty and holds no run; name another --out.")
+        yield
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """As `claimed`, whatever the folder holds."""
     import filelock
 
     folder.path.mkdir(parents=True, exist_ok=True)
     # opened here first, for a clear error where the folder cannot be written to
-    lock_file = folder.path / ".lock"
-    lock_file.open("a").close()
-    lock = filelock.FileLock(lock_file)
+    folder.lock.open("a").close()
+    lock = filelock.FileLock(folder.lock)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -108,9 +123,6 @@ def claimed(folder: RunFolder) -> Iterator[None]:
     try:
         for leftover in folder.path.rglob(".*.partial"):
             leftover.unlink()
-        before_config = {lock_file, folder.log, folder.pattern}  # what a run writes before its configuration
-        if not folder.config.is_file() and set(folder.path.iterdir()) - before_config:
-            raise ValueError(f"{folder.path} is not empty and holds no run; name another --out.")
         yield
     finally:
         lock.release()
@@ -154,6 +166,31 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object, complete or not at all."""
     with replacing(path) as file:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_run_file(path: Path) -> dict[str, Any] | None:
+    """What ``run.json`` in the folder says; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        If it is not a JSON object.
+    """
+    file = path / RUN_FILE
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} must hold a JSON object. Got {type(value).__name__} instead.")
+    return value
+
+
+def write_run_file(folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Write ``run.json``, complete or not at all."""
+    write_json(folder.path / RUN_FILE, facts)
 
 
 class Metrics:

@@ -240,4 +240,4 @@ def refuse_deepspeed(plugin: Any) -> None:
 def _refuse(engine: str, refused: Mapping[str, bool]) -> None:
     found = [setting for setting, here in refused.items() if here]
     if found:
-        raise ValueError(f"With {engine}, nip lra does not support: {'; '.join(found)}.")
+        raise ValueError(f"With {engine}, nip does not support: {'; '.join(found)}.")

@@ -76,7 +76,6 @@ class Settings:
     block_size: int = _of(16, "attention", "Tokens a vertex of the graph stands for.")
     backend: str = _of("auto", "attention", "Backend of attention, as nip doctor lists them.")
 
-    masked_only: bool = _of(True, "objective", "Send only the masked positions through the output layer.")
     next_sentence: bool = _of(False, "objective", "Also tell whether the second sentence follows (needs such samples).")
     mask_probability: float = _of(0.15, "objective", "Share of the tokens to predict.")
     max_predictions: int | None = _of(None, "objective", "Of a sample, at most; else as many as the share asks for.")
@@ -87,7 +86,9 @@ class Settings:
         ((128, 1.0),), "course", "Tokens of a sample, in stages with their shares of the budget: 128:0.9,512:0.1."
     )
     batch_size: int = _of(256, "course", "Samples a step, over all processes.")
-    micro_batch: int | None = _of(None, "course", "Samples that a process computes at once; must divide the batch.")
+    micro_batch: int | None = _of(
+        None, "course", "Samples that a process computes at once, later as many tokens; divides the batch."
+    )
     ramp_from: int | None = _of(None, "course", "Samples of the first step; the batch grows by as many at a time.")
     ramp_share: float = _of(0.6, "course", "Share of the budget in which it grows, with --ramp-from.")
     precision: str | None = _of(None, "course", "fp32, bf16 or fp16; by default bf16 on a GPU, else fp32.")
@@ -312,7 +313,7 @@ _INTEGERS = {
     **dict.fromkeys(("bad_steps", "rollback_every", "log_every", "overflow_limit"), 1),
     **dict.fromkeys(("seed", "warmup_steps", "max_rollbacks"), 0),
 }
-_SWITCHES = ("masked_only", "next_sentence", "bias_correction", "gradient_checkpointing", "scaled_init", "tied")
+_SWITCHES = ("next_sentence", "bias_correction", "gradient_checkpointing", "scaled_init", "tied")
 _ABOVE = ("above 0", lambda x: x > 0)
 _AT_LEAST = ("of at least 0", lambda x: x >= 0)
 _SHARE = ("from 0 to 1", lambda x: 0 <= x <= 1)
