@@ -48,6 +48,11 @@ class MaskedObjective(nn.Module):
         Families without a head for it get one here, which is not saved with the model.
     seed : int, default=0
         For that head's first weights.
+
+    Raises
+    ------
+    ValueError
+        If next sentences are asked of a model that cannot tell.
     """
 
     def __init__(self, model: PreTrainedModel, *, next_sentence: bool = False, seed: int = 0) -> None:
@@ -58,7 +63,8 @@ class MaskedObjective(nn.Module):
         self.sentences: nn.Module | None = None
         self._asks_sentences = next_sentence
         if next_sentence and not _has_own_sentences(model):
-            self.sentences = Sentences(model.config.hidden_size, model.config.initializer_range, seed)
+            config = model.config
+            self.sentences = Sentences(config.hidden_size, config.initializer_range, seed)
 
     def forward(
         self,
@@ -134,7 +140,13 @@ class Sentences(nn.Module):
 
 
 def _has_own_sentences(model: Any) -> bool:
-    return model.config.model_type == "bert" and hasattr(model.cls, "seq_relationship")
+    if not getattr(model.config, "type_vocab_size", 0):
+        raise ValueError(f"{type(model).__name__} does not tell the two sentences of a pair apart.")
+    if model.config.model_type != "bert":
+        return False
+    if not hasattr(model.cls, "seq_relationship"):
+        raise ValueError("The model was built without a head for next sentences: build it with next_sentence=True.")
+    return True
 
 
 def _own_sentences(model: Any, hidden: Tensor) -> Tensor:
