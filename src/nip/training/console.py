@@ -19,11 +19,11 @@ class Console:
     ----------
     path : Path or None
         The log file, which is continued.
-    total : int
-        Steps of the run.
+    total : int or None
+        Steps of the run, where they are known.
     """
 
-    def __init__(self, path: Path | None, total: int) -> None:
+    def __init__(self, path: Path | None, total: int | None) -> None:
         self._total = total
         self._log = path.open("a", encoding="utf-8") if path else None
         self._last_line = time.monotonic()
@@ -73,7 +73,8 @@ class Console:
             self._bar.update(self._bar.tasks[0].id, completed=step, description=text)
         elif self._log and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(f"step {step:,} of {self._total:,}  {text}", file=sys.stderr, flush=True)
+            of = "" if self._total is None else f" of {self._total:,}"
+            print(f"step {step:,}{of}  {text}", file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -129,6 +129,15 @@ def update(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> bool:
     return True
 
 
+def discard(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> None:
+    """Forget the gradients without a step."""
+    if uses_deepspeed(accelerator):  # as its own step does where it finds them infinite
+        model.optimizer.zero_grad(set_to_none=True)
+        model.optimizer.averaged_gradients = {}
+    else:
+        optimizer.zero_grad()
+
+
 def whole(weights: Mapping[str, Tensor], *, kept: bool = True) -> Weights:
     """The weights without cuts, to be called by all processes; an empty dict where they are not to be kept."""
     result: Weights = {}

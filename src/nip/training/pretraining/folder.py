@@ -29,6 +29,7 @@ from nip.training.runs import RunFolder, locked, read_run_file
 
 KIND = "pretraining"
 BUDGETS = ("max_steps", "max_tokens", "hours", "early_exit_hours")
+STOPS = (*BUDGETS, "early_stop_loss", "early_stop_minutes", "overflow_limit")  # what may end a run
 
 
 def good_state(folder: RunFolder) -> Path:
@@ -115,5 +116,5 @@ def finished(folder: RunFolder, settings: Settings) -> dict[str, Any] | None:
 
 
 def planned(settings: Settings) -> dict[str, Any]:
-    """The budgets, as ``result.json`` holds them."""
-    return {name: getattr(settings, name) for name in BUDGETS}
+    """What ends the run, as ``result.json`` holds it."""
+    return {name: getattr(settings, name) for name in STOPS}
