@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nip.training.schedules import SCHEDULES, one_cycle, warm_up_and_fall, warm_up_and_stay
+from nip.training.schedules import CURVES, SCHEDULES, Course, one_cycle, warm_up_and_fall, warm_up_and_stay
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,3 +76,59 @@ def test_a_run_may_name_any_schedule():
     from nip.training.config import SCHEDULE_NAMES
 
     assert tuple(SCHEDULES) == SCHEDULE_NAMES
+
+
+@pytest.mark.parametrize(
+    ("curve", "form"), [("linear", "linear"), ("cosine", "cosine"), ("warmup-stable-decay", "wsd")]
+)
+@settings(max_examples=15, deadline=None)
+@given(total=st.integers(2, 100), warmup=st.floats(0, 0.9), decay=st.floats(0.05, 1.0))
+def test_courses_equal_those_of_transformers(curve, form, total, warmup, decay):
+    from transformers import get_scheduler
+
+    rising, falling = int(warmup * total), min(int(decay * total), total - int(warmup * total))
+    assume(falling > 0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    if form == "wsd":
+        special = {"num_decay_steps": falling, "decay_type": "1-sqrt"}
+        theirs = get_scheduler("warmup_stable_decay", optimizer, rising, total, special)
+    else:
+        theirs = get_scheduler(form, optimizer, rising, total)
+    course = Course(curve, 0.5, rising, decay_share=falling / total)
+    for step in range(total):
+        assert course.rate(step, total) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6, abs=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+@given(step=st.floats(0, 300), warmup=st.floats(1, 100), rate=st.floats(0.5, 1.0), every=st.floats(1, 50))
+def test_the_exponential_course_rises_squared_and_falls_by_a_factor(step, warmup, rate, every):
+    course = Course("exp", 2.0, warmup, decay_rate=rate, decay_step=every)
+    found = course.rate(step, 300)
+    if step < warmup:
+        assert found == pytest.approx(2 * (step / warmup) ** 2)
+    else:
+        assert math.log(found / 2) == pytest.approx((step - warmup) / every * math.log(rate), abs=1e-9)
+    assert course.rate(warmup + every, 1000) == pytest.approx(2 * rate)
+
+
+@pytest.mark.parametrize("curve", CURVES)
+@given(warmup=st.floats(0, 1), position=st.floats(0, 2), unit=st.floats(0.1, 1e9))
+def test_courses_do_not_depend_on_the_unit(curve, warmup, position, unit):
+    course = Course(curve, 1.0, warmup, decay_rate=0.5, decay_step=0.1)
+    scaled = Course(curve, 1.0, warmup * unit, decay_rate=0.5, decay_step=0.1 * unit)
+    found = course.rate(position, 1.0)
+    assert 0 <= found <= 1
+    assert scaled.rate(position * unit, unit) == pytest.approx(found, abs=1e-6)
+    assert course.rate(1.0, 1.0) == course.rate(1.5, 1.0)  # after the end as at the end
+
+
+def test_the_stable_course_is_flat_and_ends_at_nothing():
+    course = Course("warmup-stable-decay", 3.0, 10, decay_share=0.2)
+    assert {course.rate(step, 100) for step in range(10, 81)} == {3.0}
+    assert course.rate(85, 100) == pytest.approx(1.5) and course.rate(100, 100) == 0.0
+
+
+def test_an_unknown_curve():
+    with pytest.raises(ValueError, match=r"no curve 'flat'\. The curves are linear, exp, cosine, warmup-stable-decay"):
+        Course("flat", 1.0, 0.0)

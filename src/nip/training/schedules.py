@@ -1,9 +1,10 @@
-"""The course of learning rate and momentum over a run: plain functions of the step."""
+"""The course of learning rate and momentum over a run: plain functions of the step, or of hours or tokens."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 START = 25.0  # the first learning rate is the peak over this …
 END = 1e4  # … and the last one the first over this
@@ -79,6 +80,91 @@ def warm_up_and_stay(step: int, total: int, peak: float, warmup: float) -> tuple
 Schedule = Callable[[int, int, float, float], tuple[float, float]]
 SCHEDULES: dict[str, Schedule] = {"original": one_cycle, "modern": warm_up_and_fall, "constant": warm_up_and_stay}
 """By the name that a configuration gives, or that of its recipe."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a learning rate rises and falls between the start of a budget and its end.
+
+    Positions, the total, `warmup` and `decay_step` are all in one unit: steps, hours or tokens. At position 0 the rate
+    is 0 where there is a warmup, as in the original and in transformers.
+
+    Parameters
+    ----------
+    curve : str
+        Among `CURVES`.
+    peak : float
+        The largest learning rate.
+    warmup : float
+        Where the peak is reached, from 0 on.
+    decay_rate, decay_step : float
+        Of ``exp``: the rate falls by the factor `decay_rate` in every `decay_step`.
+    decay_share : float
+        Of ``warmup-stable-decay``: the share of the total at its end in which the rate falls, in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        If there is no such curve.
+    """
+
+    curve: str
+    peak: float
+    warmup: float
+    decay_rate: float = 0.99
+    decay_step: float = 1000.0
+    decay_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.curve not in CURVES:
+            raise ValueError(f"There is no curve {self.curve!r}. The curves are {', '.join(CURVES)}.")
+
+    def rate(self, position: float, total: float) -> float:
+        """The learning rate at a position of a budget; after its end, that at the end.
+
+        Examples
+        --------
+        >>> linear = Course("linear", 1.0, warmup=2.0)
+        >>> [linear.rate(step, 10) for step in (0, 1, 2, 6, 10)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+        """
+        position = min(position, total)
+        if position < self.warmup:
+            rising = position / self.warmup
+            return self.peak * (rising**2 if self.curve == "exp" else rising)
+        return self.peak * CURVES[self.curve](self, position, total)
+
+
+def _linear(course: Course, position: float, total: float) -> float:
+    return 1.0 - _since(course.warmup, position, total)
+
+
+def _half_cosine(course: Course, position: float, total: float) -> float:
+    return _cosine(1.0, 0.0, _since(course.warmup, position, total))
+
+
+def _exponential(course: Course, position: float, total: float) -> float:
+    return float(course.decay_rate ** ((position - course.warmup) / course.decay_step))
+
+
+def _stable_then_falling(course: Course, position: float, total: float) -> float:
+    # One minus a root falls fast at first, and was best among the forms that arXiv 2405.18392 (section 4) compares.
+    start = max(course.warmup, total * (1.0 - course.decay_share))
+    return 1.0 if position < start else 1.0 - math.sqrt(_since(start, position, total))
+
+
+def _since(start: float, position: float, total: float) -> float:
+    """The share of the way from `start` to the end."""
+    return (position - start) / (total - start) if total > start else 1.0
+
+
+CURVES: dict[str, Callable[[Course, float, float], float]] = {
+    "linear": _linear,
+    "exp": _exponential,
+    "cosine": _half_cosine,
+    "warmup-stable-decay": _stable_then_falling,
+}
+"""Share of the peak after the warmup. In ``exp`` alone the rate rises with the square of the position."""
 
 
 def _cosine(start: float, end: float, share: float) -> float:
