@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nip.cli import bench, data, doctor, finetuning, lra, report, score, study
+from nip.cli import bench, data, doctor, finetuning, lra, pretrain, report, score, study
 from nip.cli.extras import bringing
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for room in (score, data, lra, finetuning, study, report, bench, doctor):
+for room in (score, data, lra, pretrain, finetuning, study, report, bench, doctor):
     room.register(app)
 
 

@@ -83,7 +83,9 @@ class Settings:
     random_share: float = _of(0.1, "objective", "Of these, those that become a random token.")
 
     lengths: tuple[tuple[int, float], ...] = _of(
-        ((128, 1.0),), "course", "Tokens of a sample, in stages with their shares of the budget: 128:0.9,512:0.1."
+        ((128, 1.0),),
+        "course",
+        "Tokens of a sample, or stages with shares of the budget: 128:0.9,512:0.1; by default the corpus's.",
     )
     batch_size: int = _of(256, "course", "Samples a step, over all processes.")
     micro_batch: int | None = _of(

@@ -1,0 +1,9 @@
+"""The original's command, with its flags: ``nip pretrain`` over the hypercube, unless ``--model`` says otherwise."""
+
+import sys
+
+from nip.cli import main
+from nip.cli.pretrain import with_model
+
+if __name__ == "__main__":
+    main(["pretrain", *with_model("hypercube", sys.argv[1:])])

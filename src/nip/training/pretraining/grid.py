@@ -1,0 +1,133 @@
+"""One command for each point of a grid of settings, from a YAML file::
+
+    default_parameters:
+      dataset: shards
+      max-steps: 10000
+    hyperparameters:
+      learning-rate: [5.0e-4, 1.0e-3]
+      model: [hypercube, bigbird]
+
+gives four commands, each with a folder of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SECTIONS = ("default_parameters", "hyperparameters")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Options that all points share, and lists of values of which each point has one.
+
+    Parameters
+    ----------
+    fixed : dict of str to object
+        None as a value: an option without one.
+    lists : dict of str to list
+    """
+
+    fixed: dict[str, Any]
+    lists: dict[str, list[Any]]
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a grid.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such grid; the message says what is wrong.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(found, Mapping) or not isinstance(found.get("hyperparameters"), Mapping):
+        raise ValueError(f"{path} must have a section hyperparameters with lists of values.")
+    strange = [str(name) for name in found if name not in SECTIONS]
+    if strange:
+        raise ValueError(f"{path} has the section {strange[0]}; its sections are {', '.join(SECTIONS)}.")
+    fixed = found.get("default_parameters") or {}
+    if not isinstance(fixed, Mapping):
+        raise ValueError(f"{path}: default_parameters must be a mapping of options to values.")
+    lists: dict[str, list[Any]] = {}
+    for name, values in found["hyperparameters"].items():
+        several = values if isinstance(values, list) else [values]
+        if not several:
+            raise ValueError(f"{path}: {name} has no values.")
+        lists[str(name)] = several
+    both = sorted({str(name) for name in fixed} & set(lists))
+    if both:
+        raise ValueError(f"{path}: {both[0]} stands in both sections.")
+    return Grid({str(name): value for name, value in fixed.items()}, lists)
+
+
+def points(grid: Grid) -> list[dict[str, Any]]:
+    """Every combination of the lists' values, the last list's changing fastest.
+
+    Examples
+    --------
+    >>> points(Grid({}, {"seed": [1, 2], "model": ["hypercube", "local"]}))[1]
+    {'seed': 1, 'model': 'local'}
+    """
+    return [dict(zip(grid.lists, values, strict=True)) for values in itertools.product(*grid.lists.values())]
+
+
+def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[str]:
+    """One command for each point, quoted for a shell.
+
+    A point whose folder is not told apart by the grid itself gets ``out`` and a number appended to it, or to
+    ``job_name``, so that no two runs share one.
+
+    Parameters
+    ----------
+    grid : Grid
+    launcher : str
+        What each command begins with, such as ``torchrun --nproc_per_node 8 -m nip pretrain``.
+    shuffle : int, optional
+        In an order that this seed decides.
+
+    Examples
+    --------
+    >>> print(*commands(Grid({"out": "runs/a", "fp16": None}, {"lr": [1e-3, 5e-4]}), "nip pretrain"), sep="\\n")
+    nip pretrain --out runs/a-0 --fp16 --lr 0.001
+    nip pretrain --out runs/a-1 --fp16 --lr 0.0005
+    """
+    told_apart = next((name for name in ("job_name", "job-name", "out") if name in grid.fixed), "out")
+    lines = []
+    for number, point in enumerate(points(grid)):
+        options = {**grid.fixed, **point}
+        if not {"out", "job_name", "job-name"} & set(point):
+            before = grid.fixed.get(told_apart) or "runs/grid"
+            options = {**options, told_apart: f"{before}-{number}"}
+        words = shlex.split(launcher)
+        for name, value in options.items():
+            words += _option(name, value)
+        lines.append(shlex.join(words))
+    if shuffle is not None:
+        keys = np.random.PCG64(shuffle).random_raw(len(lines))
+        lines = [lines[i] for i in np.argsort(keys, kind="stable")]
+    return lines
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if value is None or value is True:
+        return [f"--{name}"]
+    if value is False:
+        return [f"--{name}", "false"]
+    if isinstance(value, Mapping):
+        return [word for key, each in value.items() for word in (f"--{name}", f"{key}={each}")]
+    if isinstance(value, list):
+        return [f"--{name}", ",".join(map(str, value))]
+    return [f"--{name}", str(value)]
