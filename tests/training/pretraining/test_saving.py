@@ -83,6 +83,14 @@ def test_weights_may_come_from_elsewhere(corpus, tmp_path):
     assert all(torch.equal(weight, again[name]) for name, weight in others.state_dict().items())
 
 
+def test_files_are_those_of_others_too_and_no_bar_is_shown(corpus, tmp_path, capfd):
+    (tmp_path / "ordinary").touch()
+    saved(corpus, tmp_path / "model")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert set(modes.values()) == {(tmp_path / "ordinary").stat().st_mode} and len(modes) >= 4
+    assert capfd.readouterr().err == ""
+
+
 def test_the_configuration_comes_last_and_nothing_unfinished_stays(corpus, tmp_path, monkeypatch):
     moved, move = [], Path.replace
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 import nip.models.huggingface as over_graphs
+from nip.atomic import usual_mode
 
 LAST = "config.json"  # where it stands, all else does: without it no folder is a checkpoint
 
@@ -49,14 +52,28 @@ def save_model(
     own.model_input_names = ["input_ids", *(["token_type_ids"] if kinds else []), "attention_mask"]
     unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
     try:
-        model.save_pretrained(unfinished, state_dict=None if weights is None else dict(weights))
+        with _silence():
+            model.save_pretrained(unfinished, state_dict=None if weights is None else dict(weights))
         own.save_pretrained(unfinished)
         for path in sorted(unfinished.iterdir(), key=lambda path: path.name == LAST):
+            path.chmod(usual_mode())
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without transformers' bars of progress."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def load_model(folder: Path) -> PreTrainedModel:

@@ -1,0 +1,156 @@
+"""What a run will have seen when its budget is spent, beside what published runs saw: told at its start.
+
+A budget of hours trains less on a slower machine, and nothing else shows it; so tokens are forecast, and where they are
+too few there is a warning.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nip.training.pretraining.flops import timed
+
+TOKENS_PER_WEIGHT = 20.0
+"""Below it a smaller model would be better for the same computation (arXiv 2203.15556, of causal models)."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a known run saw, padding counted."""
+
+    name: str
+    tokens: float
+
+
+PUBLISHED = (
+    Published("24hBERT (large, 23,000 steps of 4,096 × 128)", 12.1e9),
+    Published("MosaicBERT (base, 70,000 steps of 4,096 × 128)", 36.7e9),
+    Published("BERT (1,000,000 steps of 256 × 512)", 131e9),
+)
+"""From arXiv 2104.07705 and its authors' answers, arXiv 2312.17482 and arXiv 1810.04805."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run with samples of one length.
+
+    Parameters
+    ----------
+    share : float
+        Of the budget.
+    tokens_per_step : float
+    tokens_per_second : float
+    """
+
+    share: float
+    tokens_per_step: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will have done."""
+
+    tokens: float
+    steps: float
+    seconds: float
+    weights: int
+    """Of the model."""
+    corpus: int
+    """Tokens of the corpus."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """For a reader, the figures first."""
+        hours = f"{self.seconds / 3600:,.3g} h" if self.seconds >= 3600 else f"{self.seconds / 60:,.3g} min"
+        published = "; ".join(f"{run.name} {in_words(run.tokens)}" for run in PUBLISHED)
+        return [
+            f"In {hours} this machine sees {in_words(self.tokens)} tokens in {self.steps:,.0f} steps: "
+            f"{self.tokens / self.seconds:,.0f} a second, {self.tokens / self.corpus:.3g} times the corpus, "
+            f"{self.tokens / self.weights:.3g} for each weight.",
+            f"Published runs saw: {published}.",
+        ]
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence where the tokens are too few for the model."""
+        wanted = TOKENS_PER_WEIGHT * self.weights
+        if self.tokens >= wanted:
+            return None
+        return (
+            f"{in_words(self.tokens)} tokens are few for {in_words(self.weights)} weights: "
+            f"{in_words(wanted)} are {TOKENS_PER_WEIGHT:g} for each. A smaller model or a larger budget does better."
+        )
+
+
+def forecast(
+    stages: Sequence[Stage],
+    *,
+    weights: int,
+    corpus: int,
+    max_steps: int | None = None,
+    max_tokens: int | None = None,
+    hours: float | None = None,
+) -> Forecast:
+    """What a run will have done at the end of its budget: of several, of the one that is spent first.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        Their shares add up to 1.
+    weights, corpus : int
+        Of the model; and tokens of the corpus.
+    max_steps, max_tokens, hours : optional
+        Budgets, one at least.
+
+    Raises
+    ------
+    ValueError
+        If there is no budget.
+
+    Examples
+    --------
+    >>> slow = forecast([Stage(1.0, 1000, 50)], weights=1000, corpus=10_000, max_steps=10, hours=1.0)
+    >>> slow.tokens, slow.steps, slow.seconds
+    (10000.0, 10.0, 200.0)
+    """
+    found = []
+    if max_steps is not None:
+        found.append([max_steps * stage.share * stage.tokens_per_step for stage in stages])
+    if max_tokens is not None:
+        found.append([max_tokens * stage.share for stage in stages])
+    if hours is not None:
+        found.append([3600 * hours * stage.share * stage.tokens_per_second for stage in stages])
+    if not found:
+        raise ValueError("A forecast needs a budget: steps, tokens or hours.")
+
+    def seconds(tokens: Sequence[float]) -> float:
+        return sum(each / stage.tokens_per_second for each, stage in zip(tokens, stages, strict=True))
+
+    tokens = min(found, key=seconds)
+    steps = sum(each / stage.tokens_per_step for each, stage in zip(tokens, stages, strict=True))
+    return Forecast(sum(tokens), steps, seconds(tokens), weights, corpus)
+
+
+def pace(step: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+    """Seconds that a step takes, once it runs smoothly: a median of some, after one that does not count."""
+    step()
+    return statistics.median(timed(step, device) for _ in range(repeats))
+
+
+def in_words(number: float) -> str:
+    """A count that is easy to read.
+
+    Examples
+    --------
+    >>> in_words(12_100_000_000), in_words(335_174_458), in_words(5_000)
+    ('12.1 billion', '335 million', '5,000')
+    """
+    for size, word in ((1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:,.3g} {word}" if number < 1000 * size else f"{number / size:,.0f} {word}"
+    return f"{number:,.0f}"
