@@ -1,8 +1,8 @@
 """How much a token of training computes, how fast this device multiplies, and so what share of that a run reaches.
 
 Counted are the products of matrices that the model needs: its linear maps, attention over the pairs of tokens that its
-graphs join, and the output layer at the masked positions. What is computed besides, such as padding, and layers a second
-time for their gradients, is not counted, as in the model FLOPs utilisation of [1]_ (appendix B).
+graphs join, and the output layer at the masked positions. Not counted is what is computed besides, such as padding, or
+layers a second time for their gradients, as in the model FLOPs utilisation of [1]_ (appendix B).
 
 References
 ----------
@@ -61,8 +61,10 @@ def work_of(model: PreTrainedModel, n_tokens: int, masked: float) -> Work:
     config: Any = model.config
     pairs = 0.0
     for site in attention_layers(model):
-        graph = None if site.graph is None else site.graph.graph(n_tokens)
-        pairs += n_tokens if graph is None else attended_pairs(graph, site.graph.block_size, n_tokens) / n_tokens
+        if site.graph is None:
+            pairs += n_tokens
+        else:
+            pairs += attended_pairs(site.graph.graph(n_tokens), site.graph.block_size, n_tokens) / n_tokens
     return Work(
         linear=2 * TRAINING * encoder,
         attention=2 * TRAINING * 2 * config.hidden_size * pairs,  # queries with keys, and weights with values
