@@ -85,6 +85,24 @@ def test_overlap_leaves_the_order_open(tmp_path):
     assert "95 % interval −2.0 to +4.0): no more than chance may give, so the order is open." in find(read)[0].notes[0]
 
 
+def test_of_many_groups_the_first_and_the_last_are_spelt_out(tmp_path):
+    names = ["hypercube", "local", "global", "bigbird", "longformer", "random", "softmax", "expander"]
+    read = runs(
+        tmp_path,
+        *(({"model": name}, {"correct": 900 - 40 * place}) for place, name in enumerate(names)),
+    )
+    (finding,) = find(read)
+    assert finding.sentence.startswith("On listops, of 8 settings hypercube reached 45.0 % (")
+    assert "and, last, expander reached 31.0 %" in finding.sentence and "bigbird" not in finding.sentence
+    learnt = sum(one.result.learnt for one in read)
+    assert 0 < learnt < 8 and f"so {learnt} of 8 runs have learnt more than that." in finding.sentence
+    ends = {one.label: difference(finding.groups[0], one)[1] for one in finding.groups[1:]}
+    for note, sure in zip(finding.notes, (True, False), strict=False):
+        assert {name for name in names if name in note.split(": ")[1]} == {
+            n for n, e in ends.items() if (e[0] > 0) == sure
+        }
+
+
 def test_nothing_is_claimed_without_baseline_interval_or_result(tmp_path):
     read = runs(tmp_path, ({}, {"baselines": {}}))
     assert "without a baseline on record it cannot be said" in find(read)[0].sentence

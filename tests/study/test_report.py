@@ -171,6 +171,16 @@ def test_several_tasks_and_many_runs(tmp_path):
     assert len(looks) == 16  # seven colours, three kinds of line
 
 
+def test_the_first_picture_of_many_runs_shows_their_means(tmp_path):
+    for seed in range(7):
+        for place, model in enumerate(("hypercube", "local", "random")):
+            write_run(tmp_path / "runs", small_config(seed=seed, model=model), correct=700 + seed + 20 * place)
+    write_report([tmp_path / "runs"], tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert len(page.those("g", "estimate")) == 3
+    assert "37.1 % (37.0–37.3)" in page.text.replace("\N{NO-BREAK SPACE}", " ")  # 740 … 746 of 2,000
+
+
 def test_only_unfinished_runs(tmp_path):
     write_run(tmp_path, small_config(), finished=False, name="a")
     write_report([tmp_path], tmp_path / "report.html")

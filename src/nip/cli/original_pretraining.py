@@ -211,7 +211,7 @@ def _steps_of_an_epoch(old: dict[str, str | None], named: dict[str, str | None])
     from nip.data.text import read_manifest
 
     split = read_manifest(Path(named["dataset"] or "").expanduser())["splits"]["train"]
-    return max(1, split["samples"] // len(split["shards"]) // max(1, _whole(named, "batch_size")))
+    return max(1, int(split["samples"]) // len(split["shards"]) // _whole(named, "batch_size"))
 
 
 def _accumulation(old: dict[str, str | None], named: dict[str, str | None], found: Pairs) -> None:

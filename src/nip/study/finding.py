@@ -29,6 +29,7 @@ ANSWERS = {
     "root_operator": "knowing only the root operator",
 }
 PATTERN_SETTINGS = ("model", "parameters", "checksum")
+MANY = 6  # groups beyond which not each is spelt out
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,13 @@ def _find(task: str, groups: tuple[Group, ...]) -> Finding:
     finished = sorted((group for group in groups if group.results), key=lambda group: -group.accuracy)
     if not finished:
         return Finding(task, f"No run on {task} has finished yet, so there is nothing to compare.", (), groups)
-    sentence = f"On {task}, " + listed([_accuracy(group) for group in finished]) + _verdict(finished)
-    notes = [_gap(finished[0], other) for other in finished[1:]]
+    if len(finished) > MANY:
+        sentence = f"On {task}, of {len(finished)} settings " + ", ".join(_accuracy(group) for group in finished[:3])
+        sentence += f" and, last, {_accuracy(finished[-1])}" + _verdict(finished)
+        notes = _gaps(finished)
+    else:
+        sentence = f"On {task}, " + listed([_accuracy(group) for group in finished]) + _verdict(finished)
+        notes = [_gap(finished[0], other) for other in finished[1:]]
     unlike = differing([group.runs[0] for group in finished])
     stated = [f"{key} ({' / '.join(values)})" for key, values in unlike.items() if key not in PATTERN_SETTINGS]
     if stated:
@@ -157,6 +163,8 @@ def _verdict(finished: Sequence[Group]) -> str:
         for group, count in zip(finished, learnt, strict=True)
         if count
     ]
+    if len(finished) > MANY:
+        return f"; {named}, so {sum(learnt)} of {len(results)} runs have learnt more than that."
     return f"; {named}, so only {listed(who)} {'has' if len(who) == 1 else 'have'} learnt more than that."
 
 
@@ -183,6 +191,21 @@ def _gap(first: Group, second: Group) -> str:
     if interval[0] > 0:
         return f"{stated} ({ends}): more than chance alone would give."
     return f"{stated} ({ends}): no more than chance may give, so the order is open."
+
+
+def _gaps(finished: Sequence[Group]) -> list[str]:
+    """Who is behind the first, by what the intervals of the differences allow, a sentence for each kind."""
+    behind: dict[str, list[str]] = {}
+    for other in finished[1:]:
+        _, interval = difference(finished[0], other)
+        kind = "unknown" if interval is None else "behind" if interval[0] > 0 else "open"
+        behind.setdefault(kind, []).append(other.label)
+    said = {
+        "behind": f"{finished[0].label} leads by more than chance alone would give",
+        "open": f"{finished[0].label} leads by no more than chance may give, so the order is open",
+        "unknown": f"There are too few seeds or no intervals to say how sure it is that {finished[0].label} leads",
+    }
+    return [f"{said[kind]}: {'; '.join(behind[kind])}." for kind in said if kind in behind]
 
 
 def _compared(run: Run) -> dict[str, Any]:

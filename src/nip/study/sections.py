@@ -13,7 +13,7 @@ import nip
 from nip.scoring.table import cells
 from nip.study.charts import Estimate, Reference, Series, colour_class, interval_chart, line_chart, percent_text
 from nip.study.command import reproduction_command
-from nip.study.finding import Finding, listed
+from nip.study.finding import Finding, Group, listed
 from nip.study.markup import tag
 from nip.study.masks import mask_picture
 from nip.study.runs import Run
@@ -26,6 +26,7 @@ NIP_EXPLAINED = (
     "above its share of the traffic, so that a graph whose traffic all runs through one hub does not win by it."
 )
 DASH = "–"
+MOST_ESTIMATES = 20  # runs that the first picture has a row for; of more, only their means over the seeds
 
 Numbers = Mapping[Path, int]
 
@@ -51,13 +52,24 @@ def headline(finding: Finding, numbers: Numbers) -> Element:
     if not runs:
         return tag("section", words, class_="finding")
     labels = run_labels(finding)
-    estimates = [
-        Estimate(numbers[run.folder], labels[run.folder], run.result.test_accuracy, run.result.interval)
-        for run in sorted(runs, key=lambda run: -run.result.test_accuracy if run.result else 0)
-        if run.result
-    ]
-    picture = interval_chart(estimates, title="Test accuracy with its 95 % interval", references=baselines(runs))
-    return tag("section", words, picture, class_="finding")
+    several = [group for group in finding.groups if group.results]
+    if len(runs) > MOST_ESTIMATES and len(several) < len(runs):
+        estimates = [_mean_estimate(group, numbers) for group in several]
+        title = "Test accuracy: mean over the seeds, from the least to the most"
+    else:
+        title = "Test accuracy with its 95 % interval"
+        estimates = [
+            Estimate(numbers[run.folder], labels[run.folder], run.result.test_accuracy, run.result.interval)
+            for run in runs
+            if run.result
+        ]
+    estimates.sort(key=lambda one: -one.value)
+    return tag("section", words, interval_chart(estimates, title=title, references=baselines(runs)), class_="finding")
+
+
+def _mean_estimate(group: Group, numbers: Numbers) -> Estimate:
+    values = [result.test_accuracy for result in group.results]
+    return Estimate(numbers[group.runs[0].folder], group.label, group.accuracy, (min(values), max(values)))
 
 
 def runs_table(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:

@@ -1,7 +1,7 @@
 import pytest
-from text_corpora import write_texts
 
 from nip.data.text import Settings, Vocabulary, build_corpus
+from text_corpora import write_texts
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -46,14 +46,14 @@ class Run:
     """Of a token, forward and backward."""
     peak: float | None = None
     """Of all devices together, a second; None where it is not known."""
-    looked: float = field(default_factory=time.perf_counter)
+    looked: float = field(default_factory=lambda: perf_counter())
 
     def tick(self) -> float:
         """Count the seconds since the last look at the clock; all that were counted so far.
 
         To be called by all processes: the first one's clock is that of all, so that they decide alike.
         """
-        now = time.perf_counter()
+        now = perf_counter()
         (since,) = summed(self.accelerator, (now - self.looked) * self.main)
         self.looked = now
         self.progress.seconds += since
