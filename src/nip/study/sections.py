@@ -55,7 +55,7 @@ def headline(finding: Finding, numbers: Numbers) -> Element:
     several = [group for group in finding.groups if group.results]
     if len(runs) > MOST_ESTIMATES and len(several) < len(runs):
         estimates = [_mean_estimate(group, numbers) for group in several]
-        title = "Test accuracy: mean over the seeds, from the least to the most"
+        title = "Test accuracy: mean and range of the seeds"
     else:
         title = "Test accuracy with its 95 % interval"
         estimates = [
