@@ -15,7 +15,9 @@ from nip.cli.data_options import Folder, Origin, Overwrite, SourceName, SplitRul
 from nip.cli.examples import show_command
 from nip.cli.listops import listops_command
 from nip.cli.making import make, print_made, write_png
-from nip.cli.options import Json, emit, parse_parameters
+from nip.cli.options import Json, emit
+from nip.cli.texts import texts_command
+from nip.graphs.parameters import read_parameters
 
 
 class Tasks(TyperGroup):
@@ -36,6 +38,7 @@ def register(app: typer.Typer) -> None:
     for task in TASKS:
         room.command(task)(listops_command if task == "listops" else _command_of(task))
     room.command("corpus")(corpus_command)
+    room.command("texts")(texts_command)
     room.command("show")(show_command)
     room.command("verify")(verify_command)
     app.add_typer(room, name="data")
@@ -73,7 +76,7 @@ def _command_of(task: str) -> Callable[..., None]:
             source=source,
             split_rule=split_rule,
             seed=seed,
-            parameters=parse_parameters(param),
+            parameters=read_parameters(param or []),
             overwrite=overwrite,
         )
         if png is not None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nip import graphs
-from nip.cli.options import Json, Param, parse_parameters, warnings_to_stderr
+from nip.cli.options import Json, Param, warnings_to_stderr
+from nip.graphs.parameters import read_parameters
 
 if TYPE_CHECKING:
     from nip.training import RunConfig
@@ -87,7 +88,7 @@ def lra_command(
         "model": model,
         "task": task,
         "seed": seed,
-        "parameters": parse_parameters(param) if param else None,
+        "parameters": read_parameters(param) if param else None,
         "graph": None if graph is None else str(graph),
         "recipe": recipe,
         "max_steps": max_steps,

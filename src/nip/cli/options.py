@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,22 +24,6 @@ Param = Annotated[
 ]
 Causal = Annotated[bool, typer.Option("--causal", help="Attend to earlier tokens only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
-
-
-def parse_parameters(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """``["seed=3", "symmetric=true"]`` → ``{"seed": 3, "symmetric": True}``."""
-    parsed: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--param takes name=value, such as --param seed=3. Got {pair!r} instead.")
-        if name in parsed:
-            raise ValueError(f"--param names {name!r} twice. Name it once.")
-        try:
-            parsed[name] = json.loads(text)
-        except json.JSONDecodeError:
-            parsed[name] = {"True": True, "False": False}.get(text, text)
-    return parsed
 
 
 def number_of_vertices(n_vertices: int | None, seq_len: int | None, block_size: int) -> int | None:
@@ -102,3 +85,24 @@ def emit(text: str, out: Path | None) -> None:
     with replacing(out) as file:
         file.write(text.encode() if text.endswith("\n") else f"{text}\n".encode())
     print(f"wrote {out}", file=sys.stderr)
+
+
+def split(text: str) -> list[str]:
+    """The parts of a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def integer(text: str, name: str) -> int:
+    """The integer that a text says; `name` is what it is called where it says none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name} must be an integer. Got {text!r} instead.") from None
+
+
+def number(text: str, name: str) -> float:
+    """Likewise a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number. Got {text!r} instead.") from None

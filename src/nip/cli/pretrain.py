@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nip.cli.options import parse_parameters
+from nip.graphs.parameters import read_parameters
 
 if TYPE_CHECKING:
     from nip.training.pretraining.settings import Settings
@@ -118,7 +118,7 @@ def asked_for(words: Sequence[str]) -> Asked:
         else:
             raise ValueError(unknown(name))
     if parameters:
-        values["parameters"] = parse_parameters(parameters)
+        values["parameters"] = read_parameters(parameters)
     if "config" in values:
         values = {**read_file(Path(values["config"])), **values}
     if "dataset" not in values:

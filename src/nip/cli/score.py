@@ -19,10 +19,10 @@ from nip.cli.options import (
     SeqLen,
     emit,
     number_of_vertices,
-    parse_parameters,
     read_graph_file,
     read_pattern,
 )
+from nip.graphs.parameters import read_parameters
 
 PatternName = Annotated[str | None, typer.Argument(metavar="PATTERN", help=f"One of {', '.join(graphs.PATTERNS)}.")]
 GraphFile = Annotated[
@@ -56,7 +56,7 @@ def score_command(
     from nip.scoring import score
 
     n = number_of_vertices(n_vertices, seq_len, block_size)
-    chosen = read_pattern(pattern, graph, n, parse_parameters(param), causal=causal)
+    chosen = read_pattern(pattern, graph, n, read_parameters(param or []), causal=causal)
     result = score(chosen, block_size)
     if as_json:
         emit(json.dumps(result.to_dict(), allow_nan=False, indent=2), None)
@@ -121,7 +121,7 @@ def compare_command(
     if out is not None and not (as_json or as_csv or as_markdown or as_html):
         raise ValueError(f"Say in which form to write {out}: --json, --csv, --markdown or --html.")
     n = number_of_vertices(n_vertices, seq_len, block_size)
-    parameters = parse_parameters(param)
+    parameters = read_parameters(param or [])
     chosen = [read_graph_file(file, None, causal=causal) for file in graph or ()]
     every = graphs.PATTERNS if n is None else graphs.names_at(n)
     names = list(patterns or (() if graph and n is None else every))
@@ -184,7 +184,7 @@ def show_command(
     from nip.scoring import payload_by_distance, save_figure
 
     n = number_of_vertices(n_vertices, seq_len, block_size)
-    chosen = read_pattern(pattern, graph, n, parse_parameters(param), causal=causal)
+    chosen = read_pattern(pattern, graph, n, read_parameters(param or []), causal=causal)
     path = save_figure(chosen, out or Path(f"{chosen.name}-{chosen.n}.png"), block_size)
     if as_json:
         rows = [dataclasses.asdict(row) for row in payload_by_distance(chosen, block_size)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nip import graphs
+from nip.graphs.parameters import read_parameters
 from nip.graphs.pattern import check_int
 
 EXTENSIONS = ("reflect", "tile", "interpolate")
@@ -64,28 +63,6 @@ class AttentionArguments:
     def parameters(self) -> dict[str, Any]:
         """The parameters of the pattern, read."""
         return read_parameters(self.param)
-
-
-def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:
-    """``["seed=3"]`` → ``{"seed": 3}``.
-
-    Raises
-    ------
-    ValueError
-        If one is not name=value, or a name comes twice.
-    """
-    read: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--param takes name=value, such as --param seed=3. Got {pair!r} instead.")
-        if name in read:
-            raise ValueError(f"--param names {name!r} twice. Name it once.")
-        try:
-            read[name] = json.loads(text)
-        except json.JSONDecodeError:
-            read[name] = {"True": True, "False": False}.get(text, text)
-    return read
 
 
 def read_layers(text: str) -> dict[int, str] | list[str]:
