@@ -13,7 +13,7 @@ from nip.data.tasks import BOOKS, GENRES, Task
 
 BIBLE = Path("/usr/lib/bible.data")  # of Debian's package
 HEADER = b"EC02Compressed Data File"
-_VERSE = re.compile(rb"(\d?[A-Za-z]+)\d+:\d+ (.*)")
+_VERSE = re.compile(rb"(\d?[A-Za-z]+)(\d+):\d+ (.*)")
 _LETTERS = "abcdefghjklmnpr"  # of the genres, in file names of the Brown corpus
 _TEXT = re.compile(rf"c([{_LETTERS}])\d\d")
 
@@ -39,6 +39,23 @@ class Text:
 def read_bible(path: Path) -> list[Text]:
     """The books of `nip.data.tasks.BOOKS`, without the numbers of chapters and verses.
 
+    Raises
+    ------
+    ValueError
+        If the file is damaged, cut short, or lacks a book.
+    """
+    books: dict[str, list[bytes]] = {}
+    for (book, _), verses in read_chapters(path).items():
+        books.setdefault(book, []).extend(verses)
+    missing = [book for book in BOOKS if book not in books]
+    if missing:
+        raise ValueError(f"{path} holds no verse of {', '.join(missing)}.")
+    return [Text(book, label, b" ".join(books[book])) for label, book in enumerate(BOOKS)]
+
+
+def read_chapters(path: Path) -> dict[tuple[str, int], list[bytes]]:
+    """The verses of every chapter of every book, without their numbers, in the order of the file.
+
     Parameters
     ----------
     path : Path
@@ -48,7 +65,7 @@ def read_bible(path: Path) -> list[Text]:
     Raises
     ------
     ValueError
-        If the file is damaged, cut short, or lacks a book.
+        If the file is damaged or cut short.
     """
     data = Path(path).read_bytes()
     if not data.startswith(HEADER):
@@ -67,17 +84,14 @@ def read_bible(path: Path) -> list[Text]:
         raise ValueError(f"{path} is damaged: {error}.") from error
     if len(content) <= (n_windows - 1) * window:
         raise ValueError(f"{path} is damaged: it holds {len(content)} bytes and should fill {n_windows} windows.")
-    verses: dict[str, list[bytes]] = {}
+    chapters: dict[tuple[str, int], list[bytes]] = {}
     for number, line in enumerate(content.splitlines()[1:], start=2):
         found = _VERSE.fullmatch(line)
         if found:
-            verses.setdefault(found[1].decode(), []).append(found[2])
+            chapters.setdefault((found[1].decode(), int(found[2])), []).append(found[3])
         elif line:
             raise ValueError(f"{path}, line {number} of the text: {line[:40]!r} is no verse.")
-    missing = [book for book in BOOKS if book not in verses]
-    if missing:
-        raise ValueError(f"{path} holds no verse of {', '.join(missing)}.")
-    return [Text(book, label, b" ".join(verses[book])) for label, book in enumerate(BOOKS)]
+    return chapters
 
 
 def read_brown(folder: Path) -> list[Text]:
