@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from nip import graphs
-from nip.cli.options import Json, emit
+from nip.cli import bench_pretrain
+from nip.cli.options import Json, emit, integer, number, split
 
 ALL_PASSES = ("forward", "backward", "forward+backward")
 
@@ -26,7 +27,8 @@ def bench_command() -> None:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add the commands of this module, and the one that has a module of its own."""
+    bench.command("pretrain")(bench_pretrain.pretrain_command)
     app.add_typer(bench, name="bench")
 
 
@@ -79,8 +81,8 @@ def attention_command(
     """
     if threads is not None and threads < 1:
         raise ValueError(f"--threads must be an integer of at least 1. Got {threads} instead.")
-    all_lengths = [*_split(seq_len or ""), *(lengths or ())] or ["1024", "2048"]
-    directions = ALL_PASSES if passes == "all" else tuple(_split(passes))
+    all_lengths = [*split(seq_len or ""), *(lengths or ())] or ["1024", "2048"]
+    directions = ALL_PASSES if passes == "all" else tuple(split(passes))
 
     import torch
     from rich.console import Console
@@ -95,16 +97,16 @@ def attention_command(
     if threads is not None:
         torch.set_num_threads(threads)
     cases = [
-        Case(name, _integer(tokens, "A sequence length"), _integer(block, "--block-size"), batch, heads, head_dim, kind)
-        for kind in _split(dtype)
-        for block in _split(block_size)
-        for name in _split(patterns)
+        Case(name, integer(tokens, "A sequence length"), integer(block, "--block-size"), batch, heads, head_dim, kind)
+        for kind in split(dtype)
+        for block in split(block_size)
+        for name in split(patterns)
         for tokens in all_lengths
     ]
-    rivals = list(PEERS) if peers == "all" else _split(peers)
+    rivals = list(PEERS) if peers == "all" else split(peers)
     measured = bench_attention(
         cases,
-        _split(backends),
+        split(backends),
         directions,
         rivals=rivals,
         dense_up_to=dense_up_to,
@@ -114,7 +116,7 @@ def attention_command(
     )
     rows = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        expected = len(cases) * len(directions) * (1 + len(_split(backends)) + len(rivals))
+        expected = len(cases) * len(directions) * (1 + len(split(backends)) + len(rivals))
         task = progress.add_task("measuring", total=expected)
         for row in measured:
             rows.append(row)
@@ -163,20 +165,20 @@ def gpu_command(
     from nip.bench.agreement import TOLERANCE, agreements
     from nip.bench.gpu import HEADER, LENGTHS, bench_gpu, caption, cells, missing
 
-    lengths = [_integer(x, "A sequence length") for x in _split(seq_len)] if seq_len else LENGTHS
-    dtypes = _split(dtype)
+    lengths = [integer(x, "A sequence length") for x in split(seq_len)] if seq_len else LENGTHS
+    dtypes = split(dtype)
     for name in dtypes:
         if name not in TOLERANCE:
             raise ValueError(f"--dtype must be among {', '.join(TOLERANCE)}. Got {name!r} instead.")
     cases = [
         Case(name, tokens, block_size, batch, heads, head_dim, kind)
         for kind in dtypes
-        for name in _split(patterns)
+        for name in split(patterns)
         for tokens in lengths
     ]
     if not cases:
         raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
-    measured = bench_gpu(cases, _split(passes), repeats=repeats, skipped=lambda text: print(text, file=sys.stderr))
+    measured = bench_gpu(cases, split(passes), repeats=repeats, skipped=lambda text: print(text, file=sys.stderr))
     reason = missing()
     if reason is not None:
         raise ValueError(reason)
@@ -225,8 +227,8 @@ def scoring_command(
 
     from nip.bench.scoring import HEADER, bench_scoring, caption, cells
 
-    lengths = [_integer(text, "A sequence length") for text in _split(seq_len)]
-    rows = list(bench_scoring(_split(patterns), lengths, block_size, repeats=repeats))
+    lengths = [integer(text, "A sequence length") for text in split(seq_len)]
+    rows = list(bench_scoring(split(patterns), lengths, block_size, repeats=repeats))
     if not rows:
         raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
     if out is not None:
@@ -272,7 +274,7 @@ def step_command(
     from nip.bench.step import HEADER, bench_step, caption, cells, to_markdown
 
     measured = bench_step(
-        _split(backends), _split(ways), model=model, batch_size=batch_size, seq_len=seq_len, repeats=repeats
+        split(backends), split(ways), model=model, batch_size=batch_size, seq_len=seq_len, repeats=repeats
     )
     with Console(stderr=True).status("measuring"):
         rows = list(measured)
@@ -327,8 +329,8 @@ def encoder_command(
 
     from nip.bench.huggingface import HEADER, Encoder, bench_encoder, caption, cells, to_markdown
 
-    lengths = [_integer(text, "A sequence length") for text in _split(seq_len)]
-    chances = [_number(text, "Dropout") for text in _split(dropout)]
+    lengths = [integer(text, "A sequence length") for text in split(seq_len)]
+    chances = [number(text, "Dropout") for text in split(dropout)]
     encoders = [
         Encoder(n, batch, layers, width, heads, block_size, chance, hidden_dropout, dtype, optimizer)
         for chance in chances
@@ -336,7 +338,7 @@ def encoder_command(
     ]
     if not encoders:
         raise ValueError("There is nothing to measure. Name a sequence length and a dropout.")
-    names, directions, rows = _split(patterns), _split(passes), []
+    names, directions, rows = split(patterns), split(passes), []
     measured = bench_encoder(
         encoders, names, directions, backend=backend, dense_up_to=dense_up_to, repeats=repeats, memory=memory
     )
@@ -353,21 +355,3 @@ def encoder_command(
         for row in rows:
             table.add_row(*cells(row))
         Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _integer(text: str, name: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{name} must be an integer. Got {text!r} instead.") from None
-
-
-def _number(text: str, name: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{name} must be a number. Got {text!r} instead.") from None

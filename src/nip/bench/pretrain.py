@@ -1,0 +1,296 @@
+"""A step of BERT's pretraining, its attention over patterns and dense: the same code, batch and optimizer otherwise.
+
+The step is what `nip pretrain` computes: forward and backward pass, only masked positions through the output layer,
+clipped gradients, AdamW. Its samples are one document each, without padding; dense is transformers' own ``sdpa``. What
+a thread does meanwhile, reading and masking the next samples, is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from nip.attention import explain
+from nip.bench.machine import Machine, this_machine
+from nip.bench.memory import high_water
+from nip.bench.quiet import mm_probe, time_alternately
+from nip.data.text import Vocabulary
+from nip.graphs import pattern
+from nip.graphs.pattern import check_int
+from nip.training.pretraining.flops import work_of
+from nip.training.pretraining.model import FAMILIES, ModelSettings, build_model
+from nip.training.pretraining.objective import MaskedObjective, total_loss
+from nip.training.pretraining.optimizers import make_optimizer
+from nip.training.process import keep_freed_memory
+
+DENSE = "sdpa"
+CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model and its batch."""
+
+    n_tokens: int
+    batch: int = 1
+    layers: int = 6
+    width: int = 384
+    heads: int = 12
+    vocab_size: int = 8192
+    block_size: int = 16
+    family: str = "bert"
+    masked: float = 0.15
+    """Share of the tokens that are predicted."""
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("n_tokens", "batch", "layers", "width", "heads", "vocab_size", "block_size"):
+            check_int(name, getattr(self, name), "bench pretrain", minimum=1)
+        if not 0 < self.masked <= 1:
+            raise ValueError(f"The share of masked tokens must be above 0, at most 1. Got {self.masked} instead.")
+        if self.family not in FAMILIES:
+            raise ValueError(f"There is no model {self.family!r}. The models are {', '.join(FAMILIES)}.")
+        _ = self.settings  # refuses what does not fit together
+
+    @property
+    def settings(self) -> ModelSettings:
+        """Of the model, without dropout."""
+        return ModelSettings(
+            self.layers,
+            self.width,
+            self.heads,
+            4 * self.width,
+            family=self.family,
+            max_position_embeddings=self.n_tokens,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """One that only has a size."""
+        return Vocabulary(self.vocab_size, 0, 2, 3, 4, (0, 1, 2, 3, 4))
+
+    @property
+    def asked(self) -> int:
+        """Masked tokens of a sample."""
+        return max(1, round(self.masked * self.n_tokens))
+
+
+@dataclass(frozen=True)
+class PretrainingRow:
+    """A step with one kind of attention."""
+
+    attention: str
+    """The backend; "sdpa" is transformers' dense attention."""
+    pattern: str
+    problem: Problem
+    ms: float
+    ratio_to_dense: float
+    """Time / time of the dense step."""
+    work_to_dense: float
+    """Floating-point operations of the step / those of the dense step: what arithmetic allows."""
+    peak_mib: float | None
+    """Memory that the step took beside model and optimizer; None where it was not measured."""
+    repeats: int
+    kept: int
+    """Samples that were taken while the machine was quiet; 0 if none was, and all count."""
+    machine: Machine
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the batch."""
+        return 1e3 * self.problem.batch * self.problem.n_tokens / self.ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, flat."""
+        return {
+            "backend": self.attention,
+            "pattern": self.pattern,
+            "pass": "training",
+            **asdict(self.problem),
+            "head_dim": self.problem.width // self.problem.heads,
+            "dtype": "bfloat16" if self.problem.bf16 else "float32",
+            "ms": self.ms,
+            "ratio_to_dense": self.ratio_to_dense,
+            "speedup_over_dense": 1 / self.ratio_to_dense,
+            "speedup_of_arithmetic": 1 / self.work_to_dense,
+            "tokens_per_second": self.tokens_per_second,
+            "peak_mib": self.peak_mib,
+            "repeats": self.repeats,
+            "kept": self.kept,
+            **asdict(self.machine),
+        }
+
+
+def bench_pretraining(
+    problems: Sequence[Problem],
+    patterns: Sequence[str] = ("hypercube",),
+    *,
+    backend: str = "auto",
+    repeats: int = 7,
+    memory: bool = True,
+) -> Iterator[PretrainingRow]:
+    """Measure steps with attention over patterns beside the dense one, in turns; rows come as they are measured.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+    patterns : sequence of str
+        Patterns' names, with their own parameters.
+    backend : str, default="auto"
+        As `nip.attend` takes it.
+    repeats : int, default=7
+        Samples wanted of each while the machine is quiet.
+    memory : bool, default=True
+        Also measure peak memory, each in a process of its own.
+
+    Raises
+    ------
+    ValueError
+        If a pattern is unknown or a number is below 1.
+    """
+    check_int("repeats", repeats, "bench pretrain", minimum=1)
+    for problem in problems:
+        for name in patterns:
+            pattern(name, -(-problem.n_tokens // problem.block_size))
+    return _measure(problems, patterns, backend, repeats, memory)
+
+
+def _measure(
+    problems: Sequence[Problem], patterns: Sequence[str], backend: str, repeats: int, memory: bool
+) -> Iterator[PretrainingRow]:
+    keep_freed_memory()
+    machine, probe = this_machine(), mm_probe()
+    for problem in problems:
+        names = [DENSE, *patterns]
+        timings = time_alternately({name: prepare(problem, name, backend) for name in names}, repeats, probe)
+        work = {name: _work(problem, name) for name in names}
+        for name in names:
+            yield PretrainingRow(
+                attention=DENSE if name == DENSE else _taken(problem, name, backend),
+                pattern="softmax" if name == DENSE else name,
+                problem=problem,
+                ms=timings[name].ms,
+                ratio_to_dense=timings[name].ms / timings[DENSE].ms,
+                work_to_dense=work[name] / work[DENSE],
+                peak_mib=_peak_mib(problem, name, backend, machine.threads) if memory else None,
+                repeats=repeats,
+                kept=timings[name].kept,
+                machine=machine,
+            )
+
+
+def prepare(problem: Problem, name: str, backend: str = "auto") -> Callable[[], object]:
+    """A call that takes one step, always on the same batch; `name` is a pattern or "sdpa"."""
+    model = build_model(
+        problem.settings,
+        problem.vocabulary,
+        None if name == DENSE else name,  # without a graph a layer calls transformers' sdpa
+        block_size=problem.block_size,
+        backend=backend,
+    )
+    objective = MaskedObjective(model).train()
+    optimizer = make_optimizer(objective, "adamw", learning_rate=1e-4)
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, problem.vocab_size, (problem.batch, problem.n_tokens), generator=draw)
+    places = torch.stack([torch.randperm(problem.n_tokens, generator=draw)[: problem.asked] for _ in ids])
+    positions = (places + problem.n_tokens * torch.arange(problem.batch)[:, None]).flatten()
+    labels = ids.flatten()[positions]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=problem.bf16):
+            sums = objective(ids, positions, labels)
+        total_loss(sums, len(labels), problem.batch).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), CLIP)
+        optimizer.step()
+
+    return step
+
+
+def _work(problem: Problem, name: str) -> float:
+    with torch.device("meta"):
+        graph = None if name == DENSE else name
+        model = build_model(problem.settings, problem.vocabulary, graph, block_size=problem.block_size)
+    return work_of(model, problem.n_tokens, problem.asked).total
+
+
+def _taken(problem: Problem, name: str, backend: str) -> str:
+    dtype = torch.bfloat16 if problem.bf16 else torch.float32
+    shape = problem.batch, problem.heads, problem.n_tokens, problem.width // problem.heads
+    like = torch.empty(shape, dtype=dtype, requires_grad=True)
+    graph = pattern(name, -(-problem.n_tokens // problem.block_size))
+    return explain(like, like, like, graph, problem.block_size, backend=backend).backend
+
+
+def _peak_mib(problem: Problem, name: str, backend: str, threads: int) -> float | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    job = {"problem": asdict(problem), "name": name, "backend": backend, "threads": threads}
+    process = subprocess.run(
+        [sys.executable, "-m", "nip.bench.pretrain", json.dumps(job)], capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        reason = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
+        raise ValueError(f"Measuring the memory of {name} at {problem.n_tokens} tokens failed: {reason[-1]}")
+    return float(process.stdout)
+
+
+HEADER = [
+    "tokens", "batch", "attention", "pattern", "ms", "times dense", "arithmetic allows", "tokens/s", "peak MiB",
+    "quiet",
+]  # fmt: skip
+
+
+def cells(row: PretrainingRow) -> list[str]:
+    """What a reader sees of a row, in the order of `HEADER`."""
+    return [
+        f"{row.problem.n_tokens:,}",
+        f"{row.problem.batch}",
+        row.attention,
+        row.pattern,
+        f"{row.ms:,.4g}",
+        f"{1 / row.ratio_to_dense:.3g}",
+        f"{1 / row.work_to_dense:.3g}",
+        f"{row.tokens_per_second:,.0f}",
+        "—" if row.peak_mib is None else f"{row.peak_mib:,.0f}",
+        f"{row.kept}",
+    ]
+
+
+def caption(rows: Sequence[PretrainingRow]) -> str:
+    """On what and how the rows were measured."""
+    first, problem = rows[0], rows[0].problem
+    return (
+        f"{first.machine}; {problem.family}, {problem.layers} layers, {problem.width} wide, {problem.heads} heads, "
+        f"vocabulary {problem.vocab_size:,}, {'bfloat16' if problem.bf16 else 'float32'}, blocks of "
+        f"{problem.block_size}, {problem.masked:.0%} masked; forward, backward, clipping and AdamW; medians of "
+        f"{first.repeats}"
+    )
+
+
+def to_markdown(rows: Sequence[PretrainingRow]) -> str:
+    """The caption and the table."""
+    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|--:|--:|---|---|--:|--:|--:|--:|--:|--:|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]) + "\n"
+
+
+def _main(job: str) -> None:
+    request = json.loads(job)
+    torch.set_num_threads(request["threads"])
+    problem = Problem(**request["problem"])
+    small = Problem(**{**request["problem"], "n_tokens": 2 * problem.block_size, "batch": 1})
+    prepare(small, request["name"], request["backend"])()  # libraries and threads set themselves up
+    step = prepare(problem, request["name"], request["backend"])
+    print(high_water(step) / 2**20)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
