@@ -39,7 +39,6 @@ def register(app: typer.Typer) -> None:
         room.command(task)(listops_command if task == "listops" else _command_of(task))
     room.command("corpus")(corpus_command)
     room.command("texts")(texts_command)
-    room.command("texts")(texts_command)
     room.command("show")(show_command)
     room.command("verify")(verify_command)
     app.add_typer(room, name="data")

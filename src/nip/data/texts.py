@@ -17,7 +17,7 @@ from nip.data import corpora
 
 GCIDE = Path("/usr/share/dictd/gcide.dict.dz")  # of Debian's package
 _DIGITS = {letter: i for i, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
-_ABOUT = "00-database"  # entries of the index that tell of the dictionary itself
+_ABOUT = "00-"  # so begin entries that tell of the dictionary itself
 _NLTK = "nltk_data/corpora/brown"
 
 
