@@ -26,7 +26,14 @@ from nip.training.pretraining.state import progress_in
 from nip.training.runs import read_metrics
 from nip.training.steps import TrainingDivergedError
 
-CLOCK = ("seconds", "training_seconds", "saving_seconds", "tokens_per_second", "samples_per_second")
+CLOCK = (
+    "flops_utilisation",
+    "seconds",
+    "training_seconds",
+    "saving_seconds",
+    "tokens_per_second",
+    "samples_per_second",
+)
 
 
 @pytest.fixture

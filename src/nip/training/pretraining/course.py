@@ -24,6 +24,7 @@ from nip.training.pretraining.opening import (
 )
 from nip.training.pretraining.run import Run, micro_batch, set_up
 from nip.training.pretraining.settings import Settings
+from nip.training.pretraining.speed import device_peak, works
 from nip.training.pretraining.state import Progress, progress_in
 from nip.training.pretraining.tracking import tracked
 from nip.training.process import keep_freed_memory
@@ -82,15 +83,17 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
             devices = [accelerator.device] if accelerator.device.type == "cuda" else []
             fork = torch.random.fork_rng(devices=devices)
             with fork, tracked(settings, accelerator, folder, progress.step) as log:
-                begun = False
+                begun = foreseen = False
                 while True:
                     run = set_up(settings, dataset, folder, accelerator, console, progress, log)
                     if not begun:
                         begin(run, described, again=reopened(settings, there))
+                        flops, peak = works(settings, run), device_peak(run)
                     begun = True
+                    run.flops, run.peak, run.foreseen = flops, peak, foreseen
                     say_stage(run)
                     over = train_stage(run)
-                    progress = run.progress
+                    progress, foreseen = run.progress, run.foreseen
                     if over:
                         return finish(run)
                     del run

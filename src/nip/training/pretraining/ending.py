@@ -108,6 +108,8 @@ def finish(run: Run) -> dict[str, Any]:
         "kept_hours": progress.kept,
         "tokens_per_second": round(progress.tokens / max(progress.step_seconds, 1e-9), 1),
         "samples_per_second": round(progress.samples / max(progress.step_seconds, 1e-9), 2),
+        "flops": progress.flops,
+        "flops_utilisation": round(progress.flops / max(progress.step_seconds, 1e-9) / run.peak, 4),
         "seconds": round(progress.seconds, 3),
         "training_seconds": round(progress.step_seconds, 3),
         "saving_seconds": round(progress.save_seconds, 3),

@@ -13,19 +13,25 @@ from nip.training.pretraining.ending import keep_model
 from nip.training.pretraining.folder import good_state
 from nip.training.pretraining.rates import rate_of
 from nip.training.pretraining.run import Run, micro_batch
+from nip.training.pretraining.speed import outlook
 from nip.training.pretraining.state import link_good, load_state, progress_in, save_state
 from nip.training.pretraining.step import Taken, take_step
 from nip.training.pretraining.validation import evaluate
 from nip.training.runs import Metrics
 from nip.training.steps import TrainingDivergedError, anywhere
 
+FORECAST_AFTER = 4  # steps of a start, of which the first does not count
+
 
 @dataclass
 class _Marks:
-    """When things were last done, by the clock or by the step."""
+    """When things were last done, by the clock or by the step; and what the first step of a start had come to."""
 
     saved: float
     evaluated: int
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 def train_stage(run: Run) -> bool:
@@ -53,10 +59,13 @@ def train_stage(run: Run) -> bool:
             progress.samples += count
             progress.stage_samples += count
             progress.tokens += taken.tokens
+            progress.padded += count * run.length
+            progress.flops += run.flops[progress.stage] * count * run.length
             now = run.tick()
             progress.step_seconds += now - began
             react(run, taken, metrics)
             report(run, taken, metrics, count, now - began)
+            foresee(run, marks)
             after(run, metrics, marks)
         if not over(run):
             progress.stage, progress.stage_samples = progress.stage + 1, 0
@@ -127,8 +136,8 @@ def report(run: Run, taken: Taken, metrics: Metrics | None, count: int, seconds:
             more["loss_scale"] = taken.scale
         record(run, metrics, "train", {**figures, **more})
         speed = {"tokens_per_second": taken.tokens / seconds, "samples_per_second": count / seconds}
-        used = run.flops * run.length * count / seconds
-        run.log({**figures, **more, **speed, **({"mfu": used / run.peak} if run.peak else {})}, progress.step)
+        used = run.flops[progress.stage] * run.length * count / seconds
+        run.log({**figures, **more, **speed, "mfu": used / run.peak}, progress.step)
     done = max(share(settings, progress), 1e-9)
     run.console.step(
         progress.step,
@@ -138,6 +147,29 @@ def report(run: Run, taken: Taken, metrics: Metrics | None, count: int, seconds:
         progress.seconds * (1 - done) / done,
         None,
     )
+
+
+def foresee(run: Run, marks: _Marks) -> None:
+    """Say, once the speed is known, what the run will have seen at its end."""
+    progress = run.progress
+    marks.steps += 1
+    if marks.steps == 1:
+        marks.tokens, marks.seconds = progress.tokens, progress.step_seconds
+    if marks.steps < FORECAST_AFTER or run.foreseen:
+        return
+    run.foreseen = True
+    seen, fill = progress.tokens - marks.tokens, progress.tokens / max(progress.padded, 1)
+    coming = outlook(
+        run.settings,
+        run.flops,
+        seen / max(progress.step_seconds - marks.seconds, 1e-9),
+        progress.stage,
+        fill=fill,
+        weights=sum(weight.numel() for weight in run.objective.model.parameters()),
+        corpus=run.corpus.tokens,
+    )
+    for sentence in [*coming.sentences, *([f"Warning: {coming.warning}"] if coming.warning else [])]:
+        run.console.say(sentence)
 
 
 def record(run: Run, metrics: Metrics, split: str, figures: dict[str, Any]) -> None:

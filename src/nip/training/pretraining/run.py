@@ -42,11 +42,14 @@ class Run:
     progress: Progress
     log: Callable[[dict[str, float], int], None]
     """Tells the trackers figures of a step."""
-    flops: float = 0.0
-    """Of a token, forward and backward."""
-    peak: float | None = None
-    """Of all devices together, a second; None where it is not known."""
-    looked: float = field(default_factory=lambda: perf_counter())
+    flops: list[float] = field(default_factory=list)
+    """Of training on a token, stage by stage."""
+    peak: float = 1.0
+    """FLOPs a second of all devices together, measured."""
+    foreseen: bool = False
+    """Whether it was told what the run will have seen."""
+    looked: float = 0.0
+    """When `tick` last looked at the clock."""
 
     def tick(self) -> float:
         """Count the seconds since the last look at the clock; all that were counted so far.
@@ -166,4 +169,4 @@ def set_up(
     learner = Learner(accelerator, wrapped, optimizer, scaler, positions)
     if folder.checkpoint.is_file():
         progress = load_state(folder.checkpoint, learner)
-    return Run(settings, folder, learner, corpus, held_out, console, progress, log)
+    return Run(settings, folder, learner, corpus, held_out, console, progress, log, looked=perf_counter())

@@ -35,6 +35,10 @@ class Progress(Spent):
     ----------
     samples : int
         Samples trained on, those of skipped steps too.
+    padded : int
+        Tokens trained on, padding counted.
+    flops : float
+        That the model needed for it.
     stage, stage_samples : int
         The stage of lengths, and the samples seen in it.
     step_seconds : float
@@ -58,6 +62,8 @@ class Progress(Spent):
     """
 
     samples: int = 0
+    padded: int = 0
+    flops: float = 0.0
     stage: int = 0
     stage_samples: int = 0
     step_seconds: float = 0.0

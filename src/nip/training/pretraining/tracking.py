@@ -37,7 +37,8 @@ def tracked(
     from accelerate.tracking import filter_trackers
 
     name = settings.job_name or folder.path.name
-    accelerator.log_with = filter_trackers(names, str(folder.path / "tracking"))
+    accelerator.project_configuration.logging_dir = str(folder.path / "tracking")
+    accelerator.log_with = filter_trackers(names, accelerator.logging_dir)
     special: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},
         "wandb": {"name": name, "id": name, "resume": "allow"},

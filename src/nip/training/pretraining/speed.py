@@ -1,0 +1,85 @@
+"""How fast a run is, of what the device could do, and what it will have seen at the end of its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from nip.training.pretraining.flops import matmul_peak, work_of
+from nip.training.pretraining.forecast import Forecast, Stage, forecast
+from nip.training.pretraining.run import Run, new_model
+from nip.training.pretraining.settings import Settings
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def masked_in(settings: Settings, length: int) -> float:
+    """Masked tokens of a sample of that length.
+
+    Examples
+    --------
+    >>> masked_in(Settings(max_steps=1, max_predictions=20), 128), masked_in(Settings(max_steps=1), 512)
+    (19.2, 76.8)
+    """
+    return float(min(settings.max_predictions or length, length * settings.mask_probability))
+
+
+def works(settings: Settings, run: Run) -> list[float]:
+    """FLOPs of training on a token, stage by stage."""
+    found = []
+    for length, _ in settings.lengths:
+        with torch.device("meta"):
+            model = new_model(settings, run.corpus.vocabulary, length)
+        found.append(work_of(model, length, masked_in(settings, length)).total)
+    return found
+
+
+def device_peak(run: Run) -> float:
+    """FLOPs a second of all devices together, measured."""
+    dtype = DTYPES[run.settings.precision or "fp32"]
+    return float(matmul_peak(run.accelerator.device, dtype) * run.accelerator.num_processes)
+
+
+def mean_batch(settings: Settings) -> float:
+    """Samples of a step on average over the budget.
+
+    Examples
+    --------
+    >>> mean_batch(Settings(max_steps=1, batch_size=100, ramp_from=20, ramp_share=0.5))
+    80.0
+    """
+    if settings.ramp_from is None:
+        return float(settings.batch_size)
+    growing = (settings.ramp_from + settings.batch_size) / 2
+    return settings.ramp_share * growing + (1 - settings.ramp_share) * settings.batch_size
+
+
+def outlook(
+    settings: Settings, flops: Sequence[float], speed: float, stage: int, *, fill: float, weights: int, corpus: int
+) -> Forecast:
+    """What the run will have seen.
+
+    Parameters
+    ----------
+    flops : sequence of float
+        Of a token, stage by stage.
+    speed : float
+        Tokens a second in the stage of that number; in the others, as many FLOPs a second.
+    fill : float
+        Share of the tokens that are no padding.
+    weights, corpus : int
+        Of the model; and tokens of the corpus.
+    """
+    stages = [
+        Stage(share, mean_batch(settings) * length * fill, speed * flops[stage] / work)
+        for (length, share), work in zip(settings.lengths, flops, strict=True)
+    ]
+    return forecast(
+        stages,
+        weights=weights,
+        corpus=corpus,
+        max_steps=settings.max_steps,
+        max_tokens=settings.max_tokens,
+        hours=settings.hours,
+    )
