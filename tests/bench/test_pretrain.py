@@ -21,38 +21,42 @@ def test_patterns_are_measured_beside_the_dense_step(monkeypatch):
     def once(calls, *_):
         for call in calls.values():
             call()
-        return {name: Timing([100.0 if name == "sdpa" else 40.0], 1) for name in calls}
+        return {key: Timing([100.0 if key[0] == "sdpa" else 40.0], 1) for key in calls}
 
     monkeypatch.setattr(bench, "time_alternately", once)
     problem = Problem(64, **SMALL)
-    rows = list(bench.bench_pretraining([problem], ["hypercube", "local"], backend="gather", memory=False))
-    assert [(row.attention, row.pattern) for row in rows] == [
-        ("sdpa", "softmax"), ("gather", "hypercube"), ("gather", "local")
+    measured = bench.bench_pretraining([problem], ["hypercube"], ["masked", "all"], backend="gather", memory=False)
+    rows = list(measured)
+    assert [(row.attention, row.pattern, row.output) for row in rows] == [
+        ("sdpa", "softmax", "masked"), ("gather", "hypercube", "masked"),
+        ("sdpa", "softmax", "all"), ("gather", "hypercube", "all"),
     ]  # fmt: skip
     assert rows[1].ratio_to_dense == 0.4 and rows[1].tokens_per_second == 2 * 64 / 0.04
     # one layer of 12 · 32² weights, 10 of 64 tokens through 32² + 32 · 64; 64 pairs a token against 4 of 8 blocks
-    dense, sparse = (12 * 32**2 + 10 / 64 * (32**2 + 32 * 64) + 2 * 32 * pairs for pairs in (64, 32))
-    assert rows[1].work_to_dense == pytest.approx(sparse / dense) and rows[0].work_to_dense == 1
+    for row, asked in ((rows[1], 10), (rows[3], 64)):
+        dense, sparse = (12 * 32**2 + asked / 64 * (32**2 + 32 * 64) + 2 * 32 * pairs for pairs in (64, 32))
+        assert row.work_to_dense == pytest.approx(sparse / dense)
+    assert rows[0].work_to_dense == rows[2].work_to_dense == 1
     record = rows[1].to_dict()
     assert record["speedup_over_dense"] == 2.5 and record["pass"] == "training" and record["head_dim"] == 16
 
 
 @pytest.mark.parametrize("name", ["sdpa", "hypercube"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_step_learns_its_batch_and_asks_masked_tokens_only(monkeypatch, name, bf16):
-    losses, asked = [], []
-    total = bench.total_loss
-
-    def noted(sums, *counts):
-        losses.append(total(sums, *counts).item())
-        asked.append(counts)
-        return total(sums, *counts)
-
-    monkeypatch.setattr(bench, "total_loss", noted)
-    step = bench.prepare(Problem(64, **SMALL, masked=0.25, bf16=bf16), name, "gather")
-    for _ in range(12):
-        step()
-    assert losses[-1] < losses[0] - 0.01 and set(asked) == {(32, 2)}
+def test_a_step_learns_its_batch(monkeypatch, name, bf16):
+    models, build = [], bench.build_model
+    monkeypatch.setattr(bench, "build_model", lambda *args, **more: models.append(build(*args, **more)) or models[-1])
+    courses = {}
+    for output in bench.OUTPUTS:
+        step = bench.prepare(Problem(64, **SMALL, masked=0.25, bf16=bf16), name, output, "gather")
+        model, seen, norms = models.pop(), set(), []
+        model.get_output_embeddings().register_forward_hook(lambda _, args, out, seen=seen: seen.add(out.numel() // 64))
+        for _ in range(12):
+            step()
+            norms.append(sum(float(weight.grad.square().sum()) for weight in model.parameters()))
+        assert seen == {32 if output == "masked" else 128} and norms[-1] != norms[0]
+        courses[output] = norms
+    assert courses["masked"] == pytest.approx(courses["all"], rel=0.05 if bf16 else 1e-3)
 
 
 def test_dense_is_transformers_own(monkeypatch):
@@ -83,7 +87,7 @@ def test_the_command_prints_rows_and_writes_a_table(tmp_path, capsys):
     )
     assert set(fields.split()) <= rows[0].keys()
     assert rows[1]["peak_mib"] is None or rows[1]["peak_mib"] >= 0
-    assert "| 64 | 2 | gather | hypercube |" in table.read_text()
+    assert "| 64 | 2 | gather | hypercube | masked |" in table.read_text()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,7 @@ def test_the_command_prints_rows_and_writes_a_table(tmp_path, capsys):
         (["--patterns", "cube"], "no pattern 'cube'"),
         (["--heads", "5"], "must divide its width 384"),
         (["--family", "gpt"], "There is no model 'gpt'. The models are bert"),
+        (["--outputs", "some"], "There is no output 'some'. The outputs are masked, all."),
         (["--masked", "0"], "The share of masked tokens must be above 0"),
         (["--repeats", "0"], "'repeats' parameter of bench pretrain"),
     ],

@@ -1,8 +1,8 @@
 """A step of BERT's pretraining, its attention over patterns and dense: the same code, batch and optimizer otherwise.
 
-The step is what `nip pretrain` computes: forward and backward pass, only masked positions through the output layer,
-clipped gradients, AdamW. Its samples are one document each, without padding; dense is transformers' own ``sdpa``. What
-a thread does meanwhile, reading and masking the next samples, is left out.
+The step is what `nip pretrain` computes: forward and backward pass, only masked positions through the output layer (or
+all of them, as transformers does it, for comparison), clipped gradients, AdamW. Its samples are one document each,
+without padding; dense is transformers' own ``sdpa``. Reading and masking samples, work of a thread, is left out.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from nip.training.pretraining.optimizers import make_optimizer
 from nip.training.process import keep_freed_memory
 
 DENSE = "sdpa"
+OUTPUTS = ("masked", "all")
 CLIP = 1.0
 
 
@@ -90,10 +91,12 @@ class PretrainingRow:
     attention: str
     """The backend; "sdpa" is transformers' dense attention."""
     pattern: str
+    output: str
+    """Which positions the output layer sees, among `OUTPUTS`."""
     problem: Problem
     ms: float
     ratio_to_dense: float
-    """Time / time of the dense step."""
+    """Time / time of the dense step with the same output."""
     work_to_dense: float
     """Floating-point operations of the step / those of the dense step: what arithmetic allows."""
     peak_mib: float | None
@@ -114,6 +117,7 @@ class PretrainingRow:
             "backend": self.attention,
             "pattern": self.pattern,
             "pass": "training",
+            "output": self.output,
             **asdict(self.problem),
             "head_dim": self.problem.width // self.problem.heads,
             "dtype": "bfloat16" if self.problem.bf16 else "float32",
@@ -132,6 +136,7 @@ class PretrainingRow:
 def bench_pretraining(
     problems: Sequence[Problem],
     patterns: Sequence[str] = ("hypercube",),
+    outputs: Sequence[str] = ("masked",),
     *,
     backend: str = "auto",
     repeats: int = 7,
@@ -144,6 +149,8 @@ def bench_pretraining(
     problems : sequence of Problem
     patterns : sequence of str
         Patterns' names, with their own parameters.
+    outputs : sequence of str
+        Among `OUTPUTS`.
     backend : str, default="auto"
         As `nip.attend` takes it.
     repeats : int, default=7
@@ -154,41 +161,51 @@ def bench_pretraining(
     Raises
     ------
     ValueError
-        If a pattern is unknown or a number is below 1.
+        If a pattern or an output is unknown or a number is below 1.
     """
     check_int("repeats", repeats, "bench pretrain", minimum=1)
+    for output in outputs:
+        if output not in OUTPUTS:
+            raise ValueError(f"There is no output {output!r}. The outputs are {', '.join(OUTPUTS)}.")
     for problem in problems:
         for name in patterns:
             pattern(name, -(-problem.n_tokens // problem.block_size))
-    return _measure(problems, patterns, backend, repeats, memory)
+    return _measure(problems, patterns, outputs, backend, repeats, memory)
 
 
 def _measure(
-    problems: Sequence[Problem], patterns: Sequence[str], backend: str, repeats: int, memory: bool
+    problems: Sequence[Problem],
+    patterns: Sequence[str],
+    outputs: Sequence[str],
+    backend: str,
+    repeats: int,
+    memory: bool,
 ) -> Iterator[PretrainingRow]:
     keep_freed_memory()
     machine, probe = this_machine(), mm_probe()
     for problem in problems:
-        names = [DENSE, *patterns]
-        timings = time_alternately({name: prepare(problem, name, backend) for name in names}, repeats, probe)
-        work = {name: _work(problem, name) for name in names}
-        for name in names:
+        calls = {(name, output): prepare(problem, name, output, backend)
+                 for output in outputs for name in (DENSE, *patterns)}  # fmt: skip
+        timings = time_alternately(calls, repeats, probe)
+        del calls
+        for (name, output), timing in timings.items():
             yield PretrainingRow(
                 attention=DENSE if name == DENSE else _taken(problem, name, backend),
                 pattern="softmax" if name == DENSE else name,
+                output=output,
                 problem=problem,
-                ms=timings[name].ms,
-                ratio_to_dense=timings[name].ms / timings[DENSE].ms,
-                work_to_dense=work[name] / work[DENSE],
-                peak_mib=_peak_mib(problem, name, backend, machine.threads) if memory else None,
+                ms=timing.ms,
+                ratio_to_dense=timing.ms / timings[DENSE, output].ms,
+                work_to_dense=_work(problem, name, output) / _work(problem, DENSE, output),
+                peak_mib=_peak_mib(problem, name, output, backend, machine.threads) if memory else None,
                 repeats=repeats,
-                kept=timings[name].kept,
+                kept=timing.kept,
                 machine=machine,
             )
 
 
-def prepare(problem: Problem, name: str, backend: str = "auto") -> Callable[[], object]:
-    """A call that takes one step, always on the same batch; `name` is a pattern or "sdpa"."""
+def prepare(problem: Problem, name: str, output: str = "masked", backend: str = "auto") -> Callable[[], object]:
+    """A call that takes one step, always on the same batch; `name` is a pattern or "sdpa", `output` of `OUTPUTS`."""
     model = build_model(
         problem.settings,
         problem.vocabulary,
@@ -203,23 +220,30 @@ def prepare(problem: Problem, name: str, backend: str = "auto") -> Callable[[], 
     places = torch.stack([torch.randperm(problem.n_tokens, generator=draw)[: problem.asked] for _ in ids])
     positions = (places + problem.n_tokens * torch.arange(problem.batch)[:, None]).flatten()
     labels = ids.flatten()[positions]
+    everywhere = torch.full_like(ids, -100).flatten().index_copy(0, positions, labels).view_as(ids)
+
+    def loss() -> torch.Tensor:
+        if output == "masked":
+            return total_loss(objective(ids, positions, labels), len(labels), problem.batch)
+        whole: torch.Tensor = model(ids, labels=everywhere).loss
+        return whole
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=problem.bf16):
-            sums = objective(ids, positions, labels)
-        total_loss(sums, len(labels), problem.batch).backward()  # type: ignore[no-untyped-call]
+            found = loss()
+        found.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(objective.parameters(), CLIP)
         optimizer.step()
 
     return step
 
 
-def _work(problem: Problem, name: str) -> float:
+def _work(problem: Problem, name: str, output: str) -> float:
     with torch.device("meta"):
         graph = None if name == DENSE else name
         model = build_model(problem.settings, problem.vocabulary, graph, block_size=problem.block_size)
-    return work_of(model, problem.n_tokens, problem.asked).total
+    return work_of(model, problem.n_tokens, problem.asked if output == "masked" else problem.n_tokens).total
 
 
 def _taken(problem: Problem, name: str, backend: str) -> str:
@@ -230,10 +254,10 @@ def _taken(problem: Problem, name: str, backend: str) -> str:
     return explain(like, like, like, graph, problem.block_size, backend=backend).backend
 
 
-def _peak_mib(problem: Problem, name: str, backend: str, threads: int) -> float | None:
+def _peak_mib(problem: Problem, name: str, output: str, backend: str, threads: int) -> float | None:
     if not sys.platform.startswith("linux"):
         return None
-    job = {"problem": asdict(problem), "name": name, "backend": backend, "threads": threads}
+    job = {"problem": asdict(problem), "step": [name, output, backend], "threads": threads}
     process = subprocess.run(
         [sys.executable, "-m", "nip.bench.pretrain", json.dumps(job)], capture_output=True, text=True, check=False
     )
@@ -244,8 +268,8 @@ def _peak_mib(problem: Problem, name: str, backend: str, threads: int) -> float 
 
 
 HEADER = [
-    "tokens", "batch", "attention", "pattern", "ms", "times dense", "arithmetic allows", "tokens/s", "peak MiB",
-    "quiet",
+    "tokens", "batch", "attention", "pattern", "output", "ms", "times dense", "arithmetic allows", "tokens/s",
+    "peak MiB", "quiet",
 ]  # fmt: skip
 
 
@@ -256,6 +280,7 @@ def cells(row: PretrainingRow) -> list[str]:
         f"{row.problem.batch}",
         row.attention,
         row.pattern,
+        row.output,
         f"{row.ms:,.4g}",
         f"{1 / row.ratio_to_dense:.3g}",
         f"{1 / row.work_to_dense:.3g}",
@@ -278,7 +303,7 @@ def caption(rows: Sequence[PretrainingRow]) -> str:
 
 def to_markdown(rows: Sequence[PretrainingRow]) -> str:
     """The caption and the table."""
-    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|--:|--:|---|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|--:|--:|---|---|---|--:|--:|--:|--:|--:|--:|"]
     return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]) + "\n"
 
 
@@ -287,9 +312,8 @@ def _main(job: str) -> None:
     torch.set_num_threads(request["threads"])
     problem = Problem(**request["problem"])
     small = Problem(**{**request["problem"], "n_tokens": 2 * problem.block_size, "batch": 1})
-    prepare(small, request["name"], request["backend"])()  # libraries and threads set themselves up
-    step = prepare(problem, request["name"], request["backend"])
-    print(high_water(step) / 2**20)
+    prepare(small, *request["step"])()  # libraries and threads set themselves up
+    print(high_water(prepare(problem, *request["step"])) / 2**20)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ def pretrain_command(
     block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
     family: Annotated[str, typer.Option(help="bert, roberta-prelayernorm or modernbert.")] = "bert",
     masked: Annotated[float, typer.Option(help="Share of the tokens that are predicted.")] = 0.15,
+    outputs: Annotated[
+        str, typer.Option(help="masked: only those go through the output layer; all, for comparison; or both.")
+    ] = "masked",
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where autocast does.")] = False,
     backend: Annotated[str, typer.Option(help="The backend; auto is what attend takes.")] = "auto",
     repeats: Annotated[int, typer.Option(help="Steps of which medians are told.")] = 7,
@@ -48,9 +51,11 @@ def pretrain_command(
         Problem(n, max(1, tokens // max(n, 1)), layers, width, heads, vocab_size, block_size, family, masked, bf16)
         for n in (integer(text, "A sequence length") for text in split(seq_len))
     ]
-    if not problems:
-        raise ValueError("There is nothing to measure. Name a sequence length.")
-    measured = bench_pretraining(problems, split(patterns), backend=backend, repeats=repeats, memory=memory)
+    if not problems or not split(outputs):
+        raise ValueError("There is nothing to measure. Name a sequence length and an output.")
+    measured = bench_pretraining(
+        problems, split(patterns), split(outputs), backend=backend, repeats=repeats, memory=memory
+    )
     with Console(stderr=True).status("measuring"):
         rows = list(measured)
     if out is not None:
@@ -60,7 +65,7 @@ def pretrain_command(
     elif out is None:
         table = Table(title=caption(rows), title_justify="left")
         for name in HEADER:
-            table.add_column(name, justify="left" if name in {"attention", "pattern"} else "right")
+            table.add_column(name, justify="left" if name in {"attention", "pattern", "output"} else "right")
         for row in rows:
             table.add_row(*cells(row))
         Console(width=None if sys.stdout.isatty() else 160).print(table)
