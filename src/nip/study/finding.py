@@ -28,6 +28,7 @@ NOT_COMPARED = ("seed", "backend", "gradient_accumulation", "graph")  # a graph 
 ANSWERS = {
     "commonest_label": "always answering the commonest label",
     "root_operator": "knowing only the root operator",
+    "commonest_token": "always guessing the commonest token",
 }
 PATTERN_SETTINGS = ("model", "parameters", "checksum")
 MANY = 6  # groups beyond which not each is spelt out

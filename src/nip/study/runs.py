@@ -18,6 +18,8 @@ from typing import Any
 
 from nip.finetuning.reading import as_run_config, finetuning_run
 from nip.training.config import RunConfig, read_config
+from nip.training.pretraining import folder as pretraining
+from nip.training.pretraining.reading import as_run_config as pretraining_config
 from nip.training.runs import RUN_FILE, RunFolder
 
 
@@ -145,7 +147,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     """
     files = RunFolder(Path(folder))
     facts = finetuning_run(files.path)
-    config = read_config(files.config) if facts is None else as_run_config(facts, files.path)
+    config = read_config(files.config) if facts is None else _config_of(facts, files.path)
     result = _result(files.result) if files.result.exists() else None
     if result:
         planned = _object(files.result).get("planned_steps", result.steps)  # said by runs that may stop early
@@ -153,6 +155,12 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
             result = None  # the run goes on to a larger number of steps
     environment = _object(files.environment) if files.environment.exists() else {}
     return Run(files.path, config, environment, _curves(files.metrics), result, facts)
+
+
+def _config_of(facts: Mapping[str, Any], folder: Path) -> RunConfig:
+    if facts.get("kind") == pretraining.KIND:
+        return pretraining_config(facts, folder)
+    return as_run_config(facts, folder)
 
 
 def _is_run(path: Path) -> bool:

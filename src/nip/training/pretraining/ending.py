@@ -98,6 +98,7 @@ def finish(run: Run) -> dict[str, Any]:
         "baselines": baselines,
         "learnt": learnt(answers.interval, baselines),
         "steps": progress.step,
+        "planned_steps": settings.max_steps or progress.step,
         "best_step": progress.step,
         "planned": planned(settings),
         "ended": reason,
