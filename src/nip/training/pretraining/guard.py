@@ -27,9 +27,12 @@ class Guard:
     Parameters
     ----------
     mean, variance : float
-        Running averages over the steps that were taken.
+        Running averages over the steps that were taken; the variance is half of the squared difference of a step and
+        the one before, which a falling loss does not widen.
+    last : float
+        The loss of the last one.
     seen : int
-        Steps in them.
+        Steps in the averages.
     bad : int
         Steps in a row that were skipped.
     skipped, rollbacks : int
@@ -38,6 +41,7 @@ class Guard:
 
     mean: float = 0.0
     variance: float = 0.0
+    last: float = 0.0
     seen: int = 0
     bad: int = 0
     skipped: int = 0
@@ -67,10 +71,11 @@ class Guard:
         """Take note of a step that was taken."""
         self.bad = 0
         self.seen += 1
-        share = max(1 - KEPT, 1 / self.seen)  # a plain average at first
-        step = loss - self.mean
-        self.mean += share * step
-        self.variance = (1 - share) * (self.variance + share * step * step)
+        self.mean += max(1 - KEPT, 1 / self.seen) * (loss - self.mean)  # plain averages at first
+        if self.seen > 1:
+            share = max(1 - KEPT, 1 / (self.seen - 1))
+            self.variance += share * ((loss - self.last) ** 2 / 2 - self.variance)
+        self.last = loss
 
     def skip(self) -> None:
         """Take note of a step that was skipped."""
@@ -79,5 +84,5 @@ class Guard:
 
     def forget(self) -> None:
         """Begin to watch anew: what comes now is not to be held against what was."""
-        self.mean = self.variance = 0.0
+        self.mean = self.variance = self.last = 0.0
         self.seen = self.bad = 0
