@@ -37,15 +37,16 @@ def test_packed_documents_and_graph_together_equal_transformers_with_a_written_m
     assert (model(IDS).last_hidden_state - expected).abs().max() > 1e-3
 
 
-def test_layers_with_a_window_keep_it_inside_documents():
+@pytest.mark.parametrize("named", [False, True])
+def test_layers_with_a_window_keep_it_inside_documents(named):
     torch.manual_seed(0)
     config = {**SMALL, "layer_types": ["full_attention", "sliding_attention"], "local_attention": 6}
     model = ModernBertModel(ModernBertConfig(**config, **TOKENS)).eval()
     distance = (torch.arange(30)[:, None] - torch.arange(30)[None, :]).abs()
     window, graph = same_document() & (distance <= 3), same_document() & attended("hypercube", 4, 30)
-    masks = {"full_attention": graph, "sliding_attention": window}
+    masks = {"full_attention": graph, "sliding_attention": window & graph if named else window}
     expected = model(IDS, attention_mask=masks).last_hidden_state
-    nip.sparsify(model, "hypercube", block_size=4)
+    nip.sparsify(model, "hypercube", block_size=4, layers={1: "hypercube"} if named else None)
     found = model(IDS, attention_mask=packed(SEGMENTS)).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

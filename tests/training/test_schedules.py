@@ -127,6 +127,8 @@ def test_the_stable_course_is_flat_and_ends_at_nothing():
     course = Course("warmup-stable-decay", 3.0, 10, decay_share=0.2)
     assert {course.rate(step, 100) for step in range(10, 81)} == {3.0}
     assert course.rate(85, 100) == pytest.approx(1.5) and course.rate(100, 100) == 0.0
+    late = Course("warmup-stable-decay", 3.0, 60, decay_share=0.8)  # it rises longer than it might stay
+    assert [late.rate(step, 100) for step in (30, 60, 70)] == pytest.approx([1.5, 3.0, 1.5])
 
 
 def test_an_unknown_curve():
