@@ -116,7 +116,7 @@ def today(given: Sequence[tuple[str, str | None]]) -> tuple[Pairs, list[str]]:
     notices: list[str] = []
     _renamed(old, found, notices)
     for name, why in NOTHING.items():
-        if name in old and (old[name] or "").lower() not in OFF:
+        if name in old and (old[name] or "").lower() != "false":
             notices.append(f"--{name} does nothing: {why}.")
     _kinds(old, found, notices)
     _folders(old, found, notices)
@@ -172,7 +172,7 @@ def _folders(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
             return
         found[:] = [(name, value) for name, value in found if name != "init_from"]
         found.append(("init_from", str(Path(named["init_from"] or "") / (old["load_checkpoint_id"] or ""))))
-    if named.get("init_from"):
+    if "load_training_checkpoint" in old:
         notices.append("A stopped run goes on by itself: --load_training_checkpoint gives first weights.")
 
 

@@ -24,7 +24,7 @@ from nip.training.pretraining.opening import (
 )
 from nip.training.pretraining.run import Run, micro_batch, set_up
 from nip.training.pretraining.settings import Settings
-from nip.training.pretraining.speed import device_peak, works
+from nip.training.pretraining.speed import peak_of, works
 from nip.training.pretraining.state import Progress, progress_in
 from nip.training.pretraining.tracking import tracked
 from nip.training.process import keep_freed_memory
@@ -88,7 +88,8 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
                     run = set_up(settings, dataset, folder, accelerator, console, progress, log)
                     if not begun:
                         begin(run, described, again=reopened(settings, there))
-                        flops, peak = works(settings, run), device_peak(run)
+                        flops = works(settings, run)
+                        peak = peak_of(accelerator.device, settings.precision) * accelerator.num_processes
                     begun = True
                     run.flops, run.peak, run.foreseen = flops, peak, foreseen
                     say_stage(run)

@@ -12,14 +12,14 @@ import torch
 
 from nip.data.text import Corpus, open_corpus
 from nip.training.pretraining.batches import training_parts
-from nip.training.pretraining.flops import matmul_peak, work_of
+from nip.training.pretraining.flops import work_of
 from nip.training.pretraining.forecast import Forecast, in_words, pace
 from nip.training.pretraining.memory import Memory, memory_of
 from nip.training.pretraining.objective import MaskedObjective, total_loss
 from nip.training.pretraining.opening import graph_of, refuse_impossible, settled
 from nip.training.pretraining.run import masking_of, micro_batch, new_model, positions_in
 from nip.training.pretraining.settings import Settings
-from nip.training.pretraining.speed import DTYPES, masked_in, outlook
+from nip.training.pretraining.speed import DTYPES, masked_in, outlook, peak_of
 from nip.training.sharding import new_accelerator
 
 DEVICES = {"A100": 312e12, "H100": 989e12}
@@ -150,7 +150,7 @@ def plan(settings: Settings, dataset: Path) -> Plan:
         work = work_of(model, length, masked_in(settings, length))
         stages.append(StagePlan(length, size, graph.density, work.total, memory))
     corpus = open_corpus(dataset, "train", max_seq_length=stages[0].length)
-    peak = matmul_peak(device, DTYPES[settings.precision or "fp32"])
+    peak = peak_of(device, settings.precision)
     speed = measured(settings, corpus, stages[0], peak, device) * processes
     flops = [stage.flops for stage in stages]
     first = corpus.samples(np.arange(min(64, len(corpus))))

@@ -11,6 +11,7 @@ from nip.training.pretraining.forecast import Forecast, Stage, forecast
 from nip.training.pretraining.run import Run, new_model
 from nip.training.pretraining.settings import Settings
 
+SLOW = 5e9  # FLOPs a second
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,10 +36,13 @@ def works(settings: Settings, run: Run) -> list[float]:
     return found
 
 
-def device_peak(run: Run) -> float:
-    """FLOPs a second of all devices together, measured."""
-    dtype = DTYPES[run.settings.precision or "fp32"]
-    return float(matmul_peak(run.accelerator.device, dtype) * run.accelerator.num_processes)
+def peak_of(device: torch.device, precision: str | None) -> float:
+    """FLOPs a second of one device in a precision, measured in a fraction of a second."""
+    dtype = DTYPES[precision or "fp32"]
+    about = matmul_peak(device, dtype, side=256, tries=2)
+    if about < SLOW:  # a processor without instructions for it: the product of large matrices would take seconds
+        return about
+    return max(about, matmul_peak(device, dtype))
 
 
 def mean_batch(settings: Settings) -> float:
