@@ -60,9 +60,12 @@ def open_storage(url: str) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.storages.RDBStorage(
+                storage = optuna.storages.RDBStorage(
                     url, engine_kwargs=options, heartbeat_interval=HEARTBEAT, grace_period=GRACE
                 )
+            if sqlite:
+                _lock_from_the_start(storage.engine)
+            return storage
         except ImportError as error:
             raise ImportError(
                 f"The storage {shown} needs a driver that is not installed ({error.name or error}); for PostgreSQL: "
@@ -76,6 +79,25 @@ def open_storage(url: str) -> Any:
             said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise OSError(f"--storage: {shown} cannot be reached ({said}).") from error
     raise AssertionError("unreachable")
+
+
+def _lock_from_the_start(engine: Any) -> None:
+    """Let every transaction on sqlite lock the database before it reads.
+
+    sqlite knows no ``SELECT … FOR UPDATE``: two that look for a waiting trial at the same moment would both take it
+    (SQLAlchemy, "Serializable isolation / Savepoints / Transactional DDL" of its pysqlite dialect).
+    """
+    import sqlalchemy
+
+    def no_implicit_begin(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    sqlalchemy.event.listen(engine, "connect", no_implicit_begin)
+    sqlalchemy.event.listen(engine, "begin", begin)
+    engine.dispose()  # connections made before know nothing of it
 
 
 def open_study(storage: Any, name: str, direction: str, pruner: str) -> optuna.Study:
