@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ LONG_SECONDS = 0.25
 _SIDE = 1024
 
 Clock = Callable[[], float]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass
@@ -69,13 +71,13 @@ class Timing:
 
 
 def time_alternately(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[Name, Callable[[], object]],
     repeats: int,
     probe: Probe,
     *,
     beside: Sequence[Probe] = (),
     clock: Clock = time.perf_counter,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Time every call `repeats` times in turns, each sample while the machine is quiet as far as it ever is.
 
     Parameters
@@ -97,7 +99,7 @@ def time_alternately(
         call()
         if clock() - start >= LONG_SECONDS:
             long.add(name)
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}  # milliseconds, the slower probe
+    samples: dict[Name, list[tuple[float, float]]] = {name: [] for name in calls}  # milliseconds, the slower probe
     before = probe.measure()
     for _ in range(TRIES * repeats):
         waiting = [name for name in calls if len(_quiet(samples[name], probe)) < repeats]

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -199,6 +200,25 @@ def test_looking_ahead_changes_nothing_but_the_thread():
     with pytest.raises(ValueError, match="no -1"):
         ahead.get(-1)
     ahead.close()
+
+
+def test_calls_never_run_at_the_same_time():
+    inside, most = [], []
+    begun = threading.Event()
+
+    def make(x):
+        inside.append(x)
+        begun.set()
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.remove(x)
+        return x
+
+    ahead = Lookahead(make)
+    ahead.ask(1)
+    assert begun.wait(10) and ahead.get(2) == 2  # other than was asked for, and is being made
+    ahead.close()
+    assert most == [1, 1]
 
 
 def test_reading_ahead_gives_the_same_parts(corpus):

@@ -102,6 +102,7 @@ def test_the_table_has_rows_for_the_tokenizer(vocabulary):
         ({"layer_norm_eps": float("nan")}, "'layer_norm_eps' parameter of the model must be above 0"),
         ({"next_sentence": True, "type_vocab_size": 1}, "type_vocab_size of at least 2"),
         ({"next_sentence": True, "family": "modernbert"}, "ModernBERT does not tell"),
+        ({"scaled_init": False, "family": "modernbert"}, "ModernBERT always draws"),
     ],
 )
 def test_bad_settings(wrong, says):

@@ -8,7 +8,7 @@ grow, and a stopped run goes on, without a sample being lost or seen twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -200,6 +200,8 @@ class Lookahead(Generic[P, T]):
         self._asked = self._answer = None
         if answer is not None and asked == (args, kwargs):
             return answer.result()
+        if answer is not None and not answer.cancel():
+            wait([answer])  # two calls at once would disturb each other: a corpus keeps its files open
         return self.make(*args, **kwargs)
 
     def close(self) -> None:

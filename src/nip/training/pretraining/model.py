@@ -135,6 +135,10 @@ class ModelSettings:
             raise ValueError("Pairs of sentences need a type_vocab_size of at least 2.")
         if self.family == "modernbert" and self.next_sentence:
             raise ValueError("ModernBERT does not tell the two sentences of a pair apart: next_sentence needs another.")
+        if self.family == "modernbert" and not self.scaled_init:
+            raise ValueError(
+                "ModernBERT always draws the last matrices of its layers smaller: scaled_init cannot be off."
+            )
 
     def rows(self, vocabulary: Vocabulary) -> int:
         """Rows of the table of embeddings.
