@@ -79,7 +79,7 @@ def attended_pairs(graph: Pattern, block_size: int, n_tokens: int) -> int:
     --------
     >>> from nip.graphs import hypercube
     >>> attended_pairs(hypercube(4), 16, 64), attended_pairs(hypercube(4), 16, 50)
-    (3072, 1828)
+    (3072, 1924)
     """
     sizes = np.full(graph.n, block_size, np.int64)
     sizes[-1] = n_tokens - (graph.n - 1) * block_size
