@@ -66,6 +66,10 @@ class MaskedObjective(nn.Module):
             config = model.config
             self.sentences = Sentences(config.hidden_size, config.initializer_range, seed)
 
+    def tie_weights(self) -> None:
+        """As the model's own: for accelerate, which takes tied weights apart when FSDP cuts them."""
+        self.model.tie_weights()
+
     def forward(
         self,
         input_ids: Tensor,

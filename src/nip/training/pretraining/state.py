@@ -110,7 +110,9 @@ def save_state(path: Path, learner: Learner, progress: Progress) -> bool:
         False, and nothing is written, if a weight is no finite number.
     """
     main = learner.accelerator.is_main_process
-    weights = whole(dict(bare(learner.model).named_parameters()), kept=main)
+    inner = bare(learner.model)
+    held = inner.state_dict()  # FSDP's own weights are in their places only after this, where an evaluation came before
+    weights = whole({name: held[name] for name, _ in inner.named_parameters()}, kept=main)
     states = whole_states(learner.accelerator, learner.model, learner.optimizer)
     sound = all(bool(weight.isfinite().all()) for weight in weights.values())
     if learner.accelerator.num_processes > 1:
