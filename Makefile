@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: env demo test test-full test-hf check clean
+.PHONY: env demo pretrain-demo test test-full test-hf check clean
 
 env: $(STAMP)
 
@@ -25,6 +25,17 @@ demo: env
 	$(BIN)/nip lra --model hypercube $(DEMO_RUN) --out $(DEMO)/hypercube
 	$(BIN)/nip lra --model local $(DEMO_RUN) --out $(DEMO)/local
 	$(BIN)/nip report $(DEMO)/hypercube $(DEMO)/local --out $(DEMO)/report.html
+
+# Pretraining in small, some 20 minutes on two cores: the text that packages carry (apt install bible-kjv-text dict-gcide; the
+# Brown corpus where it is), a tokenizer trained on it, a tiny BERT over a hypercube of 512 tokens. Stopped, it goes on.
+PRETRAIN_DEMO := runs/pretrain-demo
+pretrain-demo: env
+	$(BIN)/nip data texts --out $(PRETRAIN_DEMO)/texts
+	$(BIN)/nip data corpus --from $(PRETRAIN_DEMO)/texts --out $(PRETRAIN_DEMO)/shards --train-tokenizer 8192 --max-seq-length 512
+	$(BIN)/nip pretrain --dataset $(PRETRAIN_DEMO)/shards --out $(PRETRAIN_DEMO)/hypercube --size tiny --model hypercube \
+		--batch-size 32 --learning-rate 2e-3 --dropout 0 --attention-dropout 0 --hours 0.27 --eval-every 100 --eval-samples 256 \
+		--checkpoint-minutes 2
+	$(BIN)/nip report $(PRETRAIN_DEMO)/hypercube --out $(PRETRAIN_DEMO)/report.html
 
 check: env
 	$(BIN)/ruff check .

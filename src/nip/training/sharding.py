@@ -173,6 +173,7 @@ def whole_states(accelerator: Accelerator, model: torch.nn.Module, optimizer: Op
         return {}
     if uses_deepspeed(accelerator):
         whole_state = importlib.import_module("deepspeed.utils").safe_get_full_optimizer_state
+        _link_states(model)
         step = next(iter(optimizer.state.values()))["step"]
         return {
             name: {"step": step.clone(), **{key: whole_state(weight, key) for key in SPREAD}} for name, weight in named
@@ -194,7 +195,7 @@ def load_states(
         for group in optimizer.param_groups:
             for flat in group["params"]:
                 optimizer.state[flat] = {"step": step.clone(), **{key: torch.zeros_like(flat) for key in SPREAD}}
-        engine.optimizer._lazy_init_hp_params_optimizer_state()  # else it is only done by the first step
+        _link_states(engine)
         for name, state in states.items():
             for key in SPREAD:
                 put_state(named[name], state[key].to(accelerator.device), key)
@@ -205,6 +206,12 @@ def load_states(
             key: share_of(weight, value) if key in SPREAD else value.to(accelerator.device)
             for key, value in state.items()
         }
+
+
+def _link_states(engine: Any) -> None:
+    """Let DeepSpeed know which pieces of its states are whose: by itself it does so in its first step, of one group."""
+    engine.optimizer._hp_optimizer_states_linked = False
+    engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _asked(variable: str) -> bool:

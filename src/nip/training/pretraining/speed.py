@@ -42,7 +42,7 @@ def peak_of(device: torch.device, precision: str | None) -> float:
     about = matmul_peak(device, dtype, side=256, tries=2)
     if about < SLOW:  # a processor without instructions for it: the product of large matrices would take seconds
         return about
-    return max(about, matmul_peak(device, dtype))
+    return max(about, matmul_peak(device, dtype, side=512 if device.type == "cpu" else None, tries=5))
 
 
 def mean_batch(settings: Settings) -> float:

@@ -24,7 +24,7 @@ from nip.models.positions import reflected
 from nip.training.checkpoints import Weights, read_tensors, write_tensors
 from nip.training.pretraining.budget import Spent
 from nip.training.pretraining.guard import Guard
-from nip.training.sharding import bare, load_states, load_weights, uses_deepspeed, whole, whole_states
+from nip.training.sharding import SPREAD, bare, load_states, load_weights, uses_deepspeed, whole, whole_states
 
 
 @dataclass
@@ -113,7 +113,8 @@ def save_state(path: Path, learner: Learner, progress: Progress) -> bool:
     inner = bare(learner.model)
     held = inner.state_dict()  # FSDP's own weights are in their places only after this, where an evaluation came before
     weights = whole({name: held[name] for name, _ in inner.named_parameters()}, kept=main)
-    states = whole_states(learner.accelerator, learner.model, learner.optimizer)
+    begun = progress.step > progress.guard.skipped  # before, DeepSpeed has states that it cannot tell
+    states = whole_states(learner.accelerator, learner.model, learner.optimizer) if begun else {}
     sound = all(bool(weight.isfinite().all()) for weight in weights.values())
     if learner.accelerator.num_processes > 1:
         told = torch.tensor([float(sound)], device=learner.accelerator.device)
@@ -179,6 +180,11 @@ def load_state(path: Path, learner: Learner) -> Progress:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no state of this model: {error}.") from error
     load_weights(learner.accelerator, learner.model, weights)
+    if uses_deepspeed(learner.accelerator) and not states:  # DeepSpeed's own cannot be dropped
+        states = {
+            name: {"step": torch.zeros(()), **{key: torch.zeros(shape) for key in SPREAD}}
+            for name, shape in shapes.items()
+        }
     if not uses_deepspeed(learner.accelerator):
         learner.optimizer.state.clear()
     load_states(learner.accelerator, learner.model, learner.optimizer, {k: v for k, v in states.items() if v})

@@ -1,0 +1,119 @@
+"""First weights from other models."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+import nip
+from nip.training.checkpoints import read_tensors
+from nip.training.pretraining.course import pretrain
+from nip.training.pretraining.saving import load_model
+from nip.training.pretraining.settings import Settings
+
+
+@pytest.fixture
+def settings():
+    small = {
+        "layers": 1,
+        "width": 16,
+        "heads": 2,
+        "inner_width": 32,
+        "block_size": 8,
+        "batch_size": 8,
+        "eval_samples": 4,
+    }
+    return Settings(size="tiny", lengths=((16, 1.0),), max_steps=2, track="none", **small)
+
+
+def first(monkeypatch, settings, corpus, out):
+    """The weights that a run begins with."""
+
+    def stop(run):
+        seen.update({name: weight.detach().clone() for name, weight in run.objective.model.named_parameters()})
+        raise KeyboardInterrupt
+
+    seen = {}
+    with monkeypatch.context() as patched:
+        patched.setattr("nip.training.pretraining.course.train_stage", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(settings, corpus, out)
+    return seen
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta-prelayernorm", "modernbert"])
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_the_end_of_another_run(settings, corpora, tmp_path, monkeypatch, family, norm):
+    """At twice its length: positions are those of nip.extend_positions; everything else is as it was."""
+    settings = dataclasses.replace(settings, architecture=family, norm=norm)
+    pretrain(settings, corpora["packed"], tmp_path / "one")
+    longer = dataclasses.replace(settings, lengths=((32, 1.0),), init_from=str(tmp_path / "one"), seed=7)
+    found = first(monkeypatch, longer, corpora["packed"], tmp_path / "two")
+    before = load_model(tmp_path / "one")
+    if family != "modernbert":
+        nip.extend_positions(before, 32)
+    weights = dict(before.named_parameters())
+    assert weights.keys() == found.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, found[name]), name
+
+
+def test_a_plain_checkpoint_with_more_positions(settings, corpora, tmp_path, monkeypatch):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    size = json.loads((corpora["packed"] / "manifest.json").read_text())["tokenizer"]["vocabulary"]["size"]
+    rows = -(-size // 8) * 8
+    plain = BertForMaskedLM(BertConfig(vocab_size=rows, max_position_embeddings=64, **sizes))
+    plain.save_pretrained(tmp_path / "plain")
+    found = first(
+        monkeypatch,
+        dataclasses.replace(settings, init_from=str(tmp_path / "plain")),
+        corpora["packed"],
+        tmp_path / "run",
+    )
+    for name, weight in plain.named_parameters():
+        assert torch.equal(weight[:16] if "position_embeddings" in name else weight, found[name]), name
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"hidden_size": 8}, "has the shape"),
+        ({"vocab_size": 20}, "knows 20 tokens, the corpus's tokenizer"),
+    ],
+)
+def test_models_of_other_sizes_are_refused(settings, corpora, tmp_path, config, says):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(**{"vocab_size": 160, **sizes, **config})).save_pretrained(tmp_path / "plain")
+    with pytest.raises(ValueError, match=f"--init-from: .*{says}"):
+        pretrain(dataclasses.replace(settings, init_from=str(tmp_path / "plain")), corpora["packed"], tmp_path / "run")
+
+
+def test_a_model_of_another_family_is_refused(settings, corpora, tmp_path):
+    pretrain(settings, corpora["packed"], tmp_path / "one")
+    other = dataclasses.replace(settings, architecture="modernbert", init_from=str(tmp_path / "one"))
+    with pytest.raises(ValueError, match="is a bert, the run's model a modernbert"):
+        pretrain(other, corpora["packed"], tmp_path / "two")
+
+
+def test_a_resumed_run_does_not_begin_again(settings, corpora, tmp_path, monkeypatch):
+    """The other model is only needed for the first weights."""
+    pretrain(settings, corpora["packed"], tmp_path / "one")
+    going = dataclasses.replace(settings, init_from=str(tmp_path / "one"), max_steps=3)
+    result = pretrain(going, corpora["packed"], tmp_path / "two")
+    (tmp_path / "one" / "config.json").unlink()
+    (tmp_path / "two" / "config.json").unlink()
+    again = pretrain(going, corpora["packed"], tmp_path / "two")
+    assert again["test_loss"] == result["test_loss"]
+
+
+def test_what_is_left_goes_into_transformers(settings, corpora, tmp_path):
+    """As a bare encoder, with and without the graph."""
+    pretrain(settings, corpora["packed"], tmp_path / "run")
+    plain = BertModel.from_pretrained(tmp_path / "run")
+    graph = nip.from_pretrained(tmp_path / "run")
+    state = read_tensors(tmp_path / "run/checkpoint/state.safetensors")[0]
+    for model in (plain, graph):
+        weight = model.embeddings.word_embeddings.weight
+        assert torch.equal(weight, state["weights.model.bert.embeddings.word_embeddings.weight"])
