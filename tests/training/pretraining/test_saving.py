@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import nip
@@ -75,12 +78,28 @@ def test_the_tokenizer_gives_the_model_what_it_reads(corpus, tmp_path, family, k
     assert model(**inputs).logits.shape[1] == inputs["input_ids"].shape[1]
 
 
-def test_weights_may_come_from_elsewhere(corpus, tmp_path):
-    model = build_model(SMALL, corpus.vocabulary, block_size=4, seed=1)
-    others = build_model(SMALL, corpus.vocabulary, block_size=4, seed=2)
-    save_model(model, corpus.tokenizer, tmp_path, max_tokens=32, weights=others.state_dict())
-    again = load_model(tmp_path).state_dict()
-    assert all(torch.equal(weight, again[name]) for name, weight in others.state_dict().items())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_may_come_from_elsewhere(corpus, tmp_path, family):
+    settings = replace(SMALL, family=family)
+    model = build_model(settings, corpus.vocabulary, block_size=4, seed=1)
+    others = build_model(settings, corpus.vocabulary, block_size=4, seed=2)
+    copies = {name: weight.clone() for name, weight in others.state_dict().items()}  # as they come from a GPU
+    save_model(model, corpus.tokenizer, tmp_path / "copies", max_tokens=32, weights=copies)
+    again = load_model(tmp_path / "copies").state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in copies.items())
+    save_model(others, corpus.tokenizer, tmp_path / "own", max_tokens=32)
+    files = [load_file(tmp_path / folder / "model.safetensors") for folder in ("copies", "own")]
+    assert files[0].keys() == files[1].keys()  # tied ones once
+
+
+def test_a_disk_that_is_full_leaves_no_finished_model(corpus, tmp_path, monkeypatch):
+    def fill(*args, **kwargs):  # what safetensors then raises is no OSError
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(transformers.modeling_utils, "safe_save_file", fill)
+    with pytest.raises(OSError, match=r"the model cannot be written: .* No space left on device"):
+        saved(corpus, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_are_those_of_others_too_and_no_bar_is_shown(corpus, tmp_path, capfd):

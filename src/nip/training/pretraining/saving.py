@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
@@ -44,6 +45,11 @@ def save_model(
     weights : mapping of str to Tensor, optional
         Other weights than the model holds, under the names of its own ``state_dict``: such as those that several
         processes have shared out.
+
+    Raises
+    ------
+    OSError
+        If something cannot be written; the folder then holds no finished model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
@@ -53,15 +59,25 @@ def save_model(
     unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
     try:
         with _silence():
-            model.save_pretrained(unfinished, state_dict=None if weights is None else dict(weights))
+            model.save_pretrained(unfinished, state_dict=None if weights is None else _once(model, weights))
         own.save_pretrained(unfinished)
         for path in sorted(unfinished.iterdir(), key=lambda path: path.name == LAST):
             path.chmod(usual_mode())
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             path.replace(folder / path.name)
+    except SafetensorError as error:  # such as of a disk that is full
+        raise OSError(f"{folder}: the model cannot be written: {error}.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _once(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without those that the model holds under another name too: tied ones would be written twice."""
+    names: dict[int, str] = {}
+    for name, weight in model.state_dict().items():
+        names.setdefault(weight.data_ptr(), name)
+    return {name: weights[name] for name in names.values()}
 
 
 @contextmanager
