@@ -154,6 +154,11 @@ def test_what_nothing_today_stands_for(words, says):
 def test_flags_of_epochs_and_parts(corpus):
     given, notices = today(flags(shlex.split(f"--dataset_path {corpus} --train_batch_size 8 --num_epochs 3")))
     steps = int(dict(given)["max_steps"])
+    few = f"--dataset_path {corpus} --train_batch_size 8 --num_epochs 3 --max_steps_per_epoch 2"
+    few, _ = today(flags(shlex.split(few)))
+    assert dict(few)["max_steps"] == "6"
+    many = f"--dataset_path {corpus} --train_batch_size 8 --num_epochs 3 --max_steps_per_epoch 1000000"
+    assert dict(today(flags(shlex.split(many)))[0])["max_steps"] == str(steps)
     samples = json.loads((corpus / "manifest.json").read_text())["splits"]["train"]["samples"]
     assert steps == 3 * (samples // 8)
     assert notices == [f"--num_epochs 3 ends the run after {steps} steps of {samples // 8} an epoch."]
@@ -222,17 +227,54 @@ def test_a_damaged_corpus(nip, corpus, tmp_path):
             ("train-00000.tokens.npy", "cut", "is damaged: it has"),
             ("train-00000.documents.npy", "gone", "is damaged: it is missing"),
             ("tokenizer/tokenizer.json", "cut", "is not the tokenizer that the shards of"),
+            ("train-00000.tokens.npy", "flipped", "is damaged"),
         ]
     ):
         copy = tmp_path / f"copy{number}"
         shutil.copytree(corpus, copy)
         if how == "gone":
             (copy / name).unlink()
+        elif how == "flipped":
+            raw = bytearray((copy / name).read_bytes())
+            raw[-7] ^= 1
+            (copy / name).write_bytes(raw)
         else:
             (copy / name).write_bytes((copy / name).read_bytes()[:-10])
         code, _, err = nip(*words, "--dataset", copy)
         assert code == 2
         assert says in err
+
+
+def test_a_checkpoint_of_the_original_flags(tmp_path):
+    words = ["--load_training_checkpoint", str(tmp_path), "--load_checkpoint_id", "latest_checkpoint"]
+    given, notices = today(flags(words))
+    assert dict(given) == {"init_from": str(tmp_path / "latest_checkpoint")}
+    (tmp_path / "config.json").write_text("{}")
+    given, notices = today(flags(words))
+    assert dict(given) == {"init_from": str(tmp_path)}
+    assert len(notices) == 2
+
+
+def test_options_that_do_nothing_beside_others_are_told(corpus, capsys):
+    words = [
+        "--dataset",
+        str(corpus),
+        "--max-steps",
+        "5",
+        "--decay-rate",
+        "0.5",
+        "--optimizer",
+        "adafactor",
+        "--eps",
+        "1e-8",
+    ]
+    asked_for([*words, "--max-predictions", "2", "--warmup", "0.1"])
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [
+        "nip: --decay-rate does nothing without --curve exp.",
+        "nip: --eps does nothing with --optimizer adafactor.",
+    ]
+    assert said[2:] == ["nip: --max-predictions leaves 6.2 % of 32 tokens to predict."]
 
 
 def test_options_come_before_the_file(corpus, tmp_path):

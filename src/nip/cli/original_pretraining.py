@@ -133,8 +133,6 @@ def _renamed(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
             notices.append(f"--{name} does nothing without --use_early_stopping.")
         elif name == "num_warmup_steps" and old.get("lr_schedule") != "constant_step":
             notices.append("--num_warmup_steps goes with --lr_schedule constant_step; --warmup_proportion counts here.")
-        elif name == "adam_eps" and old.get("optimizer_type") == "adafactor":
-            notices.append("--adam_eps does nothing with adafactor.")
         else:
             found.append((new, old[name]))
     if stops and not {"early_stop_time", "early_stop_eval_loss"} <= set(old):
@@ -166,18 +164,22 @@ def _folders(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
     if parts and named.get("out"):
         found[:] = [(name, value) for name, value in found if name != "out"]
         found.append(("out", str(Path(named["out"] or "") / "-".join(parts))))
-    if "load_checkpoint_id" in old:
-        if not named.get("init_from"):
-            notices.append("--load_checkpoint_id does nothing without --load_training_checkpoint.")
-            return
-        found[:] = [(name, value) for name, value in found if name != "init_from"]
-        found.append(("init_from", str(Path(named["init_from"] or "") / (old["load_checkpoint_id"] or ""))))
+    folder = Path(named.get("init_from") or "")
+    if "load_checkpoint_id" in old and not named.get("init_from"):
+        notices.append("--load_checkpoint_id does nothing without --load_training_checkpoint.")
+    elif "load_checkpoint_id" in old:
+        inside = folder / (old["load_checkpoint_id"] or "")
+        if inside.exists() or not (folder / "config.json").is_file():
+            found[:] = [(name, value) for name, value in found if name != "init_from"]
+            found.append(("init_from", str(inside)))
+        else:
+            notices.append(f"--load_checkpoint_id does nothing: {folder} holds a model itself.")
     if "load_training_checkpoint" in old:
         notices.append("A stopped run goes on by itself: --load_training_checkpoint gives first weights.")
 
 
 def _steps(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
-    """Flags that count the original's epochs: `max_steps_per_epoch` steps, or a pass over one shard."""
+    """Flags that count the original's epochs."""
     named = dict(found)
     counted = [name for name in (*EPOCHS, "num_epochs") if name in old]
     if "gradient_accumulation_steps" in old:
@@ -204,14 +206,17 @@ def _steps(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None
 
 
 def _steps_of_an_epoch(old: dict[str, str | None], named: dict[str, str | None]) -> int:
-    if "max_steps_per_epoch" in old:
-        return _whole(old, "max_steps_per_epoch")
+    """A pass over one shard, of `max_steps_per_epoch` steps at most."""
+    most = _whole(old, "max_steps_per_epoch") if "max_steps_per_epoch" in old else None
     if not named.get("dataset") or not named.get("batch_size"):
-        raise ValueError("Flags that count epochs need --max_steps_per_epoch, or a dataset and a batch size.")
+        if most is None:
+            raise ValueError("Flags that count epochs need --max_steps_per_epoch, or a dataset and a batch size.")
+        return most
     from nip.data.text import read_manifest
 
     split = read_manifest(Path(named["dataset"] or "").expanduser())["splits"]["train"]
-    return max(1, int(split["samples"]) // len(split["shards"]) // _whole(named, "batch_size"))
+    steps = max(1, int(split["samples"]) // len(split["shards"]) // _whole(named, "batch_size"))
+    return steps if most is None else min(most, steps)
 
 
 def _accumulation(old: dict[str, str | None], named: dict[str, str | None], found: Pairs) -> None:

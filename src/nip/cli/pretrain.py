@@ -128,6 +128,13 @@ def asked_for(words: Sequence[str]) -> Asked:
 
         values["lengths"] = read_manifest(Path(values["dataset"]).expanduser())["settings"]["max_seq_length"]
     settings = Settings(**{name: value for name, value in values.items() if name in FIELDS})
+    for name in values:
+        if name in FIELDS and (why := idle(name, settings)) is not None:
+            print(f"nip: --{name.replace('_', '-')} does nothing {why}.", file=sys.stderr)
+    most, longest = settings.max_predictions, settings.tokens_at_most
+    if most is not None and most < 0.9 * longest * settings.mask_probability:
+        share = 100 * most / longest
+        print(f"nip: --max-predictions leaves {share:.1f} % of {longest} tokens to predict.", file=sys.stderr)
     name = f"pretraining-{settings.model}-{settings.size}-seed{settings.seed}"
     return Asked(
         settings,
@@ -137,6 +144,37 @@ def asked_for(words: Sequence[str]) -> Asked:
         values.get("dry_run", False),
         values.get("json", False),
     )
+
+
+def idle(name: str, settings: Settings) -> str | None:
+    """Why an option has no effect beside the others; None where it has one.
+
+    Examples
+    --------
+    >>> from nip.training.pretraining.settings import Settings
+    >>> idle("decay_rate", Settings(max_steps=1)), idle("eps", Settings(max_steps=1))
+    ('without --curve exp', None)
+    """
+    needs = {
+        **dict.fromkeys(("max_coeff", "min_coeff"), ("--optimizer lamb", settings.optimizer == "lamb")),
+        **dict.fromkeys(("decay_rate", "decay_step"), ("--curve exp", settings.curve == "exp")),
+        "decay_share": ("--curve warmup-stable-decay", settings.curve == "warmup-stable-decay"),
+        "ramp_share": ("--ramp-from", settings.ramp_from is not None),
+        "eval_begin_share": ("--eval-every-begin", settings.eval_every_begin is not None),
+        "eval_end_share": ("--eval-every-end", settings.eval_every_end is not None),
+        "early_stop_minutes": ("--early-stop-loss", settings.early_stop_loss is not None),
+        "overflow_limit": ("--precision fp16", settings.precision == "fp16"),
+    }
+    if name in needs:
+        wanted, there = needs[name]
+        return None if there else f"without {wanted}"
+    if name in ("beta1", "beta2", "eps", "bias_correction") and settings.optimizer == "adafactor":
+        return "with --optimizer adafactor"
+    if name == "warmup" and settings.schedule == "constant_step":
+        return "with --schedule constant_step, which has --warmup-steps"
+    if name == "token_types" and settings.architecture == "modernbert":
+        return "with --architecture modernbert"
+    return None
 
 
 def with_model(name: str, words: Sequence[str]) -> list[str]:

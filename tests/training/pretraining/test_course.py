@@ -274,6 +274,29 @@ def test_a_run_that_does_not_recover_ends_with_its_last_good_state(settings, cor
     assert all(tensor.isfinite().all() for tensor in good.values())
 
 
+def test_a_kill_between_the_state_and_the_name_to_roll_back_to(settings, corpora, tmp_path, monkeypatch):
+    """The state of step 3 is written, and killed before it is the one to roll back to; taken up, it is."""
+    settings = dataclasses.replace(settings, lengths=((32, 1.0),))
+
+    def killed(state, good):
+        if progress_in(state).step == 3:
+            raise KeyboardInterrupt
+        link(state, good)
+
+    link = loop.link_good
+    good = tmp_path / "run/checkpoint/good.safetensors"
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "link_good", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(settings, corpora["packed"], tmp_path / "run")
+    assert progress_in(good).step == 0
+    with monkeypatch.context() as patched:
+        stopping(patched, 4)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(settings, corpora["packed"], tmp_path / "run")
+    assert progress_in(good).step == 3
+
+
 def test_a_disk_that_is_full(settings, corpora, tmp_path, monkeypatch):
     pretrain(dataclasses.replace(settings, max_steps=4), corpora["packed"], tmp_path / "run")
     before = (tmp_path / "run/checkpoint/state.safetensors").read_bytes()

@@ -55,8 +55,23 @@ def test_values_of_every_kind():
     grid = Grid({"lengths": [[128, 0.9], [512, 0.1]]}, {"param": [{"seed": 1}, {"seed": 2}], "tied": [True, False]})
     assert len(points(grid)) == 4
     lines = commands(Grid({"job_name": "x"}, grid.lists), "nip pretrain")
-    assert lines[0] == "nip pretrain --job_name x-0 --param seed=1 --tied"
-    assert lines[3] == "nip pretrain --job_name x-3 --param seed=2 --tied false"
+    assert lines[0] == "nip pretrain --job_name x-0 --param seed=1 --tied --out runs/grid-0"
+    assert lines[3] == "nip pretrain --job_name x-3 --param seed=2 --tied false --out runs/grid-3"
+
+
+@pytest.mark.parametrize(
+    ("fixed", "lists", "launcher", "ends"),
+    [
+        ({"out": "a"}, {"seed": [1, 2]}, "run", ["--out a-0 --seed 1", "--out a-1 --seed 2"]),
+        ({"output_dir": "a", "job_name": "j"}, {"seed": [1]}, "run", ["--output_dir a --job_name j-0 --seed 1"]),
+        ({"job_name": "j"}, {"seed": [1]}, "run --output_dir a", ["--job_name j-0 --seed 1"]),
+        ({"out": "a"}, {"job_name": ["x", "y"]}, "run", ["--out a --job_name x", "--out a --job_name y"]),
+        ({}, {"job_name": ["x", "y"]}, "run", ["--job_name x --out runs/grid-0", "--job_name y --out runs/grid-1"]),
+        ({}, {"output_dir": ["x", "y"]}, "run", ["--output_dir x", "--output_dir y"]),
+    ],
+)
+def test_no_two_points_share_a_folder(fixed, lists, launcher, ends):
+    assert commands(Grid(fixed, lists), launcher) == [f"{launcher} {end}" for end in ends]
 
 
 @pytest.mark.parametrize(

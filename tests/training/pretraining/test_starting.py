@@ -97,6 +97,22 @@ def test_a_model_of_another_family_is_refused(settings, corpora, tmp_path):
         pretrain(other, corpora["packed"], tmp_path / "two")
 
 
+def test_other_tokens_and_norms_are_refused(settings, corpora, tmp_path):
+    pretrain(settings, corpora["packed"], tmp_path / "one")
+    other = dataclasses.replace(settings, init_from=str(tmp_path / "one"), norm="rms")
+    with pytest.raises(ValueError, match="has --norm layer, the run rms"):
+        pretrain(other, corpora["packed"], tmp_path / "two")
+    described = json.loads((tmp_path / "one" / "tokenizer.json").read_text())
+    words = described["model"]["vocab"]
+    one, two = list(words)[-2:]
+    words[one], words[two] = words[two], words[one]
+    (tmp_path / "one" / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"--init-from: the tokenizer .* is not the one that the shards"):
+        pretrain(dataclasses.replace(other, norm="layer"), corpora["packed"], tmp_path / "three")
+    with pytest.raises(ValueError, match="--init-from: there is no folder"):
+        pretrain(dataclasses.replace(other, init_from=str(tmp_path / "gone")), corpora["packed"], tmp_path / "four")
+
+
 def test_a_resumed_run_does_not_begin_again(settings, corpora, tmp_path, monkeypatch):
     """The other model is only needed for the first weights."""
     pretrain(settings, corpora["packed"], tmp_path / "one")

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from nip.data.text import verify
 from nip.training.console import Console
 from nip.training.environment import changes, environment
 from nip.training.pretraining.ending import finish, run_facts
 from nip.training.pretraining.folder import claimed_run, finished, refuse_other, settings_of
-from nip.training.pretraining.loop import secure, train_stage
+from nip.training.pretraining.loop import keep_good, secure, train_stage
 from nip.training.pretraining.opening import (
     attention_choice,
     corpus_checksum,
@@ -72,6 +73,8 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
         described = run_facts(settings, data, command)
         if facts is not None:
             refuse_other(folder, facts, settings, data, described["checksum"])
+        elif accelerator.is_main_process:
+            verify(dataset)  # every byte, once: hours follow
         result = finished(folder, settings)
         with Console(folder.log if accelerator.is_main_process else None, settings.max_steps) as console:
             if result is not None:
@@ -116,6 +119,8 @@ def begin(run: Run, described: dict[str, Any], *, again: bool) -> None:
         run.progress.stopped = None
     if again or not folder.checkpoint.is_file():
         secure(run, None)
+    else:
+        keep_good(run)  # a kill may have come between the two
     if run.progress.step:
         console.say(f"Going on after step {run.progress.step:,}.")
     here = environment(accelerator.device, accelerator.num_processes)

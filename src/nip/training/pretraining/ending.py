@@ -22,6 +22,7 @@ from nip.training.pretraining.settings import Settings
 from nip.training.pretraining.validation import commonest_token, evaluate
 from nip.training.runs import Metrics, write_json
 from nip.training.sharding import whole
+from nip.training.steps import TrainingDivergedError
 
 TASK = "masked language model"
 TEST = 4  # the last evaluation takes so many times the samples of the others
@@ -77,6 +78,11 @@ def finish(run: Run) -> dict[str, Any]:
     run.tick()
     measured = evaluate(run, TEST * settings.eval_samples)
     answers = measured.answers
+    if not math.isfinite(measured.loss):
+        raise TrainingDivergedError(
+            f"The held-out loss is {measured.loss} after step {progress.step:,}. The state is kept in "
+            f"{folder.checkpoint}."
+        )
     baselines = {"commonest_token": commonest_token(run.corpus, run.held_out)}
     run.tick()
     reason = progress.stopped or ended(settings, progress)
@@ -132,22 +138,27 @@ def finish(run: Run) -> dict[str, Any]:
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """The result in two sentences.
+    """The result in three sentences.
 
     Examples
     --------
     >>> print(in_words({"steps": 1000, "tokens": 4_000_000, "ended": "1,000 steps are done", "test_loss": 3.25,
     ...     "perplexity": 25.79, "test_accuracy": 0.412, "interval": [0.405, 0.419], "baselines":
-    ...     {"commonest_token": 0.05}, "n_answers": 20_000}))
+    ...     {"commonest_token": 0.05}, "n_answers": 20_000, "saving_seconds": 1.0, "seconds": 400.0,
+    ...     "tokens_per_second": 12_345.6, "flops_utilisation": 0.5}))
     The run has ended after 1,000 steps and 4,000,000 tokens: 1,000 steps are done.
     Held-out loss 3.2500, perplexity 25.79; 41.2 % of 20,000 masked tokens guessed (95 % interval 40.5–41.9 %; always \
 the commonest token: 5.0 %).
+    12,346 tokens a second, 50.0 % of what the device multiplies; checkpoints took 0.2 % of the time.
     """
     low, high = result["interval"]
+    saving = result["saving_seconds"] / max(result["seconds"], 1e-9)
     common = 100 * result["baselines"]["commonest_token"]
     return (
         f"The run has ended after {result['steps']:,} steps and {result['tokens']:,} tokens: {result['ended']}.\n"
         f"Held-out loss {result['test_loss']:.4f}, perplexity {result['perplexity']:.2f}; "
         f"{100 * result['test_accuracy']:.1f} % of {result['n_answers']:,} masked tokens guessed (95 % interval "
-        f"{100 * low:.1f}–{100 * high:.1f} %; always the commonest token: {common:.1f} %)."
+        f"{100 * low:.1f}–{100 * high:.1f} %; always the commonest token: {common:.1f} %).\n"
+        f"{result['tokens_per_second']:,.0f} tokens a second, {100 * result['flops_utilisation']:.1f} % of what the "
+        f"device multiplies; checkpoints took {100 * saving:.1f} % of the time."
     )

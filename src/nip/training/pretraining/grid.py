@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+FOLDERS, JOBS = {"out", "output_dir", "output-dir"}, {"job_name", "job-name"}
 SECTIONS = ("default_parameters", "hyperparameters")
 
 
@@ -87,7 +88,7 @@ def points(grid: Grid) -> list[dict[str, Any]]:
 def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[str]:
     """One command for each point, quoted for a shell.
 
-    A point whose folder is not told apart by the grid itself gets ``out`` and a number appended to it, or to
+    A point whose folder is not told apart by the grid itself gets its number at the end of ``out`` and of
     ``job_name``, so that no two runs share one.
 
     Parameters
@@ -104,14 +105,17 @@ def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[s
     nip pretrain --out runs/a-0 --fp16 --lr 0.001
     nip pretrain --out runs/a-1 --fp16 --lr 0.0005
     """
-    told_apart = next((name for name in ("job_name", "job-name", "out") if name in grid.fixed), "out")
+    begun = shlex.split(launcher)
+    flags = {word.partition("=")[0].lstrip("-") for word in begun if word.startswith("--")}
     lines = []
     for number, point in enumerate(points(grid)):
         options = {**grid.fixed, **point}
-        if not {"out", "job_name", "job-name"} & set(point):
-            before = grid.fixed.get(told_apart) or "runs/grid"
-            options = {**options, told_apart: f"{before}-{number}"}
-        words = shlex.split(launcher)
+        placed = bool(FOLDERS & {*options, *flags})
+        if not (FOLDERS & set(point) or (placed and JOBS & set(point))):
+            jobs = [name for name in grid.fixed if name in JOBS]
+            told_apart = jobs if jobs and placed else [*jobs, "out"]  # a job's name is a folder's in --out
+            options |= {name: f"{grid.fixed.get(name) or 'runs/grid'}-{number}" for name in told_apart}
+        words = list(begun)
         for name, value in options.items():
             words += _option(name, value)
         lines.append(shlex.join(words))

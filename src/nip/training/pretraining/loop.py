@@ -60,18 +60,19 @@ def train_stage(run: Run) -> bool:
             progress.stage_samples += count
             progress.tokens += taken.tokens
             progress.padded += count * run.length
-            progress.flops += run.flops[progress.stage] * count * run.length
+            progress.flops += run.flops[progress.stage] * taken.tokens
             now = run.tick()
             progress.step_seconds += now - began
             react(run, taken, metrics)
             report(run, taken, metrics, count, now - began)
             foresee(run, marks)
             after(run, metrics, marks)
-        if not over(run):
+        last = over(run)
+        if not last:
             progress.stage, progress.stage_samples = progress.stage + 1, 0
             progress.guard.forget()
         secure(run, metrics)
-        return over(run)
+        return last
     finally:
         feed.close()
         if metrics:
@@ -136,7 +137,7 @@ def report(run: Run, taken: Taken, metrics: Metrics | None, count: int, seconds:
             more["loss_scale"] = taken.scale
         record(run, metrics, "train", {**figures, **more})
         speed = {"tokens_per_second": taken.tokens / seconds, "samples_per_second": count / seconds}
-        used = run.flops[progress.stage] * run.length * count / seconds
+        used = run.flops[progress.stage] * taken.tokens / seconds
         run.log({**figures, **more, **speed, "mfu": used / run.peak}, progress.step)
     done = max(share(settings, progress), 1e-9)
     run.console.step(
@@ -241,6 +242,12 @@ def secure(run: Run, metrics: Metrics | None) -> None:
             f"The weights are no numbers any more after step {progress.step:,}. The last good state is kept in "
             f"{folder.checkpoint}."
         )
-    if run.main and progress.step % run.settings.rollback_every == 0 and not progress.guard.bad:
-        link_good(folder.checkpoint, good_state(folder))
+    keep_good(run)
     progress.save_seconds += run.tick() - began
+
+
+def keep_good(run: Run) -> None:
+    """Let the state that was written be the one to roll back to, where it is one of those."""
+    progress = run.progress
+    if run.main and progress.step % run.settings.rollback_every == 0 and not progress.guard.bad:
+        link_good(run.folder.checkpoint, good_state(run.folder))

@@ -18,12 +18,12 @@ from nip.models.huggingface_mask import packed
 
 
 class Sums(NamedTuple):
-    """Of a micro-batch, all of no dimension: what adds up over micro-batches and processes."""
+    """Of a micro-batch: what adds up over micro-batches and processes; of no dimension but for `right`."""
 
     loss: Tensor
     """Cross-entropies of the masked tokens, float32."""
     right: Tensor
-    """How many of them were guessed."""
+    """How many of them were guessed, of each sample: shape (b,)."""
     sentence_loss: Tensor
     """Cross-entropies of the next-sentence answers; 0 where it is not asked."""
     sentence_right: Tensor
@@ -102,7 +102,8 @@ class MaskedObjective(nn.Module):
         hidden: Tensor = self.model.base_model(**inputs).last_hidden_state
         scores = self._head(self.model, hidden.flatten(0, 1).index_select(0, positions)).float()
         loss = functional.cross_entropy(scores, labels, reduction="sum")
-        right = (scores.argmax(-1) == labels).sum()
+        hits = (scores.argmax(-1) == labels).long()
+        right = hits.new_zeros(len(input_ids)).index_add_(0, positions // input_ids.shape[1], hits)
         nothing = loss.new_zeros(())
         if not self._asks_sentences or next_sentence is None:
             return Sums(loss, right, nothing, nothing)

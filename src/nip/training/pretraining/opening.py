@@ -103,13 +103,15 @@ def refuse_impossible(settings: Settings, dataset: Path, accelerator: Accelerato
     model_settings(settings, settings.tokens_at_most).rows(open_corpus(dataset).vocabulary)
 
 
-def refuse_other_tokenizer(name: str, dataset: Path) -> None:
+def refuse_other_tokenizer(name: str, dataset: Path, *, of: str = "") -> None:
     """Refuse a tokenizer that is not the corpus's.
 
     Parameters
     ----------
     name : str
         A folder, a ``vocab.txt``, or a name on the hub.
+    of : str, optional
+        The option that it came by, for the message.
 
     Raises
     ------
@@ -120,10 +122,11 @@ def refuse_other_tokenizer(name: str, dataset: Path) -> None:
 
     read_manifest(dataset)
     ours, _ = load(dataset.expanduser() / "tokenizer")
-    lower_case = bool(json.loads(ours.to_str())["normalizer"].get("lowercase", True))
+    lower_case = bool((json.loads(ours.to_str())["normalizer"] or {}).get("lowercase", True))
     named, _ = existing(name, lower_case=lower_case)
     if named.get_vocab(with_added_tokens=True) != ours.get_vocab(with_added_tokens=True):
-        raise ValueError(f"The tokenizer {name} is not the one that the shards of {dataset} were made with.")
+        said = f"{of}: the" if of else "The"
+        raise ValueError(f"{said} tokenizer {name} is not the one that the shards of {dataset} were made with.")
 
 
 def corpus_checksum(dataset: Path) -> str:

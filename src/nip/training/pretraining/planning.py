@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import DistributedType
 
 from nip.data.text import Corpus, open_corpus
 from nip.training.pretraining.batches import training_parts
@@ -16,7 +17,7 @@ from nip.training.pretraining.flops import work_of
 from nip.training.pretraining.forecast import Forecast, in_words, pace
 from nip.training.pretraining.memory import Memory, memory_of
 from nip.training.pretraining.objective import MaskedObjective, total_loss
-from nip.training.pretraining.opening import graph_of, refuse_impossible, settled
+from nip.training.pretraining.opening import SHARDED, graph_of, refuse_impossible, settled
 from nip.training.pretraining.run import masking_of, micro_batch, new_model, positions_in
 from nip.training.pretraining.settings import Settings
 from nip.training.pretraining.speed import DTYPES, masked_in, outlook, peak_of
@@ -145,6 +146,8 @@ def plan(settings: Settings, dataset: Path) -> Plan:
             optimizer=settings.optimizer,
             half=settings.precision != "fp32",
             checkpointing=settings.gradient_checkpointing,
+            weight_shards=processes if accelerator.distributed_type == DistributedType.FSDP else 1,
+            state_shards=processes if accelerator.distributed_type in SHARDED else 1,
         )
         graph = graph_of(settings, length)
         work = work_of(model, length, masked_in(settings, length))

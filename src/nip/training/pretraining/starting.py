@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
+import nip.models.huggingface as over_graphs
 from nip.data.text import Vocabulary
 from nip.models.huggingface_setting import ENTRY
-from nip.training.pretraining.saving import load_model
+from nip.training.pretraining.opening import refuse_other_tokenizer
 from nip.training.pretraining.state import stretched
 
+TOKENIZERS = ("tokenizer.json", "vocab.txt")
 
-def first_weights(model: PreTrainedModel, source: str, vocabulary: Vocabulary, positions: int) -> None:
+
+def first_weights(model: PreTrainedModel, source: str, dataset: Path, vocabulary: Vocabulary, positions: int) -> None:
     """Put the weights of a saved model in place of a new one's, in place.
 
     Fewer positions than the new model has are extended by reflection; of more, the first ones are taken.
@@ -24,6 +27,8 @@ def first_weights(model: PreTrainedModel, source: str, vocabulary: Vocabulary, p
     model : PreTrainedModel
     source : str
         A folder, or a name on the hub.
+    dataset : Path
+        The corpus, whose tokenizer must be the model's where that lies beside it.
     vocabulary : Vocabulary
         Of the corpus.
     positions : int
@@ -32,32 +37,62 @@ def first_weights(model: PreTrainedModel, source: str, vocabulary: Vocabulary, p
     Raises
     ------
     ValueError
-        If the model there is of another family or other sizes, or there is none.
+        If the model there is of another family or other sizes, has another tokenizer, or there is none.
     """
-    folder = Path(source).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ValueError(f"--init-from: {source} holds no model: there is no config.json.")
-    name = str(folder) if folder.exists() else source
-    graph = getattr(AutoConfig.from_pretrained(name), ENTRY, None)
-    other: Any = AutoModelForMaskedLM.from_pretrained(name) if graph is None else load_model(Path(name))
+    name = checkpoint(source)
+    if any((Path(name) / file).is_file() for file in TOKENIZERS):
+        refuse_other_tokenizer(name, dataset, of="--init-from")
     mine: Any = model.config
-    there = other.config
+    there: Any = AutoConfig.from_pretrained(name)
     if there.model_type != mine.model_type:
         raise ValueError(f"--init-from: {source} is a {there.model_type}, the run's model a {mine.model_type}.")
     if there.vocab_size < vocabulary.size:
         raise ValueError(
             f"--init-from: {source} knows {there.vocab_size:,} tokens, the corpus's tokenizer {vocabulary.size:,}."
         )
+    if norm_of(there) != norm_of(mine):
+        raise ValueError(f"--init-from: {source} has --norm {norm_of(there)}, the run {norm_of(mine)}.")
+    sparse = getattr(there, ENTRY, None) is not None
+    load = over_graphs.from_pretrained if sparse else lambda name, kind: kind.from_pretrained(name)
+    weights = dict(load(name, AutoModelForMaskedLM).named_parameters())
     rows = there.max_position_embeddings - (mine.max_position_embeddings - positions)  # RoBERTa has two more
-    weights = dict(other.named_parameters())
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name not in weights:
-                raise ValueError(f"--init-from: {source} has no {name}.")
-            found = weights[name]
-            if found.shape != weight.shape and "position_embeddings" in name:
+        for each, weight in model.named_parameters():
+            if each not in weights and not each.startswith(OWN):
+                raise ValueError(f"--init-from: {source} has no {each}.")
+            if each not in weights:
+                continue
+            found = weights[each]
+            if found.shape != weight.shape and "position_embeddings" in each:
                 found = stretched(found, rows, positions) if rows < positions else found[: len(weight)]
             if found.shape != weight.shape:
                 shapes = f"the shape {tuple(found.shape)}, the run's {tuple(weight.shape)}"
-                raise ValueError(f"--init-from: {name} of {source} has {shapes}.")
+                raise ValueError(f"--init-from: {each} of {source} has {shapes}.")
             weight.copy_(found)
+
+
+OWN = ("cls.seq_relationship", "bert.pooler")  # that next sentences need, and a model of masked tokens alone lacks
+
+
+def checkpoint(source: str) -> str:
+    """The folder that is meant, or a name on the hub.
+
+    Raises
+    ------
+    ValueError
+        If it looks like a folder and is none, or holds no model.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"--init-from: {source} holds no model: there is no config.json.")
+        return str(folder)
+    if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise ValueError(f"--init-from: there is no folder {source}.")
+    return source
+
+
+def norm_of(config: Any) -> str:
+    """Which norm a model has, by its configuration."""
+    entry = getattr(config, ENTRY, None) or {}
+    return "rms" if entry.get("norm") == "rms" else "layer"

@@ -63,7 +63,8 @@ def take_step(run: Run, parts: Sequence[Part], rate: float, count: int) -> Taken
     learner.model.train()
     for group in learner.optimizer.param_groups:
         group["lr"] = rate
-    loss, right = 0.0, 0.0
+    loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    right = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     for number, part in enumerate(parts, 1):
         with part_of_batch(accelerator, learner.model, last=number == len(parts)):
             sums = compute(run, part)
@@ -71,12 +72,12 @@ def take_step(run: Run, parts: Sequence[Part], rate: float, count: int) -> Taken
             scaled = total if learner.scaler is None else learner.scaler.scale(total)
             # gradients are averaged over the processes, hence their number
             backward(accelerator, learner.model, scaled * accelerator.num_processes)
-        loss += total.item()
-        right += sums.right.item()
-    loss, right = summed(accelerator, loss, right)
-    norm, objection = _take(run, loss)
+        loss += total.detach()  # nobody waits for the device until all is computed
+        right += sums.right.sum()
+    mean, guessed = summed(accelerator, loss.item(), right.item())
+    norm, objection = _take(run, mean)
     scale = None if learner.scaler is None else learner.scaler.get_scale()
-    return Taken(loss, right / max(asked, 1), norm, objection, round(tokens), objection == OVERFLOW, scale)
+    return Taken(mean, guessed / max(asked, 1), norm, objection, round(tokens), objection == OVERFLOW, scale)
 
 
 def _take(run: Run, loss: float) -> tuple[float, str | None]:

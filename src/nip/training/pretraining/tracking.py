@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
 
-from nip.training.pretraining.settings import Settings
+from nip.training.pretraining.settings import CHANGEABLE, Settings
 from nip.training.runs import RunFolder
 
 
@@ -37,11 +39,12 @@ def tracked(
     from accelerate.tracking import filter_trackers
 
     name = settings.job_name or folder.path.name
+    key = hashlib.sha256(str(folder.path.resolve()).encode() + settings_key(settings)).hexdigest()[:8]
     accelerator.project_configuration.logging_dir = str(folder.path / "tracking")
     accelerator.log_with = filter_trackers(names, accelerator.logging_dir)
     special: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},
-        "wandb": {"name": name, "id": name, "resume": "allow"},
+        "wandb": {"name": name, "id": f"{name}-{key}", "resume": "allow"},
         "trackio": {"name": name, "resume": "allow"},
     }
     values = {key: value if isinstance(value, int | float | str) else str(value) for key, value in _flat(settings)}
@@ -52,6 +55,12 @@ def tracked(
         if accelerator.is_main_process:  # accelerate's own way would end the process group too
             for tracker in accelerator.trackers:
                 tracker.finish()
+
+
+def settings_key(settings: Settings) -> bytes:
+    """What tells runs apart that have the same name."""
+    kept = {name: value for name, value in settings.to_dict().items() if name not in CHANGEABLE}
+    return json.dumps(kept, sort_keys=True).encode()
 
 
 def check_installed(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from nip.training.pretraining.run import Run, micro_batch
 from nip.training.pretraining.step import compute
 from nip.training.steps import summed
 
+SEED = 0  # of the held-out samples and their masks
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -25,7 +28,7 @@ class Measured:
     loss : float
         Mean cross-entropy of the masked tokens; its exponential is the perplexity.
     answers : Answers
-        Right and asked ones; the parts of the evaluation are its examples.
+        Right and asked ones, of every sample.
     samples : int
     sentence_accuracy : float, optional
         Of next sentences, where they are asked.
@@ -49,8 +52,8 @@ def evaluate(run: Run, limit: int) -> Measured:
             loss += sums.loss.item()
             sentences += sums.sentence_right.item()
             samples += part.samples
-            right = np.array([int(sums.right.item())])
-            found += Answers.counted(right, np.array([part.asked]))
+            asked = np.bincount(part.positions.numpy() // run.length, minlength=len(part.input_ids))
+            found += Answers.counted(sums.right.cpu().numpy(), asked)
     loss, sentences, seen, *counts = summed(accelerator, loss, sentences, samples, *found.sums)
     everywhere = Answers(*(round(count) for count in counts))
     return Measured(
@@ -61,19 +64,17 @@ def evaluate(run: Run, limit: int) -> Measured:
     )
 
 
-def parts(run: Run, size: int, limit: int) -> list[Part]:
-    """This process's parts of an evaluation."""
+def parts(run: Run, size: int, limit: int) -> Iterator[Part]:
+    """This process's parts of an evaluation: whatever the run's seed, the same questions."""
     accelerator = run.accelerator
-    return list(
-        held_out_parts(
-            run.held_out,
-            size,
-            run.masking,
-            seed=run.settings.seed,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-            limit=limit,
-        )
+    return held_out_parts(
+        run.held_out,
+        size,
+        run.masking,
+        seed=SEED,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+        limit=limit,
     )
 
 
