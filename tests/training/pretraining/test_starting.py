@@ -8,6 +8,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 import nip
+from nip.finetuning import masked_lm
 from nip.training.checkpoints import read_tensors
 from nip.training.pretraining.course import pretrain
 from nip.training.pretraining.saving import load_model
@@ -133,3 +134,15 @@ def test_what_is_left_goes_into_transformers(settings, corpora, tmp_path):
     for model in (plain, graph):
         weight = model.embeddings.word_embeddings.weight
         assert torch.equal(weight, state["weights.model.bert.embeddings.word_embeddings.weight"])
+
+
+@pytest.mark.slow
+def test_there_and_back_through_nip_mlm(settings, corpora, tmp_path):
+    """A run's folder is finetuned as it is, and what comes of that begins another run."""
+    pretrain(settings, corpora["packed"], tmp_path / "run")
+    (tmp_path / "text.txt").write_text("the sparse graph of attention joins blocks\n" * 40)
+    words = ["--model_name_or_path", tmp_path / "run", "--train_file", tmp_path / "text.txt", "--max_seq_length", 16]
+    words += ["--validation_file", tmp_path / "text.txt", "--do_train", "--do_eval", "--max_steps", 2]
+    masked_lm.main([str(word) for word in (*words, "--output_dir", tmp_path / "mlm")], program="nip mlm")
+    again = dataclasses.replace(settings, init_from=str(tmp_path / "mlm"))
+    assert pretrain(again, corpora["packed"], tmp_path / "again")["steps"] == 2
