@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nip.attention import Backend, attend, backends, explain
     from nip.models.huggingface import from_pretrained, sparsify
     from nip.models.positions import extend_positions
+    from nip.scoring.reach import Reach, reach
     from nip.scoring.score import Score, score
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Backend",
     "Pattern",
+    "Reach",
     "Score",
     "attend",
     "backends",
@@ -25,6 +27,7 @@ __all__ = [
     "extend_positions",
     "from_pretrained",
     "pattern",
+    "reach",
     "score",
     "sparsify",
 ]
@@ -40,6 +43,8 @@ _LAZY = {
     "extend_positions": "nip.models.positions",
     "score": "nip.scoring",
     "Score": "nip.scoring",
+    "reach": "nip.scoring",
+    "Reach": "nip.scoring",
 }
 
 

@@ -109,6 +109,20 @@ def test_compare_lists_all_patterns_best_first(run):
     assert cube["vertex_nip_relative"] == pytest.approx(2.014, abs=5e-4)
 
 
+def test_depth_adds_what_arrives_within_it(run):
+    one = json.loads(run("score", "hypercube", "--n-vertices", 8, "--depth", 2, "--json")[1])
+    assert one["reach"] == pytest.approx(6 / 7) and one["steps"] == 2 and one["log10_least_payload"] is None
+    rows = json.loads(run("compare", "hypercube", "local", "--n-vertices", 8, "--depth", 2, "--json")[1])
+    assert rows[0] == {**one, "vertex_nip_relative": rows[0]["vertex_nip_relative"]}
+    assert "−∞" in run("score", "hypercube", "--n-vertices", 8, "--depth", 2)[1]
+    assert "sorted by even_reach; reach within 2 steps" in " ".join(
+        run("compare", "local", "--n-vertices", 8, "--depth", 2)[1].split()
+    )
+    for command in ("score", "compare"):
+        code, _, err = run(command, "local", "--n-vertices", 8, "--depth", 0)
+        assert code != 0 and "--depth must be an integer of at least 1. Got 0 instead." in err
+
+
 def test_compare_in_every_form(run, tmp_path):
     options = ("compare", "hypercube", "bigbird", "--n-vertices", 32, "--sort", "diameter")
     assert [r["pattern"] for r in csv.DictReader(io.StringIO(run(*options, "--csv")[1]))] == ["bigbird", "hypercube"]

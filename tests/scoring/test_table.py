@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import math
 
 import pytest
 
@@ -26,10 +27,30 @@ def test_best_first_by_the_discounted_score(rows):
 
 @pytest.mark.parametrize("sort", table.SORTS)
 def test_every_sort_orders(sort):
-    ordered = [row.to_dict()[sort] for row in compare(ALL, 4, sort=sort)]
+    ordered = [row.to_dict()[sort] for row in compare(ALL, 4, sort=sort, depth=3)]
     known = [value for value in ordered if value is not None]
-    assert known == sorted(known, reverse="nip" in sort)
+    assert known == sorted(known, reverse="nip" in sort or "reach" in sort)
     assert None not in ordered[: len(known)]
+
+
+def test_a_depth_adds_what_arrives_and_sorts_by_it():
+    rows = compare(ALL, 16, depth=4)
+    values = [row.to_dict() for row in rows]
+    assert [row["even_reach"] for row in values] == sorted((row["even_reach"] for row in values), reverse=True)
+    cube = next(row for row in values if row["pattern"] == "hypercube")
+    within = sum(math.comb(7, k) for k in range(5)) * 16 - 1  # of the blocks' tokens, but for the token itself
+    assert cube["reach"] == pytest.approx(within / 2047) and cube["steps"] == 4
+    assert cube["log10_least_payload"] is None
+    shown = table.cells(next(row for row in rows if row.score.pattern == "hypercube"))
+    assert shown["reach"] == f"{within / 2047:.3f}" and "vertex NIP" not in shown
+    assert json.loads(table.to_json(rows)) == json.loads(json.dumps(values))
+
+
+def test_what_a_depth_needs():
+    with pytest.raises(ValueError, match="Sorting by even_reach needs a depth"):
+        compare(ALL, sort="even_reach")
+    with pytest.raises(ValueError, match=r"'depth' parameter of compare must be an integer of at least 1. Got 0"):
+        compare(ALL, depth=0)
 
 
 def test_scores_that_round_to_zero_are_still_ordered():

@@ -23,6 +23,10 @@ Param = Annotated[
     list[str] | None, typer.Option("--param", help="A parameter of the pattern, name=value; may be repeated.")
 ]
 Causal = Annotated[bool, typer.Option("--causal", help="Attend to earlier tokens only.")]
+Depth = Annotated[
+    int | None,
+    typer.Option("--depth", help="Layers of attention: also say what arrives within them.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
 
 
@@ -36,6 +40,12 @@ def number_of_vertices(n_vertices: int | None, seq_len: int | None, block_size: 
         if value is not None and value < 1:
             raise ValueError(f"{option} must be an integer of at least 1. Got {value} instead.")
     return n_vertices if seq_len is None else -(-seq_len // block_size)
+
+
+def check_depth(depth: int | None) -> None:
+    """Refuse a --depth that is no number of layers."""
+    if depth is not None and depth < 1:
+        raise ValueError(f"--depth must be an integer of at least 1. Got {depth} instead.")
 
 
 def read_pattern(

@@ -13,10 +13,12 @@ from nip import graphs
 from nip.cli.options import (
     BlockSize,
     Causal,
+    Depth,
     Json,
     NumVertices,
     Param,
     SeqLen,
+    check_depth,
     emit,
     number_of_vertices,
     read_graph_file,
@@ -47,33 +49,39 @@ def score_command(
     graph: GraphFile = None,
     param: Param = None,
     causal: Causal = False,
+    depth: Depth = None,
     as_json: Json = False,
 ) -> None:
     """Score one graph: Normalized Information Payload, plain and discounted for bottlenecks.
 
     Example: nip score hypercube --n-vertices 2048
-    """
-    from nip.scoring import score
 
+    Example: nip score hypercube --seq-len 2048 --block-size 16 --depth 4
+    """
+    from nip.scoring import reach, score
+
+    check_depth(depth)
     n = number_of_vertices(n_vertices, seq_len, block_size)
     chosen = read_pattern(pattern, graph, n, read_parameters(param or []), causal=causal)
-    result = score(chosen, block_size)
+    result = score(chosen, block_size).to_dict()
+    if depth is not None:
+        result |= reach(chosen, depth, block_size).to_dict()
     if as_json:
-        emit(json.dumps(result.to_dict(), allow_nan=False, indent=2), None)
+        emit(json.dumps(result, allow_nan=False, indent=2), None)
         return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False)
-    for field, value in result.to_dict().items():
+    for field, value in result.items():
         table.add_row(f"[bold]{field}[/bold]", escape(_text(field, value)))
     Console().print(table)
 
 
 def _text(field: str, value: object) -> str:
     if value is None:
-        return "∞" if field in {"diameter", "cost"} else "undefined"
+        return {"diameter": "∞", "cost": "∞", "log10_least_payload": "−∞"}.get(field, "undefined")
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
@@ -97,12 +105,15 @@ def compare_command(
     ] = None,
     param: Param = None,
     causal: Causal = False,
+    depth: Depth = None,
     sort: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="bottleneck_nip_relative, nip_relative, vertex_nip_relative, diameter, cost, density or mean_degree."
+            help="bottleneck_nip_relative, nip_relative, vertex_nip_relative, diameter, cost, density, mean_degree; "
+            "with --depth reach or even_reach (its default).",
+            show_default="bottleneck_nip_relative",
         ),
-    ] = "bottleneck_nip_relative",
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Patterns scored at once; −1: one a core (needs joblib).")] = 1,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
@@ -113,6 +124,8 @@ def compare_command(
     """Score many graphs and list them, best first.
 
     Example: nip compare --seq-len 2048 --block-size 16
+
+    Example: nip compare --seq-len 2048 --block-size 16 --depth 4
     """
     from nip.scoring import table
 
@@ -120,6 +133,7 @@ def compare_command(
         raise ValueError("--json, --csv, --markdown and --html exclude each other. Give one of them.")
     if out is not None and not (as_json or as_csv or as_markdown or as_html):
         raise ValueError(f"Say in which form to write {out}: --json, --csv, --markdown or --html.")
+    check_depth(depth)
     n = number_of_vertices(n_vertices, seq_len, block_size)
     parameters = read_parameters(param or [])
     chosen = [read_graph_file(file, None, causal=causal) for file in graph or ()]
@@ -142,11 +156,12 @@ def compare_command(
             if patterns:
                 raise
             print(f"nip: {name} is left out. {error}", file=sys.stderr)
-    rows = table.compare(chosen, block_size, sort=sort, jobs=jobs)
+    rows = table.compare(chosen, block_size, sort=sort, depth=depth, jobs=jobs)
     sizes = sorted({row.score.n_vertices for row in rows})
     title = (
         f"{', '.join(map(str, sizes))} vertices of {block_size} token{'s' * (block_size > 1)}; "
-        f"NIP relative to the complete graph; sorted by {sort}"
+        f"NIP relative to the complete graph; sorted by {sort or table.default_sort(depth)}"
+        + (f"; reach within {depth} step{'s' * (depth > 1)}" if depth is not None else "")
     )
     if as_json:
         emit(table.to_json(rows), out)

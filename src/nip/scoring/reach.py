@@ -19,7 +19,8 @@ as through a hub; 1 is the complete graph's.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -50,6 +51,11 @@ class Reach:
     reach: float | None
     log10_least_payload: float | None
     even_reach: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as valid JSON values: what is infinite becomes None."""
+        least = self.log10_least_payload
+        return {**asdict(self), "log10_least_payload": None if least is None or math.isinf(least) else least}
 
 
 def reach(pattern: Pattern, steps: int, block_size: int = 1) -> Reach:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nip.graphs.pattern import Pattern
+from nip.graphs.pattern import Pattern, check_int
+from nip.scoring.reach import Reach, reach
 from nip.scoring.score import Score, score
 
 if TYPE_CHECKING:
@@ -30,14 +31,18 @@ class Row:
         At token level.
     vertex : Score
         The paper's view: block size 1.
+    at_depth : Reach or None
+        What arrives at token level within the depth that was asked for.
     """
 
     score: Score
     vertex: Score
+    at_depth: Reach | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of `Score` and ``vertex_nip_relative``, as valid JSON values."""
-        return {**self.score.to_dict(), "vertex_nip_relative": self.vertex.nip_relative}
+        """The fields of `Score`, ``vertex_nip_relative``, and those of `Reach` if a depth was asked for; valid JSON."""
+        values = {**self.score.to_dict(), "vertex_nip_relative": self.vertex.nip_relative}
+        return values if self.at_depth is None else {**values, **self.at_depth.to_dict()}
 
 
 def _descending(value: float | None) -> float:
@@ -57,10 +62,20 @@ SORTS: dict[str, Callable[[Row], float]] = {
     "cost": lambda row: _ascending(row.score.cost),
     "density": lambda row: _ascending(row.score.density),
     "mean_degree": lambda row: _ascending(row.score.mean_degree),
+    "reach": lambda row: _descending(row.at_depth.reach if row.at_depth else None),
+    "even_reach": lambda row: _descending(row.at_depth.even_reach if row.at_depth else None),
 }
+AT_DEPTH = ("reach", "even_reach")
 
 
-def compare(patterns: Iterable[Pattern], block_size: int = 1, *, sort: str = DEFAULT_SORT, jobs: int = 1) -> list[Row]:
+def compare(
+    patterns: Iterable[Pattern],
+    block_size: int = 1,
+    *,
+    sort: str | None = None,
+    depth: int | None = None,
+    jobs: int = 1,
+) -> list[Row]:
     """Score many patterns and sort them, best first.
 
     Parameters
@@ -69,9 +84,11 @@ def compare(patterns: Iterable[Pattern], block_size: int = 1, *, sort: str = DEF
         Usually on the same number of vertices; each is relative to the complete graph of its own size.
     block_size : int, default=1
         Tokens per vertex.
-    sort : str, default="bottleneck_nip_relative"
-        One of `SORTS`: the larger score first, the smaller diameter, cost, density or degree first. Plain NIP favours
-        star-like patterns, so the discounted one is the default.
+    sort : str, optional
+        One of `SORTS`: the larger score or reach first, the smaller diameter, cost, density or degree first. By default
+        ``even_reach`` where a depth is given, else ``bottleneck_nip_relative``, for plain NIP favours stars.
+    depth : int, optional
+        Layers of attention: rows also say what arrives within so many steps (`nip.scoring.reach`).
     jobs : int, default=1
         Patterns scored at once. Other than 1 needs joblib (``pip install 'nip[cluster]'``), and follows
         ``joblib.parallel_config``, so the same call runs on a dask cluster.
@@ -79,38 +96,57 @@ def compare(patterns: Iterable[Pattern], block_size: int = 1, *, sort: str = DEF
     Raises
     ------
     ValueError
-        If `sort` is unknown.
+        If `sort` is unknown or needs a depth, or the depth is no integer of at least 1.
     """
+    if depth is not None:
+        check_int("depth", depth, "compare", minimum=1)
+    if sort is None:
+        sort = default_sort(depth)
     if sort not in SORTS:
         raise ValueError(f"There is no sort {sort!r}. Sort by one of {', '.join(SORTS)}.")
+    if sort in AT_DEPTH and depth is None:
+        raise ValueError(f"Sorting by {sort} needs a depth: the number of layers of attention.")
     patterns = list(patterns)
     if jobs == 1:
-        rows = [_row(pattern, block_size) for pattern in patterns]
+        rows = [_row(pattern, block_size, depth) for pattern in patterns]
     else:
         try:
             import joblib
         except ImportError as error:
             raise ImportError("Scoring in parallel needs joblib: pip install 'nip[cluster]', or use 1 job.") from error
-        rows = joblib.Parallel(n_jobs=jobs)(joblib.delayed(_row)(pattern, block_size) for pattern in patterns)
+        rows = joblib.Parallel(n_jobs=jobs)(joblib.delayed(_row)(pattern, block_size, depth) for pattern in patterns)
     return sorted(rows, key=SORTS[sort])
 
 
-def _row(pattern: Pattern, block_size: int) -> Row:
+def default_sort(depth: int | None) -> str:
+    """What `compare` sorts by where it is not told."""
+    return DEFAULT_SORT if depth is None else "even_reach"
+
+
+def _row(pattern: Pattern, block_size: int, depth: int | None) -> Row:
     vertex = score(pattern)
-    return Row(vertex if block_size == 1 else score(pattern, block_size), vertex)
+    at_depth = None if depth is None else reach(pattern, depth, block_size)
+    return Row(vertex if block_size == 1 else score(pattern, block_size), vertex, at_depth)
 
 
 def cells(row: Row) -> dict[str, str]:
-    """What a reader sees of a row: column heading → text; the three NIP columns are relative to the complete graph."""
-    s = row.score
-    return {
-        "pattern": s.pattern,
+    """What a reader sees of a row: column heading → text; NIP, but for its log10, is relative to the complete graph."""
+    s, at_depth = row.score, row.at_depth
+    first = {
         "bottleneck NIP": relative_text(s.log10_bottleneck_nip_relative),
         "NIP": relative_text(s.log10_nip_relative),
-        "vertex NIP": relative_text(row.vertex.log10_nip_relative),
-        "log10 NIP": "–" if s.log10_nip is None or math.isinf(s.log10_nip) else f"{s.log10_nip:.2f}",
+    }
+    if at_depth is None:
+        first["vertex NIP"] = relative_text(row.vertex.log10_nip_relative)
+        first["log10 NIP"] = "–" if s.log10_nip is None or math.isinf(s.log10_nip) else f"{s.log10_nip:.2f}"
+    else:  # in place of others, so that the table stays as wide
+        reached = "–" if at_depth.reach is None else f"{at_depth.reach:.3f}"
+        first = {"even reach": f"{at_depth.even_reach:.3f}", "reach": reached, **first}
+    return {
+        "pattern": s.pattern,
+        **first,
         "diameter": "∞" if math.isinf(s.diameter) else f"{s.diameter:.0f}",
-        "degree": f"{s.mean_degree:.4g}",
+        **({"degree": f"{s.mean_degree:.4g}"} if at_depth is None else {}),
         "density": f"{100 * s.density:.3g}%",
     }
 
