@@ -30,7 +30,7 @@ EXTRAS = {
         "finetune Hugging Face's models on graphs",
         ("optuna", "plotly", "rouge_score", "sklearn", "tensorboard", "torchmetrics", "transformers"),
     ),
-    "pretrain": Extra("make corpora for pretraining", ("rensa", "mwparserfromhell", "tokenizers")),
+    "pretrain": Extra("make corpora for pretraining", ("rensa", "mwparserfromhell", "tokenizers", "yaml")),
     "postgresql": Extra("keep searches in PostgreSQL", ("psycopg",)),
     "peers": Extra("measure Hugging Face's sparse attention beside ours", ("transformers",)),
     "cluster": Extra(

@@ -246,7 +246,7 @@ def read_file(path: Path) -> dict[str, Any]:
     ValueError
         If the file is no such mapping, or names what is no option.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     from nip.training.pretraining.settings import FIELDS
 

@@ -48,7 +48,7 @@ def read_grid(path: Path) -> Grid:
     ValueError
         If the file is no such grid; the message says what is wrong.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
