@@ -7,7 +7,6 @@ Dense is `sdpa`, as transformers has it; everything outside attention is the sam
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,8 @@ from transformers import BertConfig, BertModel
 
 from nip.attention import explain
 from nip.bench.machine import Machine, this_machine
-from nip.bench.memory import high_water
+from nip.bench.markdown import markdown_table
+from nip.bench.memory import high_water, in_own_process
 from nip.bench.quiet import mm_probe, time_alternately
 from nip.graphs import pattern
 from nip.graphs.pattern import check_int
@@ -247,16 +247,8 @@ def _taken(encoder: Encoder, name: str, direction: str, backend: str) -> str:
 
 
 def _peak_mib(encoder: Encoder, name: str, direction: str, backend: str, threads: int) -> float | None:
-    if not sys.platform.startswith("linux"):
-        return None
     job = {"encoder": asdict(encoder), "name": name, "direction": direction, "backend": backend, "threads": threads}
-    process = subprocess.run(
-        [sys.executable, "-m", "nip.bench.huggingface", json.dumps(job)], capture_output=True, text=True, check=False
-    )
-    if process.returncode:
-        reason = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
-        raise ValueError(f"Measuring the memory of {name} at {encoder.n_tokens} tokens failed: {reason[-1]}")
-    return float(process.stdout)
+    return in_own_process("nip.bench.huggingface", job, f"{name} at {encoder.n_tokens} tokens")
 
 
 HEADER = [
@@ -294,8 +286,8 @@ def caption(rows: Sequence[EncoderRow]) -> str:
 
 def to_markdown(rows: Sequence[EncoderRow]) -> str:
     """The caption and the table."""
-    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|---|--:|--:|--:|---|---|--:|--:|--:|--:|--:|"]
-    return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]) + "\n"
+    rule = "|---|--:|--:|--:|---|---|--:|--:|--:|--:|--:|"
+    return markdown_table(caption(rows), HEADER, rule, [cells(row) for row in rows])
 
 
 def _main(job: str) -> None:

@@ -6,10 +6,10 @@ import ctypes
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nip.bench.rows import Case
@@ -28,15 +28,34 @@ def peak_mib(case: Case, backend: str, direction: str, threads: int) -> float | 
     ValueError
         If the process runs out of memory or fails otherwise; the message is the process's last line.
     """
+    job = {"case": asdict(case), "backend": backend, "direction": direction, "threads": threads}
+    return in_own_process("nip.bench.memory", job, f"{backend} at {case.n_tokens} tokens")
+
+
+def in_own_process(module: str, job: Mapping[str, Any], what: str) -> float | None:
+    """MiB that a module prints when it is run with a job as JSON; None where memory has no resettable high-water mark.
+
+    Parameters
+    ----------
+    module : str
+        Run as ``python -m MODULE JOB``; it prints what `high_water` found.
+    job : mapping
+    what : str
+        What is measured, for the message of an error.
+
+    Raises
+    ------
+    ValueError
+        If the process runs out of memory or fails otherwise; the message is the process's last line.
+    """
     if not _RESET.exists():
         return None
-    job = json.dumps({"case": asdict(case), "backend": backend, "direction": direction, "threads": threads})
     process = subprocess.run(
-        [sys.executable, "-m", "nip.bench.memory", job], capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, json.dumps(job)], capture_output=True, text=True, check=False
     )
     if process.returncode:
         reason = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
-        raise ValueError(f"Measuring the memory of {backend} at {case.n_tokens} tokens failed: {reason[-1]}")
+        raise ValueError(f"Measuring the memory of {what} failed: {reason[-1]}")
     return float(process.stdout)
 
 

@@ -8,7 +8,6 @@ without padding; dense is transformers' own ``sdpa``. Reading and masking sample
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,8 @@ import torch
 
 from nip.attention import explain
 from nip.bench.machine import Machine, this_machine
-from nip.bench.memory import high_water
+from nip.bench.markdown import markdown_table
+from nip.bench.memory import high_water, in_own_process
 from nip.bench.quiet import mm_probe, time_alternately
 from nip.data.text import Vocabulary
 from nip.graphs import pattern
@@ -255,16 +255,8 @@ def _taken(problem: Problem, name: str, backend: str) -> str:
 
 
 def _peak_mib(problem: Problem, name: str, output: str, backend: str, threads: int) -> float | None:
-    if not sys.platform.startswith("linux"):
-        return None
     job = {"problem": asdict(problem), "step": [name, output, backend], "threads": threads}
-    process = subprocess.run(
-        [sys.executable, "-m", "nip.bench.pretrain", json.dumps(job)], capture_output=True, text=True, check=False
-    )
-    if process.returncode:
-        reason = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
-        raise ValueError(f"Measuring the memory of {name} at {problem.n_tokens} tokens failed: {reason[-1]}")
-    return float(process.stdout)
+    return in_own_process("nip.bench.pretrain", job, f"{name} at {problem.n_tokens} tokens")
 
 
 HEADER = [
@@ -303,8 +295,8 @@ def caption(rows: Sequence[PretrainingRow]) -> str:
 
 def to_markdown(rows: Sequence[PretrainingRow]) -> str:
     """The caption and the table."""
-    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|--:|--:|---|---|---|--:|--:|--:|--:|--:|--:|"]
-    return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]) + "\n"
+    rule = "|--:|--:|---|---|---|--:|--:|--:|--:|--:|--:|"
+    return markdown_table(caption(rows), HEADER, rule, [cells(row) for row in rows])
 
 
 def _main(job: str) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from nip import graphs
 from nip.cli import bench_pretrain
+from nip.cli.bench_output import show_rows, wide
 from nip.cli.options import Json, emit, integer, number, split
 
 ALL_PASSES = ("forward", "backward", "forward+backward")
@@ -158,12 +159,10 @@ def gpu_command(
 
     Example: nip bench gpu --patterns hypercube --seq-len 4096,16384 --out gpu.md
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from nip.bench import Case
     from nip.bench.agreement import TOLERANCE, agreements
     from nip.bench.gpu import HEADER, LENGTHS, bench_gpu, caption, cells, missing
+    from nip.bench.markdown import markdown_table
 
     lengths = [integer(x, "A sequence length") for x in split(seq_len)] if seq_len else LENGTHS
     dtypes = split(dtype)
@@ -195,18 +194,17 @@ def gpu_command(
         rows.append(row)
         print(" ".join(cells(row)), file=sys.stderr)
     heading = f"{caption(rows)}; {right}"
-    if out is not None:
-        lines = [heading, "", f"| {' | '.join(HEADER)} |", "|---|--:|---|---|---|--:|--:|--:|--:|--:|"]
-        emit("\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]), out)
-    if as_json:
-        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
-    elif out is None:
-        table = Table(title=heading, title_justify="left")
-        for name in HEADER:
-            table.add_column(name, justify="left" if name in {"pattern", "dtype", "pass", "backend"} else "right")
-        for row in rows:
-            table.add_row(*cells(row))
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+    rule = "|---|--:|---|---|---|--:|--:|--:|--:|--:|"
+    show_rows(
+        rows,
+        HEADER,
+        cells,
+        heading,
+        lambda: markdown_table(heading, HEADER, rule, [cells(row) for row in rows]),
+        out=out,
+        as_json=as_json,
+        width=wide(),
+    )
 
 
 @bench.command("scoring")
@@ -222,27 +220,23 @@ def scoring_command(
 
     Example: nip bench scoring --patterns hypercube,local --seq-len 4096,65536
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from nip.bench.markdown import markdown_table
     from nip.bench.scoring import HEADER, bench_scoring, caption, cells
 
     lengths = [integer(text, "A sequence length") for text in split(seq_len)]
     rows = list(bench_scoring(split(patterns), lengths, block_size, repeats=repeats))
     if not rows:
         raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
-    if out is not None:
-        lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|---|--:|--:|--:|--:|"]
-        emit("\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)]), out)
-    if as_json:
-        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
-    elif out is None:
-        table = Table(title=caption(rows), title_justify="left")
-        for name in HEADER:
-            table.add_column(name, justify="left" if name == "pattern" else "right")
-        for row in rows:
-            table.add_row(*cells(row))
-        Console().print(table)
+    heading, rule = caption(rows), "|---|--:|--:|--:|--:|"
+    show_rows(
+        rows,
+        HEADER,
+        cells,
+        heading,
+        lambda: markdown_table(heading, HEADER, rule, [cells(row) for row in rows]),
+        out=out,
+        as_json=as_json,
+    )
 
 
 @bench.command("step")
@@ -269,7 +263,6 @@ def step_command(
     Example: nip bench step --backends native,gather --ways own
     """
     from rich.console import Console
-    from rich.table import Table
 
     from nip.bench.step import HEADER, bench_step, caption, cells, to_markdown
 
@@ -280,17 +273,7 @@ def step_command(
         rows = list(measured)
     if not rows:
         raise ValueError("There is nothing to measure. Name a way to compute a batch.")
-    if out is not None:
-        emit(to_markdown(rows), out)
-    if as_json:
-        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
-    elif out is None:
-        table = Table(title=caption(rows), title_justify="left")
-        for name in HEADER:
-            table.add_column(name, justify="left" if name in {"way", "attention", "pattern"} else "right")
-        for row in rows:
-            table.add_row(*cells(row))
-        Console().print(table)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json)
 
 
 @bench.command("encoder")
@@ -325,7 +308,6 @@ def encoder_command(
     Example: nip bench encoder --seq-len 2048 --dropout 0 --pass training
     """
     from rich.console import Console
-    from rich.table import Table
 
     from nip.bench.huggingface import HEADER, Encoder, bench_encoder, caption, cells, to_markdown
 
@@ -344,14 +326,4 @@ def encoder_command(
     )
     with Console(stderr=True).status("measuring"):
         rows = list(measured)
-    if out is not None:
-        emit(to_markdown(rows), out)
-    if as_json:
-        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
-    elif out is None:
-        table = Table(title=caption(rows), title_justify="left")
-        for name in HEADER:
-            table.add_column(name, justify="left" if name in {"pass", "attention", "pattern"} else "right")
-        for row in rows:
-            table.add_row(*cells(row))
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json, width=wide())

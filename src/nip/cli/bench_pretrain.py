@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nip.cli.options import Json, emit, integer, split
+from nip.cli.bench_output import show_rows, wide
+from nip.cli.options import Json, integer, split
 
 
 def pretrain_command(
@@ -41,7 +40,6 @@ def pretrain_command(
     Example: nip bench pretrain --seq-len 2048 --patterns hypercube,bigbird
     """
     from rich.console import Console
-    from rich.table import Table
 
     from nip.bench.pretrain import HEADER, Problem, bench_pretraining, caption, cells, to_markdown
 
@@ -58,14 +56,4 @@ def pretrain_command(
     )
     with Console(stderr=True).status("measuring"):
         rows = list(measured)
-    if out is not None:
-        emit(to_markdown(rows), out)
-    if as_json:
-        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
-    elif out is None:
-        table = Table(title=caption(rows), title_justify="left")
-        for name in HEADER:
-            table.add_column(name, justify="left" if name in {"attention", "pattern", "output"} else "right")
-        for row in rows:
-            table.add_row(*cells(row))
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json, width=wide())
