@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from nip.bench import huggingface as bench
 from nip.bench.huggingface import Encoder
@@ -61,6 +62,46 @@ def test_a_training_step_gives_gradients_and_the_optimizer_moves_weights(monkeyp
     assert all(weight.grad is not None for weight in model.parameters())
     assert any(not torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
     assert (model.config._attn_implementation == "sdpa") == (name == "sdpa")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """An encoder of 16 positions with weights of its own."""
+    torch.manual_seed(5)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    model = BertModel(BertConfig(vocab_size=50, max_position_embeddings=16, **sizes))
+    model.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_a_saved_encoder_is_measured_with_its_own_sizes_and_weights(monkeypatch, saved):
+    encoder = Encoder.saved(saved, 64, block_size=8)
+    assert (encoder.layers, encoder.width, encoder.heads) == (2, 32, 4)
+    weights = BertModel.from_pretrained(saved).state_dict()
+    seen = []
+    original = bench._model
+    monkeypatch.setattr(bench, "_model", lambda *a: seen.append(original(*a)) or seen[-1])
+    rows = measure(monkeypatch, [encoder], passes=["inference"], backend="gather")
+    assert len(rows) == 2 and len(seen) == 2
+    for model in seen:
+        for name, weight in model.state_dict().items():
+            assert torch.equal(weight[: len(weights[name])], weights[name]), name
+        assert model.get_input_embeddings().weight.dtype == torch.float32
+        assert len(model.embeddings.position_embeddings.weight) == 64
+    assert saved in bench.caption(rows)
+
+
+def test_a_saved_encoder_by_the_command(saved, capsys):
+    command = ["bench", "encoder", "--seq-len", "32", "--block-size", "8", "--dropout", "0", "--pass", "inference"]
+    command += ["--backend", "gather", "--repeats", "1", "--json", "--model-name-or-path", saved]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert not ended.value.code
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["source"], row["layers"], row["width"]) for row in rows] == [(saved, 2, 32)] * 2
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--layers", "3"])
+    assert stop.value.code == 2 and "--layers is the model's own" in capsys.readouterr().err
 
 
 def test_the_command_prints_rows_and_writes_a_table(tmp_path, capsys):

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from nip.training.process import spin_briefly
+from nip.training.process import peak_mib, spin_briefly
 
 # How many pages the system hands out while a 64 MiB tensor is made and freed again and again.
 CODE = """
@@ -34,6 +35,31 @@ def test_freed_memory_is_used_again():
     assert resource.getpagesize() > 0
     assert fresh_bytes("keep") < 2**24
     assert fresh_bytes("give back") > 2**28
+
+
+PEAK = """
+import numpy as np, torch
+from nip.training.process import peak_mib
+cpu = torch.device("cpu")
+before = peak_mib(cpu)
+held = np.ones(1 << 26)
+del held
+print(before, peak_mib(cpu))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_the_peak_of_memory_is_in_mib_and_stays_when_memory_is_freed():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split())
+    assert 50 < before < 2000
+    assert before + 100 < after < before + 600  # 512 MiB beside what torch left free after it was imported
+    assert after > 512
+
+
+def test_a_gpu_tells_its_own_peak(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 20)
+    assert peak_mib(torch.device("cuda")) == 3.0
 
 
 # The memory of a training process after every hundredth step, in bytes.

@@ -1,7 +1,8 @@
 """A Hugging Face encoder as a whole: a training step and inference, its attention over a pattern and dense.
 
-The model is BERT's encoder with random weights and no head, six layers of twelve heads, 384 wide unless told otherwise.
-Dense is `sdpa`, as transformers has it; everything outside attention is the same code. The inputs have no padding.
+The model is BERT's encoder with random weights and no head, six layers of twelve heads, 384 wide unless told otherwise,
+or one that is saved. Dense is `sdpa`, as transformers has it; everything outside attention is the same code. The inputs
+have no padding.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel
 
 from nip.attention import explain
 from nip.bench.machine import Machine, this_machine
 from nip.bench.markdown import markdown_table
 from nip.bench.memory import high_water, in_own_process
 from nip.bench.quiet import mm_probe, time_alternately
+from nip.finetuning.loading import positions_of
 from nip.graphs import pattern
 from nip.graphs.pattern import check_int
 from nip.models.huggingface import sparsify
+from nip.models.positions import extend_positions
 from nip.training.process import keep_freed_memory
 
 DENSE = "sdpa"
@@ -46,6 +49,25 @@ class Encoder:
     dtype: str = "float32"
     optimizer: bool = False
     """Whether a training step ends with AdamW's."""
+    source: str | None = None
+    """Folder or name of a saved model, its positions extended by reflection where an input is longer; None: BERT's."""
+
+    @classmethod
+    def saved(cls, source: str, n_tokens: int, **more: Any) -> Encoder:
+        """That of a saved model, with its layers, width and heads.
+
+        Raises
+        ------
+        OSError
+            If there is no such model.
+        ValueError
+            If its configuration does not tell them.
+        """
+        config = AutoConfig.from_pretrained(source)
+        names = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
+        if missing := [name for name in names.values() if not isinstance(getattr(config, name, None), int)]:
+            raise ValueError(f"{source} is no encoder that can be measured: its configuration has no {missing[0]}.")
+        return cls(n_tokens, source=source, **{key: getattr(config, name) for key, name in names.items()}, **more)
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "batch", "layers", "width", "heads", "block_size"):
@@ -198,22 +220,42 @@ def _has_dense(encoder: Encoder, direction: str, dense_up_to: int | None) -> boo
     return dense_up_to is None or encoder.n_tokens <= dense_up_to
 
 
+def _model(encoder: Encoder) -> PreTrainedModel:
+    dropout = {
+        "attention_probs_dropout_prob": encoder.attention_dropout,
+        "hidden_dropout_prob": encoder.hidden_dropout,
+    }
+    if encoder.source is None:
+        config = BertConfig(
+            vocab_size=1024,
+            hidden_size=encoder.width,
+            num_hidden_layers=encoder.layers,
+            num_attention_heads=encoder.heads,
+            intermediate_size=4 * encoder.width,
+            max_position_embeddings=encoder.n_tokens,
+            **dropout,
+        )
+        return BertModel._from_config(config, attn_implementation="sdpa", add_pooling_layer=False)
+    config = AutoConfig.from_pretrained(encoder.source)
+    for name, chance in dropout.items():
+        if not hasattr(config, name):
+            raise ValueError(f"{encoder.source} cannot be measured with a dropout of its own: it has no {name}.")
+        setattr(config, name, chance)
+    model: PreTrainedModel = AutoModel.from_pretrained(
+        encoder.source, config=config, attn_implementation="sdpa", dtype=torch.float32
+    )
+    rows = positions_of(config)
+    if rows is not None and encoder.n_tokens > rows:
+        extend_positions(model, encoder.n_tokens)
+    return model
+
+
 def prepare(encoder: Encoder, name: str, direction: str, backend: str = "auto") -> Callable[[], object]:
     """A call that computes the pass once; `name` is a pattern or "sdpa"."""
-    config = BertConfig(
-        vocab_size=1024,
-        hidden_size=encoder.width,
-        num_hidden_layers=encoder.layers,
-        num_attention_heads=encoder.heads,
-        intermediate_size=4 * encoder.width,
-        max_position_embeddings=encoder.n_tokens,
-        attention_probs_dropout_prob=encoder.attention_dropout,
-        hidden_dropout_prob=encoder.hidden_dropout,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = BertModel._from_config(config, attn_implementation="sdpa", add_pooling_layer=False)
-        ids = torch.randint(config.vocab_size, (encoder.batch, encoder.n_tokens))
+        model = _model(encoder)
+        ids = torch.randint(model.config.vocab_size, (encoder.batch, encoder.n_tokens))
     model.to(getattr(torch, encoder.dtype))
     if name != DENSE:
         sparsify(model, name, block_size=encoder.block_size, backend=backend)
@@ -277,10 +319,11 @@ def caption(rows: Sequence[EncoderRow]) -> str:
     """On what and how the rows were measured."""
     first, encoder = rows[0], rows[0].encoder
     step = "forward, backward and AdamW" if encoder.optimizer else "forward and backward"
+    source = "" if encoder.source is None else f"the saved {encoder.source}, "
     return (
-        f"{first.machine}; {encoder.layers} layers, {encoder.width} wide, {encoder.heads} heads, {encoder.dtype}, "
-        f"blocks of {encoder.block_size}; training is {step}; hidden dropout {encoder.hidden_dropout:g}; "
-        f"medians of {first.repeats}"
+        f"{first.machine}; {source}{encoder.layers} layers, {encoder.width} wide, {encoder.heads} heads, "
+        f"{encoder.dtype}, blocks of {encoder.block_size}; training is {step}; "
+        f"hidden dropout {encoder.hidden_dropout:g}; medians of {first.repeats}"
     )
 
 

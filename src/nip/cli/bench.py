@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -282,9 +283,13 @@ def encoder_command(
     seq_len: Annotated[str, typer.Option("--seq-len", help="Sequence lengths, comma-separated.")] = "512,2048,8192",
     block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
     batch: Annotated[int, typer.Option(help="Sequences.")] = 1,
-    layers: Annotated[int, typer.Option(help="Layers.")] = 6,
-    width: Annotated[int, typer.Option(help="Width of the model.")] = 384,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 12,
+    layers: Annotated[int | None, typer.Option(help="Layers.  [default: 6]")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the model.  [default: 384]")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads.  [default: 12]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model-name-or-path", help="A saved model's encoder in place of one of random weights."),
+    ] = None,
     dropout: Annotated[str, typer.Option(help="Attention dropout, comma-separated.")] = "0,0.1",
     hidden_dropout: Annotated[float, typer.Option("--hidden-dropout", help="Dropout elsewhere in the model.")] = 0.0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
@@ -313,11 +318,20 @@ def encoder_command(
 
     lengths = [integer(text, "A sequence length") for text in split(seq_len)]
     chances = [number(text, "Dropout") for text in split(dropout)]
-    encoders = [
-        Encoder(n, batch, layers, width, heads, block_size, chance, hidden_dropout, dtype, optimizer)
-        for chance in chances
-        for n in lengths
-    ]
+    given = {"layers": layers, "width": width, "heads": heads}
+    sizes: dict[str, Any] = {name: size for name, size in given.items() if size is not None}
+    if model is not None and sizes:
+        raise ValueError(
+            f"--{next(iter(sizes))} is the model's own where --model-name-or-path names one. Leave it out."
+        )
+    more: dict[str, Any] = {
+        "block_size": block_size,
+        "hidden_dropout": hidden_dropout,
+        "dtype": dtype,
+        "optimizer": optimizer,
+    }
+    make = partial(Encoder, **sizes) if model is None else partial(Encoder.saved, model)
+    encoders = [make(n, batch=batch, attention_dropout=chance, **more) for chance in chances for n in lengths]
     if not encoders:
         raise ValueError("There is nothing to measure. Name a sequence length and a dropout.")
     names, directions, rows = split(patterns), split(passes), []

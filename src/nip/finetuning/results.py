@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from nip.finetuning.arguments import Command
 from nip.finetuning.settings import decisive
 from nip.training.outcome import learnt, wilson_interval
+from nip.training.process import peak_mib
 from nip.training.runs import read_metrics
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def outcome(
         **{name: trained.get(name) for name in ("best_step", "steps", "planned_steps")},
         "seconds": steps[-1]["seconds"] if steps else None,
         "tokens_per_second": steps[-1]["tokens"] / steps[-1]["seconds"] if steps and steps[-1]["seconds"] else None,
+        "peak_mib": peak_mib(setup.model.device),
         "train_loss": sum(losses) / len(losses) if losses and len(losses) == len(steps) else None,
         **more,
         "metrics": {name: finite(value) for name, value in measured.items() if is_figure(name)},

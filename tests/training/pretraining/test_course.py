@@ -33,6 +33,7 @@ CLOCK = (
     "saving_seconds",
     "tokens_per_second",
     "samples_per_second",
+    "peak_mib",
 )
 
 

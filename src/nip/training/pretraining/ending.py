@@ -20,6 +20,7 @@ from nip.training.pretraining.run import Run, new_model
 from nip.training.pretraining.saving import save_model
 from nip.training.pretraining.settings import Settings
 from nip.training.pretraining.validation import commonest_token, evaluate
+from nip.training.process import peak_mib
 from nip.training.runs import Metrics, write_json
 from nip.training.sharding import whole
 from nip.training.steps import TrainingDivergedError
@@ -120,6 +121,7 @@ def finish(run: Run) -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "training_seconds": round(progress.step_seconds, 3),
         "saving_seconds": round(progress.save_seconds, 3),
+        "peak_mib": peak_mib(run.accelerator.device),
     }
     weights = _weights(run)
     if run.main:
