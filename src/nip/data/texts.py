@@ -186,6 +186,8 @@ def find_origin(source: str, place: Path | None = None, origins: Mapping[str, Or
 def write_text(source: str, origin: Path, out: Path) -> Written:
     """Write a source as one plain-text file, ``SOURCE.txt`` in a folder, complete or not at all.
 
+    A file that is there and is the same is left as it is.
+
     Parameters
     ----------
     source : str
@@ -197,10 +199,17 @@ def write_text(source: str, origin: Path, out: Path) -> Written:
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{source}.txt"
-    documents = characters = 0
+    found = list(_DOCUMENTS[source](origin))
+    write_anew(file, "".join(f"{text}\n\n" for text in found).encode())
+    return Written(source, origin, file, len(found), sum(map(len, found)))
+
+
+def write_anew(file: Path, content: bytes) -> None:
+    """Write a file, complete or not at all; one that holds this already keeps its date.
+
+    A corpus that was begun from it is refused once its source has another date (`nip.data.text.build`).
+    """
+    if file.is_file() and file.read_bytes() == content:
+        return
     with replacing(file) as written:
-        for text in _DOCUMENTS[source](origin):
-            written.write(f"{text}\n\n".encode())
-            documents += 1
-            characters += len(text)
-    return Written(source, origin, file, documents, characters)
+        written.write(content)

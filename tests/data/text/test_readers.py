@@ -89,9 +89,15 @@ def test_packed_files(tmp_path, suffix, module):
     path.write_bytes(module.compress(b"one\n\ntwo" * 5000))
     assert find_form(path) == "text"
     assert len(read(path, "text")) == 5001
-    path.write_bytes(path.read_bytes()[:-12])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-12])
     with pytest.raises(ValueError, match=r"a\.txt\..* is cut short or damaged"):
         read(path, "text")
+    # already what the form is known by
+    for damaged in (b"hello, I am not packed", whole[:14], whole[:12] + b"\xff" * 40):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.txt\..* is cut short or damaged"):
+            find_form(path)
 
 
 def test_parquet_in_pieces(tmp_path):
@@ -170,6 +176,9 @@ def test_forms_are_known_by_how_files_begin(tmp_path, content, form):
         ("a.bin", b"abc\0def", r"a\.bin is no text: byte 3 is 0"),
         ("a.txt", "ab".encode("utf-16"), r"a\.txt is encoded in UTF-16"),
         ("a.zst", b"", r"a\.zst is packed in a form that is not read"),
+        ("a.json", b'[{"text": "a"},', r"a\.json is JSON, but not one object a line, .*: jq -c \.\[\] a\.json$"),
+        ("a.json", b'\n[\n  {\n  "text": "a"},', r"a\.json is JSON, but not one object a line"),
+        ("a.json", b'{\n  "text": "a"\n}', r"a\.json is JSON, but not one object a line, .*: jq -c \. a\.json$"),
     ],
 )
 def test_files_that_are_no_text(tmp_path, name, content, message):

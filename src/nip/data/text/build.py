@@ -8,6 +8,7 @@ are. Work in progress lies in ``<folder>/work``; the manifest is written last.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -256,13 +257,22 @@ def _require_ours(out: Path) -> None:
 
 
 def _empty(out: Path) -> None:
-    """Remove all of a corpus but the lock. The manifest goes first: what is left is unfinished."""
-    (out / MANIFEST).unlink(missing_ok=True)
+    """Remove all of a corpus but the lock.
+
+    Until all else is gone there is a plan, one without anything in it: what a kill leaves is known to be a corpus, and
+    is not gone on with. It takes no room on a disk that is full.
+    """
+    plan = out / PLAN
+    if (out / MANIFEST).is_file():
+        (out / MANIFEST).replace(plan)
+    if plan.is_file():
+        os.truncate(plan, 0)
     for each in out.iterdir():
         if each.is_dir():
             shutil.rmtree(each)
-        elif each.name != LOCK:
+        elif each.name not in (LOCK, PLAN):
             each.unlink()
+    plan.unlink(missing_ok=True)
 
 
 def _require_same(out: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ A part gives one or more chunks, each of about as much text as a shard: ``NAME.t
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,7 +110,13 @@ def write_json(path: Path, value: Any) -> None:
 def write_array(path: Path, values: NDArray[Any]) -> None:
     """Write an array, complete or not at all."""
     with replacing(path) as file:
-        np.save(file, values, allow_pickle=False)
+        try:
+            np.save(file, values, allow_pickle=False)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # numpy only says how much of the array it wrote, which is less where the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def _clean(part: tuple[Piece, ...], settings: Settings, read: Read) -> Iterator[bytes]:

@@ -11,7 +11,9 @@ import codecs
 import gzip
 import lzma
 import re
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -37,7 +39,9 @@ _OPENERS = {".gz": gzip.open, ".dz": gzip.open, ".bz2": bz2.open, ".xz": lzma.op
 _BROWN_NAME, _TAGGED = re.compile(r"c[a-r]\d\d"), re.compile(rb"\S+/\S+\s+\S+/\S+\s")
 _BLOCK = 1 << 20  # bytes that are read at once
 _HEAD = 4096  # bytes by which a form is known
-_DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
+_DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+# what JSON over several lines begins with: an array of objects, or an object that is indented
+_JSON_OF_MANY_LINES = re.compile(rb'\[\s*\{\s*"|\{\s*\n\s*"')
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,9 @@ def find_form(path: Path, textual: str = "text") -> str:
     Raises
     ------
     ValueError
-        If it is a binary file, or encoded in UTF-16 or UTF-32.
+        If it is a binary file, encoded in UTF-16 or UTF-32, JSON that is not one object a line, or packed and damaged.
     """
-    with open_bytes(path) as file:
+    with open_bytes(path) as file, _unpacking(path):
         head = file.read(_HEAD)
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -112,6 +116,11 @@ def find_form(path: Path, textual: str = "text") -> str:
         return "wikipedia"
     if begin.startswith(b"<doc "):
         return "extracted"
+    if _JSON_OF_MANY_LINES.match(begin):
+        each = ".[]" if begin.startswith(b"[") else "."
+        raise ValueError(
+            f"{path} is JSON, but not one object a line, as is wanted. Convert it: jq -c {each} {path.name}"
+        )
     if _BROWN_NAME.fullmatch(path.name) and _TAGGED.match(begin):
         return "brown"
     return "jsonl" if begin.startswith((b'{"', b"{'", b"{ ")) else textual
@@ -155,7 +164,7 @@ def unpacked_lines(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]
         If it is packed and damaged.
     """
     rest = b""
-    try:
+    with _unpacking(path):
         while block := file.read(_BLOCK):
             *lines, rest = (rest + block).split(b"\n")
             for line in lines:
@@ -163,14 +172,21 @@ def unpacked_lines(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]
             if len(rest) >= longest:
                 yield rest
                 rest = b""
+    if rest:
+        yield rest
+
+
+@contextmanager
+def _unpacking(path: Path) -> Iterator[None]:
+    """Let what unpackers raise where a file is damaged name the file."""
+    try:
+        yield
     except _DAMAGED as error:
         raise ValueError(f"{path} is cut short or damaged: {error}.") from error
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ValueError(f"{path} is damaged: {error}.") from error
-    if rest:
-        yield rest
+        raise ValueError(f"{path} is cut short or damaged: {error}.") from error  # bz2 has no class of its own
 
 
 def _pieces(path: Path, form: str, part_bytes: int) -> Iterator[tuple[Piece, int]]:

@@ -31,7 +31,7 @@ class Settings:
     min_chars, max_chars : int
         Shorter documents are dropped, longer ones too; 0 as the longest is no limit.
     exact_duplicates : bool, default=False
-        Keep documents that are equal but for spaces.
+        Keep documents that are equal but for spaces. Only without `near_duplicates`, which would drop them.
     near_duplicates : float, default=0.8
         Of documents whose sets of word sequences have this Jaccard index or more only the first is kept; 0 keeps all.
     frac_test : float, default=0.1
@@ -129,6 +129,11 @@ class Settings:
             raise _wrong("encoding", "a known encoding whose line ends are the byte 10", repr(self.encoding))
         if (self.tokenizer is None) == (self.train_tokenizer == 0):
             raise ValueError("Name a tokenizer with --tokenizer, or train one with --train-tokenizer SIZE.")
+        if self.exact_duplicates and self.near_duplicates:
+            raise ValueError(
+                f"--exact-duplicates keeps equal documents, which --near-duplicates {self.near_duplicates:g} drops: "
+                "add --near-duplicates 0."
+            )
         if self.next_sentence and not self.masked_once:
             raise ValueError("--next-sentence belongs to samples that are masked once: add --masked-once.")
         if self.masked_once and not self.packing:
