@@ -38,9 +38,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         temporary.chmod(usual_mode())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            locate(error, path)
         raise
+
+
+def locate(error: OSError, path: str | os.PathLike[str]) -> None:
+    """Let an error of writing say what could not be written; of a full disk the system does not say."""
+    if error.filename is None and error.errno is not None:
+        error.filename, error.strerror = str(path), f"could not be written: {error.strerror}"
 
 
 def usual_mode() -> int:

@@ -59,9 +59,13 @@ def test_json_is_one_value(nip, tmp_path):
     assert json.loads(nip("verify", "listops", "--json")[1])["examples"] == {"train": 40, "dev": 6, "test": 8}
 
 
-def test_official_files_are_taken(nip, tmp_path):
+@pytest.mark.parametrize(
+    "below", ["", "listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000"]
+)
+def test_official_files_are_taken(nip, tmp_path, below):
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
     for name in ("train", "val", "test"):
-        (tmp_path / f"basic_{name}.tsv").write_text("Source\tTarget\n( ( ( [MAX 1 ) 2 ) ] )\t2\n")
+        (tmp_path / below / f"basic_{name}.tsv").write_text("Source\tTarget\n( ( ( [MAX 1 ) 2 ) ] )\t2\n")
     code, _, _ = nip("listops", "--from", tmp_path)
     assert code == 0
     assert nip("show", "listops")[1].endswith("label 2, 4 tokens\n[MAX 1 2 ]\n")
@@ -74,6 +78,7 @@ def test_official_files_are_taken(nip, tmp_path):
         (["listops", "--min-length", "0"], "'min_length'"),
         (["listops", "--train", "0"], "'train'"),
         (["listops", "--seed", "-1"], "'seed'"),
+        (["probe", "--param", "train=abc"], "train"),
         (["listops", "--max-depth", "3", "--max-args", "3"], "must be below"),
         (["listops", "--from", "nowhere"], "There is no nowhere. The sources of listops are: drawn"),
         (["listops", "--from", "nowhere", "--seed", "1", "--max-args", "4"], "--seed, --max-args cannot be given"),

@@ -58,6 +58,22 @@ def test_they_are_found_where_they_are_said_to_be(flag, here):
     assert labels(arguments)[0] == 3
 
 
+def test_pickles_that_nobody_named_count_only_if_all_three_are_there(here):
+    write(here / "LRA/datasets")
+    (here / "LRA/datasets/listops.train.pickle").unlink()
+    assert with_original_data(["--model", "local"]) == ["--model", "local"]
+    with pytest.raises(FileNotFoundError, match="in three pickles"):
+        with_original_data(["--data", "LRA/datasets"])
+
+
+def test_the_task_may_stand_in_a_file(here):
+    write(here)
+    (here / "image.json").write_text('{"task": "image"}')
+    (here / "listops.json").write_text('{"task": "listops"}')
+    assert with_original_data(["--config", "image.json"]) == ["--config", "image.json"]
+    assert labels(with_original_data(["--config", "listops.json"])) == list(range(8))
+
+
 def test_without_pickles_nothing_changes(here):
     for arguments in ([], ["--task", "listops"], ["--data", "elsewhere"], ["--task", "chess"], ["--task"]):
         assert with_original_data(arguments) == arguments

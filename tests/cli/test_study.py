@@ -76,6 +76,9 @@ def test_a_study_that_loses_a_run_is_taken_up_and_extended(study, trained, tmp_p
     assert [one["run"] for one in outcome["failed"]] == ["hypercube-seed1"]
     cells = {cell["pattern"]: cell for cell in outcome["cells"]}
     assert cells["softmax"]["accuracy"]["n"] == 2 and cells["hypercube"]["missing"] == ["hypercube-seed1"]
+    # to look at it loses nothing
+    code, out, err = study("--out", folder, "--results", "--json")
+    assert code == 0 and json.loads(out)["failed"] == outcome["failed"] and "hypercube-seed1 failed" in err
     # the folder alone goes on, and only with what is missing
     asked.clear()
     failing.clear()
@@ -146,7 +149,16 @@ def test_from_paper(study):
         ([*PANEL, "--submitit", "local", "--job", "a"], "--job takes name=value"),
         ([*PANEL, "--data", "nowhere"], "There is no listops data in"),
         ([*PANEL, "--patterns", "projective_plane", "--block-size", "16"], "must be an integer of at least 14"),
-        (["--from-paper", "--patterns", "local"], "--from-paper is about the paper's points alone"),
+        (
+            ["--from-paper", "--patterns", "local"],
+            "--from-paper is about the paper's points alone. Leave --patterns out.",
+        ),
+        (["--from-paper", "--seeds", "0,1"], "--from-paper is about the paper's points alone. Leave --seeds out."),
+        (
+            ["--from-paper", "--max-steps", "9"],
+            "--from-paper is about the paper's points alone. Leave --max-steps out.",
+        ),
+        (["--seeds", "0,1"], "Say which patterns to study: --patterns A,B,…"),
     ],
 )
 def test_bad_input_is_one_sentence_and_runs_nothing(study, arguments, says, tmp_path, monkeypatch):

@@ -83,6 +83,7 @@ def test_what_is_not_there_is_said(tmp_path):
         ("text", {"origin": ".", "source": "csv", "split_rule": "s4"}, "takes carved, test-as-dev"),
         ("listops", {"split_rule": "s4"}, "no split rule 's4' of the source drawn, which leaves no choice"),
         ("text", {"origin": ".", "source": "csv", "seed": 1}, "draws nothing; a seed cannot be given"),
+        ("listops", {"origin": ".", "source": "drawn"}, "The source drawn of listops reads no files: leave out --from"),
     ],
 )
 def test_what_would_be_ignored_is_refused(task, asked, told, tmp_path):

@@ -134,6 +134,20 @@ def test_an_interrupted_writer_leaves_what_was_there(step, small, written, tmp_p
     assert verify("listops", written)
 
 
+def test_a_set_that_a_killed_process_had_moved_away_gets_its_name_back(small, written):
+    home = written / "listops"
+    home.rename(written / ".listops.0123abcd.replaced")
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "_write_split", interrupted)
+        write_task(small, written, DESCRIPTION, overwrite=True)
+    assert storage.read_manifest("listops", written)["source"] == "test"
+    assert verify("listops", written)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

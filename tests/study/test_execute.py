@@ -4,12 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import filelock
 import pytest
 
+from nip.study import worker
 from nip.study.execute import Job, alone, here, on_dask
+from nip.training import RunFolder
+from nip.training.runs import wait_for_other
 from stand_in_runs import check_three, ran, stand_ins
 
 
@@ -29,7 +35,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(jobs, tmp_path, workers)
 
 def test_workers_share_the_processors(jobs, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     list(here(4)(jobs("a")))
     list(here(1)(jobs("b")))
     assert [line.split()[2] for line in (tmp_path / "ran.txt").read_text().splitlines()] == ["2", "None"]
@@ -66,6 +72,32 @@ def dead(study: Path, name: str) -> bool:
     except ProcessLookupError:
         return True
     return Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    lock = filelock.FileLock(folder.lock)
+    lock.acquire()
+    waiting = threading.Thread(target=wait_for_other, args=(folder,), daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    lock.release()
+    waiting.join(30)
+    assert not waiting.is_alive()
+
+
+def test_a_worker_waits_before_it_trains(tmp_path, monkeypatch):
+    called = []
+    run = SimpleNamespace(name="a", config=None, data=None)
+    monkeypatch.setattr(worker, "spin_briefly", lambda: None)
+    monkeypatch.setattr(worker, "_end_with_starter", lambda: None)
+    monkeypatch.setattr("nip.study.panel.read_plan", lambda study: [run])
+    monkeypatch.setattr("nip.training.runs.wait_for_other", lambda folder: called.append(("wait", folder.path)))
+    monkeypatch.setattr("nip.training.train", lambda config, out, data: called.append(("train", out)))
+    assert worker.main([str(tmp_path), "a"]) == 0
+    assert called == [("wait", tmp_path / "a"), ("train", tmp_path / "a")]
 
 
 WATCHED = """

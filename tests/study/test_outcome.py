@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -43,6 +44,20 @@ def test_accuracy_over_the_seeds(found):
     assert found.cells[0].label == "projective_plane@seq_len=224"
     assert "1 of 10 runs have no result yet." in found.notes
     assert "The inputs have 224 or 256 tokens." in found.notes
+
+
+def test_other_differences_between_runs_are_noted(study, found, tmp_path):
+    folder, runs = tmp_path / "study", study[1]
+    shutil.copytree(study[0], folder)
+    assert not any("differ in more" in note for note in found.notes)
+    (run,) = (run for run in runs if run.name == "local-seed0")
+    shorter = dataclasses.replace(run.config, max_steps=run.config.max_steps // 2, batch_size=5)
+    other = dataclasses.replace(run, name="local-other", label="local@batch_size=5", config=shorter)
+    write_run(folder, shorter, name=other.name)
+    notes = evaluate(folder, [*runs, other]).notes
+    (note,) = (note for note in notes if "differ in more" in note)
+    assert f"max_steps ({run.config.max_steps} or {shorter.max_steps})" in note.replace(",000", "000")
+    assert f"batch_size ({run.config.batch_size} or 5)" in note and "seq_len" not in note
 
 
 def test_the_graphs_are_those_of_the_runs(found):

@@ -76,6 +76,10 @@ def test_the_modern_recipe_alone_pretrains_and_it_says_what_it_needs():
         dataclasses.replace(modern, seq_len=1024)
     with pytest.raises(ValueError, match=r"Only the modern recipe pretrains\. The recipe is 'original'"):
         dataclasses.replace(BASE, pretrain_steps=1)
+    with pytest.raises(ValueError, match="which has no mask_share"):
+        dataclasses.replace(BASE, mask_share=0.3)
+    with pytest.raises(ValueError, match="which has no pretrain_learning_rate"):
+        dataclasses.replace(BASE, pretrain_learning_rate=0.01)
     with pytest.raises(ValueError, match="Pretraining needs pretrain_learning_rate"):
         dataclasses.replace(modern, pretrain_steps=1)
     with pytest.raises(ValueError, match="Pretraining needs mask_share"):
@@ -117,10 +121,10 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
         "gradient_accumulation": 2, "precision": "bf16", "backend": "dense", "checksum": "x", "data": "x", "cut": 100,
         "schedule": "constant",
         "layers": 3, "repeats": 1, "width": 32, "heads": 2, "head_dim": 8, "inner_width": 64,
-        "pretrain_learning_rate": 0.1, "mask_share": 0.3, "ema": 0.9, "patience": 3, "gradient_checkpointing": True,
+        "ema": 0.9, "patience": 3, "gradient_checkpointing": True,
         "head_width": None, "token_std": 0.5, "beta2": 0.999,
     }  # fmt: skip
-    derived = {"graph", "protocol", "recipe", "pretrain_steps"}
+    derived = {"graph", "protocol", "recipe", "pretrain_steps", "pretrain_learning_rate", "mask_share"}
     assert set(others) | derived == {field.name for field in dataclasses.fields(RunConfig)}
     for name, value in others.items():
         (said,) = differences(there, dataclasses.replace(there, **{name: value}))
@@ -132,6 +136,9 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
     pretrained = dataclasses.replace(modern, mask_share=0.1, pretrain_learning_rate=1e-3, pretrain_steps=5)
     more = dataclasses.replace(pretrained, pretrain_steps=6)
     assert differences(pretrained, more) == ["pretrain_steps is 5 there and 6 here"]
+    for name, value in {"mask_share": 0.3, "pretrain_learning_rate": 0.5}.items():
+        (said,) = differences(pretrained, dataclasses.replace(pretrained, **{name: value}))
+        assert said == f"{name} is {getattr(pretrained, name)!r} there and {value!r} here"
     assert differences(there, dataclasses.replace(there, checksum="x")) == ["the graph is another one"]
     assert differences(there, dataclasses.replace(there, data="x")) == ["the data is another set"]
 

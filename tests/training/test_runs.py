@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -72,6 +73,20 @@ def test_what_the_machine_decides_stays_with_the_run(tmp_path):
     asked = dataclasses.replace(config, precision="bf16")
     with pytest.raises(ValueError, match="precision is 'fp32' there and 'bf16' here"):
         refuse_other(settle(asked, folder, "cuda"), folder)
+
+
+def test_measurements_that_a_full_disk_refuses_are_told_with_their_file(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path, 0)
+    metrics.write({"step": 1})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="could not be written: No space left on device") as told:
+        metrics.secure()
+    assert told.value.filename == str(path)
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):

@@ -18,7 +18,8 @@ def make(task: str, out: Path | None, *, origin: str | None, source: str | None,
     made_task = data.find_task(data.find_source(data.find_task(task), origin, source).makes or task)
     parameters = asked["parameters"]
     expected = [parameters.get(split, size) for split, size in zip(data.SPLITS, made_task.sizes, strict=True)]
-    with progress_bar(made_task.name, sum(expected)) as progress:
+    # what is no number is refused by the source, in a sentence
+    with progress_bar(made_task.name, sum(size for size in expected if isinstance(size, int))) as progress:
         made = data.build(task, out, origin=origin, source=source, progress=progress, **asked)
     splits = {name: data.open_split(made_task.name, name, out) for name in data.SPLITS}
     return {
@@ -48,6 +49,8 @@ def print_made(made: dict[str, Any]) -> None:
     print_folder(made)
     manifest = made["manifest"]
     print(f"source: {manifest['source']}\nsplit: {manifest['split_rule']}\nlicence: {manifest['licence']}")
+    if empty := manifest.get("empty_pictures"):
+        print(f"left out, for they are empty: {', '.join(empty)}")
     for name, count in made["statistics"].items():
         length = count["length"]
         labels = ", ".join(f"{number:,} of label {label}" for label, number in count["labels"].items())

@@ -26,14 +26,20 @@ def with_original_data(arguments: Sequence[str]) -> list[str]:
         If one of the three is missing, or the converted form cannot be written.
     """
     from nip.data import TASKS, original
+    from nip.training.config import read_settings
 
-    task = TASKS.get(_value(arguments, "--task") or "listops")
+    file, name = _value(arguments, "--config"), _value(arguments, "--task")
+    if name is None and file is not None:
+        name = read_settings(Path(file)).get("task")
+    task = TASKS.get(name or "listops")
     named = _value(arguments, "--data")
     if task is None:
         return list(arguments)
+    # what nobody named must be whole to count: the original's own checkout holds the dev pickles alone
+    holds = original.is_whole if named is None else original.recognises
     for place in PLACES if named is None else (named,):
         pickles = Path(place).expanduser()
-        if pickles.is_dir() and original.recognises(pickles, task):
+        if pickles.is_dir() and holds(pickles, task):
             return [*_without(arguments, "--data"), "--data", str(converted(task.name, pickles))]
     return list(arguments)
 

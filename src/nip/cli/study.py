@@ -56,7 +56,7 @@ def study_command(
         str | None,
         typer.Option(help="The panel, comma-separated; settings of its own stand behind a pattern: NAME@seq_len=496."),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "0,1,2",
+    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated (0,1,2).", show_default=False)] = None,
     depths: Annotated[str | None, typer.Option(help="Numbers of layers, comma-separated.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="The study's folder (runs/study-TASK).", show_default=False)] = None,
     workers: Annotated[int | None, typer.Option(help="Runs at a time on this machine (1).", show_default=False)] = None,
@@ -87,28 +87,35 @@ def study_command(
     Example: nip study --from-paper --json
     """
     if from_paper:
-        if patterns or out:
-            raise ValueError("--from-paper is about the paper's points alone. Leave --patterns and --out out.")
+        others = {"patterns": patterns, "seeds": seeds, "depths": depths, "out": out, "workers": workers}
+        others |= {"scheduler": scheduler, "submitit": submitit, "job": job, "dry-run": dry_run, "results": results}
+        given = [name for name, value in {**others, **passed}.items() if value]
+        if given:
+            raise ValueError(
+                f"--from-paper is about the paper's points alone. Leave --{given[0].replace('_', '-')} out."
+            )
         _from_paper(as_json)
         return
     from nip.study import panel
     from nip.study.outcome import evaluate
-    from nip.study.tables import to_console, write_results
+    from nip.study.tables import failures, to_console, write_results
 
     performer = _performer(workers, scheduler, submitit, job or [])
     study = _folder(out, passed)
     runs = panel.read_plan(study)
     if patterns is not None:
-        runs = panel.extended(runs, _planned(patterns, seeds, depths, passed))
-    elif set(passed) - {"task"} or depths or not runs:
+        runs = panel.extended(runs, _planned(patterns, "0,1,2" if seeds is None else seeds, depths, passed))
+    elif set(passed) - {"task"} or depths or seeds or not runs:
         raise ValueError(f"Say which patterns to study: --patterns A,B,…; {study} holds no plan to go on with.")
     _check(runs)
     waiting = [run for run in runs if not panel.finished(study, run)]
     if dry_run:
         _print_plan(study, runs, waiting, as_json)
         return
-    failed = []
-    if not results:
+    if results:
+        names = {run.name for run in waiting}
+        failed = [each for each in failures(study) if each["run"] in names]
+    else:
         failed = _execute(study, runs, waiting, performer)
     found = evaluate(study, runs)
     outcome = {**found.to_dict(), "failed": failed}
@@ -121,7 +128,7 @@ def study_command(
         print(f"{study}", file=sys.stderr)
     for one in failed:
         print(f"nip: {one['run']} failed: {one['error']} ({one['log']})", file=sys.stderr)
-    if failed:
+    if failed and not results:
         raise typer.Exit(1)
 
 

@@ -7,6 +7,7 @@ are numbered film by film, so that hardly a film is in both parts.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,12 @@ def plan_folder(request: Request) -> Plan:
                 yield str(path), label, path.read_bytes()
 
     found = {f"{part}/{name}": len(paths) for part, named in files.items() for name, paths in named.items()}
-    sizes = sum(path.stat().st_size for named in files.values() for paths in named.values() for path in paths)
-    return _plan(request, "IMDb's folder", {**found, "bytes": sizes}, rows)
+    digest = hashlib.sha256()
+    for paths in (paths for named in files.values() for paths in named.values()):
+        for path in paths:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(root).as_posix()} {len(content)} ".encode() + content)
+    return _plan(request, "IMDb's folder", {**found, "sha256": digest.hexdigest()}, rows)
 
 
 def recognises_csv(path: Path, task: Task) -> bool:

@@ -25,6 +25,11 @@ def recognises(path: Path, task: Task) -> bool:
     return any(_file(path, task, split).is_file() for split in SPLITS)
 
 
+def is_whole(path: Path, task: Task) -> bool:
+    """Whether the folder holds all three."""
+    return all(_file(path, task, split).is_file() for split in SPLITS)
+
+
 def plan(request: Request) -> Plan:
     """Take the three pickles of a folder, as they are split."""
     task = request.task

@@ -236,6 +236,8 @@ def find_source(task: Task, origin: str | None, name: str | None = None) -> Sour
             raise ValueError(f"There is no source {name!r} of {task.name}. Its sources are: {listed}.")
         if origin is None and named[0].recognises is not None and not named[0].usual:
             raise ValueError(f"The source {name} of {task.name} reads files: say where they are with --from.")
+        if origin is not None and named[0].recognises is None:
+            raise ValueError(f"The source {name} of {task.name} reads no files: leave out --from, or --source.")
         return named[0]
     own = [way for way in ways if way.makes in (None, task.name)]
     if origin is None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nip.data.examples import CHUNK, Examples
 from nip.data.folders import data_folder
-from nip.data.tasks import SPLITS, Task, find_task
+from nip.data.tasks import SPLITS, TASKS, Task, find_task
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -232,9 +232,12 @@ def _load(path: Path, part: str, expected: Mapping[str, Any], task: Task) -> NDA
 
 
 def _damaged(path: Path, why: str) -> ValueError:
-    where = shlex.quote(str(path.parent.parent))
+    from nip.data.sources import is_read  # sources know their storage
+
+    name, where = path.parent.name, shlex.quote(str(path.parent.parent))
+    origin = " --from FOLDER" if name in TASKS and is_read(TASKS[name]) else ""
     return ValueError(
-        f"{path} is damaged: {why}. Make the data again with: nip data {path.parent.name} --overwrite --out {where}"
+        f"{path} is damaged: {why}. Make the data again with: nip data {name}{origin} --overwrite --out {where}"
     )
 
 

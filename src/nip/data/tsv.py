@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nip.atomic import replacing
+from nip.data import release
 from nip.data.examples import Examples, read_only
 from nip.data.listops import TOKENS
 from nip.data.plans import Plan, Request
@@ -81,13 +82,14 @@ def read_tsv_file(path: Path, split: str) -> Examples:
 
 
 def recognises(path: Path, task: Task) -> bool:
-    """Whether the folder holds one of the three files."""
-    return any((path / name).is_file() for name in NAMES.values())
+    """Whether the folder holds one of the three files, itself or in its ``listops-1000``, as the archive unpacks."""
+    return _folder(path) is not None
 
 
 def plan(request: Request) -> Plan:
     """Take the three files of a folder, as they are split."""
-    paths = [request.path / name for name in NAMES.values()]
+    folder = _folder(request.path) or request.path
+    paths = [folder / name for name in NAMES.values()]
     for path in paths:
         _require_file(path)
     return Plan(
@@ -97,8 +99,12 @@ def plan(request: Request) -> Plan:
             "split_rule": "As in the files.",
             "licence": "That of the files. Long Range Arena, which publishes them, is under Apache-2.0.",
         },
-        lambda: read_tsv(request.path),
+        lambda: read_tsv(folder),
     )
+
+
+def _folder(path: Path) -> Path | None:
+    return release.find(path, "listops-1000", lambda folder: any((folder / name).is_file() for name in NAMES.values()))
 
 
 def write_tsv(splits: Mapping[str, Examples], folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.atomic import replacing
+from nip.atomic import locate, replacing
 from nip.data.examples import Examples
 from nip.data.folders import data_folder
 from nip.data.storage import FORMAT, MANIFEST, checksum, ids_outside, not_ours, parts
@@ -95,9 +95,8 @@ def write_task(
             partial.rename(home)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
-            # a full disk does not say where
-            raise OSError(error.errno, f"could not be written: {error.strerror}", str(home)) from error
+        if isinstance(error, OSError):
+            locate(error, home)
         raise
     return home
 
@@ -114,8 +113,14 @@ def _require_replaceable(home: Path, task: Task, *, overwrite: bool) -> None:
 
 
 def _remove_abandoned(home: Path) -> None:
-    """Remove what killed processes left beside the folder; a day old, so that it is nobody's work in progress."""
-    for left in [*home.parent.glob(f".{home.name}.*.partial"), *home.parent.glob(f".{home.name}.*.replaced")]:
+    """Remove what killed processes left beside the folder; a day old, so that it is nobody's work in progress.
+
+    A set that one had moved away, without another in its place yet, gets its name back.
+    """
+    replaced = sorted(home.parent.glob(f".{home.name}.*.replaced"), key=lambda left: left.stat().st_mtime)
+    if replaced and not home.exists():
+        replaced.pop().rename(home)
+    for left in [*home.parent.glob(f".{home.name}.*.partial"), *replaced]:
         if time.time() - left.stat().st_mtime > DAY:
             shutil.rmtree(left, ignore_errors=True)
 

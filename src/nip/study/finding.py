@@ -30,7 +30,7 @@ ANSWERS = {
     "root_operator": "knowing only the root operator",
     "commonest_token": "always guessing the commonest token",
 }
-PATTERN_SETTINGS = ("model", "parameters", "checksum")
+PATTERN_SETTINGS = ("model", "parameters", "checksum", "layer patterns")
 MANY = 6  # groups beyond which not each is spelt out
 
 
@@ -92,7 +92,8 @@ def grouped(runs: Sequence[Run]) -> tuple[Group, ...]:
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """The settings in which the runs differ, with their values; the seed and what changes no result are left out."""
     settings = [_compared(run) for run in runs]
-    values = {key: list(dict.fromkeys(_written(one[key]) for one in settings)) for key in settings[0]}
+    named = dict.fromkeys(key for one in settings for key in one)
+    values = {key: list(dict.fromkeys(_written(one.get(key)) for one in settings)) for key in named}
     return {key: found for key, found in values.items() if len(found) > 1}
 
 
@@ -215,14 +216,15 @@ def _gaps(finished: Sequence[Group]) -> list[str]:
 
 
 def _compared(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(run.config).items() if key not in NOT_COMPARED}
+    settings = {**run.further, **dataclasses.asdict(run.config)}
+    return {key: value for key, value in settings.items() if key not in NOT_COMPARED}
 
 
 def _label(run: Run, others: Sequence[Run]) -> str:
     """The pattern's name, and the settings in which it differs from other runs of that name."""
     apart = differing([other for other in others if other.pattern_label == run.pattern_label])
     settings = _compared(run)
-    stated = [f"{key} {_written(settings[key])}" for key in apart if key != "checksum" or len(apart) == 1]
+    stated = [f"{key} {_written(settings.get(key))}" for key in apart if key != "checksum" or len(apart) == 1]
     return ", ".join([run.pattern_label, *stated])
 
 

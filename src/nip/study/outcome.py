@@ -11,6 +11,7 @@ from typing import Any
 from nip.graphs import Pattern
 from nip.scoring.reach import Reach, reach
 from nip.scoring.score import Score, score
+from nip.study.finding import differing
 from nip.study.panel import PlannedRun, finished
 from nip.study.runs import Run, read_run
 from nip.study.statistics import Correlation, Summary, correlation, summary
@@ -28,6 +29,8 @@ PREDICTORS = {
     "log10_least_payload": "log10 least payload at depth",
 }
 KINDS = ("pearson", "spearman")
+OWN = ("task", "model", "parameters", "checksum", "layers", "repeats", "seq_len", "positions")
+"""What a member of a panel may have of its own; every other difference between runs is noted."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,11 @@ def _notes(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
     cut = {cell.label: cell.graph for cell in cells if cell.graph.cut}
     for label, graph in cut.items():
         notes.append(f"{label} is cut: {graph.vertices.n_vertices} vertices, whole at {graph.native}.")
+    there = [run for cell in cells for run in cell.runs]
+    others = {name: values for name, values in differing(there).items() if name not in OWN} if there else {}
+    if others:
+        said = ["the data" if name == "data" else f"{name} ({' or '.join(values)})" for name, values in others.items()]
+        notes.append(f"The runs differ in more than the pattern: {', '.join(said)}.")
     lengths = sorted({cell.config.seq_len for cell in cells})
     if len(lengths) > 1:
         notes.append(f"The inputs have {' or '.join(f'{length:,}' for length in lengths)} tokens.")

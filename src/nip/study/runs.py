@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nip.finetuning.reading import as_run_config, finetuning_run
+from nip.finetuning.reading import as_run_config, finetuning_run, further_settings
 from nip.training.config import RunConfig, read_config
 from nip.training.pretraining import folder as pretraining
 from nip.training.pretraining.reading import as_run_config as pretraining_config
@@ -83,9 +83,16 @@ class Run:
 
     @property
     def pattern_label(self) -> str:
-        """The pattern's name, with the parameters that the run was given."""
+        """The pattern's name, with the parameters that the run was given, and the patterns of layers."""
         stated = ", ".join(f"{key}={value}" for key, value in self.config.parameters.items())
-        return f"{self.config.model} ({stated})" if stated else self.config.model
+        label = f"{self.config.model} ({stated})" if stated else self.config.model
+        layers = self.further.get("layer patterns")
+        return f"{label} with layers {layers}" if layers else label
+
+    @property
+    def further(self) -> Mapping[str, Any]:
+        """What sets a finetuning run apart from others beside its configuration."""
+        return further_settings(self.facts)
 
     @property
     def last_step(self) -> int:

@@ -127,6 +127,12 @@ def to_console(panel: Panel) -> None:
         console.print(escape(note), highlight=False)
 
 
+def failures(study: Path) -> list[dict[str, str]]:
+    """The runs that the outcome in a study's folder names as failed."""
+    before = read_outcome(study) or {}
+    return list(before.get("failed", ()))
+
+
 def read_outcome(study: Path) -> dict[str, Any] | None:
     """What ``results.json`` of a study's folder holds, None where there is none."""
     path = study / "results.json"

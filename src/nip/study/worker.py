@@ -19,12 +19,15 @@ def main(arguments: list[str]) -> int:
     """Train and test; 0, or 2 with a sentence on standard error."""
     spin_briefly()  # before torch is imported
     from nip.study.panel import read_plan
-    from nip.training import TrainingDivergedError, train
+    from nip.training import RunFolder, TrainingDivergedError, train
+    from nip.training.runs import wait_for_other
 
     threading.Thread(target=_end_with_starter, daemon=True).start()
     study, name = Path(arguments[0]), arguments[1]
     try:
         (run,) = (run for run in read_plan(study) if run.name == name)
+        # on a cluster it may still be at work for a command that was killed: then its result is what is wanted
+        wait_for_other(RunFolder(study / run.name))
         train(run.config, study / run.name, data=None if run.data is None else Path(run.data))
     except (ValueError, OSError, ImportError, TrainingDivergedError) as error:
         print(error, file=sys.stderr)

@@ -210,9 +210,13 @@ class RunConfig:
                     f"The modern recipe has no position table: positions must be seq_len, {self.seq_len}. "
                     f"Got {self.positions} instead."
                 )
+        else:
+            for name in ("pretrain_steps", "pretrain_learning_rate", "mask_share"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"Only the modern recipe pretrains. The recipe is {self.recipe!r}, which has no {name}."
+                    )
         if self.pretrain_steps:
-            if self.recipe != "modern":
-                raise ValueError(f"Only the modern recipe pretrains. The recipe is {self.recipe!r}.")
             for name in ("pretrain_learning_rate", "mask_share"):
                 if getattr(self, name) is None:
                     raise ValueError(f"Pretraining needs {name}.")

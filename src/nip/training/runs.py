@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nip.atomic import replacing
+from nip.atomic import locate, replacing
 from nip.training.config import RunConfig, differences, read_config
 
 PART_TOKENS = 2**13
@@ -128,6 +128,16 @@ def locked(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
+def wait_for_other(folder: RunFolder) -> None:
+    """Wait until no other process trains in the folder; there may be one whose starter is gone."""
+    import filelock
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.lock.open("a").close()
+    with filelock.FileLock(folder.lock):
+        pass
+
+
 def settle(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig:
     """The configuration with what it leaves to the machine decided: as the folder's run has it, else for the device.
 
@@ -201,17 +211,28 @@ class Metrics:
         if path.stat().st_size < length:
             raise ValueError(f"{path} is shorter than at the last checkpoint: it was changed.")
         os.truncate(path, length)
+        self._path = path
         self._file = path.open("ab")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line."""
-        self._file.write((json.dumps(row) + "\n").encode())
+        with self._located():
+            self._file.write((json.dumps(row) + "\n").encode())
 
     def secure(self) -> int:
         """Force everything to the disk; the file's length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._located():
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return self._file.tell()
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            locate(error, self._path)
+            raise
 
     def close(self) -> None:
         """Write what is left and close the file."""
