@@ -87,7 +87,13 @@ def study_command(
     Example: nip study --from-paper --json
     """
     if from_paper:
-        others = {"patterns": patterns, "seeds": seeds, "depths": depths, "out": out, "workers": workers}
+        others: dict[str, Any] = {
+            "patterns": patterns,
+            "seeds": seeds,
+            "depths": depths,
+            "out": out,
+            "workers": workers,
+        }
         others |= {"scheduler": scheduler, "submitit": submitit, "job": job, "dry-run": dry_run, "results": results}
         given = [name for name, value in {**others, **passed}.items() if value]
         if given:
