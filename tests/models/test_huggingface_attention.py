@@ -57,6 +57,40 @@ def test_a_mask_of_four_dimensions_that_is_the_same_for_all_queries_is_padding(m
         assert torch.equal(found, result(sparse(BERT), IDS, attention_mask=real.long()))
 
 
+def test_numbers_of_a_mask_count_also_where_they_are_the_same_for_all_queries():
+    added = torch.zeros(3, 1, 1, TOKENS)
+    added[..., 5:9], added[..., 20:] = -0.7, torch.finfo(torch.float32).min
+    oracle = result(BERT.as_oracle(hypercube), IDS, attention_mask=added.expand(-1, -1, TOKENS, -1).contiguous())
+    for mask in (added, added.expand(-1, -1, TOKENS, -1)):
+        close(result(sparse(BERT), IDS, attention_mask=mask), oracle)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["bool", "minimum", "many"])
+def test_a_mask_of_four_dimensions_counts_where_queries_follow_on_kept_keys(name, kind):
+    family = FAMILIES[name]
+    model, kept = sparse(family), TOKENS - (2 if kind == "many" else 1)
+    allowed = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()[None, None].repeat(3, 1, 1, 1)
+    allowed[..., 3] = False
+    allowed[:, :, 3, 3] = True
+    mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    mask = mask if kind == "minimum" else allowed
+    whole = result(model, IDS, attention_mask=mask)
+    with torch.no_grad():
+        cache = model(IDS[:, :kept], attention_mask=mask[:, :, :kept, :kept], use_cache=True).past_key_values
+        step = model(IDS[:, kept:], attention_mask=mask[:, :, kept:], past_key_values=cache).logits
+    close(step, whole[:, kept:])
+
+
+def test_a_mask_of_four_dimensions_for_a_cache_of_fixed_length_is_refused():
+    mask = torch.ones(3, 1, 1, 32, dtype=torch.bool)
+    mask[..., 27:] = False
+    module = sparse(LLAMA).get_submodule("model.layers.0.self_attn")
+    q, k = torch.randn(3, 4, 1, 8), torch.randn(3, 2, 32, 8)
+    with pytest.raises(ValueError, match="hides the last of 32 keys from every query"):
+        attention_function(module, q, k, k, mask)
+
+
 def test_packed_documents_attend_to_themselves(monkeypatch):
     positions = torch.cat([torch.arange(10), torch.arange(16)]).expand(3, -1)
     expected = result(LLAMA.as_oracle(hypercube), IDS, position_ids=positions, use_cache=False)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
 
 import nip
-from huggingface_families import FAMILIES
+from huggingface_families import FAMILIES, TEXT
 from nip.models.positions import METHODS, interpolated, reflected, tiled
 
 IDS = torch.randint(4, 50, (2, 150), generator=torch.Generator().manual_seed(0))
@@ -66,9 +67,48 @@ def test_both_tables_of_an_encoder_decoder_are_lengthened():
         assert model(IDS, decoder_input_ids=IDS).logits.shape[1] == LONG
 
 
+@pytest.mark.parametrize("name", ["pegasus", "marian"])
+def test_sines_are_computed_further(name, tmp_path):
+    model = FAMILIES[name].make("sdpa")
+    inputs = {"input_ids": IDS[:, :60], "decoder_input_ids": IDS[:, :9]}
+    with torch.no_grad():
+        for side in (model.model.encoder, model.model.decoder):  # the family draws all its weights
+            side.embed_positions.weight.copy_(side.embed_positions.create_weight())
+        before = model(**inputs).logits
+        nip.extend_positions(model, LONG)
+        table = model.model.encoder.embed_positions
+        torch.testing.assert_close(table.weight[LONG - 1, :1], torch.tensor([LONG - 1.0]).sin())
+        assert (table.num_embeddings, table.weight.requires_grad) == (LONG, False)
+        assert model.config.max_position_embeddings == LONG
+        assert torch.equal(model(**inputs).logits, before)
+        longer = model(input_ids=IDS, decoder_input_ids=IDS).logits
+        model.save_pretrained(tmp_path)
+        again = type(model).from_pretrained(tmp_path).eval()
+        assert torch.equal(again(input_ids=IDS, decoder_input_ids=IDS).logits, longer)
+
+
+def test_each_part_of_a_model_that_was_put_together_says_how_long_it_is(tmp_path):
+    parts = [BertConfig(**{**TEXT, "is_decoder": side, "add_cross_attention": side}) for side in (False, True)]
+    model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*parts)).eval()
+    nip.extend_positions(model, LONG).save_pretrained(tmp_path)
+    again = EncoderDecoderModel.from_pretrained(tmp_path).eval()
+    assert [again.config.encoder.max_position_embeddings, again.config.decoder.max_position_embeddings] == [LONG, LONG]
+    with torch.no_grad():
+        found = [each(input_ids=IDS, decoder_input_ids=IDS).logits for each in (model, again)]
+    assert torch.equal(*found)
+
+
+def test_a_model_whose_configuration_does_not_say_its_length_is_refused_before_it_is_touched():
+    model = FAMILIES["bert"].make()
+    model.config.__dict__["max_position_embeddings"] = None
+    with pytest.raises(ValueError, match="does not say how many positions there are"):
+        nip.extend_positions(model, LONG)
+    assert model.embeddings.position_embeddings.num_embeddings == 64
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("llama", "rotary"), ("modernbert", "rotary"), ("t5", "relative"), ("pegasus", "resize_position_embeddings"),
+    [("llama", "rotary"), ("modernbert", "rotary"), ("t5", "relative"), ("m2m-100", "as far as an input reaches"),
      ("vit", "nothing to extend")],
 )  # fmt: skip
 def test_a_model_without_a_table_is_refused(name, reason):

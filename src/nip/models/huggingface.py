@@ -139,18 +139,33 @@ def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, *
     if "attn_implementation" in kwargs:
         raise ValueError("nip.from_pretrained sets attn_implementation itself: the graph is its attention.")
     model = auto_class.from_pretrained(name, **kwargs)
-    record = getattr(model.config, ENTRY, None)
-    if record is None:
+    if getattr(model.config, ENTRY, None) is None:
         raise ValueError(
             f"The configuration of {name} names no graph. Load it by {auto_class.__name__}.from_pretrained and give it "
             "to nip.sparsify."
         )
+    return rebuild(model, name, **kwargs)
+
+
+def rebuild(model: Model, name: str | os.PathLike[str], **kwargs: Any) -> Model:
+    """Give a model the graphs that its configuration names, in place; those without a name are read from `name`.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Whatever its weights, such as first ones.
+    name : str or path
+        The folder, or the name on the hub, that the configuration comes from.
+    **kwargs
+        ``cache_dir``, ``revision``, ``token``, ``local_files_only``, ``subfolder``, as `from_pretrained` takes them.
+    """
     hub = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
 
     def open_graph(file: str) -> Pattern:
         return Pattern.load(cached_file(name, Path(file).name, subfolder=kwargs.get("subfolder", ""), **hub))
 
-    return _apply(model, read_setting(record, open_graph))
+    config: Any = model.config
+    return _apply(model, read_setting(getattr(config, ENTRY), open_graph))
 
 
 def _apply(model: Model, setting: Setting) -> Model:

@@ -84,7 +84,7 @@ def attention_function(
             module, query, key, value, dense, dropout, scaling, is_causal, position_bias=position_bias, **kwargs
         )
         return attended
-    mask, given = _as_mask(attention_mask, module, is_causal)
+    mask, given = _as_mask(attention_mask, module, is_causal, query.shape[2], key.shape[2])
     # A graph that grows with the text is laid out once for the longest one.
     grows = mask.causal or bool(getattr(module, "is_causal", False)) or mask.follows
     out = _attend(site, site.graph.block_size, query, key, value, mask, given, position_bias, dropout, scaling, grows)
@@ -93,19 +93,39 @@ def attention_function(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _as_mask(mask: Mask | Tensor | None, module: nn.Module, is_causal: bool | None) -> tuple[Mask, Tensor | None]:
+def _as_mask(
+    mask: Mask | Tensor | None, module: nn.Module, is_causal: bool | None, queries: int, keys: int
+) -> tuple[Mask, Tensor | None]:
     """The mask, and what of it only a tensor of tokens × tokens can say: True or 0 where a pair counts."""
     if isinstance(mask, Mask):
         return mask, None
     if mask is None:
         causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)  # as transformers has it
-        return Mask(bool(causal), None), None
+        return Mask(bool(causal), None, q_offset=keys - queries if causal else 0), None
+    causal = bool(getattr(module, "is_causal", False))
+    first = keys - queries if causal else 0  # where queries are the newest tokens, they follow on kept ones
     if mask.dim() == 2:
-        return Mask(bool(getattr(module, "is_causal", False)), mask.bool()), None
-    if mask.shape[1] == 1 and (mask.shape[2] == 1 or mask.stride(2) == 0):  # the same for all queries
-        row = mask[:, 0, 0]
-        return Mask(False, row if row.dtype == torch.bool else row >= 0), None
-    return Mask(False, None, special=True), mask
+        return Mask(causal, mask.bool(), q_offset=first), None
+    if first and not bool(_real(mask[..., -1]).any()):
+        raise ValueError(
+            f"The attention_mask of four dimensions hides the last of {keys} keys from every query: with a cache of "
+            "fixed length let transformers make the mask, from one of two dimensions."
+        )
+    if mask.shape[1] == 1 and (mask.shape[2] == 1 or mask.stride(2) == 0) and _only_hides(mask[:, 0, 0]):
+        return Mask(False, _real(mask[:, 0, 0]), q_offset=first), None  # the same for all queries: padding
+    return Mask(False, None, special=True, q_offset=first), mask
+
+
+def _real(mask: Tensor) -> Tensor:
+    """True where a mask lets a pair count: one of bool, or of numbers that are added to scores."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def _only_hides(mask: Tensor) -> bool:
+    """Whether a mask says nothing but what is hidden; numbers that are added to scores may say more."""
+    if mask.dtype == torch.bool:
+        return True
+    return not torch.compiler.is_compiling() and bool(((mask == 0) | ~_real(mask)).all())
 
 
 def _attend(
@@ -204,7 +224,7 @@ def _attend_rows(
         if given.dtype == torch.bool:
             allowed = allowed & given
         else:
-            allowed = allowed & (given > torch.finfo(given.dtype).min / 2)
+            allowed = allowed & _real(given)
             added = given if added is None else added + given
     nothing = ~allowed.any(-1, keepdim=True)  # such rows are undefined in torch: let them attend, then cut them off
     allowed = allowed | nothing

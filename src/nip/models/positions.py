@@ -53,16 +53,16 @@ METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
-    """Lengthen a model's learned positions in place, so that it reads inputs of `n` tokens.
+    """Lengthen a model's table of positions in place, so that it reads inputs of `n` tokens.
 
-    Rows that stand for no position (RoBERTa's and BART's first two) stay where they are. A tokenizer keeps its own
-    limit: set its ``model_max_length`` too. For a causal model, call this before `nip.sparsify`, which lays out the
-    graph for the longest input.
+    Rows that stand for no position (RoBERTa's and BART's first two) stay where they are. A table of sines (Pegasus,
+    Marian) is computed further, whatever the method. A tokenizer keeps its own limit: set its ``model_max_length`` too.
+    For a causal model, call this before `nip.sparsify`, which lays out the graph for the longest input.
 
     Parameters
     ----------
     model : PreTrainedModel
-        With one or more tables of learned positions.
+        With one or more tables of positions.
     n : int
         Tokens of the longest input, more than so far.
     method : str, default="reflect"
@@ -76,7 +76,8 @@ def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
     Raises
     ------
     ValueError
-        If the model has no such table (rotary, relative or computed positions), or it is already as long.
+        If the model has no such table (rotary or relative positions), it is already as long, or the model's
+        configuration does not say how long it is, so that a longer one could not be loaded again.
 
     References
     ----------
@@ -87,32 +88,58 @@ def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
         raise ValueError(
             f"The 'method' parameter of extend_positions must be one of {', '.join(METHODS)}. Got {method!r} instead."
         )
-    config: Any = model.config
     name = type(model).__name__
-    found = [(module, child) for module in model.modules() for child in _tables(module)]
+    found = [(path, module, child) for path, module in model.named_modules() for child in _tables(module)]
     if not found:
         raise ValueError(f"{name} has no table of learned positions: {_instead(model)}")
-    lengths = {_usable(getattr(module, child))[0] for module, child in found}
+    lengths = {_usable(getattr(module, child))[0] for _, module, child in found}
     if len(lengths) > 1:
         raise ValueError(f"{name} has tables of {', '.join(map(str, sorted(lengths)))} positions: extend them by hand.")
     length = lengths.pop()
     if n <= length:
         raise ValueError(f"{name} already has {length} positions; extend_positions needs more. Got {n} instead.")
-    for module, child in found:
+    said = {id(config): (config, key) for path, _, _ in found for config, key in _said(model, path)}
+    for _, module, child in found:
         _extend(module, child, n, METHODS[method])
-    for key in _LENGTHS:
-        if isinstance(getattr(config, key, None), int):
-            setattr(config, key, getattr(config, key) + n - length)
-            break
+    for config, key in said.values():  # tables may share one
+        setattr(config, key, getattr(config, key) + n - length)
     return model
+
+
+def is_rotary(config: Any) -> bool:
+    """Whether a model rotates queries and keys by position, so that no table limits its inputs."""
+    rotates = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
+    return bool(rotates) or getattr(config, "position_embedding_type", None) == "rotary"
 
 
 def _tables(module: nn.Module) -> list[str]:
     return [
         name
         for name, child in module.named_children()
-        if name in _TABLES and isinstance(child, nn.Embedding) and "Sinusoidal" not in type(child).__name__
+        if name in _TABLES
+        and isinstance(child, nn.Embedding)
+        and ("Sinusoidal" not in type(child).__name__ or hasattr(child, "create_weight"))
     ]
+
+
+def _said(model: nn.Module, path: str) -> list[tuple[Any, str]]:
+    """The configurations that say how long the table of the module at `path` is, with their entries.
+
+    A part of a model that was put together has one of its own, and a part may hold a copy.
+    """
+    parts = path.split(".") if path else []
+    found = []
+    for end in range(len(parts) + 1):
+        config: Any = getattr(model.get_submodule(".".join(parts[:end])), "config", None)
+        key = next((key for key in _LENGTHS if isinstance(getattr(config, key, None), int)), None)
+        if key is not None:
+            found.append((config, key))
+    if not found:
+        raise ValueError(
+            f"The configuration of {type(model).__name__} does not say how many positions there are, as "
+            f"{' or '.join(_LENGTHS)}: extend them by hand."
+        )
+    return found
 
 
 def _usable(table: Any) -> tuple[int, int]:
@@ -128,7 +155,10 @@ def _extend(module: nn.Module, child: str, n: int, lengthen: Callable[[Tensor, i
     _, before = _usable(table)
     with torch.no_grad():
         old = table.weight
-        new = torch.cat([old[:before], lengthen(old[before:], n)])
+        if hasattr(table, "create_weight"):  # sines
+            new = type(table)(before + n, table.embedding_dim).create_weight().to(old)
+        else:
+            new = torch.cat([old[:before], lengthen(old[before:], n)])
         table.weight = nn.Parameter(new.contiguous(), requires_grad=old.requires_grad)
     rows = table.num_embeddings
     table.num_embeddings = len(new)
@@ -142,10 +172,10 @@ def _extend(module: nn.Module, child: str, n: int, lengthen: Callable[[Tensor, i
 
 def _instead(model: Any) -> str:
     config = model.config
-    if getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None):
+    if is_rotary(config):
         return "it rotates queries and keys by position (rotary), and reads inputs of any length."
     if getattr(config, "relative_attention_num_buckets", None):
         return "its positions are relative, and it reads inputs of any length."
     if any("Sinusoidal" in type(module).__name__ for module in model.modules()):
-        return "they are sines; call its resize_position_embeddings."
+        return "they are sines, computed as far as an input reaches."
     return "there is nothing to extend."
