@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nip.cli import main
-from nip.cli.original_pretraining import KNOWN, today
+from nip.cli.original_pretraining import ALWAYS, KNOWN, NOTHING, today
 from nip.cli.pretrain import asked_for, flags, help_text
 from nip.data.text import Settings as CorpusSettings
 from nip.data.text import build_corpus
@@ -36,8 +36,11 @@ ORIGINAL = """
 --current_run_id 3 --job_name job --project_name project --data_loader_type dist --num_workers 2 --async_worker
 --deepspeed --local_rank 0 --prescale_gradients --gradient_predivide_factor 1 --finetune_checkpoint_at_end
 --fused_linear_layer true --deepspeed_transformer_kernel --stochastic_mode --gelu_checkpoint --normalize_invertible
---attention_dropout_checkpoint --hyperextension
+--attention_dropout_checkpoint --hyperextension --add_nsp false --vocab_size 512
 """
+OF_OTHER_FILES = (
+    "--dataset_path d --output_dir d --tokenizer_name d --load_training_checkpoint d --load_checkpoint_id 1"
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,7 @@ def test_what_a_run_would_need(nip, corpus):
 def test_every_flag_of_the_original(nip, corpus, tmp_path):
     """All at once: what they come to, what is said about those that do nothing, and a run."""
     words = ["--dataset_path", str(corpus), "--output_dir", str(tmp_path), *shlex.split(ORIGINAL)]
+    words += ["--tokenizer_name", str(corpus / "tokenizer")]
     asked = asked_for(words)
     settings = asked.settings
     assert asked.out == tmp_path / "job-3"
@@ -116,21 +120,20 @@ def test_every_flag_of_the_original(nip, corpus, tmp_path):
     assert (result["model"], result["steps"]) == ("hypercube", 4)
     for name in ("stochastic_mode", "gelu_checkpoint", "normalize_invertible", "deepspeed_transformer_kernel"):
         assert f"nip: --{name} does nothing: it belonged to a kernel that no longer exists.\n" in done.stderr
-    named = {name for name, _ in flags(shlex.split(ORIGINAL))}
-    told = set(re.findall(r"--(\w+)", done.stderr))
-    assert {name for name in named if name not in KNOWN and name not in FIELDS} == set()
-    assert {"do_validation", "num_workers", "local_rank", "print_steps", "fp16_opt", "hyperextension"} <= told
+    assert set(NOTHING) <= set(re.findall(r"--(\w+) does nothing", done.stderr))
 
 
 def test_no_flag_of_the_reference_is_missing():
-    """The names that the original's parsers have, spelled out here: each is known."""
-    for name in flags(shlex.split(ORIGINAL)):
-        assert name[0] in KNOWN or name[0] in FIELDS
+    """The names that the original's parsers have are spelled out here: each is known, and but for two no other is."""
+    named = {name for name, _ in flags(shlex.split(f"{ORIGINAL} {OF_OTHER_FILES}"))}
+    assert named - {*KNOWN, *FIELDS} == set()
+    assert set(KNOWN) - named == {"masked_lm_prob", "max_seq_length"}  # of the original's samples
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["--lr", "1e-3", "--lr", "1e-4"], "--lr is given twice."),
         (["--encoder_ln_mode", "mid-ln"], "--encoder_ln_mode must be one of pre-ln, post-ln. Got 'mid-ln' instead."),
         (["--model_type", "gpt"], "--model_type must be bert-mlm. Got 'gpt' instead."),
         (["--use_early_stopping"], "--use_early_stopping needs --early_stop_time and --early_stop_eval_loss."),
@@ -169,6 +172,32 @@ def test_flags_of_epochs_and_parts(corpus):
     given, notices = today(flags(["--early_stop_eval_loss", "5", "--num_warmup_steps", "3"]))
     assert given == []
     assert len(notices) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        ("--out r --job-name job", "r"),
+        ("--output_dir r --job_name job", "r/job"),
+        ("--output_dir r --current_run_id 3", "r/3"),
+        ("--out r --job-name job --current_run_id 3", "r/job-3"),
+    ],
+)
+def test_folders_of_jobs(words, out):
+    given, notices = today(flags(shlex.split(words)))
+    assert (dict(given)["out"], notices) == (out, [])
+
+
+def test_an_id_without_a_folder_is_told():
+    assert today(flags(["--current_run_id", "3"])) == ([], ["--current_run_id does nothing without --output_dir."])
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_flags_that_do_nothing_are_told(name):
+    """Each with its reason; off, those that ask for something to be left out, which is done all the same."""
+    notice = f"--{name} does nothing: {NOTHING[name]}."
+    assert today([(name, None)]) == ([], [notice])
+    assert today([(name, "false")]) == ([], [notice] if name in ALWAYS else [])
 
 
 @pytest.mark.parametrize(

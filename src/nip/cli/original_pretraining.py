@@ -82,6 +82,7 @@ NOTHING = {
     "normalize_invertible": DEAD,
     "attention_dropout_checkpoint": DEAD,
 }
+ALWAYS = ("do_validation", "sparse_mask_prediction", "finetune_checkpoint_at_end", "hyperextension")  # even if off
 OWN = (
     *("fp16", "add_nsp", "encoder_ln_mode", "layer_norm_type", "model_type", "use_early_stopping"),
     *("gradient_accumulation_steps", "max_steps_per_epoch", "num_epochs", "current_run_id", "load_checkpoint_id"),
@@ -111,12 +112,17 @@ def today(given: Sequence[tuple[str, str | None]]) -> tuple[Pairs, list[str]]:
     ([('learning_rate', '1e-3'), ('architecture', 'roberta-prelayernorm')],
      ['--stochastic_mode does nothing: it belonged to a kernel that no longer exists.'])
     """
-    old = {name: value for name, value in given if name in KNOWN}
+    old: dict[str, str | None] = {}
+    for name, value in given:
+        if name in old:
+            raise ValueError(f"--{name} is given twice.")
+        if name in KNOWN:
+            old[name] = value
     found: Pairs = [(name, value) for name, value in given if name not in KNOWN]
     notices: list[str] = []
     _renamed(old, found, notices)
     for name, why in NOTHING.items():
-        if name in old and (old[name] or "").lower() != "false":
+        if name in old and (name in ALWAYS or (old[name] or "").lower() != "false"):
             notices.append(f"--{name} does nothing: {why}.")
     _kinds(old, found, notices)
     _folders(old, found, notices)
@@ -158,10 +164,13 @@ def _kinds(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None
 
 
 def _folders(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
-    """The run's folder carries the job's name and the run's id, as the original's does."""
+    """The run's folder carries the job's name and the run's id, as the original's does; ``--out`` alone does not."""
     named = dict(found)
-    parts = [part for part in (named.get("job_name"), old.get("current_run_id")) if part]
-    if parts and named.get("out"):
+    original = "output_dir" in old or "current_run_id" in old
+    parts = [part for part in (named.get("job_name"), old.get("current_run_id")) if part and original]
+    if parts and not named.get("out"):
+        notices.append("--current_run_id does nothing without --output_dir.")
+    elif parts:
         found[:] = [(name, value) for name, value in found if name != "out"]
         found.append(("out", str(Path(named["out"] or "") / "-".join(parts))))
     folder = Path(named.get("init_from") or "")

@@ -65,13 +65,30 @@ def test_values_of_every_kind():
         ({"out": "a"}, {"seed": [1, 2]}, "run", ["--out a-0 --seed 1", "--out a-1 --seed 2"]),
         ({"output_dir": "a", "job_name": "j"}, {"seed": [1]}, "run", ["--output_dir a --job_name j-0 --seed 1"]),
         ({"job_name": "j"}, {"seed": [1]}, "run --output_dir a", ["--job_name j-0 --seed 1"]),
-        ({"out": "a"}, {"job_name": ["x", "y"]}, "run", ["--out a --job_name x", "--out a --job_name y"]),
+        ({"out": "a"}, {"job_name": ["x", "y"]}, "run", ["--out a-0 --job_name x", "--out a-1 --job_name y"]),
+        ({"output_dir": "a"}, {"job_name": ["x", "y"]}, "run", [f"--output_dir a --job_name {job}" for job in "xy"]),
+        ({"output_dir": "a"}, {"seed": [1, 2]}, "run", ["--output_dir a-0 --seed 1", "--output_dir a-1 --seed 2"]),
+        (
+            {"seed": 1},
+            {"out": ["x", "y"], "lr": [1, 2]},
+            "run",
+            [f"--seed 1 --out {out}-{i} --lr {lr}" for i, (out, lr) in enumerate(itertools.product("xy", (1, 2)))],
+        ),
         ({}, {"job_name": ["x", "y"]}, "run", ["--job_name x --out runs/grid-0", "--job_name y --out runs/grid-1"]),
         ({}, {"output_dir": ["x", "y"]}, "run", ["--output_dir x", "--output_dir y"]),
     ],
 )
 def test_no_two_points_share_a_folder(fixed, lists, launcher, ends):
     assert commands(Grid(fixed, lists), launcher) == [f"{launcher} {end}" for end in ends]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "launcher"),
+    [({}, "run --out a"), ({"out": "b"}, "run --out=a"), ({"output_dir": "b", "job_name": "j"}, "run --output_dir a")],
+)
+def test_a_folder_that_all_points_would_share_is_refused(fixed, launcher):
+    with pytest.raises(ValueError, match=r"What commands begin with must not have --out(put_dir)?: name the folder in"):
+        commands(Grid(fixed, {"seed": [1, 2]}), launcher)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 import nip
 from nip.finetuning import masked_lm
 from nip.training.checkpoints import read_tensors
+from nip.training.pretraining import starting
 from nip.training.pretraining.course import pretrain
 from nip.training.pretraining.saving import load_model
 from nip.training.pretraining.settings import Settings
@@ -89,6 +90,48 @@ def test_models_of_other_sizes_are_refused(settings, corpora, tmp_path, config, 
     BertForMaskedLM(BertConfig(**{"vocab_size": 160, **sizes, **config})).save_pretrained(tmp_path / "plain")
     with pytest.raises(ValueError, match=f"--init-from: .*{says}"):
         pretrain(dataclasses.replace(settings, init_from=str(tmp_path / "plain")), corpora["packed"], tmp_path / "run")
+
+
+def test_the_head_for_next_sentences(settings, corpora, tmp_path, monkeypatch, capsys):
+    """It comes along where it is there, and it is told where it is not."""
+    settings = dataclasses.replace(settings, lengths=((32, 1.0),))
+    pretrain(settings, corpora["pairs"], tmp_path / "without")
+    pairs = dataclasses.replace(settings, next_sentence=True, seed=3)
+    pretrain(pairs, corpora["pairs"], tmp_path / "with")
+    capsys.readouterr()
+    again = dataclasses.replace(pairs, seed=4, init_from=str(tmp_path / "with"))
+    found = first(monkeypatch, again, corpora["pairs"], tmp_path / "two")
+    assert "next sentences" not in capsys.readouterr().err
+    weights = dict(load_model(tmp_path / "with").named_parameters())
+    assert weights.keys() == found.keys()
+    for name in ("cls.seq_relationship.weight", "bert.pooler.dense.weight"):
+        assert torch.equal(weights[name], found[name]), name
+    anew = dataclasses.replace(pairs, init_from=str(tmp_path / "without"))
+    first(monkeypatch, anew, corpora["pairs"], tmp_path / "three")
+    assert "without has no weights for next sentences: bert.pooler.dense.weight, " in capsys.readouterr().err
+
+
+def test_models_that_cannot_be_read(settings, corpora, tmp_path, monkeypatch):
+    """With the default tracker: the corrected command has the folder."""
+    settings = dataclasses.replace(settings, track="tensorboard")
+    pretrain(settings, corpora["packed"], tmp_path / "one")
+    whole = (tmp_path / "one" / "model.safetensors").read_bytes()
+    (tmp_path / "one" / "model.safetensors").write_bytes(whole[:100])
+    begun = dataclasses.replace(settings, init_from=str(tmp_path / "one"))
+    with pytest.raises(ValueError, match=r"--init-from: .*one cannot be read: ") as caught:
+        pretrain(begun, corpora["packed"], tmp_path / "two")
+    assert "\n" not in str(caught.value)
+
+    def no_network(name):
+        raise OSError("We cannot connect to the hub.\nCheck your connection.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(starting.AutoConfig, "from_pretrained", no_network)
+        nobody = dataclasses.replace(settings, init_from="nobody/nothing")
+        with pytest.raises(ValueError, match=r"nobody/nothing cannot be read: We cannot connect to the hub\.$"):
+            pretrain(nobody, corpora["packed"], tmp_path / "two")
+    (tmp_path / "one" / "model.safetensors").write_bytes(whole)
+    assert pretrain(begun, corpora["packed"], tmp_path / "two")["steps"] == 2
 
 
 def test_a_model_of_another_family_is_refused(settings, corpora, tmp_path):

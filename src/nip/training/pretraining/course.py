@@ -117,6 +117,8 @@ def begin(run: Run, described: dict[str, Any], *, again: bool) -> None:
     folder, console, accelerator = run.folder, run.console, run.accelerator
     if again:
         run.progress.stopped = None
+    if run.main and not (folder.path / RUN_FILE).is_file():
+        write_json(folder.path / RUN_FILE, described)  # first: what follows must not lie there without an owner
     if again or not folder.checkpoint.is_file():
         secure(run, None)
     else:
@@ -131,7 +133,7 @@ def begin(run: Run, described: dict[str, Any], *, again: bool) -> None:
             console.say(f"Warning: {'; '.join(changed)}. The run goes on, but its last bits may come out otherwise.")
     accelerator.wait_for_everyone()
     if run.main:
-        write_json(folder.path / RUN_FILE, described)
+        write_json(folder.path / RUN_FILE, described)  # new budgets, once the state knows of them
         write_json(folder.environment, here)
 
 

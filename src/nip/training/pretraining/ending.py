@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from nip.training.outcome import learnt
 from nip.training.pretraining.budget import ended
-from nip.training.pretraining.folder import KIND, planned
+from nip.training.pretraining.folder import KIND, planned, writing
 from nip.training.pretraining.opening import graph_of
 from nip.training.pretraining.run import Run, new_model
 from nip.training.pretraining.saving import save_model
@@ -125,15 +126,15 @@ def finish(run: Run) -> dict[str, Any]:
     }
     weights = _weights(run)
     if run.main:
-        metrics = Metrics(folder.metrics, progress.metrics_bytes)
         row = {"loss": measured.loss, "accuracy": answers.accuracy, "learning_rate": None}
         counts = {"tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
-        metrics.write({"step": progress.step, "split": "test", **row, **counts})
-        metrics.secure()
-        metrics.close()
-        folder.config.unlink(missing_ok=True)
-        write_json(folder.result, result)
-        write_model(run, folder.path, weights)
+        with writing(folder, "the run's end"):
+            with closing(Metrics(folder.metrics, progress.metrics_bytes)) as metrics:
+                metrics.write({"step": progress.step, "split": "test", **row, **counts})
+                metrics.secure()
+            folder.config.unlink(missing_ok=True)
+            write_json(folder.result, result)
+            write_model(run, folder.path, weights)
     run.accelerator.wait_for_everyone()
     run.console.note(in_words(result))
     return result

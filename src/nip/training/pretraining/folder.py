@@ -11,6 +11,7 @@ It is a model's folder, which `transformers`, `nip glue` and `nip mlm` read, and
 ``checkpoint/good.safetensors``   to which it rolls back
 ``finetune-2h/`` …                models that were kept on the way
 ``result.json``                   there once the run has ended
+``tracking/``                     tensorboard's files
 ``run.log``                       what was said
 ================================  =====================================================================================
 """
@@ -18,6 +19,7 @@ It is a model's folder, which `transformers`, `nip glue` and `nip mlm` read, and
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +39,11 @@ def good_state(folder: RunFolder) -> Path:
     return folder.checkpoint.with_name("good.safetensors")
 
 
+def trackers_folder(folder: RunFolder) -> Path:
+    """What trackers write; it is there before the model is, and so before ``run.json``."""
+    return folder.path / "tracking"
+
+
 @contextmanager
 def claimed_run(folder: RunFolder) -> Iterator[Mapping[str, Any] | None]:
     """Make the folder, keep every other process out, and say what ``run.json`` there says; None where it is new.
@@ -52,11 +59,34 @@ def claimed_run(folder: RunFolder) -> Iterator[Mapping[str, Any] | None]:
         for leftover in folder.path.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         facts = read_run_file(folder.path)
-        if facts is None and set(folder.path.iterdir()) - {folder.lock, folder.log}:
+        before_run_file = {folder.lock, folder.log, trackers_folder(folder)}
+        if facts is None and set(folder.path.iterdir()) - before_run_file:
             raise ValueError(f"{folder.path} is not empty and holds no pretraining run; name another --out.")
         if facts is not None and facts.get("kind") != KIND:
             raise ValueError(f"{folder.path} holds a run of another kind; name another --out.")
         yield facts
+
+
+@contextmanager
+def writing(folder: RunFolder, what: str) -> Iterator[None]:
+    """Let an error of writing say what could not be written where, and that the last state stays.
+
+    Parameters
+    ----------
+    what : str
+        That is written.
+
+    Raises
+    ------
+    OSError
+        In the place of the one that was raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        stays = f"; the last one, in {folder.checkpoint}, stays" if folder.checkpoint.is_file() else ""
+        why = error if error.errno is None else os.strerror(error.errno)
+        raise OSError(error.errno, f"{what} cannot be written ({why}){stays}", str(folder.path)) from error
 
 
 def settings_of(facts: Mapping[str, Any], where: Path) -> Settings:

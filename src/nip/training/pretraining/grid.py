@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-FOLDERS, JOBS = {"out", "output_dir", "output-dir"}, {"job_name", "job-name"}
+OUTPUT_DIRS = {"output_dir", "output-dir"}  # the original's: runs have folders of their jobs' names in it
+FOLDERS, JOBS = {"out", *OUTPUT_DIRS}, {"job_name", "job-name"}
 SECTIONS = ("default_parameters", "hyperparameters")
 
 
@@ -88,8 +89,8 @@ def points(grid: Grid) -> list[dict[str, Any]]:
 def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[str]:
     """One command for each point, quoted for a shell.
 
-    A point whose folder is not told apart by the grid itself gets its number at the end of ``out`` and of
-    ``job_name``, so that no two runs share one.
+    A point whose folder is not told apart by the grid itself gets its number at the end of the folder's name, and of
+    the job's, so that no two runs share one. In the original's ``output_dir`` the job's name alone does that.
 
     Parameters
     ----------
@@ -99,6 +100,11 @@ def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[s
     shuffle : int, optional
         In an order that this seed decides.
 
+    Raises
+    ------
+    ValueError
+        If the launcher names a folder, which all points would share.
+
     Examples
     --------
     >>> print(*commands(Grid({"out": "runs/a", "fp16": None}, {"lr": [1e-3, 5e-4]}), "nip pretrain"), sep="\\n")
@@ -107,14 +113,24 @@ def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[s
     """
     begun = shlex.split(launcher)
     flags = {word.partition("=")[0].lstrip("-") for word in begun if word.startswith("--")}
-    lines = []
-    for number, point in enumerate(points(grid)):
+    every, lines = points(grid), []
+    named = {*grid.fixed, *grid.lists}
+    by_job = bool(named & JOBS and (named | flags) & OUTPUT_DIRS)
+    if flags & FOLDERS and (named & FOLDERS or not by_job):
+        folder = min(flags & FOLDERS)
+        raise ValueError(
+            f"What commands begin with must not have --{folder}: name the folder in the file, as {folder}."
+        )
+    folders = [] if by_job else [name for name in (*grid.fixed, *grid.lists) if name in FOLDERS] or ["out"]
+    numbered = [
+        *(name for name in (*grid.fixed, *grid.lists) if name in JOBS and (by_job or name in grid.fixed)),
+        *folders,
+    ]
+    for number, point in enumerate(every):
         options = {**grid.fixed, **point}
-        placed = bool(FOLDERS & {*options, *flags})
-        if not (FOLDERS & set(point) or (placed and JOBS & set(point))):
-            jobs = [name for name in grid.fixed if name in JOBS]
-            told_apart = jobs if jobs and placed else [*jobs, "out"]  # a job's name is a folder's in --out
-            options |= {name: f"{grid.fixed.get(name) or 'runs/grid'}-{number}" for name in told_apart}
+        for name in numbered:
+            if len(grid.lists.get(name, [])) != len(every):  # else its values tell all points apart
+                options[name] = f"{options.get(name) or 'runs/grid'}-{number}"
         words = list(begun)
         for name, value in options.items():
             words += _option(name, value)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from nip.training.pretraining.batches import Lookahead, training_parts
 from nip.training.pretraining.budget import HOUR, batch_at, ended, eval_every, share, stage_at
 from nip.training.pretraining.ending import keep_model
-from nip.training.pretraining.folder import good_state
+from nip.training.pretraining.folder import good_state, writing
 from nip.training.pretraining.rates import rate_of
 from nip.training.pretraining.run import Run, micro_batch
 from nip.training.pretraining.speed import outlook
@@ -76,7 +77,8 @@ def train_stage(run: Run) -> bool:
     finally:
         feed.close()
         if metrics:
-            metrics.close()
+            with suppress(OSError):  # of a full disk, which `secure` has told of
+                metrics.close()
 
 
 def over(run: Run) -> bool:
@@ -228,15 +230,11 @@ def secure(run: Run, metrics: Metrics | None) -> None:
         If a weight is no finite number; the state before stays.
     """
     progress, folder = run.progress, run.folder
-    if metrics:
-        progress.metrics_bytes = metrics.secure()
-    began = run.tick()
-    try:
+    with writing(folder, "the state"):
+        if metrics:
+            progress.metrics_bytes = metrics.secure()
+        began = run.tick()
         sound = save_state(folder.checkpoint, run.learner, progress)
-    except OSError as error:
-        stays = f"; the one before, in {folder.checkpoint}, stays" if folder.checkpoint.is_file() else ""
-        says = f"the state cannot be written ({error.strerror}){stays}"
-        raise OSError(error.errno, says, str(folder.path)) from error
     if not sound:
         raise TrainingDivergedError(
             f"The weights are no numbers any more after step {progress.step:,}. The last good state is kept in "

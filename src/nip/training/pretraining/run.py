@@ -147,7 +147,9 @@ def set_up(
     positions = positions_in(settings, progress.stage)
     model = new_model(settings, corpus.vocabulary, positions)
     if settings.init_from is not None and not folder.checkpoint.is_file():
-        first_weights(model, settings.init_from, dataset, corpus.vocabulary, positions)
+        new = first_weights(model, settings.init_from, dataset, corpus.vocabulary, positions)
+        if new:
+            console.say(f"{settings.init_from} has no weights for next sentences: {', '.join(new)} begin anew.")
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     objective: Any = MaskedObjective(model, next_sentence=settings.next_sentence, seed=settings.seed)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForMaskedLM, BertForPreTraining, PreTrainedModel
 
 import nip.models.huggingface as over_graphs
 from nip.data.text import Vocabulary
@@ -17,7 +20,9 @@ from nip.training.pretraining.state import stretched
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 
 
-def first_weights(model: PreTrainedModel, source: str, dataset: Path, vocabulary: Vocabulary, positions: int) -> None:
+def first_weights(
+    model: PreTrainedModel, source: str, dataset: Path, vocabulary: Vocabulary, positions: int
+) -> list[str]:
     """Put the weights of a saved model in place of a new one's, in place.
 
     Fewer positions than the new model has are extended by reflection; of more, the first ones are taken.
@@ -34,16 +39,22 @@ def first_weights(model: PreTrainedModel, source: str, dataset: Path, vocabulary
     positions : int
         Of the new model.
 
+    Returns
+    -------
+    list of str
+        Weights that the model there lacks and that stay as they are new: those for next sentences.
+
     Raises
     ------
     ValueError
-        If the model there is of another family or other sizes, has another tokenizer, or there is none.
+        If the model there is of another family or other sizes, has another tokenizer, is damaged, or there is none.
     """
     name = checkpoint(source)
     if any((Path(name) / file).is_file() for file in TOKENIZERS):
         refuse_other_tokenizer(name, dataset, of="--init-from")
     mine: Any = model.config
-    there: Any = AutoConfig.from_pretrained(name)
+    with _reading(source):
+        there: Any = AutoConfig.from_pretrained(name)
     if there.model_type != mine.model_type:
         raise ValueError(f"--init-from: {source} is a {there.model_type}, the run's model a {mine.model_type}.")
     if there.vocab_size < vocabulary.size:
@@ -54,13 +65,18 @@ def first_weights(model: PreTrainedModel, source: str, dataset: Path, vocabulary
         raise ValueError(f"--init-from: {source} has --norm {norm_of(there)}, the run {norm_of(mine)}.")
     sparse = getattr(there, ENTRY, None) is not None
     load = over_graphs.from_pretrained if sparse else lambda name, kind: kind.from_pretrained(name)
-    weights = dict(load(name, AutoModelForMaskedLM).named_parameters())
+    pairs = there.architectures == [BertForPreTraining.__name__]
+    with _reading(source):
+        loaded: Any = load(name, BertForPreTraining if pairs else AutoModelForMaskedLM)
+    weights = dict(loaded.named_parameters())
+    new = []
     rows = there.max_position_embeddings - (mine.max_position_embeddings - positions)  # RoBERTa has two more
     with torch.no_grad():
         for each, weight in model.named_parameters():
             if each not in weights and not each.startswith(OWN):
                 raise ValueError(f"--init-from: {source} has no {each}.")
             if each not in weights:
+                new.append(each)
                 continue
             found = weights[each]
             if found.shape != weight.shape and "position_embeddings" in each:
@@ -69,6 +85,17 @@ def first_weights(model: PreTrainedModel, source: str, dataset: Path, vocabulary
                 shapes = f"the shape {tuple(found.shape)}, the run's {tuple(weight.shape)}"
                 raise ValueError(f"--init-from: {each} of {source} has {shapes}.")
             weight.copy_(found)
+    return new
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """Let errors of reading name the model in one sentence; transformers has several lines for some."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"--init-from: {source} cannot be read: {first}") from error
 
 
 OWN = ("cls.seq_relationship", "bert.pooler")  # that next sentences need, and a model of masked tokens alone lacks

@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from nip.training.pretraining.folder import trackers_folder
 from nip.training.pretraining.settings import CHANGEABLE, Settings
 from nip.training.runs import RunFolder
 
@@ -40,7 +41,7 @@ def tracked(
 
     name = settings.job_name or folder.path.name
     key = hashlib.sha256(str(folder.path.resolve()).encode() + settings_key(settings)).hexdigest()[:8]
-    accelerator.project_configuration.logging_dir = str(folder.path / "tracking")
+    accelerator.project_configuration.logging_dir = str(trackers_folder(folder))
     accelerator.log_with = filter_trackers(names, accelerator.logging_dir)
     special: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},
