@@ -11,10 +11,11 @@ import pytest
 
 from nip.cli import main
 from nip.cli.original_pretraining import ALWAYS, KNOWN, NOTHING, today
-from nip.cli.pretrain import asked_for, flags, help_text
+from nip.cli.pretrain import asked_for, flags, help_text, read_file
 from nip.data.text import Settings as CorpusSettings
 from nip.data.text import build_corpus
-from nip.training.pretraining.settings import FIELDS
+from nip.training.pretraining.planning import plan
+from nip.training.pretraining.settings import FIELDS, Settings
 from text_corpora import write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -221,6 +222,8 @@ def test_flags_that_do_nothing_are_told(name):
         (["--dataset", "CORPUS", "--max-steps", "1", "--init-from", "OTHER"], "holds no model"),
         (["--dataset", "CORPUS", "--max-steps", "1", "--out", "CORPUS"], "is not empty and holds no pretraining run"),
         (["--dataset", "CORPUS", "--config", "BAD"], "There is no option --colour."),
+        (["--dataset", "CORPUS", "--config", "LR"], "lr.yaml: lr is called learning-rate in a file."),
+        (["--dataset", "CORPUS", "--config", "OUT"], "out.yaml: --out belongs on the command line, not in a file."),
         (["--dataset", "CORPUS", "--config", "LIST"], "must hold a mapping of settings to values. Got list instead."),
     ],
 )
@@ -229,11 +232,15 @@ def test_bad_input_is_one_sentence(nip, corpus, tmp_path, words, says):
     (tmp_path / "other" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     (tmp_path / "bad.yaml").write_text("colour: red")
     (tmp_path / "list.yaml").write_text("- 1")
+    (tmp_path / "lr.yaml").write_text("lr: 1e-3")
+    (tmp_path / "out.yaml").write_text("out: run")
     places = {
         "CORPUS": corpus,
         "OTHER": tmp_path / "other",
         "BAD": tmp_path / "bad.yaml",
         "LIST": tmp_path / "list.yaml",
+        "LR": tmp_path / "lr.yaml",
+        "OUT": tmp_path / "out.yaml",
     }
     other = places["OTHER"] / "vocab.txt" if "--tokenizer" in words else places["OTHER"]
     spelled = [str({**places, "OTHER": other}.get(word, word)) for word in words]
@@ -306,6 +313,27 @@ def test_options_that_do_nothing_beside_others_are_told(corpus, capsys):
     assert said[2:] == ["nip: --max-predictions leaves 6.2 % of 32 tokens to predict."]
 
 
+def test_masking_options_beside_a_corpus_that_was_masked_once(tmp_path, capsys):
+    """They are told, and what was masked then counts in the estimate."""
+    write_texts(tmp_path / "texts", n_files=1, per_file=60)
+    plans = {}
+    for most in (1, 9):
+        made = CorpusSettings(
+            train_tokenizer=200, max_seq_length=32, frac_test=0.2, masked_once=True, dup_factor=1,
+            max_predictions_per_seq=most, masked_lm_prob=0.3,
+        )  # fmt: skip
+        build_corpus(str(tmp_path / "texts"), tmp_path / f"once{most}", made)
+        words = ["--dataset", str(tmp_path / f"once{most}"), *SMALL.split(), "--max-steps", "5"]
+        asked = asked_for([*words, "--mask-probability", "0.4", "--max_predictions_per_seq", "2"])
+        said = capsys.readouterr().err.splitlines()
+        assert sorted(said) == [
+            f"nip: --{name} does nothing with a corpus that was masked once."
+            for name in ("mask-probability", "max-predictions")
+        ]
+        plans[most] = plan(asked.settings, asked.dataset).stages[0].flops
+    assert plans[1] < plans[9]
+
+
 def test_options_come_before_the_file(corpus, tmp_path):
     lines = ["learning-rate: 1e-3", "hours: 24", "lengths: 128:0.9,512:0.1", "parameters: {seed: 3}", "model: random"]
     (tmp_path / "a.yaml").write_text("\n".join(lines))
@@ -327,6 +355,17 @@ def test_a_grid(nip, tmp_path):
     code, _, err = nip("pretrain", "grid", tmp_path / "none.yaml")
     assert code == 2
     assert "none.yaml" in err
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("pretrain*.yaml")), ids=lambda path: path.stem)
+def test_recipes(recipe, nip, corpus):
+    """Each holds possible settings, of which the sizes of a small model give an estimate."""
+    settings = Settings(**read_file(recipe))
+    assert settings.hours is not None
+    small = ["--lengths", "32", *SMALL.replace("--batch-size 4", "").split()]
+    code, out, err = nip("pretrain", "--config", recipe, "--dataset", corpus, *small, "--dry-run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["here"]["seconds"] == pytest.approx(3600 * settings.hours, rel=0.01)
 
 
 def test_help_names_every_option(nip):

@@ -29,6 +29,7 @@ OTHERS = {
     "json": "Print one JSON value on standard output.",
 }
 SWITCHES = ("dry_run", "json")
+MASKING = ("mask_probability", "max_predictions", "mask_share", "random_share")
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -99,6 +100,7 @@ def asked_for(words: Sequence[str]) -> Asked:
     """
     from nip.cli.original_pretraining import today
     from nip.data import runs_folder
+    from nip.data.text import read_manifest
     from nip.training.pretraining.settings import FIELDS, Settings
 
     given, notices = today(flags(words))
@@ -119,20 +121,23 @@ def asked_for(words: Sequence[str]) -> Asked:
             raise ValueError(unknown(name))
     if parameters:
         values["parameters"] = read_parameters(parameters)
+    typed = set(values)
     if "config" in values:
         values = {**read_file(Path(values["config"])), **values}
     if "dataset" not in values:
         raise ValueError("--dataset must name the folder of a corpus. Make one with: nip data corpus")
-    if "lengths" not in values:
-        from nip.data.text import read_manifest
-
-        values["lengths"] = read_manifest(Path(values["dataset"]).expanduser())["settings"]["max_seq_length"]
+    made = read_manifest(Path(values["dataset"]).expanduser())["settings"]
+    values.setdefault("lengths", made["max_seq_length"])
     settings = Settings(**{name: value for name, value in values.items() if name in FIELDS})
+    masked_once = made["masked_once"]
     for name in values:
-        if name in FIELDS and (why := idle(name, settings)) is not None:
-            print(f"nip: --{name.replace('_', '-')} does nothing {why}.", file=sys.stderr)
+        # a run's own record names all settings, and most stand at their defaults
+        if name in FIELDS and (name in typed or getattr(settings, name) != FIELDS[name].default):
+            why = "with a corpus that was masked once" if masked_once and name in MASKING else idle(name, settings)
+            if why is not None:
+                print(f"nip: --{name.replace('_', '-')} does nothing {why}.", file=sys.stderr)
     most, longest = settings.max_predictions, settings.tokens_at_most
-    if most is not None and most < 0.9 * longest * settings.mask_probability:
+    if most is not None and not masked_once and most < 0.9 * longest * settings.mask_probability:
         share = 100 * most / longest
         print(f"nip: --max-predictions leaves {share:.1f} % of {longest} tokens to predict.", file=sys.stderr)
     name = f"pretraining-{settings.model}-{settings.size}-seed{settings.seed}"
@@ -262,10 +267,22 @@ def read_file(path: Path) -> dict[str, Any]:
     for key, value in found.items():
         name = str(key).replace("-", "_")
         if name not in FIELDS and name not in ("dataset", "tokenizer"):
-            raise ValueError(f"{path}: {unknown(name)}")
+            raise ValueError(f"{path}: {elsewhere(name) or unknown(name)}")
         # YAML takes 1e-3 for a text
         values[name] = converted(name, value) if isinstance(value, str) else value
     return values
+
+
+def elsewhere(name: str) -> str | None:
+    """The sentence about an option that a file of settings cannot have; None where there is no such option."""
+    from nip.cli.original_pretraining import KNOWN, RENAMED
+    from nip.training.pretraining.settings import FIELDS
+
+    if name in RENAMED and RENAMED[name] in (*FIELDS, "dataset", "tokenizer"):
+        return f"{name} is called {RENAMED[name].replace('_', '-')} in a file."
+    if name in (*OTHERS, *KNOWN):
+        return f"--{name.replace('_', '-') if name in OTHERS else name} belongs on the command line, not in a file."
+    return None
 
 
 def unknown(name: str) -> str:

@@ -3,6 +3,8 @@ import torch
 
 from nip.training.pretraining import forecast as module
 from nip.training.pretraining.forecast import PUBLISHED, Forecast, Stage, forecast, pace
+from nip.training.pretraining.settings import Settings
+from nip.training.pretraining.speed import outlook
 
 STAGES = [Stage(0.9, 4096 * 128, 1e5), Stage(0.1, 4096 * 512, 5e4)]
 
@@ -30,6 +32,15 @@ def test_the_budget_that_is_spent_first_counts():
         assert (found == alone) == first and found.seconds <= alone.seconds
     with pytest.raises(ValueError, match="needs a budget"):
         forecast(STAGES, weights=10, corpus=10)
+
+
+def test_an_earlier_exit_cuts_the_last_stages():
+    whole = {"weights": 10, "corpus": 10, "hours": 10}
+    assert forecast(STAGES, **whole, exit_hours=9.5).tokens == pytest.approx(32_400 * 1e5 + 1_800 * 5e4)
+    assert forecast(STAGES, **whole, exit_hours=1).tokens == pytest.approx(3_600 * 1e5)
+    assert forecast(STAGES, **whole, exit_hours=11) == forecast(STAGES, **whole)
+    settings = Settings(hours=10, early_exit_hours=1, lengths=((128, 1.0),))
+    assert outlook(settings, [1.0], 1e5, 0, fill=1.0, weights=10, corpus=10).seconds == pytest.approx(3_600)
 
 
 def test_what_is_said():

@@ -95,6 +95,7 @@ def forecast(
     max_steps: int | None = None,
     max_tokens: int | None = None,
     hours: float | None = None,
+    exit_hours: float | None = None,
 ) -> Forecast:
     """What a run will have done at the end of its budget: of several, of the one that is spent first.
 
@@ -106,6 +107,8 @@ def forecast(
         Of the model; and tokens of the corpus.
     max_steps, max_tokens, hours : optional
         Budgets, one at least.
+    exit_hours : float, optional
+        When the run ends even so; its last stages are then cut short, or not begun.
 
     Raises
     ------
@@ -117,6 +120,9 @@ def forecast(
     >>> slow = forecast([Stage(1.0, 1000, 50)], weights=1000, corpus=10_000, max_steps=10, hours=1.0)
     >>> slow.tokens, slow.steps, slow.seconds
     (10000.0, 10.0, 200.0)
+    >>> stages = [Stage(0.5, 1000, 100), Stage(0.5, 1000, 50)]
+    >>> forecast(stages, weights=1000, corpus=10_000, hours=1.0, exit_hours=0.75).tokens  # 1800 s × 100 + 900 s × 50
+    225000.0
     """
     found = []
     if max_steps is not None:
@@ -132,6 +138,12 @@ def forecast(
         return sum(each / stage.tokens_per_second for each, stage in zip(tokens, stages, strict=True))
 
     tokens = min(found, key=seconds)
+    if exit_hours is not None:
+        left, cut = 3600 * exit_hours, []
+        for each, stage in zip(tokens, stages, strict=True):
+            cut.append(min(each, left * stage.tokens_per_second))
+            left -= cut[-1] / stage.tokens_per_second
+        tokens = cut
     steps = sum(each / stage.tokens_per_step for each, stage in zip(tokens, stages, strict=True))
     return Forecast(sum(tokens), steps, seconds(tokens), weights, corpus)
 

@@ -138,11 +138,12 @@ def plan(settings: Settings, dataset: Path) -> Plan:
             model = new_model(settings, corpus.vocabulary, positions_in(settings, number))
         weights = sum(weight.numel() for weight in model.parameters())
         size = micro_batch(settings, length, device, processes)
+        masked = masked_in(settings, length, corpus.manifest["settings"])
         memory = memory_of(
             model,
             length,
             size,
-            masked_in(settings, length),
+            masked,
             optimizer=settings.optimizer,
             half=settings.precision != "fp32",
             checkpointing=settings.gradient_checkpointing,
@@ -150,7 +151,7 @@ def plan(settings: Settings, dataset: Path) -> Plan:
             state_shards=processes if accelerator.distributed_type in SHARDED else 1,
         )
         graph = graph_of(settings, length)
-        work = work_of(model, length, masked_in(settings, length))
+        work = work_of(model, length, masked)
         stages.append(StagePlan(length, size, graph.density, work.total, memory))
     corpus = open_corpus(dataset, "train", max_seq_length=stages[0].length)
     peak = peak_of(device, settings.precision)

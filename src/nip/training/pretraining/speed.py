@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -15,14 +16,26 @@ SLOW = 5e9  # FLOPs a second
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def masked_in(settings: Settings, length: int) -> float:
+def masked_in(settings: Settings, length: int, made: Mapping[str, Any] | None = None) -> float:
     """Masked tokens of a sample of that length.
+
+    Parameters
+    ----------
+    settings : Settings
+    length : int
+    made : mapping, optional
+        The corpus's settings; where it was masked once, they decide.
 
     Examples
     --------
     >>> masked_in(Settings(max_steps=1, max_predictions=20), 128), masked_in(Settings(max_steps=1), 512)
     (19.2, 76.8)
+    >>> once = {"masked_once": True, "masked_lm_prob": 0.5, "max_predictions_per_seq": 9}
+    >>> masked_in(Settings(max_steps=1), 128, once)
+    9.0
     """
+    if made is not None and made["masked_once"]:
+        return float(min(made["max_predictions_per_seq"], length * made["masked_lm_prob"]))
     return float(min(settings.max_predictions or length, length * settings.mask_probability))
 
 
@@ -32,7 +45,7 @@ def works(settings: Settings, run: Run) -> list[float]:
     for length, _ in settings.lengths:
         with torch.device("meta"):
             model = new_model(settings, run.corpus.vocabulary, length)
-        found.append(work_of(model, length, masked_in(settings, length)).total)
+        found.append(work_of(model, length, masked_in(settings, length, run.corpus.manifest["settings"])).total)
     return found
 
 
@@ -86,4 +99,5 @@ def outlook(
         max_steps=settings.max_steps,
         max_tokens=settings.max_tokens,
         hours=settings.hours,
+        exit_hours=settings.early_exit_hours,
     )
