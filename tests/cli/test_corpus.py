@@ -81,6 +81,19 @@ def test_every_option_arrives(nip, tmp_path):
     assert json.loads(said)["manifest"]["settings"]["packing"] is False
 
 
+def test_options_without_effect_are_told(nip, tmp_path):
+    source, out = write_texts(tmp_path / "in", 1), tmp_path / "out"
+    words = ["--from", source, "--out", out, "--max-seq-length", 32, "--jobs", 1]
+    idle = ["--dup-factor", 7, "--masked-lm-prob", 0.2, "--max-predictions-per-seq", 3, "--seed", 1]
+    code, _, err = nip("corpus", *words, "--train-tokenizer", 200, *idle, "--cased")
+    assert code == 0
+    names = ("dup-factor", "masked-lm-prob", "max-predictions-per-seq", "seed")
+    assert err.splitlines() == [f"nip: --{name} does nothing without --masked-once." for name in names]
+    words[3] = tmp_path / "two"
+    code, _, err = nip("corpus", *words, "--tokenizer", out / "tokenizer", "--cased")
+    assert (code, err) == (0, "nip: --cased does nothing with a tokenizer that is no vocab.txt.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

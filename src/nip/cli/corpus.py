@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -18,9 +19,13 @@ from nip.cli.options import Json, emit
 if TYPE_CHECKING:
     from nip.data.text import Settings
 
+ONCE = ("dup_factor", "masked_lm_prob", "max_predictions_per_seq", "seed")  # options that go with --masked-once
+
 
 def corpus_command(
-    origin: Annotated[str, typer.Option("--from", help="A file, a folder, or a set's name on the Hugging Face Hub.")],
+    origin: Annotated[
+        str, typer.Option("--from", help="A file, a folder, or a set on the Hugging Face Hub: NAME[:CONFIG].")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The folder of the corpus.")],
     tokenizer: Annotated[
         str | None, typer.Option(help="A folder, a vocab.txt, or a tokenizer's name on the Hugging Face Hub.")
@@ -97,9 +102,34 @@ def corpus_command(
         seed=seed,
         shard_mb=shard_mb,
     )
+    for notice in idle(settings):
+        print(f"nip: {notice}", file=sys.stderr)
     make_corpus(
         origin, out, settings, jobs=jobs, licence=licence, keep_text=keep_text, overwrite=overwrite, as_json=as_json
     )
+
+
+def idle(settings: Settings) -> list[str]:
+    """A sentence for each option that is not as by default and has no effect beside the others.
+
+    Examples
+    --------
+    >>> from nip.data.text import Settings
+    >>> idle(Settings(train_tokenizer=8192, dup_factor=7))
+    ['--dup-factor does nothing without --masked-once.']
+    """
+    found = []
+    if not settings.masked_once:
+        defaults = {each.name: each.default for each in dataclasses.fields(settings)}
+        given = [name for name in ONCE if getattr(settings, name) != defaults[name]]
+        found += [f"--{name.replace('_', '-')} does nothing without --masked-once." for name in given]
+    if (
+        not settings.lower_case
+        and settings.tokenizer is not None
+        and not Path(settings.tokenizer).expanduser().is_file()
+    ):
+        found.append("--cased does nothing with a tokenizer that is no vocab.txt.")
+    return found
 
 
 def make_corpus(origin: str, out: Path, settings: Settings, *, as_json: bool = False, **how: Any) -> None:

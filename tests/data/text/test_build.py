@@ -317,6 +317,22 @@ def test_bad_settings(wrong, message):
         Settings(**{"train_tokenizer": 200, **wrong})
 
 
+def test_a_finished_corpus_of_a_source_that_changed_is_told(tmp_path):
+    source, out = write_texts(tmp_path / "in", 1), tmp_path / "out"
+    build_corpus(str(source), out, Settings(**SMALL))
+    assert not build_corpus(str(source), out, Settings(**SMALL))
+    (source / "1.txt").write_text("One more.")
+    with pytest.raises(
+        ValueError, match=r"in has changed since .*out was made: 1 file\(s\) of .*, 2 file\(s\) of .* --overwrite"
+    ):
+        build_corpus(str(source), out, Settings(**SMALL))
+    shutil.rmtree(source)
+    source.mkdir()
+    assert not build_corpus(str(source), out, Settings(**SMALL))  # what was read may go
+    source.rmdir()
+    assert not build_corpus(str(source), out, Settings(**SMALL))
+
+
 def test_the_plan_is_gone_and_the_manifest_is_json(whole):
     assert not (whole / "plan.json").exists()
     assert json.loads((whole / "manifest.json").read_text())["kind"] == "corpus"

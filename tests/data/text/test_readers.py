@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corpus_files import bible_data, bible_verses
 from nip.data.tasks import BOOKS
-from nip.data.text import inputs, readers
+from nip.data.text import Settings, build_corpus, inputs, readers
 from nip.data.text.inputs import FORMS, Piece, cut, find_files, find_form
 from nip.data.text.normalising import normalise
 from nip.data.text.readers import documents
@@ -142,6 +142,18 @@ def test_streams_of_the_hub_are_read_shard_by_shard(tmp_path):
     assert number_of_shards(str(tmp_path)) == 3
     found = [list(documents(Piece(str(tmp_path), "hub", shard))) for shard in range(3)]
     assert found == [[f"{part} {i}" for i in range(4)] for part in range(3)]
+
+
+def test_a_configuration_of_a_set(tmp_path, monkeypatch):
+    def load_dataset(*which, **options):
+        asked.append(which)
+        raise ConnectionError("no network")
+
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(OSError, match=r"wikimedia/wikipedia:20231101\.en, and its list of files could not be fetched"):
+        build_corpus("wikimedia/wikipedia:20231101.en", tmp_path / "out", Settings(train_tokenizer=100))
+    assert asked == [("wikimedia/wikipedia", "20231101.en")]
 
 
 def test_a_set_that_cannot_be_had(monkeypatch):

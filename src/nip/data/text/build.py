@@ -7,6 +7,7 @@ are. Work in progress lies in ``<folder>/work``; the manifest is written last.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -48,7 +49,7 @@ def build_corpus(
     Parameters
     ----------
     origin : str
-        A file, a folder, or the name of a set on the Hugging Face Hub.
+        A file, a folder, or the name of a set on the Hugging Face Hub, ``NAME:CONFIG`` where it has several.
     out : Path
         The folder of the corpus; a new one, or one that the same call began.
     settings : Settings
@@ -72,7 +73,7 @@ def build_corpus(
     ------
     ValueError
         If the folder holds something else or another corpus; if the source is empty, damaged, changed since the corpus
-        was begun, or holds no document that is kept; if the tokenizer does not serve.
+        was begun or made, or holds no document that is kept; if the tokenizer does not serve.
     OSError
         If the source is not there, or the disk is full. What is finished stays.
     """
@@ -89,6 +90,7 @@ def build_corpus(
         if (out / MANIFEST).is_file():
             manifest = read_manifest(out)
             _require_same(out, {key: manifest[key] for key in asked}, asked)
+            _require_unchanged(out, origin, manifest.get("source_files"))
             if keep_text and not (out / TEXT).is_dir():
                 raise ValueError(f"{out} was made without --keep-text. --overwrite makes it again.")
             shutil.rmtree(out / WORK, ignore_errors=True)  # a run may have been killed right before this
@@ -115,6 +117,7 @@ def _make(
     work = out / WORK
     for leftover in [*out.glob(".*.partial"), *work.glob(".*.partial")]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    files = _source_files(origin)
     parts = _planned(origin, out, settings, asked)
     work.mkdir(exist_ok=True)
     run = runner(jobs)
@@ -141,7 +144,8 @@ def _make(
     run("tokenizing", progress)(shard_chunk, tasks)
     if keep_text:
         _keep_text(out, names, begins, found)
-    write_json(out / MANIFEST, _manifest(out, asked, read, found, len(names)))
+    manifest = _manifest(out, asked, read, found, len(names))
+    write_json(out / MANIFEST, {**manifest, "source_files": files})
     (out / PLAN).unlink(missing_ok=True)
     shutil.rmtree(work)
 
@@ -149,7 +153,7 @@ def _make(
 def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any]) -> list[tuple[Piece, ...]]:
     """The parts, as they were planned when the corpus was begun; the files must be what they were."""
     path = Path(origin).expanduser()
-    if not path.exists() and hub.is_name(origin):
+    if not path.exists() and hub.is_name(origin.partition(streams.CONFIG)[0]):
         parts: list[tuple[Piece, ...]] = [
             (Piece(origin, "hub", shard),) for shard in range(streams.number_of_shards(origin))
         ]
@@ -243,6 +247,30 @@ def _counted(read: list[Read]) -> str:
     return (
         f"{total} documents were read, {sum(part.too_short for part in read)} were too short "
         f"and {sum(part.too_long for part in read)} too long"
+    )
+
+
+def _source_files(origin: str) -> dict[str, Any] | None:
+    """How many files are read, how large they are, and a checksum of names and sizes; None where there are none."""
+    path = Path(origin).expanduser()
+    if not path.exists():
+        return None
+    try:
+        sizes = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in find_files(path)]
+    except ValueError:
+        return None
+    named = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    return {"files": len(sizes), "bytes": sum(size for _, size in sizes), "sha256": named}
+
+
+def _require_unchanged(out: Path, origin: str, before: dict[str, Any] | None) -> None:
+    """Refuse to take a corpus for that of a source whose files are others by now; they may also be gone."""
+    now = _source_files(origin)
+    if before is None or now is None or before == now:
+        return
+    then, here = (f"{each['files']:,} file(s) of {each['bytes']:,} bytes" for each in (before, now))
+    raise ValueError(
+        f"{origin} has changed since {out} was made: {then} then, {here} now. --overwrite makes the corpus again."
     )
 
 

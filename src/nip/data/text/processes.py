@@ -22,7 +22,7 @@ def runner(jobs: int) -> Callable[[str, Progress | None], Run]:
     -------
     callable
         ``runner(jobs)(step, progress)(function, arguments)``; after each result, ``progress(step, done, all)`` is
-        called.
+        called. Where a process is killed, it raises a ChildProcessError.
     """
 
     def named(step: str, progress: Progress | None) -> Run:
@@ -46,10 +46,17 @@ def _results(function: Callable[..., Any], arguments: list[tuple[Any, ...]], job
         return
     try:
         import joblib
+        from joblib.externals.loky.process_executor import BrokenProcessPool
     except ImportError as error:
         raise ImportError("Several processes need joblib: pip install 'nip[pretrain]', or use --jobs 1.") from error
     calls = (joblib.delayed(_alone)(function, each) for each in arguments)
-    yield from joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls)
+    try:
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls)
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "A worker process was killed, mostly for want of memory. What is finished stays: the same command goes on, "
+            "with fewer --jobs if need be."
+        ) from error
 
 
 def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

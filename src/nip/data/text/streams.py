@@ -1,10 +1,15 @@
-"""Sets of the Hugging Face Hub as streams: their train split, shard by shard, nothing of it kept on disk."""
+"""Sets of the Hugging Face Hub as streams: their train split, shard by shard, nothing of it kept on disk.
+
+``NAME:CONFIG`` names one of several configurations, as in ``wikimedia/wikipedia:20231101.en``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
+
+CONFIG = ":"  # parts a set's name from that of a configuration
 
 
 def number_of_shards(name: str) -> int:
@@ -46,7 +51,8 @@ def _stream(name: str) -> Any:
     except ImportError as error:
         raise ImportError(f"Streaming {name} needs datasets: pip install 'nip[pretrain]'") from error
     try:
-        return datasets.load_dataset(name, split="train", streaming=True)
+        which = name.split(CONFIG, 1)
+        return datasets.load_dataset(*which, split="train", streaming=True)
     except ImportError:
         raise
     except Exception as error:
