@@ -68,6 +68,7 @@ def test_the_best_model_is_taken_where_a_metric_or_patience_says_so(tmp_path: Pa
         ("--do_eval --attention_layers local,", "takes names, or NUMBER=NAME for each"),
         ("--do_eval --extend_positions mirror", "takes one of reflect, tile, interpolate. Got 'mirror'"),
         ("--do_eval --graph nowhere.npz", "there is no file nowhere.npz"),
+        ("--do_eval --backend abacus", "--backend takes one of auto, "),
         ("--do_eval --early_stopping_patience 2", "needs evaluations while training"),
         ("--do_train --load_best_model_at_end", "requires the save and eval strategy to match"),
         ("--do_eval --overwrite_output_dir", "nothing is trained"),
@@ -110,6 +111,13 @@ def test_a_json_file_spells_the_flags(tmp_path: Path):
     file.write_text("[1]")
     with pytest.raises(ValueError, match="must hold a JSON object"):
         words_of_file(file)
+
+
+def test_a_metric_that_chooses_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    read("--do_train --do_eval --metric_for_best_model accuracy", tmp_path)
+    assert "--metric_for_best_model does nothing: without --eval_strategy" in capsys.readouterr().err
+    read("--do_train --do_eval --metric_for_best_model accuracy --eval_strategy epoch --save_strategy epoch", tmp_path)
+    assert not capsys.readouterr().err
 
 
 def test_one_notice_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -32,6 +32,13 @@ def test_the_latest_complete_checkpoint_is_taken_and_halves_are_deleted(tmp_path
     assert (tmp_path / "checkpoint-x").is_dir()
 
 
+def test_where_no_checkpoint_is_complete_none_is_deleted(tmp_path: Path):
+    for step in (1, 2):
+        (write_checkpoint(tmp_path, step) / "rng_state.pth").unlink()
+    assert last_checkpoint(tmp_path, 1) is None
+    assert [step for step, _ in checkpoints(tmp_path)] == [1, 2]
+
+
 def test_a_checkpoint_has_the_generators_of_all_processes(tmp_path: Path):
     kept = write_checkpoint(tmp_path, 1, processes=2)
     (write_checkpoint(tmp_path, 2, processes=2) / "rng_state_1.pth").unlink()
@@ -40,9 +47,14 @@ def test_a_checkpoint_has_the_generators_of_all_processes(tmp_path: Path):
 
 def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path):
     write_checkpoint(tmp_path, 1)
-    for name in ("result.json", "metrics.jsonl", "run.json", "notes.txt"):
+    for name in ("result.json", "metrics.jsonl", "run.json", "notes.txt", "MNLI-mm.tsv", "eval_results.json"):
+        (tmp_path / name).touch()
+    weights = {"model.safetensors", "model-00001-of-00002.safetensors", "pattern.npz"}
+    for name in weights:
         (tmp_path / name).touch()
     clear(output_folder(tmp_path))
+    assert {each.name for each in tmp_path.iterdir()} == {"notes.txt", *weights}
+    clear(output_folder(tmp_path), weights=True)
     assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -60,6 +72,7 @@ def test_claims(tmp_path: Path):
     write_run_file(folder, {"settings": settings, "trained": {"steps": 3}})
     with claimed_output(tmp_path, settings, **claim) as finished:
         assert finished.trained == {"steps": 3}
+        assert finished.checkpoint(1) is None  # nothing is looked for, so nothing is deleted
     with claimed_output(tmp_path, settings, overwrite=True, trains=True) as replaced:
         assert (replaced.trained, replaced.checkpoint(1), replaced.replace) == (None, None, True)
     with (

@@ -99,7 +99,7 @@ def test_the_readmes_command_as_typed(
     assert json.loads((out / "result.json").read_text()) == result
     said = capsys.readouterr().err
     assert said.count("--evaluation_strategy is now --eval_strategy steps") == 1
-    assert "--fp16" in said or torch.accelerator.is_available()
+    assert "--fp16 needs a GPU: computing in" in said or torch.accelerator.is_available()
     config = json.loads((out / "config.json").read_text())
     assert config["nip"]["default"] == {"pattern": "hypercube", "block_size": 16, "parameters": {}}
     assert config["label2id"] == {"not_equivalent": 0, "equivalent": 1}
@@ -206,6 +206,40 @@ def test_rows_of_files_with_labels_that_are_words(kind: str, model: Path, tmp_pa
     right = np.mean([one == row["label"] for one, row in zip(predicted, rows, strict=True)])
     assert result["test_accuracy"] == pytest.approx(right)  # the same rows: predictions say what the accuracy counts
     assert result["baselines"] == {"commonest_label": 0.5}
+
+
+def test_a_test_file_alone_of_a_task_with_two_parts_and_labels_that_say_nothing(model: Path, tmp_path: Path):
+    (tmp_path / "mnli.csv").write_text("premise,hypothesis,label\nthe cat,a dog,-1\na bird,red,-1\n")
+    out = tmp_path / "out"
+    words = f"--model_name_or_path {model} --do_predict --max_seq_length 16 --test_file {tmp_path}/mnli.csv"
+    glue.main([*words.split(), "--task_name", "mnli", "--output_dir", str(out)])
+    assert len(submission(out / "MNLI-m.tsv")) == 3
+    assert not (out / "MNLI-mm.tsv").exists()
+
+
+def test_training_rows_without_a_label_are_left_out(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As SNLI has them."""
+    sets = hub({"train": [*pairs(6), *pairs(3, -1)]}, ["no", "yes"])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: sets)
+    words = f"--model_name_or_path {model} --dataset_name snli --do_train --num_train_epochs 1 --max_seq_length 16"
+    result = glue.main([*words.split(), "--per_device_train_batch_size", "6", "--output_dir", str(tmp_path / "out")])
+    assert result["steps"] == 1
+    assert np.isfinite(result["train_loss"])
+    assert "3 rows without a label were left out" in capsys.readouterr().err
+    sets = hub({"train": pairs(3, -1)}, ["no", "yes"])
+    with pytest.raises(ValueError, match="No row of the training set of snli has a label"):
+        glue.main([*words.split(), "--output_dir", str(tmp_path / "other")])
+
+
+def test_numbers_have_no_smoothing(model: Path, tmp_path: Path):
+    tsv(tmp_path, "train.tsv", "index\tsentence1\tsentence2\tscore", "0\tthe cat\ta cat\t4.5")
+    words = (
+        f"--model_name_or_path {model} --task_name stsb --data_dir {tmp_path} --do_train --label_smoothing_factor 0.1"
+    )
+    with pytest.raises(ValueError, match="--label_smoothing_factor is for classes; the labels of stsb are numbers"):
+        glue.main([*words.split(), "--output_dir", str(tmp_path / "out")])
 
 
 def test_a_models_own_order_of_labels_is_kept(tmp_path: Path):

@@ -67,6 +67,18 @@ def test_numbers_in_files_are_regressed(tmp_path: Path):
     assert examples.train["label"][:] == [0.5, 2.0]
 
 
+@pytest.mark.parametrize("labels", ["-1,-1", "yes,yes", "yes,"])
+def test_labels_of_a_test_file_are_not_read(labels: str, tmp_path: Path):
+    one, other = labels.split(",")
+    (tmp_path / "test.csv").write_text(f"sentence1,label\nthe cat,{one}\na dog,{other}\n")
+    (tmp_path / "train.csv").write_text("sentence1,label\nthe cat,yes\na dog,no\n")
+    files = {"test": str(tmp_path / "test.csv")}
+    assert from_files(files, None).labels == ()
+    both = from_files({"train": str(tmp_path / "train.csv"), **files}, None)
+    assert both.labels == ("no", "yes")
+    assert both.tested[""]["label"][:] == [-1, -1]
+
+
 def test_files_that_cannot_be_are_refused(tmp_path: Path):
     for name, content in {
         "one.csv": "sentence1,label\na,yes\nb,yes\n",

@@ -49,6 +49,9 @@ def test_what_is_given_is_kept(tmp_path):
     assert "--early_stopping_patience" not in search.words and "--eval_strategy" not in search.words
     assert words_of(search, "--save_strategy") == "steps" and words_of(search, "--save_steps") == "200"
     assert (search.seed, search.workers, search.folder) == (7, 3, tmp_path.resolve())
+    share = ["--eval_strategy", "steps", "--eval_steps", "0.1"]
+    search = read_search([*MODEL, "--task_name", "rte", *share, "--output-dir", str(tmp_path)])
+    assert words_of(search, "--save_steps") == "0.1"
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,22 @@ def test_rows_of_files(kind: str, model: Path, tmp_path: Path):
         ("--model_name_or_path {model} --train_file {text} --do_predict", "nothing to predict"),
         ("--model_name_or_path {model} --train_file {text} --do_train --streaming", "needs --max_steps"),
         ("--model_name_or_path {model} --validation_file {text} --do_train", "--do_train needs --train_file"),
+        (
+            "--model_name_or_path {model} --train_file {text} --do_train --streaming --max_steps 1 "
+            "--max_train_samples 9",
+            "--max_train_samples does not go with --streaming",
+        ),
+        ("--model_name_or_path {model} --train_file {text} --do_train --shuffle_buffer 9", "goes with --streaming"),
+        (
+            "--model_name_or_path {model} --train_file {text} --validation_file {text} --do_eval "
+            "--validation_split_percentage 9",
+            "Give --validation_file or --validation_split_percentage",
+        ),
+        (
+            "--model_name_or_path {model} --train_file {text} --do_train --dataloader_persistent_workers true "
+            "--dataloader_num_workers 1",
+            "--dataloader_persistent_workers would give every pass the same masks",
+        ),
         ("--model_name_or_path {model} --train_file a.doc --do_train", "a.doc must end in one of"),
         ("--model_name_or_path {model} --train_file {text} --do_train --mlm_probability 1", "above 0 and below 1"),
         ("--model_name_or_path {model} --train_file {text} --do_train --model_type bert", "its own configuration"),

@@ -207,6 +207,7 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
         (("--do_eval",), "Name the data: --dataset_name squad, or --train_file and --validation_file."),
         (("--do_train", "--validation_file", "dev.json"), "--do_train needs --train_file."),
         (("--do_eval", "--validation_file", "none.json"), "none.json"),
+        (("--do_train", "--train_file", "train.json", "--label_smoothing_factor", "0.1"), "is not for nip qa"),
         (("--do_eval", "--validation_file", "dev2.json"), "If that is meant, add --version_2_with_negative."),
         (("--do_eval", "--validation_file", "dev.json", "--dataset_name", "squad"), "Give --dataset_name or files"),
         (("--do_eval", "--validation_file", "dev.json", "--doc_stride", "20"), "must be below --max_seq_length 20"),

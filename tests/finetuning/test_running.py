@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
 
+import nip
 from nip.finetuning import glue, masked_lm, running
 from nip.finetuning.recording import Recorded
+from nip.models.norms import use_rms_norm
 
 
 @pytest.fixture(autouse=True)
@@ -169,15 +172,65 @@ def test_a_finished_run_is_evaluated_not_trained_again(
     assert (out / "mine.txt").read_text() == "kept"
 
 
-def test_a_mistake_deletes_nothing(model: Path, mrpc: Path, tmp_path: Path):
+def test_a_mistake_deletes_nothing(model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "out"
-    train_glue(model, mrpc, out, "--max_steps", "2")
-    before = weights(out)
+    train_glue(model, mrpc, out, "--max_steps", "2", "--save_steps", "1")
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.suffix != ".log"}
     with pytest.raises(ValueError, match="there is no folder"):
         train_glue(tmp_path / "typo", mrpc, out, "--max_steps", "3", "--overwrite_output_dir")
-    assert same(out, out)
-    assert before.keys() == weights(out).keys()
+    again = ["--max_steps", "3", "--overwrite_output_dir"]
+    with pytest.raises(ValueError, match="generalized_quadrangle has no graph for inputs of 16 tokens"):
+        train_glue(model, mrpc, out, *again, "--attention", "generalized_quadrangle")
+    with pytest.raises(ValueError, match=r"--report_to takes .*Got 'nobody'"):
+        train_glue(model, mrpc, out, *again, "--report_to", "nobody")
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"--report_to wandb: .*requires wandb"):
+        patch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+        train_glue(model, mrpc, out, *again, "--report_to", "wandb")
+    assert {file: file.read_bytes() for file in before} == before
     assert (out / "result.json").is_file()
+
+
+def test_a_run_that_is_replaced_leaves_no_model_beside_the_new_ones_figures(
+    model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    train_glue(model, mrpc, out, "--max_steps", "1", "--do_eval", "--do_predict")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 0)
+        train_glue(model, mrpc, out, "--max_steps", "2", "--overwrite_output_dir")
+    left = {each.name for each in out.iterdir()}
+    assert left.isdisjoint({"model.safetensors", "eval_results.json", "MRPC.tsv", "result.json"})
+    # but a model that is the start of the new run stays until that has one of its own
+    train_glue(model, mrpc, out, "--max_steps", "1", "--overwrite_output_dir")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 0)
+        train_glue(out, mrpc, out, "--max_steps", "2", "--overwrite_output_dir")
+    assert (out / "model.safetensors").is_file()
+
+
+def test_checkpoints_of_weights_only_are_not_deleted(
+    model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    words = ["--max_steps", "2", "--save_steps", "1", "--save_only_model", "true"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 1)
+        train_glue(model, mrpc, out, *words)
+    with pytest.raises(ValueError, match=r"cannot go on: checkpoint-1 has weights only \(--save_only_model\)"):
+        train_glue(model, mrpc, out, *words)
+    assert (out / "checkpoint-1").is_dir()
+    train_glue(model, mrpc, out, *words, "--overwrite_output_dir")
+    train_glue(model, mrpc, out, *words, "--do_eval")  # it has ended
+    assert {"checkpoint-1", "checkpoint-2"} <= {each.name for each in out.iterdir()}
+
+
+def test_a_finished_run_of_a_model_with_rms_norm_is_evaluated_again(model: Path, mrpc: Path, tmp_path: Path):
+    plain = nip.sparsify(AutoModel.from_pretrained(model), "hypercube", block_size=4)
+    use_rms_norm(plain).save_pretrained(tmp_path / "rms")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "rms")
+    words = ["--max_steps", "2", "--do_eval"]
+    first = train_glue(tmp_path / "rms", mrpc, tmp_path / "out", *words)
+    assert train_glue(tmp_path / "rms", mrpc, tmp_path / "out", *words)["metrics"] == first["metrics"]
 
 
 def test_a_folder_of_something_else_is_refused(model: Path, mrpc: Path, tmp_path: Path):

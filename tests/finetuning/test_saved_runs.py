@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nip.finetuning import glue, masked_lm
 from nip.finetuning.saved_runs import evaluate_checkpoints, evaluation_words, prediction_words, without
 from nip.study import find, read_run, write_report
+from nip.study.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,81 @@ def test_flags_of_training_are_left_out():
     assert evaluation_words(run, ["--seed", "4"]) == ["--train_file", "a.txt", "--seed", "4"]
     run["command"] += ["--validation_file", "b.txt"]
     assert evaluation_words(run, []) == ["--seed", "3", "--validation_file", "b.txt"]
+    run["command"] += ["--streaming", "--attention_layers", "0=local", "--backend", "gather"]
+    assert evaluation_words(run, []) == ["--seed", "3", "--validation_file", "b.txt", "--streaming"]
     assert without(["--a", "--b-c=1", "--d"], ["b_c"]) == ["--a", "--d"]
+
+
+def test_another_source_stands_in_for_the_runs_own():
+    run = {"command": ["nip", "glue", "--task_name", "mrpc", "--data_dir", "GLUE", "--do_train"]}
+    assert evaluation_words(run, ["--validation_file", "v.csv"]) == [
+        *("--task_name", "mrpc", "--validation_file", "v.csv")
+    ]
+    assert evaluation_words(run, ["--dataset_name", "other"]) == ["--dataset_name", "other"]
+    run = {"command": ["nip", "mlm", "--dataset_name", "wikitext", "--dataset_config_name", "raw", "--do_train"]}
+    assert evaluation_words(run, ["--validation_file", "v.txt"]) == ["--validation_file", "v.txt"]
+    run = {"command": ["nip", "mlm", "--train_file", "a.txt", "--validation_split_percentage", "9", "--do_train"]}
+    assert evaluation_words(run, ["--validation_file", "v.txt"]) == ["--validation_file", "v.txt"]
+
+
+def test_an_evaluation_that_was_stopped_goes_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Half-written checkpoints are left out; the model at the end counts where no checkpoint is of its step."""
+    copied = tmp_path / "run"
+    shutil.copytree(trained, copied)
+    half = copied / "checkpoint-6"
+    shutil.copytree(copied / "checkpoint-4", half)
+    (half / "trainer_state.json").unlink()
+    shutil.rmtree(copied / "checkpoint-4")
+    evaluated = []
+
+    def main(words: list[str], program: str) -> dict[str, dict[str, float]]:
+        evaluated.append(Path(words[words.index("--model_name_or_path") + 1]).name)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return {"metrics": {"loss": float(len(evaluated))}}
+
+    monkeypatch.setattr(glue, "main", main)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_checkpoints(copied)
+    assert [row["step"] for row in evaluate_checkpoints(copied)] == [2, 4]
+    assert evaluated == ["checkpoint-2", "run", "run"]
+    evaluate_checkpoints(copied, more=["--seed", "1"])  # other flags, other figures
+    evaluate_checkpoints(copied, more=["--seed", "1"])  # what is complete is made anew
+    assert evaluated[3:] == ["checkpoint-2", "run"] * 2
+
+
+def test_checkpoints_are_evaluated_over_the_graphs_of_their_layers(model: Path, mrpc: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    words = (
+        f"--model_name_or_path {model} --task_name mrpc --data_dir {mrpc} --max_seq_length 32 --block_size 4 "
+        f"--attention local --attention_layers 0=global --do_train --do_eval --save_steps 1 --max_steps 1"
+    )
+    result = glue.main([*words.split(), "--output_dir", str(out)])
+    assert evaluate_checkpoints(out)[0]["loss"] == pytest.approx(result["metrics"]["loss"], rel=1e-6)
+    assert read_run(out).pattern_label == "local with layers 0=global"
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_no_seeds_of_one(trained: Path, tmp_path: Path):
+    def run(name: str, settings: dict[str, Any], **facts: Any) -> Run:
+        folder = tmp_path / name
+        shutil.copytree(trained, folder)
+        there = json.loads((folder / "run.json").read_text())
+        there = {**there, **facts, "settings": {**there["settings"], **settings}}
+        (folder / "run.json").write_text(json.dumps(there))
+        return read_run(folder)
+
+    first, seed = run("first", {}), run("seed", {"seed": 7}, seed=7)
+    others = [
+        run("model", {"model_name_or_path": "another"}),
+        run("epochs", {"num_train_epochs": 9}),
+        run("layers", {}, layers=[{"pattern": "local"}, None]),
+    ]
+    groups = find([first, seed, *others])[0].groups
+    assert [len(group.runs) for group in groups] == [2, 1, 1, 1]
+    labels = [group.label for group in groups]
+    assert "model_name_or_path another" in labels[1]
+    assert "num_train_epochs 9" in labels[2]
+    assert "with layers local, softmax" in labels[3]
 
 
 def test_folders_without_runs_or_checkpoints_are_refused(tmp_path: Path):
@@ -86,7 +163,7 @@ def test_a_report_reads_the_run(trained: Path, tmp_path: Path):
     run = read_run(trained)
     result = json.loads((trained / "result.json").read_text())
     assert run.config.task == "mrpc"
-    assert run.pattern_label == "random (num_random_blocks=1, seed=3)" or "seed=3" in run.pattern_label
+    assert run.pattern_label == "random (seed=3, num_random_blocks=1)"
     assert (run.config.seq_len, run.config.block_size, run.config.max_steps) == (16, 4, 4)
     assert run.result.test_accuracy == result["test_accuracy"]
     assert run.curves["dev"].steps == (2, 4)

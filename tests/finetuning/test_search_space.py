@@ -16,7 +16,7 @@ def test_the_papers_spaces():
         assert all(point[name] in space[name] for point in every for name in space)
         assert every == points(space, seed=1) and every != points(space, seed=2)
     assert default_space("glue", "mrpc") == default_space("glue", None) == "full"
-    assert default_space("glue", "qqp") == default_space("qa", None) == "small"
+    assert default_space("glue", "MNLI") == default_space("glue", "qqp") == default_space("qa", None) == "small"
 
 
 def test_a_file(tmp_path):

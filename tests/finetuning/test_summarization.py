@@ -28,6 +28,7 @@ from transformers import (
 
 import nip
 from nip.cli import main
+from nip.finetuning import summarization
 from nip.finetuning.rouge import rouge
 from nip.finetuning.summarization import write_summaries
 from nip.models.huggingface import attention_layers
@@ -147,6 +148,20 @@ def test_train_evaluate_predict(summarize, files, kind):
         assert tokenizer.decode(ids[0], skip_special_tokens=True).strip() == text
     sparse = [layer.path for layer in attention_layers(model) if layer.graph is not None]
     assert sparse and all("encoder" in path for path in sparse)
+
+
+def test_each_text_of_a_test_file_has_its_line(summarize, files, tmp_path, monkeypatch):
+    """Also an empty one, and where a summary is missing: then nothing is scored."""
+    rows = read_rows(files / "dev.jsonl")
+    rows[1]["article"], rows[2]["abstract"] = None, None
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(summarization, "_texts_of", lambda ids, _: [f"summary {i}" for i in range(len(ids))])
+    words = ("--do_predict", "--max_target_length", 6, "--max_source_length", 20, "--test_file")
+    code, _, err, out = summarize(*words, tmp_path / "test.jsonl")
+    assert code == 0, err
+    lines = (out / "generated_predictions.txt").read_text().splitlines()
+    assert lines == ["summary 0", "", *(f"summary {i}" for i in range(2, 6))]
+    assert not (out / "predict_results.json").exists()
 
 
 def test_softmax_is_the_model_as_it_is(summarize, files):

@@ -53,6 +53,8 @@ def test_tokens(tokenizer):
     assert made["labels"] == [[4, 1], [5, 1]]
     made = tokenize(batch, tokenizer, "text", None, TokenRules(4, 2))
     assert made == {"input_ids": [[4, 5, 6, 1], [6, 1], [4, 1]], "attention_mask": [[1] * 4, [1] * 2, [1] * 2]}
+    made = tokenize(batch, tokenizer, "text", None, TokenRules(4, 2), keep=True)
+    assert made["input_ids"] == [[4, 5, 6, 1], [1], [6, 1], [4, 1]]
 
 
 def test_padding_is_not_learnt_unless_asked_for(tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import datasets
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from finetuning_files import WORDS
-from nip.finetuning.text_data import Endless, pieces, read_sets, read_text, text_column
+from nip.finetuning.text_data import Endless, check_text, pieces, read_sets, read_text, stream_file, text_column
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,23 @@ def test_which_column_is_the_text():
         text_column(["id"], "body", "It")
     with pytest.raises(ValueError, match="--text_column"):
         text_column(["id", "body"], None, "It")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_rows_under_data_are_streamed_as_they_are_stored(indent: int | None, tmp_path: Path):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"data": [{"text": "one"}, {"text": "two"}]}, indent=indent))
+    assert list(stream_file(file)) == list(read_text(file)) == [{"text": "one"}, {"text": "two"}]
+    file.write_text('{"text": "one", "data": [1]}\n{"text": "two", "data": [2]}\n')
+    assert [row["text"] for row in stream_file(file)] == [row["text"] for row in read_text(file)] == ["one", "two"]
+
+
+def test_what_is_no_text_is_refused():
+    data = datasets.Dataset.from_dict({"text": [None, "one"], "data": [None, [{"text": "one"}]], "id": [1, 2]})
+    check_text(data, "text", "The set")
+    for rows, column in ((data, "data"), (data.to_iterable_dataset(), "id")):
+        with pytest.raises(ValueError, match=f"The set does not hold text in its column '{column}', but such as"):
+            check_text(rows, column, "The set")
 
 
 def test_texts_to_evaluate_are_taken_off_where_there_are_none(tmp_path: Path):

@@ -286,6 +286,8 @@ def refuse_contradictions(given: frozenset[str], training: TrainingArguments, ru
             "--overwrite_output_dir replaces a run, but nothing is trained: add --do_train or leave it out."
         )
     wants_best = run.early_stopping_patience is not None or "metric_for_best_model" in given
+    if "metric_for_best_model" in given and training.do_train and not evaluates:
+        tell("--metric_for_best_model does nothing: without --eval_strategy no model is found best while training")
     if evaluates and wants_best and not training.load_best_model_at_end:
         if "load_best_model_at_end" in given:
             raise ValueError("A metric for the best model and early stopping need --load_best_model_at_end to be on.")

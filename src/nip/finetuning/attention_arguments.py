@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nip import graphs
+from nip.attention import BACKENDS
 from nip.graphs.parameters import read_parameters
 from nip.graphs.pattern import check_int
 
@@ -42,6 +43,8 @@ class AttentionArguments:
         if self.graph is None:
             graphs.pattern_parameters(self.attention)  # says which names there are
         check_int("block_size", self.block_size, "attention", minimum=1)
+        if self.backend not in ("auto", *BACKENDS):
+            raise ValueError(f"--backend takes one of auto, {', '.join(BACKENDS)}. Got {self.backend!r} instead.")
         if self.extend_positions is not None and self.extend_positions not in EXTENSIONS:
             raise ValueError(
                 f"--extend_positions takes one of {', '.join(EXTENSIONS)}. Got {self.extend_positions!r} instead."

@@ -52,8 +52,14 @@ OLD: dict[str, Old] = {
     "dispatch_batches": Old(("--accelerator_config", '{{"dispatch_batches": true}}'), switch=True),
     "fsdp_min_num_params": Old(("--fsdp_config", '{{"min_num_params": {}}}')),
     "fsdp_transformer_layer_cls_to_wrap": Old(("--fsdp_config", '{{"transformer_layer_cls_to_wrap": ["{}"]}}')),
+    "xpu_backend": Old(("--ddp_backend", "{}")),
+    "resize_position_embeddings": Old(("--extend_positions", "reflect"), switch=True),
     "logging_dir": Old(("--tensorboard_dir", "{}")),
     "use_auth_token": Old(why="the token of `hf auth login` is used by itself", switch=True),
+    "token": Old(why="the token of `hf auth login` is used by itself"),
+    "torch_dtype": Old(why="weights have 32 bits; --bf16 or --fp16 says what is computed in less"),
+    "dtype": Old(why="weights have 32 bits; --bf16 or --fp16 says what is computed in less"),
+    "low_cpu_mem_usage": Old(why="models are always loaded so", switch=True),
     "save_safetensors": Old(why="weights are always saved as safetensors", switch=True),
     "use_fast_tokenizer": Old(why="tokenizers are always the fast ones", switch=True),
     "half_precision_backend": Old(why="mixed precision is torch's own"),
@@ -72,6 +78,8 @@ OLD: dict[str, Old] = {
     "include_tokens_per_second": Old(why="tokens a second are always recorded", switch=True),
     "mp_parameters": Old(why="it belonged to a service of the past"),
 }
+# Values that were removed: (flag, value) → value of today.
+OLD_VALUES = {("optim", "adamw_hf"): "adamw_torch"}
 
 
 def translate(words: Sequence[str], known: Collection[str]) -> tuple[list[str], list[str]]:
@@ -113,6 +121,10 @@ def translate(words: Sequence[str], known: Collection[str]) -> tuple[list[str], 
         values = [value] if equals else []
         while left and not equals and not _is_flag(left[0]):
             values.append(left.pop(0))
+        if len(values) == 1 and (name, values[0]) in OLD_VALUES:
+            now = OLD_VALUES[name, values[0]]
+            notices.append(f"{written} {values[0]} is now --{name} {now}")
+            value, values = now, [now]
         old = OLD.get(name)
         if old is None or not _replaced(name, old, known):
             if name not in known and not (name.startswith("no_") and name[3:] in known):

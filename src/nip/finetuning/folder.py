@@ -25,11 +25,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nip.finetuning.glue_tasks import TASKS
 from nip.training.runs import RUN_FILE, RunFolder, read_run_file
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 STATE_FILE = "trainer_state.json"
-OUTCOMES = ("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", "all_results.json", RUN_FILE)
+OUTCOMES = (
+    *("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", RUN_FILE, "checkpoints.json"),
+    *("checkpoints.svg", "all_results.json", "eval_results.json", "eval_mm_results.json", "predict_results.json"),
+    *("predictions.tsv", "generated_predictions.txt", "predictions.json", "nbest_predictions.json", "null_odds.json"),
+    *("predict_predictions.json", "predict_nbest_predictions.json", "predict_null_odds.json"),
+    *(name for task in TASKS.values() for name in task.submissions),
+)
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "pattern.npz", "pattern-*.npz")
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,14 @@ class Claim:
         What ``run.json`` says of the run that is there and has the same settings.
     replace : bool
         Whether the run that is there is to be replaced: deleted once the new one is sure to begin.
+    overwrite : bool, default=False
+        Whether what is there may be deleted.
     """
 
     folder: RunFolder
     there: Mapping[str, Any] | None
     replace: bool
+    overwrite: bool = False
 
     @property
     def trained(self) -> Mapping[str, Any] | None:
@@ -58,10 +69,23 @@ class Claim:
         return trained
 
     def checkpoint(self, processes: int) -> Path | None:
-        """The latest complete checkpoint of the run that is there."""
-        if self.there is None or self.replace:
+        """The checkpoint from which the run that is there goes on; None where it has ended, or there is none.
+
+        Raises
+        ------
+        ValueError
+            If its checkpoints have weights only: to begin anew would delete them.
+        """
+        if self.there is None or self.replace or self.trained is not None:
             return None
-        return last_checkpoint(self.folder.path, processes)
+        last = last_checkpoint(self.folder.path, processes)
+        bare = [folder for step, folder in checkpoints(self.folder.path) if written(folder, step)]
+        if last is None and bare and not self.overwrite:
+            raise ValueError(
+                f"{self.folder.path} holds an unfinished run that cannot go on: {bare[-1].name} has weights only "
+                "(--save_only_model). Name another --output_dir, or give --overwrite_output_dir to begin anew."
+            )
+        return last
 
 
 def output_folder(path: str | Path) -> RunFolder:
@@ -127,14 +151,14 @@ def _claim(folder: RunFolder, settings: Mapping[str, Any], *, overwrite: bool, t
                 f"{folder.path} is not empty and holds no run; name another --output_dir, or give "
                 "--overwrite_output_dir."
             )
-        return Claim(folder, None, replace=bool(strange))
+        return Claim(folder, None, replace=bool(strange), overwrite=overwrite)
     differing = differences(there.get("settings", {}), settings)
     if differing and not overwrite:
         raise ValueError(
             f"{folder.path} holds another run: {'; '.join(differing)}. Name another --output_dir, repeat its settings, "
             "or give --overwrite_output_dir."
         )
-    return Claim(folder, there, replace=bool(differing) or (overwrite and "trained" in there))
+    return Claim(folder, there, bool(differing) or (overwrite and "trained" in there), overwrite)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -152,12 +176,21 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def clear(folder: RunFolder) -> None:
-    """Delete what an older run left: its checkpoints and outcomes. Anything else in the folder stays."""
+def clear(folder: RunFolder, *, weights: bool = False) -> None:
+    """Delete what an older run left: its checkpoints and outcomes. Anything else in the folder stays.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    weights : bool, default=False
+        The model that it came to as well: beside another run's figures it would pass for that run's.
+    """
     for _, checkpoint in checkpoints(folder.path):
         shutil.rmtree(checkpoint)
     for name in OUTCOMES:
         (folder.path / name).unlink(missing_ok=True)
+    for file in [file for name in WEIGHTS for file in folder.path.glob(name)] if weights else ():
+        file.unlink()
 
 
 def checkpoints(path: Path) -> list[tuple[int, Path]]:
@@ -167,19 +200,30 @@ def checkpoints(path: Path) -> list[tuple[int, Path]]:
 
 
 def last_checkpoint(path: Path, processes: int) -> Path | None:
-    """The latest complete checkpoint; later ones that a killed process left half-written are deleted."""
+    """The latest complete checkpoint; later ones that a killed process left half-written are deleted.
+
+    Where none is complete, nothing is deleted.
+    """
+    later: list[Path] = []
     for step, folder in reversed(checkpoints(path)):
         if complete(folder, step, processes):
+            for half in later:
+                shutil.rmtree(half, ignore_errors=True)
             return folder
-        shutil.rmtree(folder, ignore_errors=True)
+        later.append(folder)
     return None
 
 
 def complete(folder: Path, step: int, processes: int) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer's state comes last, each process's generators before."""
+    """Whether training can go on from a checkpoint: it was written to its end, with each process's generators."""
+    generators = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    return written(folder, step) and all((folder / name).is_file() for name in generators)
+
+
+def written(folder: Path, step: int) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer's state comes last."""
     try:
         state = json.loads((folder / STATE_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    generators = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    return state.get("global_step") == step and all((folder / name).is_file() for name in generators)
+    return isinstance(state, dict) and state.get("global_step") == step

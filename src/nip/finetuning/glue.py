@@ -13,7 +13,7 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, default_data_collator
 
 from nip.atomic import replacing
-from nip.finetuning.arguments import Command, parse
+from nip.finetuning.arguments import Command, parse, tell
 from nip.finetuning.glue_data import Examples, Needed, from_files, from_folder, from_hub, from_set
 from nip.finetuning.glue_tasks import glue_task
 from nip.finetuning.loading import load_config, load_model, load_tokenizer, sequence_length
@@ -136,12 +136,14 @@ def prepare(command: Command) -> Setup:
     examples = read_examples(command)
     labels = in_order(config, examples.labels or saved_labels(config, examples))
     config = task_config(command, config, examples, labels)
-    train, evaluated, tested = tokens(command, examples, tokenizer, seq_len, labels)
+    smoothing = command.training.label_smoothing_factor
+    if smoothing and not labels:
+        raise ValueError(f"--label_smoothing_factor is for classes; the labels of {examples.name} are numbers.")
     model = load_model(command, AutoModelForSequenceClassification, config, tokenizer, seq_len)
+    train, evaluated, tested = tokens(command, examples, tokenizer, seq_len, labels)
     names = metric_names(examples, bool(labels))
     first = next(iter(evaluated.values()), None)
     padded = command.task.pad_to_max_length
-    smoothing = command.training.label_smoothing_factor
     loss = (smoothed(smoothing) if smoothing else classification_loss) if labels else regression_loss
     return Setup(
         kind="glue",
@@ -241,7 +243,7 @@ def tokens(
         chosen = data if limit is None else data.select(range(min(limit, len(data))))
         return tokenized(chosen, encode, command, tokenizer=tokenizer, settings=settings)
 
-    train = None if examples.train is None else of(examples.train, run.max_train_samples)
+    train = None if examples.train is None else of(labelled(examples), run.max_train_samples)
     evaluated = {name: of(data, run.max_eval_samples) for name, data in examples.evaluated.items()}
     for name, data in evaluated.items():
         if UNLABELLED in data.unique("labels") and examples.labels:
@@ -251,6 +253,25 @@ def tokens(
 
 
 UNLABELLED = -1
+
+
+def labelled(examples: Examples) -> Any:
+    """The training examples without those that nobody has labelled, which sets such as SNLI have; they are counted.
+
+    Raises
+    ------
+    ValueError
+        If none has a label.
+    """
+    if not examples.labels:
+        return examples.train
+    known = np.flatnonzero(np.asarray(examples.train["label"][:]) != UNLABELLED)
+    missing = len(examples.train) - len(known)
+    if not len(known):
+        raise ValueError(f"No row of the training set of {examples.name} has a label.")
+    if missing:
+        tell(f"{examples.name} train: {missing:,} rows without a label were left out")
+    return examples.train.select(known) if missing else examples.train
 
 
 def predictions(logits: Any, classes: bool) -> np.ndarray:
@@ -276,7 +297,7 @@ def write_predictions(
     spelled = list(labels)
     if examples.task is not None and examples.labels:
         spelled = [examples.task.written[examples.labels.index(name)] for name in labels]
-    for (name, data), file in zip(tested.items(), names, strict=True):
+    for (name, data), file in zip(tested.items(), names[: len(tested)], strict=True):  # a file has one part only
         hidden = data.remove_columns("labels")
         answers = predictions(trainer.predict(hidden, metric_key_prefix="predict").predictions, bool(labels))
         index = examples.tested[name]["idx"][: len(data)]

@@ -202,7 +202,7 @@ def _completed(rest: Sequence[str], read: Command, own: Any, metric: str, direct
     if "save_strategy" not in given:
         words += ["--save_strategy", str(read.training.eval_strategy.value) if "eval_strategy" in given else "epoch"]
         if "eval_steps" in given and "save_steps" not in given:
-            words += ["--save_steps", str(int(read.training.eval_steps))]
+            words += ["--save_steps", str(_value_of(rest, "eval_steps"))]  # a share of the steps below 1, as it is
     if "save_total_limit" not in given:
         words += ["--save_total_limit", "1"]
     if "metric_for_best_model" not in given:

@@ -15,13 +15,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from nip import graphs
 from nip.finetuning.arguments import Command
+from nip.models.huggingface import rebuild
+from nip.models.huggingface_layers import SITE, Site, attention_layers
+from nip.models.positions import is_rotary
 
 # Families whose position table begins with rows that no token uses: up to the padding token's own.
-OFFSET_FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text")
+OFFSET_FAMILIES = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "xmod"),
+    *("esm", "ibert", "lilt", "luke", "markuplm", "layoutlmv3"),
+)
+# Families that compute positions as far as an input reaches, whatever their configuration says.
+UNLIMITED_FAMILIES = ("t5", "mt5", "umt5", "m2m_100", "nllb-moe", "xglm")
 UNLIMITED = 10**9  # tokenizers without a limit say a number far above any
 
 
@@ -49,8 +58,17 @@ def load_config(command: Command, name: str | None = None, **settings: Any) -> A
     return _loaded(AutoConfig, source, flag, "config.json", command, **settings)
 
 
-def load_tokenizer(command: Command, config: Any = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(command: Command, config: Any = None, *, masks: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer, checked against the model's vocabulary.
+
+    Parameters
+    ----------
+    command : Command
+    config : PretrainedConfig, optional
+        Of the model; None: from scratch, as large as the tokenizer.
+    masks : bool, default=False
+        Whether the task uses the mask token. Where it does not, the model's table may lack that one token, as those of
+        BART's models for summaries do.
 
     Raises
     ------
@@ -64,7 +82,8 @@ def load_tokenizer(command: Command, config: Any = None) -> PreTrainedTokenizerB
         raise ValueError("Name a tokenizer: --tokenizer_name, or --model_name_or_path with one beside the model.")
     tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, source, flag, "tokenizer.json", command)
     rows = getattr(config, "vocab_size", None)
-    if rows is not None and len(tokenizer) > rows:
+    beyond = [] if rows is None else [word for word, number in tokenizer.get_vocab().items() if number >= rows]
+    if beyond and (masks or beyond != [tokenizer.mask_token]):
         raise ValueError(
             f"The tokenizer of {source} knows {len(tokenizer):,} tokens, but the model's table has {rows:,} rows: "
             "name the model's own with --tokenizer_name."
@@ -73,12 +92,12 @@ def load_tokenizer(command: Command, config: Any = None) -> PreTrainedTokenizerB
 
 
 def positions_of(config: Any) -> int | None:
-    """How many tokens a sequence may have; None where positions are relative, so that nothing limits it."""
+    """How many tokens a sequence may have; None where positions are relative or rotary, so that nothing limits it."""
     rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if rows is None or getattr(config, "model_type", "") in ("t5", "mt5", "umt5"):
+    if rows is None or is_rotary(config) or getattr(config, "model_type", "") in UNLIMITED_FAMILIES:
         return None
     if config.model_type in OFFSET_FAMILIES:
-        return int(rows) - int(config.pad_token_id) - 1
+        return int(rows) - int(config.pad_token_id or 0) - 1
     return int(rows)
 
 
@@ -105,7 +124,8 @@ def sequence_length(
     rows = positions_of(config)
     if wanted is None:
         limit = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else default
-        known = [default, limit] if rows is None or command.attention.extend_positions else [default, limit, rows]
+        taught = config.max_position_embeddings if is_rotary(config) else rows  # longer is possible, but must be asked
+        known = [default, limit] if taught is None or command.attention.extend_positions else [default, limit, taught]
         return min(known)
     if wanted < 1:
         raise ValueError(f"--max_seq_length must be at least 1. Got {wanted} instead.")
@@ -165,7 +185,7 @@ def load_model(
     Raises
     ------
     ValueError
-        If the weights cannot be loaded, or the model cannot attend over a graph.
+        If the weights cannot be loaded, the model cannot attend over a graph, or the pattern has none for that length.
     """
     import nip
 
@@ -173,9 +193,11 @@ def load_model(
     attention = command.attention
     graph = fixed_graph(command, seq_len)
     source = str(command.model.model_name_or_path)
-    saved = saved_graph(command, config)
+    saved = saved_graph(command, config) is not None
     if scratch:
         model: PreTrainedModel = auto_class.from_config(config)
+        if saved:
+            model = rebuild(model, str(command.model.config_name), **_place(command))
     else:
         ignore = command.model.ignore_mismatched_sizes
         loader = _Rebuilt(auto_class) if saved else auto_class
@@ -186,30 +208,63 @@ def load_model(
         nip.extend_positions(model, seq_len, method=attention.extend_positions)
     if not saved:
         pattern: Any = attention.attention if graph is None else graph
+        taught = getattr(model.config, "max_position_embeddings", None) if is_rotary(model.config) else None
         nip.sparsify(
             model,
             pattern,
             block_size=attention.block_size,
             layers=attention.layers,
             backend=attention.backend,
+            max_tokens=seq_len if taught is not None and seq_len > taught else None,
             **attention.parameters,
         )
+    elif "backend" in command.given:
+        set_backend(model, attention.backend)
+    check_graphs(model, seq_len)
     return model
 
 
+def set_backend(model: PreTrainedModel, backend: str) -> None:
+    """Let a model that has its graphs attend over them by another backend, and its configuration say so."""
+    for site in attention_layers(model):
+        site.backend = backend
+    config: Any = model.config
+    config.nip = {**config.nip, "backend": backend}
+
+
+def check_graphs(model: PreTrainedModel, seq_len: int) -> None:
+    """Refuse a model one of whose layers has no graph for inputs of `seq_len` tokens.
+
+    Raises
+    ------
+    ValueError
+        Such as where a geometry has none so small, or a graph of one's own is smaller.
+    """
+    for module in model.modules():
+        site: Site | None = getattr(module, SITE, None)
+        if site is None or site.graph is None or site.role != "self":
+            continue
+        try:
+            site.graph_for(seq_len, grows=bool(getattr(module, "is_causal", False)))
+        except ValueError as error:
+            raise ValueError(
+                f"{site.graph.name} has no graph for inputs of {seq_len:,} tokens in blocks of "
+                f"{site.graph.block_size}: {error}"
+            ) from error
+
+
 def saved_graph(command: Command, config: Any) -> Mapping[str, Any] | None:
-    """The graph that the model's configuration names, where the command names no other.
+    """The graphs that the model's configuration names, where the command names no other.
 
     Returns
     -------
     mapping or None
-        ``pattern``, ``block_size`` and ``parameters`` of the model's layers.
+        The configuration's entry, as `nip.sparsify` wrote it.
     """
     if command.given & {"attention", "attention_layers", "graph", "param", "block_size"}:
         return None
     entry = getattr(config, "nip", None)
-    default: Mapping[str, Any] | None = entry.get("default") if isinstance(entry, Mapping) else None
-    return default
+    return entry if isinstance(entry, Mapping) else None
 
 
 class _Rebuilt:
@@ -229,18 +284,21 @@ def _loaded(loader: Any, source: str, flag: str, what: str, command: Command, **
     local = Path(source).is_dir()
     if not local and (Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") > 1):
         raise ValueError(f"--{flag}: there is no folder {source}.")
-    place = {"cache_dir": command.model.cache_dir, "revision": command.model.model_revision}
     try:
-        return loader.from_pretrained(source, **place, **settings)
+        return loader.from_pretrained(source, **_place(command), **settings)
     except RuntimeError as error:  # of shapes that do not fit
         raise ValueError(f"--{flag}: the weights of {source} do not fit the model: {_first_line(error)}") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         where = (
             f"the folder {source} has no {what} that can be read"
             if local
             else (f"there is no folder {source}, and the hub gave no {what} under that name")
         )
         raise ValueError(f"--{flag}: {where} ({_first_line(error)})") from error
+
+
+def _place(command: Command) -> dict[str, Any]:
+    return {"cache_dir": command.model.cache_dir, "revision": command.model.model_revision}
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,15 @@ from nip.finetuning.masking import MaskedMetrics, Masking, Turns, reduce_logits
 from nip.finetuning.recording import Recorded
 from nip.finetuning.rows import read_hub
 from nip.finetuning.running import Setup, begin, carry_out, report
-from nip.finetuning.text_data import STREAMED_EVALUATION, Endless, pieces, read_sets, stream_file, text_column
+from nip.finetuning.text_data import (
+    STREAMED_EVALUATION,
+    Endless,
+    check_text,
+    pieces,
+    read_sets,
+    stream_file,
+    text_column,
+)
 from nip.finetuning.tokenizing import file_key, quiet, tokenized
 
 DEFAULT_LENGTH = 1024
@@ -108,6 +116,14 @@ def refuse(command: Command) -> None:
         raise ValueError("--streaming reads in one process: leave --dataloader_num_workers out.")
     if task.streaming and training.do_eval and not (task.validation_file or task.dataset_name):
         raise ValueError("--streaming needs --validation_file to evaluate.")
+    if task.streaming and command.run.max_train_samples is not None:
+        raise ValueError("--max_train_samples does not go with --streaming: --max_steps says how much is read.")
+    if "shuffle_buffer" in command.given and not task.streaming:
+        raise ValueError("--shuffle_buffer goes with --streaming: text that is stored is shuffled as a whole.")
+    if "validation_split_percentage" in command.given and task.validation_file:
+        raise ValueError("Give --validation_file or --validation_split_percentage, not both.")
+    if training.dataloader_persistent_workers:  # they would keep the masks of the first pass
+        raise ValueError("--dataloader_persistent_workers would give every pass the same masks: leave it out.")
     if task.dataset_name is None and training.do_train and task.train_file is None:
         raise ValueError("--do_train needs --train_file.")
     if model.model_name_or_path is not None and (task.model_type or task.config_overrides or model.config_name):
@@ -126,15 +142,15 @@ def prepare(command: Command, name: str) -> Setup:
     quiet()
     scratch = command.model.model_name_or_path is None
     config = fresh_config(command) if scratch else load_config(command)
-    tokenizer = load_tokenizer(command, None if scratch else config)
+    tokenizer = load_tokenizer(command, None if scratch else config, masks=True)
     if scratch:
         fit_to_tokenizer(command, config, tokenizer)
     if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
         raise ValueError(f"The tokenizer {tokenizer.name_or_path} has no mask token or no padding token.")
     seq_len = sequence_length(command, config, tokenizer, wanted=command.task.max_seq_length, default=DEFAULT_LENGTH)
     tokenizer.model_max_length = seq_len
-    train, evaluated, key = texts_as_tokens(command, tokenizer, seq_len)
     model = load_model(command, AutoModelForMaskedLM, config, tokenizer, seq_len, scratch=scratch)
+    train, evaluated, key = texts_as_tokens(command, tokenizer, seq_len)
     masking = Masking(
         tokenizer,
         command.task.mlm_probability,
@@ -237,6 +253,7 @@ def texts_as_tokens(command: Command, tokenizer: Any, seq_len: int) -> tuple[Any
 
     def as_pieces(texts: Any, what: str, limit: int | None, first: int, step: int) -> Any:
         column = text_column(texts.column_names, task.text_column, f"The {what} set")
+        check_text(texts, column, f"The {what} set")
         settings = {"column": column, "seq_len": seq_len, "by_line": task.line_by_line, "kind": "mlm"}
         made = tokenized(texts, encoder(column), command, tokenizer=tokenizer, settings=settings)
         if not len(made):
@@ -246,6 +263,7 @@ def texts_as_tokens(command: Command, tokenizer: Any, seq_len: int) -> tuple[Any
 
     if task.streaming and train is not None:
         column = text_column(_columns(train), task.text_column, "The training set")
+        check_text(train, column, "The training set")
         shuffled = train.shuffle(seed=training.seed, buffer_size=task.shuffle_buffer)
         train = Endless(shuffled, encoder(column))
     elif train is not None:

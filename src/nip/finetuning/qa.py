@@ -93,6 +93,8 @@ def _task(task: QaArguments) -> str:
 def prepare(command: Command) -> Setup:
     """Data, model and metrics of a command; everything that can be wrong with them is told here."""
     task, training = command.task, command.training
+    if training.label_smoothing_factor:
+        raise ValueError("--label_smoothing_factor is not for nip qa: the loss of an answer's two ends is the model's.")
     config = load_config(command)
     tokenizer = load_tokenizer(command, config)
     seq_len = sequence_length(command, config, tokenizer, wanted=task.max_seq_length, default=DEFAULT_LENGTH)

@@ -12,6 +12,8 @@ from typing import Any
 from nip.training.config import RunConfig
 from nip.training.runs import read_run_file
 
+KINDS = ("glue", "mlm", "qa", "summarization")
+
 
 def finetuning_run(folder: Path) -> Mapping[str, Any] | None:
     """What ``run.json`` says; None where the folder is none of ours.
@@ -22,6 +24,44 @@ def finetuning_run(folder: Path) -> Mapping[str, Any] | None:
         If the file is damaged.
     """
     return read_run_file(folder)
+
+
+# Settings that `as_run_config` says under other names, or that decide nothing that the others do not.
+SAID_ELSEWHERE = (
+    *("attention", "attention_layers", "param", "graph", "graph_file", "eval_steps", "max_seq_length", "processes"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed"),
+)
+
+
+def further_settings(run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What sets a finetuning run apart beside its `RunConfig`: the model that it began from, its layers, its epochs …
+
+    Settings that are None are left out: an older run does not say them.
+
+    Examples
+    --------
+    >>> run = {"kind": "glue", "settings": {"model_name_or_path": "bert", "seed": 1, "data_dir": None}}
+    >>> further_settings({**run, "layers": {"0": {"pattern": "local"}, "3": None}})
+    {'model_name_or_path': 'bert', 'layer patterns': '0=local, 3=softmax'}
+    """
+    if run is None or run.get("kind") not in KINDS:
+        return {}
+    settings = run.get("settings") or {}
+    found = {name: value for name, value in settings.items() if name not in SAID_ELSEWHERE and value is not None}
+    layers = layers_of(run)
+    return found if layers is None else {**found, "layer patterns": layers}
+
+
+def layers_of(run: Mapping[str, Any]) -> str | None:
+    """The patterns of a finetuning run's layers in words, where they have several."""
+    layers = run.get("layers")
+    if layers is None:
+        told: str | None = (run.get("settings") or {}).get("attention_layers")
+        return told
+    several = isinstance(layers, Mapping)
+    named = layers.items() if several else enumerate(layers)
+    words = [(number, "softmax" if graph is None else graph["pattern"]) for number, graph in named]
+    return ", ".join(f"{number}={name}" if several else name for number, name in words)
 
 
 def as_run_config(run: Mapping[str, Any], folder: Path) -> RunConfig:

@@ -61,11 +61,13 @@ def outcome(
 
 def run_facts(command: Command, setup: Setup, processes: int) -> dict[str, Any]:
     """What ``run.json`` says of a run that begins: enough to run it again and to show its graph."""
+    entry = getattr(setup.model.config, "nip", None) or {}
     return {
         "kind": setup.kind,
         "task": setup.task,
         "command": list(command.words),
         **graph_facts(setup.model),
+        "layers": entry.get("layers"),
         "seq_len": setup.seq_len,
         "seed": command.training.seed,
         "metric": setup.metric,

@@ -28,10 +28,7 @@ def read_rows(path: Path) -> Any:
         raise ValueError(f"{path} must end in one of {', '.join(KINDS)}.")
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    if path.suffix == ".json":
-        read = read_json(path)
-        options = {"field": "data"} if isinstance(read, dict) and isinstance(read.get("data"), list) else {}
+    options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else json_options(path)
     try:
         data = datasets.load_dataset(kind, data_files=str(path), split="train", **options)
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
@@ -42,6 +39,21 @@ def read_rows(path: Path) -> Any:
     if data.num_rows == 0:
         raise ValueError(f"{path} holds no rows.")
     return data
+
+
+def json_options(path: Path) -> dict[str, Any]:
+    """What `datasets` must be told to read a JSON file: that the rows are a list under ``data``, where they are."""
+    if path.suffix != ".json":
+        return {}
+    with path.open("rb") as file:
+        lines = [line for line in (file.readline(), file.readline()) if line.strip()]
+    try:
+        if len(lines) == 2 and isinstance(json.loads(lines[0]), dict):
+            return {}  # an object a line: not to be read as a whole, for it may not fit memory
+    except ValueError:
+        pass
+    read = read_json(path)
+    return {"field": "data"} if isinstance(read, dict) and isinstance(read.get("data"), list) else {}
 
 
 def read_hub(name: str, config: str | None = None, *, cache_dir: str | None = None, streaming: bool = False) -> Any:

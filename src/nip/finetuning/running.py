@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import ProgressCallback, TrainerState
 
 from nip.finetuning.arguments import Command
@@ -33,6 +34,8 @@ from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear
 from nip.finetuning.recording import BestIsSaved, Recorded, Recorder
 from nip.finetuning.results import finite, is_figure, outcome, report, run_facts
 from nip.finetuning.settings import decisive
+from nip.models.huggingface_setting import ENTRY
+from nip.models.norms import NORM, RMS, swap
 from nip.training.console import Console
 from nip.training.environment import environment
 from nip.training.runs import read_metrics, read_run_file, write_json, write_run_file
@@ -158,17 +161,20 @@ def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
             raise ValueError(
                 f"{folder.path} holds a run on other data. Name another --output_dir, or give --overwrite_output_dir."
             )
-    checkpoint = claim.checkpoint(state.num_processes) if state.is_main_process else None
-    state.wait_for_everyone()
-    if not state.is_main_process:
-        checkpoint = claim.checkpoint(state.num_processes)
     if training.resume_from_checkpoint and training.do_train:
         if not Path(training.resume_from_checkpoint).is_dir():
             raise ValueError(f"--resume_from_checkpoint: there is no folder {training.resume_from_checkpoint}.")
-        checkpoint = Path(training.resume_from_checkpoint)
+        checkpoint: Path | None = Path(training.resume_from_checkpoint)
+    else:
+        checkpoint = claim.checkpoint(state.num_processes) if state.is_main_process else None
+        state.wait_for_everyone()
+        if not state.is_main_process:
+            checkpoint = claim.checkpoint(state.num_processes)
     if training.do_train and state.is_main_process:
         if claim.trained is None and checkpoint is None:
-            clear(folder)
+            source = command.model.model_name_or_path
+            starts_here = source is not None and Path(source).resolve() == folder.path.resolve()
+            clear(folder, weights=claim.there is not None and not starts_here)
         if claim.trained is None:
             write_run_file(folder, run_facts(command, setup, state.num_processes))
             versions = {name: importlib.metadata.version(name) for name in ("transformers", "datasets")}
@@ -209,12 +215,25 @@ def refuse_impossible(command: Command, setup: Setup) -> None:
         raise ValueError("--do_eval needs data to evaluate.")
     if training.do_predict and setup.predict is None:
         raise ValueError("--do_predict needs data to predict.")
+    refuse_reporters(training.report_to)
     best = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if training.load_best_model_at_end and best not in ("loss", *setup.metric_names):
         raise ValueError(
             f"--metric_for_best_model {best!r} is no metric of {setup.task}: it has loss, "
             f"{', '.join(setup.metric_names)}."
         )
+
+
+def refuse_reporters(names: Sequence[str]) -> None:
+    """Refuse a service that is to hear of the run, but is unknown or whose package is missing."""
+    unknown = [name for name in names if name not in INTEGRATION_TO_CALLBACK]
+    if unknown:
+        raise ValueError(f"--report_to takes {', '.join(INTEGRATION_TO_CALLBACK)}. Got {unknown[0]!r} instead.")
+    for name in names:
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise ValueError(f"--report_to {name}: {' '.join(str(error).split())}") from error
 
 
 def make_trainer(command: Command, setup: Setup, metrics: Path, console: Console, *, main: bool) -> Recorded:
@@ -289,6 +308,8 @@ def has_ended(state: TrainerState) -> bool:
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Load the weights that are saved in a folder into the model."""
     saved = type(model).from_pretrained(folder, config=model.config)
+    if (getattr(model.config, ENTRY, None) or {}).get(NORM) == RMS:
+        swap(saved)  # transformers has made LayerNorms of them
     model.load_state_dict(saved.state_dict())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import sys
 import tempfile
 from argparse import ArgumentParser
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 from nip.atomic import replacing
 from nip.finetuning.curves import save_svg
-from nip.finetuning.folder import checkpoints
+from nip.finetuning.folder import checkpoints, written
 from nip.training.runs import read_run_file
 
 TASKS = {
@@ -33,12 +34,12 @@ NOT_FOR_EVALUATION = (
         "tokenizer_name",
         "ignore_mismatched_sizes",
     ),
-    *("attention", "graph", "param", "block_size", "extend_positions", "eval_strategy", "evaluation_strategy"),
+    *("attention", "attention_layers", "graph", "param", "block_size", "backend", "extend_positions"),
+    *("eval_strategy", "evaluation_strategy"),
     *("eval_steps", "save_strategy", "save_steps", "load_best_model_at_end", "metric_for_best_model", "json"),
     *("greater_is_better", "early_stopping_patience", "early_stopping_threshold", "evaluate_during_training"),
     *(
         "train_file",
-        "streaming",
         "max_steps",
         "logging_dir",
         "tensorboard_dir",
@@ -47,6 +48,10 @@ NOT_FOR_EVALUATION = (
         "gradient_checkpointing",
     ),
 )
+
+
+FILES = ("train_file", "validation_file", "test_file")
+SETS = ("data_dir", "dataset_name")
 
 
 def without(words: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -68,20 +73,30 @@ def without(words: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def evaluation_words(run: dict[str, Any], more: Sequence[str]) -> list[str]:
-    """The flags that evaluate a run's data: the run's own, and others after them.
+    """The flags that evaluate a run's data: the run's own, and others after them, which may name another source.
 
     Where the run took its texts to evaluate from its training file, it does so again.
     """
     words = list(run["command"])
     flags = words[next((place for place, word in enumerate(words) if word.startswith("--")), len(words)) :]
-    given = {word[2:].partition("=")[0].replace("-", "_") for word in more if word.startswith("--")}
-    split_off = not any(word.startswith(("--validation_file", "--validation-file")) for word in flags)
+    given = _names(more)
+    if given & {*FILES, *SETS}:
+        flags = without(flags, [*FILES, *SETS, "dataset_config_name", "validation_split_percentage"])
+    if "dataset_name" in given:
+        flags = without(flags, ["task_name"])
+    split_off = "validation_file" not in _names(flags) | given
     dropped = [name for name in NOT_FOR_EVALUATION if not (name == "train_file" and split_off)]
     return [*without(flags, [*dropped, *given]), *more]
 
 
+def _names(words: Sequence[str]) -> set[str]:
+    return {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+
+
 def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Evaluate every checkpoint of a run, and the model at its end; the measurements in one JSON file and a curve.
+
+    The file is written after each. Stopped, the same call goes on; checkpoints that are half written are left out.
 
     Parameters
     ----------
@@ -95,7 +110,8 @@ def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[s
     Returns
     -------
     list of dict
-        ``checkpoint``, ``step`` and the metrics, in the order of the steps.
+        ``checkpoint``, ``step``, ``flags`` (those of `more`) and the metrics, in the order of the steps. The model at
+        the run's end is there by itself only where no checkpoint is of its step.
 
     Raises
     ------
@@ -105,28 +121,42 @@ def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[s
     run = read_run_file(folder) if folder.is_dir() else None
     if run is None or run.get("kind") not in TASKS:
         raise ValueError(f"{folder} holds no finetuning run: there is no run.json.")
-    found = [(step, each) for step, each in checkpoints(folder) if (each / "config.json").is_file()]
+    found = [(step, each) for step, each in checkpoints(folder) if written(each, step)]
+    last = (run.get("trained") or {}).get("best_step")
+    if last is not None and last not in [step for step, _ in found] and (folder / "config.json").is_file():
+        found = sorted([*found, (last, folder)])
     if not found:
         raise ValueError(f"{folder} has no checkpoints: train with --save_steps.")
     main = importlib.import_module(TASKS[run["kind"]]).main
     flags = evaluation_words(run, more)
-    rows = []
-    for step, checkpoint in found:
+    out = out or folder / "checkpoints.json"
+    rows = _unfinished(out, found, more)
+    for step, checkpoint in found[len(rows) :]:
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
             command = [*flags, "--do_eval", "--model_name_or_path", str(checkpoint), "--output_dir", scratch]
             result = main(command, program=f"nip {run['kind']}")
-        rows.append({"checkpoint": str(checkpoint), "step": step, **result["metrics"]})
-    out = out or folder / "checkpoints.json"
-    _write(out, rows)
+        rows.append({"checkpoint": str(checkpoint), "step": step, "flags": list(more), **result["metrics"]})
+        _write(out, rows)
     draw_checkpoints(rows, out.with_suffix(".svg"))
     return rows
+
+
+def _unfinished(out: Path, found: Sequence[tuple[int, Path]], more: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of an evaluation that was stopped: of the first of these checkpoints, by the same flags."""
+    try:
+        rows = json.loads(out.read_text("utf-8"))
+        told = [(row["step"], row["checkpoint"], row["flags"]) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    same = told == [(step, str(each), list(more)) for step, each in found[: len(told)]]
+    return rows if same and len(rows) < len(found) else []
 
 
 def draw_checkpoints(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw every metric against the step of its checkpoint."""
     from matplotlib.figure import Figure
 
-    names = [name for name in rows[0] if name not in ("checkpoint", "step")]
+    names = [name for name in rows[0] if name not in ("checkpoint", "step", "flags")]
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axes.plot([row["step"] for row in rows], [row[name] for row in rows], marker="o", markersize=3)
@@ -162,11 +192,11 @@ def prediction_words(words: Sequence[str]) -> list[str]:
             "max_seq_length",
             "pad_to_max_length",
         )
-        given = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+        given = _names(words)
         own_files = "test_file" in given
         for name in sources:
             value = run["settings"].get(name)
-            if value is None or name in given or (own_files and name in ("data_dir", "dataset_name")):
+            if value is None or name in given or (own_files and name in (*SETS, "dataset_config_name")):
                 continue
             flags += [f"--{name}", str(value)]
     flags += [] if named.out is not None else ["--output_dir", named.model]
@@ -178,7 +208,5 @@ def _raise(message: str) -> NoReturn:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    import json
-
     with replacing(path) as file:
         file.write((json.dumps(list(rows), indent=2) + "\n").encode())

@@ -48,7 +48,7 @@ LARGE_TASKS = ("mnli", "qqp", "qnli")
 
 def default_space(command: str, task: str | None) -> str:
     """The name in `SPACES` of a task's space: the small one for what takes long."""
-    return "full" if command == "glue" and task not in LARGE_TASKS else "small"
+    return "full" if command == "glue" and (task or "").lower() not in LARGE_TASKS else "small"
 
 
 def read_space(source: str) -> Space:

@@ -142,6 +142,10 @@ def _check_row(row: Mapping[str, Any], source: str, with_negative: bool, need: b
     if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= set(answers):
         raise ValueError(f'{source}: the answers of question {name!r} must be {{"text": […], "answer_start": […]}}.')
     texts, starts = answers["text"], answers["answer_start"]
+    for values, kind, what in ((texts, str, "texts"), (starts, int, "whole numbers")):
+        strange = values if not isinstance(values, list) else next((v for v in values if not isinstance(v, kind)), None)
+        if strange is not None or values is None:
+            raise ValueError(f"{source}: an answer of question {name!r} must have {what}. Got {strange!r} instead.")
     if len(texts) != len(starts):
         raise ValueError(f"{source}: question {name!r} has {len(texts)} answers and {len(starts)} places of them.")
     if need and not texts and not with_negative:

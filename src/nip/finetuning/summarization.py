@@ -78,6 +78,11 @@ class RecordedSeq2Seq(Recorded, Seq2SeqTrainer):  # type: ignore[misc]
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*arguments, **named)
 
+    def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        """As the Trainer's; the collator says None for summaries that are missing, and it would compute their loss."""
+        there = {name: value for name, value in inputs.items() if value is not None}
+        return super().prediction_step(model, there, *arguments, **named)
+
 
 def main(words: Sequence[str], program: str = "nip summarization") -> dict[str, Any]:
     """Train, evaluate and predict as a command line says; what came of it, as ``result.json`` holds it.
@@ -133,10 +138,17 @@ def prepare(command: Command) -> Setup:
     inputs = {
         part: tokenized(
             data,
-            partial(tokenize, tokenizer=tokenizer, text=columns[part][0], summary=columns[part][1], rules=rules),
+            partial(
+                tokenize,
+                tokenizer=tokenizer,
+                text=columns[part][0],
+                summary=columns[part][1],
+                rules=rules,
+                keep=part == "test",
+            ),
             command,
             tokenizer=tokenizer,
-            settings={"columns": columns[part], "lang": task.lang, **asdict(rules)},
+            settings={"columns": columns[part], "lang": task.lang, "keep": part == "test", **asdict(rules)},
             key=keys[part],
         )
         for part, data in texts.items()
@@ -159,7 +171,8 @@ def prepare(command: Command) -> Setup:
             return []
         if found.label_ids is not None:
             trainer.save_metrics("predict", found.metrics)
-        return [write_summaries(_texts_of(found.predictions, tokenizer), folder / PREDICTIONS)]
+        made = zip(_texts_of(found.predictions, tokenizer), texts["test"][columns["test"][0]][:], strict=True)
+        return [write_summaries([summary if text else "" for summary, text in made], folder / PREDICTIONS)]
 
     return Setup(
         kind="summarization",
@@ -214,6 +227,9 @@ def _texts(command: Command) -> tuple[dict[str, Any], dict[str, tuple[str, str |
             if column is not None and getattr(rows.features[column], "dtype", "") not in ("string", "large_string"):
                 raise ValueError(f"{source} does not hold text in its column {column!r}.")
         texts[part] = limited(command, part, rows)
+    text, summary = columns.get("test", ("", None))
+    if summary is not None and not all(texts["test"][summary][:]):  # then they are no measure
+        columns["test"] = (text, None)
     return texts, columns
 
 

@@ -103,14 +103,23 @@ class TokenRules:
 
 
 def tokenize(
-    batch: Mapping[str, Sequence[Any]], tokenizer: Any, text: str, summary: str | None, rules: TokenRules
+    batch: Mapping[str, Sequence[Any]],
+    tokenizer: Any,
+    text: str,
+    summary: str | None,
+    rules: TokenRules,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """A model's inputs for a batch of texts, and ``labels`` for their summaries where there are any.
 
-    Rows without a text or, where summaries are asked for, without a summary are left out.
+    Rows without a text or, where summaries are asked for, without a summary are left out; with `keep` all stay, an
+    empty text in the place of a missing one, so that what is made of them has their order.
     """
+    batch = {name: [value or "" for value in batch[name]] for name in (text, summary) if name is not None}
     rows = [
-        place for place in range(len(batch[text])) if batch[text][place] and (summary is None or batch[summary][place])
+        place
+        for place in range(len(batch[text]))
+        if keep or (batch[text][place] and (summary is None or batch[summary][place]))
     ]
     padding = "max_length" if rules.pad_to_max_length else False
     inputs = tokenizer(

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from nip.finetuning.rows import KINDS, read_hub, read_rows
+from nip.finetuning.rows import KINDS, json_options, read_hub, read_rows
 
 TEXT_KINDS = (".txt", ".text", ".md")
 STREAMED_EVALUATION = 1000  # texts, where a stream is evaluated and nobody says how many
@@ -50,7 +50,7 @@ def stream_file(path: Path) -> Any:
         raise ValueError(f"{path} must end in one of {', '.join((*TEXT_KINDS, *KINDS))}.")
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
+    options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else json_options(path)
     return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
 
 
@@ -71,6 +71,19 @@ def text_column(names: list[str], told: str | None, source: str) -> str:
     if len(names) == 1:
         return names[0]
     raise ValueError(f"{source} has the columns {', '.join(names)}: say with --text_column which is the text.")
+
+
+def check_text(data: Any, column: str, source: str) -> None:
+    """Refuse a column, of stored rows or of a stream, whose first value is no text: its Python form would be learnt.
+
+    Raises
+    ------
+    ValueError
+        If it is a list, a number or the like.
+    """
+    value = next((row[column] for row in data if row[column] is not None), "")
+    if not isinstance(value, str):
+        raise ValueError(f"{source} does not hold text in its column {column!r}, but such as {str(value)[:40]!r}.")
 
 
 def read_sets(

@@ -108,8 +108,10 @@ def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
 
 def is_rotary(config: Any) -> bool:
     """Whether a model rotates queries and keys by position, so that no table limits its inputs."""
-    rotates = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
-    return bool(rotates) or getattr(config, "position_embedding_type", None) == "rotary"
+    kind = getattr(config, "position_embedding_type", None)  # ESM's has an angle either way
+    if kind in ("absolute", "rotary"):
+        return bool(kind == "rotary")
+    return bool(getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None))
 
 
 def _tables(module: nn.Module) -> list[str]:
