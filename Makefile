@@ -46,7 +46,10 @@ check: env
 test: check
 	$(BIN)/pytest
 
+# DeepSpeed imports torch while it is installed, and compiles what it needs at its first start.
+DEEPSPEED := deepspeed==0.19.8
 test-full: check
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt '$(DEEPSPEED)' ninja
 	$(BIN)/pytest -m ""
 
 # Hugging Face models with the newest transformers, and with the minor version before it, in an environment that lies on

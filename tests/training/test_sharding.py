@@ -91,6 +91,7 @@ def assert_alike(one, other, rel=1e-4):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # several launches, each of which imports torch twice and may compile
 @pytest.mark.parametrize("way", ["plain", *SHARED])
 def test_a_run_goes_on_however_its_weights_are_shared_out(config, data, tmp_path, train_two, way):
     config = dataclasses.replace(config, ema=0.9)
@@ -106,6 +107,7 @@ def test_a_run_goes_on_however_its_weights_are_shared_out(config, data, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # several launches, each of which imports torch twice and may compile
 @pytest.mark.parametrize("way", ["plain", *SHARED])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_phases_of_the_modern_recipe(config, data, tmp_path, train_two, way, precision):
@@ -135,6 +137,7 @@ def test_both_phases_of_the_modern_recipe(config, data, tmp_path, train_two, way
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # several launches, each of which imports torch twice and may compile
 def test_two_machines(config, data, tmp_path):
     train(config, tmp_path / "one", data=data)
     (tmp_path / "config.json").write_text(config.to_json())
@@ -174,6 +177,7 @@ assert 5000 <= held <= 5100, held
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # several launches, each of which imports torch twice and may compile
 @pytest.mark.parametrize("way", SHARED)
 def test_each_process_updates_half_of_the_weights(launch, tmp_path, way):
     (tmp_path / "shares.py").write_text(SHARES)
