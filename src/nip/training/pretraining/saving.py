@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -82,11 +83,15 @@ def _once(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Te
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without transformers' bars of progress."""
+    """Without transformers' bars of progress, and without DeepSpeed's log on standard output.
+
+    transformers imports DeepSpeed wherever it is installed, and its log keeps to the output that it finds then.
+    """
     shown = is_progress_bar_enabled()
     disable_progress_bar()
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         if shown:
             enable_progress_bar()
