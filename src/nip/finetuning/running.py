@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,9 @@ def begin(command: Command, *, kind: str, task: str) -> Iterator[Claim]:
         main=state.is_main_process,
     ) as claim:
         state.wait_for_everyone()
-        yield claim
+        # the result alone goes to standard output, not what libraries print on the way, such as DeepSpeed's log
+        with redirect_stdout(sys.stderr):
+            yield claim
 
 
 def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
