@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nip.training.process import resident
+
 if TYPE_CHECKING:
     from nip.bench.rows import Case
 
 _RESET = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
 
 
 def peak_mib(case: Case, backend: str, direction: str, threads: int) -> float | None:
@@ -65,14 +66,9 @@ def high_water(call: Callable[[], object]) -> int:
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)  # memory freed earlier would be used again unseen
     _RESET.write_text("5")
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     call()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = _STATUS.read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    return resident("VmHWM") - before
 
 
 def _main(job: str) -> None:

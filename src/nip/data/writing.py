@@ -96,6 +96,8 @@ def write_task(
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
+            if str(error.filename).startswith(str(partial)):  # a name that is gone by now
+                error.filename = str(home)
             locate(error, home)
         raise
     return home

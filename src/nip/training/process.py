@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+STATUS = Path("/proc/self/status")
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
@@ -48,15 +50,17 @@ def spin_briefly(turns: int = 3000) -> None:
 def peak_mib(device: torch.device) -> float | None:
     """The most memory that this process has held so far, in MiB: of a GPU what torch took there, else resident memory.
 
-    None where the system does not tell (Windows).
+    None where the system does not tell (anything but Linux, without a GPU).
     """
     import torch
 
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    try:
-        import resource
-    except ImportError:
-        return None
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(largest / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    # not getrusage's: on Linux that begins with what the process had that started this one
+    return round(resident("VmHWM") / 2**20, 1) if STATUS.exists() else None
+
+
+def resident(field: str) -> int:
+    """Bytes of memory that this process holds (``VmRSS``) or has held at most (``VmHWM``), as Linux tells."""
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
