@@ -1,3 +1,4 @@
+import os
 import platform
 
 import pytest
@@ -25,3 +26,13 @@ def test_where_linux_names_no_model_python_does(description, text):
     if text is not None:
         description.write_text(text)
     assert processor.processor_name() == (platform.processor() or platform.machine())
+
+
+def test_cores_that_a_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert processor.usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert processor.usable_cores() == 8
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert processor.usable_cores() == 1

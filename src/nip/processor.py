@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -21,3 +22,8 @@ def processor_field(field: str) -> str | None:
 def processor_name() -> str:
     """The processor's type."""
     return processor_field("model name") or platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """How many this process may use, where the system tells; else how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

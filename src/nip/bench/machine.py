@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import os
 from dataclasses import dataclass
 
 import torch
 
-from nip.processor import processor_name
+from nip.processor import processor_name, usable_cores
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,9 @@ class Machine:
 
 def this_machine() -> Machine:
     """Describe the processor and the software that measure."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     capability = torch.backends.cpu.get_cpu_capability()
     return Machine(
-        processor=f"{processor_name()}, {cores} vCPU, {capability}",
+        processor=f"{processor_name()}, {usable_cores()} vCPU, {capability}",
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),

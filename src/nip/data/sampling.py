@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from nip.data.examples import Examples, read_only
 from nip.data.listops import Rule
 from nip.data.tasks import SPLITS, TASKS
 from nip.graphs.pattern import check_int
+from nip.processor import usable_cores
 
 ATTEMPTS = 4096  # trees tried per chunk; changing it changes every set
 PATIENCE = 256  # chunks in a row without a new example, after which the rule's examples count as exhausted
@@ -69,7 +69,7 @@ def generate(
     for split, size in zip(SPLITS, sizes, strict=True):
         check_int(split, size, "ListOps", minimum=1)
     check_int("seed", seed, "ListOps", minimum=0)
-    tokens, lengths = _distinct(rule, sum(sizes), seed, workers or _cores(), progress)
+    tokens, lengths = _distinct(rule, sum(sizes), seed, workers or usable_cores(), progress)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     splits = {}
     first = 0
@@ -137,7 +137,3 @@ def _chunks(rule: Rule, seed: int, workers: int) -> Generator[tuple[NDArray[np.u
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

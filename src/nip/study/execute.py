@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nip.processor import usable_cores
+
 LOGS = "logs"
 
 Performer = Callable[[Sequence["Job"]], Iterator["Outcome"]]
@@ -139,7 +141,7 @@ def here(workers: int = 1) -> Performer:
 
     def perform(jobs: Sequence[Job]) -> Iterator[Outcome]:
         stop = threading.Event()
-        threads = max(1, _processors() // workers) if workers > 1 else None
+        threads = max(1, usable_cores() // workers) if workers > 1 else None
         with ThreadPoolExecutor(workers) as pool:
             futures = [pool.submit(replace(job, threads=threads), stop) for job in jobs]
             try:
@@ -150,11 +152,6 @@ def here(workers: int = 1) -> Performer:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     return perform
-
-
-def _processors() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_dask(address: str) -> Performer:

@@ -8,7 +8,6 @@ the same contour ends (label 1) or where the other one ends (label 0).
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from nip.data.pathfinder.dashes import SIZE, dashes
 from nip.graphs.pattern import check_int
+from nip.processor import usable_cores
 
 SEED_DISTANCE = 7  # pixels between the beginnings of the two long contours
 CHUNK = 500  # pictures that a thread draws at a time; any other number gives the same pictures
@@ -157,7 +157,7 @@ def draw_many(
     found = find_level(level)
     for name, value in {"n": n, "first": first, "seed": seed}.items():
         check_int(name, value, "Pathfinder", minimum=0)
-    workers = workers or _cores()
+    workers = workers or usable_cores()
 
     def portion(start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         drawings = [_draw(found, i, seed) for i in range(start, stop)]
@@ -202,7 +202,3 @@ def _machinery() -> tuple[Any, Any, NDArray[np.int64], NDArray[np.uint8]]:
     # halves (there is 3.5 at 30 degrees) would hang on the last bit of the sine
     steps = np.rint(around - 1e-9).astype(np.int64)
     return kernels.draw, tables, steps, each.marker
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
