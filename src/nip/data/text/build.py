@@ -25,12 +25,13 @@ from nip.data.text import streams, tokenizing
 from nip.data.text.corpus import FORMAT, KIND, read_manifest
 from nip.data.text.duplicates import Fate, fates
 from nip.data.text.formatting import Read, chunk_names, format_part, open_chunk, parts_read, write_array, write_json
-from nip.data.text.inputs import Piece, cut, find_files, find_form
-from nip.data.text.processes import Progress, runner
+from nip.data.text.inputs import Piece, cut, find_files, find_form, unpack_large
+from nip.data.text.processes import Progress, Run, runner
 from nip.data.text.settings import Settings
 from nip.data.text.shards import FATES, SPLITS, TOKENIZER, kept, shard_chunk
 
 PLAN, WORK, LOCK, TEXT = "plan.json", "work", ".lock", "text"
+UNPACKED = ".unpacked"  # hidden, as the lock is: what is there before there is a plan
 
 
 def build_corpus(
@@ -93,8 +94,7 @@ def build_corpus(
             _require_unchanged(out, origin, manifest.get("source_files"))
             if keep_text and not (out / TEXT).is_dir():
                 raise ValueError(f"{out} was made without --keep-text. --overwrite makes it again.")
-            shutil.rmtree(out / WORK, ignore_errors=True)  # a run may have been killed right before this
-            (out / PLAN).unlink(missing_ok=True)
+            _clear(out)  # a run may have been killed right before this
             return False
         try:
             _make(origin, out, settings, asked, jobs, keep_text, progress)
@@ -115,12 +115,12 @@ def _make(
     progress: Progress | None,
 ) -> None:
     work = out / WORK
-    for leftover in [*out.glob(".*.partial"), *work.glob(".*.partial")]:
+    for leftover in [each for folder in (out, work, out / UNPACKED) for each in folder.glob(".*.partial")]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     files = _source_files(origin)
-    parts = _planned(origin, out, settings, asked)
-    work.mkdir(exist_ok=True)
     run = runner(jobs)
+    parts = _planned(origin, out, settings, asked, run("unpacking", progress))
+    work.mkdir(exist_ok=True)
     if settings.tokenizer is not None:  # first, so that a wrong name does not cost hours
         _prepare_tokenizer(out, settings, None)
     run("reading", progress)(format_part, [(work, number, part, settings) for number, part in enumerate(parts)])
@@ -146,11 +146,17 @@ def _make(
         _keep_text(out, names, begins, found)
     manifest = _manifest(out, asked, read, found, len(names))
     write_json(out / MANIFEST, {**manifest, "source_files": files})
+    _clear(out)
+
+
+def _clear(out: Path) -> None:
+    """Remove what is only needed while a corpus is made."""
     (out / PLAN).unlink(missing_ok=True)
-    shutil.rmtree(work)
+    for each in (WORK, UNPACKED):
+        shutil.rmtree(out / each, ignore_errors=True)
 
 
-def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any]) -> list[tuple[Piece, ...]]:
+def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], run: Run) -> list[tuple[Piece, ...]]:
     """The parts, as they were planned when the corpus was begun; the files must be what they were."""
     path = Path(origin).expanduser()
     if not path.exists() and hub.is_name(origin.partition(streams.CONFIG)[0]):
@@ -160,7 +166,9 @@ def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any]) 
         files: list[list[Any]] = []
     else:
         found = find_files(path)
-        parts = cut([(file, find_form(file, settings.form)) for file in found], settings.shard_mb << 20)
+        part_bytes = settings.shard_mb << 20
+        formed = [(file, find_form(file, settings.form)) for file in found]
+        parts = cut(unpack_large(formed, out / UNPACKED, part_bytes, run), part_bytes)
         if settings.split_by_name:  # a part is of one split
             parts = [(piece,) for part in parts for piece in part]
         files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]

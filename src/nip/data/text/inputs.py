@@ -11,6 +11,7 @@ import codecs
 import gzip
 import lzma
 import re
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from nip.atomic import replacing
 from nip.data.corpora import HEADER
+from nip.data.text.processes import Run
 
 # What is read, by name: documents parted by empty lines, one a line, one a file; and files of other makers.
 FORMS = {
@@ -39,6 +42,7 @@ _OPENERS = {".gz": gzip.open, ".dz": gzip.open, ".bz2": bz2.open, ".xz": lzma.op
 _BROWN_NAME, _TAGGED = re.compile(r"c[a-r]\d\d"), re.compile(rb"\S+/\S+\s+\S+/\S+\s")
 _BLOCK = 1 << 20  # bytes that are read at once
 _HEAD = 4096  # bytes by which a form is known
+_LARGE = 4  # times as many bytes are in a part as in a packed file that is worth unpacking for itself, or more
 _DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 # what JSON over several lines begins with: an array of objects, or an object that is indented
 _JSON_OF_MANY_LINES = re.compile(rb'\[\s*\{\s*"|\{\s*\n\s*"')
@@ -141,6 +145,45 @@ def cut(files: list[tuple[Path, str]], part_bytes: int) -> list[tuple[Piece, ...
     return [*parts, tuple(small)] if small else parts
 
 
+def unpack_large(files: list[tuple[Path, str]], folder: Path, part_bytes: int, run: Run) -> list[tuple[Path, str]]:
+    """Unpack the packed files that would hardly fit into a part, for `cut` to cut them; others stay as they are.
+
+    Parameters
+    ----------
+    files : list of (Path, str)
+        Files and their forms.
+    folder : Path
+        Where what is unpacked goes, unless it is there from a run before.
+    part_bytes : int
+    run : callable
+        See `nip.data.text.processes.runner`.
+
+    Returns
+    -------
+    list of (Path, str)
+        The files to be cut.
+
+    Raises
+    ------
+    ValueError
+        If a file is damaged.
+    OSError
+        If the disk is full.
+    """
+    orders: list[tuple[Path, Path]] = []
+    read = []
+    for number, (path, form) in enumerate(files):
+        state = path.stat()
+        large = form in _BY_BYTES and path.suffix in _OPENERS and state.st_size * _LARGE > part_bytes
+        # size and time: of another file of that name nothing is taken over
+        unpacked = folder / f"{number:05}-{state.st_size}-{state.st_mtime_ns}-{path.stem}"
+        if large:
+            orders.append((path, unpacked))
+        read.append((unpacked if large else path, form))
+    run(_unpack, [order for order in orders if not order[1].is_file()])
+    return read
+
+
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file to read, unpacked where its name ends in .gz, .dz (of dictionaries), .bz2 or .xz.
 
@@ -174,6 +217,12 @@ def unpacked_lines(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]
                 rest = b""
     if rest:
         yield rest
+
+
+def _unpack(path: Path, to: Path) -> None:
+    to.parent.mkdir(exist_ok=True)
+    with open_bytes(path) as packed, replacing(to) as file, _unpacking(path):
+        shutil.copyfileobj(packed, file, _BLOCK)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Literal
 
 from nip.atomic import replacing
 from nip.data.text.fingerprints import text_hash
-from nip.data.text.inputs import Piece, cut, find_files, find_form
+from nip.data.text.inputs import Piece, cut, find_files, find_form, unpack_large
 from nip.data.text.normalising import normalise, sentences
 from nip.data.text.processes import runner
 from nip.data.text.readers import documents
@@ -46,10 +46,10 @@ def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcor
         strange = [file for file, form in files if form == "books"]
         if strange:
             raise ValueError(f"{strange[0]} is neither a dump of Wikipedia nor of WikiExtractor's making.")
-    parts = cut(files, _PART)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{kind}_one_article_per_line.txt"
     with tempfile.TemporaryDirectory(dir=out, prefix=".") as work:
+        parts = cut(unpack_large(files, Path(work), _PART, runner(jobs)("unpacking", None)), _PART)
         pieces = [Path(work) / f"{number}.txt" for number in range(len(parts))]
         runner(jobs)("reading", None)(_write_lines, list(zip(parts, pieces, strict=True)))
         if not any(piece.stat().st_size for piece in pieces):
