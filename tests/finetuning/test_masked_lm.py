@@ -170,3 +170,23 @@ def test_empty_files_are_refused(model: Path, tmp_path: Path):
         words = "--model_name_or_path {model} --do_eval --validation_file {path}"
         with pytest.raises(ValueError, match=r"is empty|holds no text"):
             run(words, tmp_path / "out", model=model, path=tmp_path / name)
+
+
+def test_training_scores_the_masked_tokens_alone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And evaluating too."""
+    scored = []
+    true_loss = masked_lm.classification_loss
+    monkeypatch.setattr(
+        masked_lm,
+        "classification_loss",
+        lambda outputs, labels, n=None: scored.append(outputs["logits"].shape) or true_loss(outputs, labels, n),
+    )
+    whole = masked_lm.reduce_logits
+    monkeypatch.setattr(
+        masked_lm, "reduce_logits", lambda logits, labels: scored.append(logits.shape) or whole(logits, labels)
+    )
+    write_text(tmp_path / "a.txt")
+    words = "--train_file {text} --do_train --do_eval --max_steps 2 --model_name_or_path {model} --max_seq_length 16"
+    run(words, tmp_path / "out", model=model, text=tmp_path / "a.txt")
+    assert len(scored) > 3
+    assert {len(shape) for shape in scored} == {2}

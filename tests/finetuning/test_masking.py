@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, AutoTokenizer
 
-from nip.finetuning.masking import MaskedMetrics, Masking, Turns, reduce_logits
+from nip.finetuning.losses import classification_loss
+from nip.finetuning.masking import MaskedMetrics, Masking, Turns, asked_loss, only_asked, reduce_logits
 
 
 @pytest.fixture
@@ -81,3 +82,65 @@ def test_sums_of_each_example():
     metrics = MaskedMetrics()
     assert metrics(SimpleNamespace(predictions=sums.numpy()))["accuracy"] == pytest.approx(sums[:, 1].sum() / 7)
     assert (metrics.answers.asked, metrics.answers.examples) == (7, 2)
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+FAMILIES = {
+    "bert": TINY,
+    "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16},
+    "electra": {**TINY, "embedding_size": 8},
+    "modernbert": {**TINY, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
+    "roberta": TINY,
+    "roberta-prelayernorm": TINY,
+    "xlm-roberta": TINY,
+    # its output layer is a matrix put together of two: all scores, as ever
+    "mobilebert": {**TINY, "embedding_size": 8, "intra_bottleneck_size": 8, "true_hidden_size": 8},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_output_layer_sees_the_asked_tokens_alone(family):
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[family](vocab_size=40, max_position_embeddings=32, **FAMILIES[family])
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    ids = torch.randint(5, 40, (3, 12))
+    labels = torch.where(torch.rand(3, 12) < 0.3, ids, -100)
+    labels[1] = -100
+    asked = int((labels != -100).sum())
+    rows = []
+    watch = model.get_output_embeddings().register_forward_hook(lambda _, inputs, out: rows.append(out.shape[:-1]))
+
+    def gradients(narrow):
+        model.zero_grad()
+        if narrow:
+            with only_asked(model, labels):
+                scores = model(input_ids=ids)
+        else:
+            scores = model(input_ids=ids)
+        loss = asked_loss(classification_loss)(scores, labels, torch.tensor(2 * asked))
+        loss.backward()
+        found = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+        return loss.detach(), reduce_logits(scores["logits"].detach(), labels), found
+
+    loss, sums, narrow = gradients(True)
+    whole_loss, whole_sums, whole = gradients(False)
+    watch.remove()
+    assert rows == ([] if family == "mobilebert" else [(asked,), (3, 12)])
+    torch.testing.assert_close(loss, whole_loss)
+    torch.testing.assert_close(sums, whole_sums)
+    assert sums[1].tolist() == [0, 0, 0] and sums[:, 2].sum() == asked
+    assert narrow.keys() == whole.keys()
+    for name in whole:
+        torch.testing.assert_close(narrow[name], whole[name], msg=name)
+
+
+def test_nothing_asked_for():
+    config = CONFIG_MAPPING["bert"](vocab_size=40, max_position_embeddings=32, **TINY)
+    model = AutoModelForMaskedLM.from_config(config)
+    labels = torch.full((2, 8), -100)
+    with only_asked(model, labels):
+        scores = model(input_ids=torch.ones_like(labels))
+    asked_loss(classification_loss)(scores, labels).backward()
+    assert scores["logits"].shape == (0, 40)
+    assert not model.get_input_embeddings().weight.grad.any()
+    assert not reduce_logits(scores["logits"], labels).any()

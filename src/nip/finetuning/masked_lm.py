@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 from nip.finetuning.arguments import Command, parse
 from nip.finetuning.loading import load_config, load_model, load_tokenizer, positions_of, sequence_length
 from nip.finetuning.losses import classification_loss, smoothed
-from nip.finetuning.masking import MaskedMetrics, Masking, Turns, reduce_logits
+from nip.finetuning.masking import MaskedMetrics, Masking, Turns, asked_loss, only_asked, reduce_logits
 from nip.finetuning.recording import Recorded
 from nip.finetuning.rows import read_hub
 from nip.finetuning.running import Setup, begin, carry_out, report
@@ -176,7 +176,7 @@ def prepare(command: Command, name: str) -> Setup:
         metrics=metrics,
         metric="accuracy",
         metric_names=("accuracy", "perplexity"),
-        loss=smoothed(smoothing) if smoothing else classification_loss,
+        loss=asked_loss(smoothed(smoothing) if smoothing else classification_loss),
         reduce_logits=reduce_logits,
         describe=None if evaluated is None else lambda measured: facts(evaluated, metrics),
         data=key,
@@ -185,11 +185,19 @@ def prepare(command: Command, name: str) -> Setup:
 
 
 class MaskedTrainer(Recorded):
-    """A Trainer whose masks are others in every pass over the data."""
+    """A Trainer whose masks are others in every pass over the data, and whose output layer sees masked tokens alone."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.add_callback(Turns(self.data_collator))
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **named: Any) -> Any:
+        """The loss, and the scores of the masked tokens."""
+        # compiled code would be made anew for each number of them; nn.DataParallel parts the batch further on
+        if self.args.torch_compile or self.args.n_gpu > 1:
+            return super().compute_loss(model, inputs, *arguments, **named)
+        with only_asked(self.model, inputs["labels"]):
+            return super().compute_loss(model, inputs, *arguments, **named)
 
 
 def fresh_config(command: Command) -> Any:

@@ -6,7 +6,8 @@ process an example is read, and every evaluation asks the same questions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,47 @@ class Turns(TrainerCallback):  # type: ignore[misc]
         self.masking.turn = int(state.epoch or 0)
 
 
+@contextmanager
+def only_asked(model: Any, labels: torch.Tensor) -> Iterator[None]:
+    """Within the block, let only the tokens that are asked for through the model's output layer.
+
+    Its matrix has a row for each token of the vocabulary: loss and gradients stay the same, and of the layer's work and
+    of the memory of its scores about a seventh is left. The model then gives scores of shape (asked, vocabulary). A
+    family that does not call its output layer as a module gives all scores, as ever.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    labels : Tensor of shape (batch, tokens)
+        -100 where nothing is asked.
+    """
+    layer = model.get_output_embeddings()
+    if layer is None:
+        yield
+        return
+    asked = labels != IGNORED
+
+    def choose(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden, *others = inputs
+        return (hidden[asked] if hidden.shape[:-1] == asked.shape else hidden, *others)
+
+    hook = layer.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def asked_loss(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A loss over the tokens that are asked for, of a model's scores of these tokens or of all."""
+
+    def of_asked(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        asked = labels != IGNORED
+        return loss({"logits": _at(outputs["logits"], asked)}, labels[asked], num_items_in_batch)
+
+    return of_asked
+
+
 def reduce_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     """Of every example: the sum of its losses, the right answers, the questions. Shape (batch, 3).
 
@@ -95,11 +137,16 @@ def reduce_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
     asked = labels != IGNORED
-    loss = functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view(labels.shape)
-    right = (logits.argmax(-1) == labels) & asked
-    return torch.stack([loss.sum(1), right.sum(1).float(), asked.sum(1).float()], dim=1)
+    scores, answers = _at(logits, asked), labels[asked]
+    losses = functional.cross_entropy(scores.float(), answers, reduction="none")
+    rows = asked.nonzero()[:, 0]
+    told = torch.stack([losses, (scores.argmax(-1) == answers).float(), torch.ones_like(losses)], dim=1)
+    return told.new_zeros(len(labels), 3).index_add_(0, rows, told)
+
+
+def _at(logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """The scores of the tokens that are asked for, of those alone or of all."""
+    return logits if logits.dim() == 2 else logits[asked]
 
 
 class MaskedMetrics:

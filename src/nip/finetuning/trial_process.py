@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from nip.processor import usable_cores
 from nip.training.runs import read_metrics
 
 
@@ -36,7 +37,7 @@ def environment(workers: int, index: int) -> dict[str, str]:
 
     environment = dict(os.environ)
     if workers > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
         devices = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
         if devices:
             environment["CUDA_VISIBLE_DEVICES"] = devices.split(",")[index % len(devices.split(","))]
