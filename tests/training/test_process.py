@@ -98,8 +98,10 @@ def test_memory_stays_flat_over_ten_thousand_steps(config, data, tmp_path):
     resident = json.loads(done.stdout)
     print([round(each / 2**20, 1) for each in resident[9::10]])
     assert len(resident) == 100
-    # 100 evaluations and checkpoints; a kilobyte a step that were kept would be nine megabytes
-    assert max(resident[10:]) - resident[10] < 2**20, resident
+    # 100 evaluations and checkpoints; a kilobyte a step that were kept would be nine megabytes, and half of it in the
+    # second half, when allocators have settled
+    assert max(resident[10:]) - resident[10] < 4 * 2**20, resident
+    assert max(resident[50:]) - resident[50] < 2**20, resident
 
 
 @pytest.mark.parametrize(
