@@ -126,6 +126,23 @@ def test_a_large_packed_file_is_cut_into_parts(tmp_path, monkeypatch, write):
     assert made == expected
 
 
+def test_a_changed_packed_file_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    packed = tmp_path / "in" / "a.txt.bz2"
+    text = "\n\n".join(document for k in range(40) for document in documents(200, k)).encode()
+    packed.write_bytes(bz2.compress(text))
+    settings = Settings(**SMALL, shard_mb=1)
+    monkeypatch.setattr("nip.data.text.build.format_part", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_corpus(str(tmp_path / "in"), tmp_path / "out", settings)
+    unpacked = list((tmp_path / "out" / ".unpacked").iterdir())
+    assert len(unpacked) == 1
+    packed.write_bytes(bz2.compress(text + b"\n\nMore."))
+    with pytest.raises(ValueError, match=r"a\.txt\.bz2 has changed since"):
+        build_corpus(str(tmp_path / "in"), tmp_path / "out", settings)
+    assert list((tmp_path / "out" / ".unpacked").iterdir()) == unpacked
+
+
 def test_a_large_packed_file_that_is_damaged(tmp_path):
     (tmp_path / "in").mkdir()
     packed = tmp_path / "in" / "a.txt.gz"

@@ -152,41 +152,55 @@ def _make(
 def _clear(out: Path) -> None:
     """Remove what is only needed while a corpus is made."""
     (out / PLAN).unlink(missing_ok=True)
-    for each in (WORK, UNPACKED):
-        shutil.rmtree(out / each, ignore_errors=True)
+    for each in (out / WORK, out / UNPACKED):
+        if each.is_dir():
+            shutil.rmtree(each)
 
 
 def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], run: Run) -> list[tuple[Piece, ...]]:
     """The parts, as they were planned when the corpus was begun; the files must be what they were."""
     path = Path(origin).expanduser()
-    if not path.exists() and hub.is_name(origin.partition(streams.CONFIG)[0]):
+    streamed = not path.exists() and hub.is_name(origin.partition(streams.CONFIG)[0])
+    found = [] if streamed else find_files(path)
+    files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]
+    before = _begun(out, asked, files)  # first: to unpack what is then refused would take long
+    if streamed:
         parts: list[tuple[Piece, ...]] = [
             (Piece(origin, "hub", shard),) for shard in range(streams.number_of_shards(origin))
         ]
-        files: list[list[Any]] = []
     else:
-        found = find_files(path)
         part_bytes = settings.shard_mb << 20
         formed = [(file, find_form(file, settings.form)) for file in found]
         parts = cut(unpack_large(formed, out / UNPACKED, part_bytes, run), part_bytes)
         if settings.split_by_name:  # a part is of one split
             parts = [(piece,) for part in parts for piece in part]
-        files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]
-    plan = {"asked": asked, "files": files, "parts": [[asdict(piece) for piece in part] for part in parts]}
+    planned = [[asdict(piece) for piece in part] for part in parts]
+    if before is None:
+        write_json(out / PLAN, {"asked": asked, "files": files, "parts": planned})
+    elif before != planned:
+        raise _changed(origin, out)
+    return parts
+
+
+def _begun(out: Path, asked: dict[str, Any], files: list[list[Any]]) -> list[Any] | None:
+    """The parts of a corpus that was begun, of the same call and files; None where none was."""
     begun = out / PLAN
     if not begun.is_file():
-        write_json(begun, plan)
-        return parts
+        return None
     try:
         before = json.loads(begun.read_text("utf-8"))
         _require_same(out, before["asked"], asked)
         changed = [name for name, *_ in [each for each in files if each not in before["files"]]]
+        parts: list[Any] = before["parts"]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{begun} is damaged. Begin anew with --overwrite.") from error
-    if changed or before["parts"] != plan["parts"]:
-        what = changed[0] if changed else origin
-        raise ValueError(f"{what} has changed since {out} was begun. Begin anew with --overwrite.")
+    if changed:
+        raise _changed(changed[0], out)
     return parts
+
+
+def _changed(what: str, out: Path) -> ValueError:
+    return ValueError(f"{what} has changed since {out} was begun. Begin anew with --overwrite.")
 
 
 def _prepare_tokenizer(out: Path, settings: Settings, texts: Callable[[], Iterator[str]] | None) -> None:

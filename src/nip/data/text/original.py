@@ -49,9 +49,10 @@ def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcor
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{kind}_one_article_per_line.txt"
     with tempfile.TemporaryDirectory(dir=out, prefix=".") as work:
-        parts = cut(unpack_large(files, Path(work), _PART, runner(jobs)("unpacking", None)), _PART)
+        run = runner(jobs)("reading", None)
+        parts = cut(unpack_large(files, Path(work), _PART, run), _PART)
         pieces = [Path(work) / f"{number}.txt" for number in range(len(parts))]
-        runner(jobs)("reading", None)(_write_lines, list(zip(parts, pieces, strict=True)))
+        run(_write_lines, list(zip(parts, pieces, strict=True)))
         if not any(piece.stat().st_size for piece in pieces):
             raise ValueError(f"{origin} holds no article.")
         with replacing(path) as file:
