@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from transformers import BertConfig, BertModel
+from transformers.utils.logging import enable_progress_bar
 
 from nip.bench import huggingface as bench
 from nip.bench.huggingface import Encoder
@@ -94,10 +95,13 @@ def test_a_saved_encoder_is_measured_with_its_own_sizes_and_weights(monkeypatch,
 def test_a_saved_encoder_by_the_command(saved, capsys):
     command = ["bench", "encoder", "--seq-len", "32", "--block-size", "8", "--dropout", "0", "--pass", "inference"]
     command += ["--backend", "gather", "--repeats", "1", "--json", "--model-name-or-path", saved]
+    enable_progress_bar()
     with pytest.raises(SystemExit) as ended:
         main(command)
     assert not ended.value.code
-    rows = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    assert not told.err, "no bars where standard error is no terminal"
+    rows = json.loads(told.out)
     assert [(row["source"], row["layers"], row["width"]) for row in rows] == [(saved, 2, 32)] * 2
     with pytest.raises(SystemExit) as stop:
         main([*command, "--layers", "3"])

@@ -315,7 +315,9 @@ def encoder_command(
     from rich.console import Console
 
     from nip.bench.huggingface import HEADER, Encoder, bench_encoder, caption, cells, to_markdown
+    from nip.finetuning.tokenizing import quiet
 
+    quiet()
     lengths = [integer(text, "A sequence length") for text in split(seq_len)]
     chances = [number(text, "Dropout") for text in split(dropout)]
     given = {"layers": layers, "width": width, "heads": heads}
