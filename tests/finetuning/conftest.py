@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def mrpc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text file."""
     return write_text(tmp_path_factory.mktemp("text") / "train.txt")
+
+
+@pytest.fixture
+def bars() -> re.Pattern[str]:
+    """How a bar of progress looks; those of the libraries are on, as in a fresh process."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.enable_progress_bars()
+    logging.enable_progress_bar()
+    return re.compile(r"\d(it|s| examples)/(s|it)\b")
 
 
 @pytest.fixture(scope="session", autouse=True)

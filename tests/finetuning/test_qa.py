@@ -72,12 +72,13 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_train_evaluate_predict(qa, files, tmp_path):
+def test_train_evaluate_predict(qa, files, tmp_path, bars):
     words = ("--train_file", files / "train.json", "--validation_file", files / "dev.json", "--num_train_epochs", 2)
     more = ("--evaluation_strategy", "epoch", "--save_strategy", "epoch", "--metric_for_best_model", "f1", "--json")
     predict = ("--do_predict", "--test_file", files / "dev.json")
     code, said, err, out = qa(*words, *more, "--do_train", "--do_eval", *predict, "--learning_rate", 1e-2)
     assert code == 0 and "--evaluation_strategy is now --eval_strategy" in err
+    assert not bars.search(err), "no bars where standard error is no terminal"
     result = json.loads(said)
     assert result == read(out / "result.json")
     predictions, nbest = read(out / "predictions.json"), read(out / "nbest_predictions.json")

@@ -20,7 +20,7 @@ from nip.finetuning.loading import load_config, load_model, load_tokenizer, sequ
 from nip.finetuning.losses import classification_loss, regression_loss, smoothed
 from nip.finetuning.metrics import measure
 from nip.finetuning.running import Setup, begin, carry_out, report
-from nip.finetuning.tokenizing import quiet, tokenized
+from nip.finetuning.tokenizing import tokenized
 
 DEFAULT_LENGTH = 128
 
@@ -129,7 +129,6 @@ def read_examples(command: Command) -> Examples:
 
 def prepare(command: Command) -> Setup:
     """Everything that training needs; what is wrong with the command, the model or the data is told here."""
-    quiet()
     config = load_config(command)
     tokenizer = load_tokenizer(command, config)
     seq_len = sequence_length(command, config, tokenizer, wanted=command.task.max_seq_length, default=DEFAULT_LENGTH)

@@ -27,7 +27,7 @@ from nip.finetuning.text_data import (
     stream_file,
     text_column,
 )
-from nip.finetuning.tokenizing import file_key, quiet, tokenized
+from nip.finetuning.tokenizing import file_key, tokenized
 
 DEFAULT_LENGTH = 1024
 
@@ -139,7 +139,6 @@ def refuse(command: Command) -> None:
 
 def prepare(command: Command, name: str) -> Setup:
     """Everything that training needs; what is wrong with the command, the model or the text is told here."""
-    quiet()
     scratch = command.model.model_name_or_path is None
     config = fresh_config(command) if scratch else load_config(command)
     tokenizer = load_tokenizer(command, None if scratch else config, masks=True)

@@ -35,6 +35,7 @@ from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear
 from nip.finetuning.recording import BestIsSaved, Recorded, Recorder
 from nip.finetuning.results import finite, is_figure, outcome, report, run_facts
 from nip.finetuning.settings import decisive
+from nip.finetuning.tokenizing import quiet
 from nip.models.huggingface_setting import ENTRY
 from nip.models.norms import NORM, RMS, swap
 from nip.training.console import Console
@@ -142,6 +143,7 @@ def begin(command: Command, *, kind: str, task: str) -> Iterator[Claim]:
         state.wait_for_everyone()
         # the result alone goes to standard output, not what libraries print on the way, such as DeepSpeed's log
         with redirect_stdout(sys.stderr):
+            quiet()
             yield claim
 
 
