@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from nip import graphs
-from nip.cli import bench_pretrain
+from nip.cli import bench_corpus, bench_pretrain
 from nip.cli.bench_output import show_rows, wide
 from nip.cli.options import Json, emit, integer, number, split
 
@@ -22,14 +22,15 @@ bench = typer.Typer(no_args_is_help=True)
 
 @bench.callback()
 def bench_command() -> None:
-    """Measure attention, scoring and a training step on this machine."""
+    """Measure attention, scoring, training steps and the making of a corpus on this machine."""
     from nip.training.process import spin_briefly
 
     spin_briefly(30_000)  # every command here imports torch later than this
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module, and the one that has a module of its own."""
+    """Add the commands of this module, and those that have modules of their own."""
+    bench.command("corpus")(bench_corpus.corpus_command)
     bench.command("pretrain")(bench_pretrain.pretrain_command)
     app.add_typer(bench, name="bench")
 

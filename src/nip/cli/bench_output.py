@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 from nip.cli.options import emit
 
-WORDS = {"pattern", "dtype", "pass", "backend", "way", "attention", "output"}  # columns of words stand on the left
+# columns of words stand on the left
+WORDS = {"pattern", "dtype", "pass", "backend", "way", "attention", "output", "step"}
 
 
 class Row(Protocol):

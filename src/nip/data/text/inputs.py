@@ -180,7 +180,9 @@ def unpack_large(files: list[tuple[Path, str]], folder: Path, part_bytes: int, r
         if large:
             orders.append((path, unpacked))
         read.append((unpacked if large else path, form))
-    run(_unpack, [order for order in orders if not order[1].is_file()])
+    missing = [order for order in orders if not order[1].is_file()]
+    if missing:
+        run(_unpack, missing)
     return read
 
 

@@ -21,13 +21,15 @@ def runner(jobs: int) -> Callable[[str, Progress | None], Run]:
     Returns
     -------
     callable
-        ``runner(jobs)(step, progress)(function, arguments)``; after each result, ``progress(step, done, all)`` is
-        called. Where a process is killed, it raises a ChildProcessError.
+        ``runner(jobs)(step, progress)(function, arguments)``; at the start and after each result
+        ``progress(step, done, all)`` is called. Where a process is killed, it raises a ChildProcessError.
     """
 
     def named(step: str, progress: Progress | None) -> Run:
         def run(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
-            found = []
+            found: list[Any] = []
+            if progress is not None:
+                progress(step, 0, len(arguments))
             for result in _results(function, arguments, jobs):
                 found.append(result)
                 if progress is not None:

@@ -1,0 +1,223 @@
+"""Making a corpus: how fast its steps are, beside the `tokenizers` library alone on the same text, and its memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from nip.bench.machine import Machine, this_machine
+from nip.bench.markdown import markdown_table
+from nip.data.text import Settings, build_corpus
+from nip.data.text.inputs import find_files
+from nip.data.text.tokenizing import encode, existing
+from nip.graphs.pattern import check_int
+
+HEADER = ("step", "MB", "s", "MB/s", "times tokenizers", "peak MiB")
+RULE = "|---|--:|--:|--:|--:|--:|"
+ALONE, TEXT_STEPS, TOKENS, WHOLE = "tokenizers alone", "all before tokens", "tokenizing", "whole"
+SHORTEST, LONGEST = 50, 2000  # words of a drawn document
+_FILE, _BATCH, _COMPARED = 100_000_000, 4_000_000, 100_000_000  # bytes: of a drawn file; given at once, and in all
+
+
+@dataclass(frozen=True)
+class CorpusRow:
+    """A step of making a corpus.
+
+    Parameters
+    ----------
+    step : str
+        ``reading`` (and cleaning), ``comparing`` (dropping duplicates, splitting), both together, ``tokenizing`` (into
+        shards), the whole; or what `tokenizers` does with batches of the same text, with as many threads as there are
+        processes.
+    megabytes : float
+        Millions of bytes of raw text.
+    seconds : float
+    ratio_to_tokenizers : float or None
+        Of the rates, where tokens are made: 1 and more is as fast as the library alone.
+    peak_mib : float or None
+        Of the whole: the largest resident memory of the process, and of its largest worker for each worker.
+    """
+
+    step: str
+    megabytes: float
+    seconds: float
+    ratio_to_tokenizers: float | None
+    peak_mib: float | None
+    jobs: int
+    machine: Machine
+
+    @property
+    def megabytes_per_second(self) -> float:
+        """Of raw text."""
+        return self.megabytes / max(self.seconds, 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, flat."""
+        record = asdict(self)
+        machine = record.pop("machine")
+        return {**record, "megabytes_per_second": round(self.megabytes_per_second, 3), **machine}
+
+
+def bench_corpus(origin: Path, tokenizer: str, megabytes: int, *, jobs: int) -> list[CorpusRow]:
+    """Make a corpus of drawn text once, in a process of its own, and time its steps.
+
+    Parameters
+    ----------
+    origin : Path
+        A text file, or a folder of them: words are drawn as often as they occur there.
+    tokenizer : str
+        As ``nip data corpus --tokenizer`` takes it.
+    megabytes : int
+        Of text to draw.
+    jobs : int
+        Processes.
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1, the tokenizer is none, the text has no words, or the process fails.
+    OSError
+        If the text is not there, or the disk is full.
+    """
+    check_int("megabytes", megabytes, "bench corpus", minimum=1)
+    check_int("jobs", jobs, "bench corpus", minimum=1)
+    existing(tokenizer, lower_case=True)
+    machine = this_machine()
+    with TemporaryDirectory() as folder:
+        size = draw_text(origin, Path(folder) / "text", megabytes * 1_000_000) / 1e6
+        job = {"text": f"{folder}/text", "out": f"{folder}/out", "tokenizer": tokenizer, "jobs": jobs}
+        made = _in_own_process({**job, "alone": False}, jobs)
+        alone = _in_own_process({**job, "alone": True}, jobs)
+    rate = alone["megabytes"] / alone["seconds"]
+    times = made["seconds"]
+    rows = {**times, TEXT_STEPS: times["reading"] + times["comparing"], WHOLE: sum(times.values())}
+    ratios = {TOKENS: size / rows[TOKENS] / rate}
+    order = ("reading", "comparing", TEXT_STEPS, TOKENS, WHOLE)
+    return [
+        *(
+            CorpusRow(step, size, rows[step], ratios.get(step), made["mib"] if step == WHOLE else None, jobs, machine)
+            for step in order
+        ),
+        CorpusRow(ALONE, alone["megabytes"], alone["seconds"], 1.0, None, jobs, machine),
+    ]
+
+
+def draw_text(origin: Path, folder: Path, size: int, *, seed: int = 0) -> int:
+    """Write files of documents whose words are drawn as often as they occur in a text; bytes written.
+
+    Documents have 50 to 2,000 words, a line a sentence, and empty lines between them.
+    """
+    counts = Counter(word for file in find_files(origin) for word in file.read_text("utf-8").split())
+    if not counts:
+        raise ValueError(f"{origin} has no words to draw from.")
+    words = np.array(list(counts), object)
+    ends = np.cumsum(np.array(list(counts.values()), float))
+    drawn = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    written = 0
+    while written < size:
+        with (folder / f"{written // _FILE:04}.txt").open("ab") as file:
+            of = words[np.searchsorted(ends, drawn.random(drawn.integers(SHORTEST, LONGEST)) * ends[-1], "right")]
+            written += file.write(" ".join(of).replace(". ", ".\n").encode() + b"\n\n")
+    return written
+
+
+def cells(row: CorpusRow) -> list[str]:
+    """A row's texts, one for each heading."""
+    ratio = "" if row.ratio_to_tokenizers is None else f"{row.ratio_to_tokenizers:.2f}"
+    peak = "" if row.peak_mib is None else f"{row.peak_mib:,.0f}"
+    return [row.step, f"{row.megabytes:,.0f}", f"{row.seconds:,.1f}", f"{row.megabytes_per_second:.1f}", ratio, peak]
+
+
+def caption(rows: Sequence[CorpusRow]) -> str:
+    """What was measured, and on what."""
+    jobs = rows[0].jobs
+    return f"Making a corpus of drawn text with {jobs} process{'es' if jobs > 1 else ''}. {rows[0].machine}."
+
+
+def to_markdown(rows: Sequence[CorpusRow]) -> str:
+    """The table for a page."""
+    return markdown_table(caption(rows), HEADER, RULE, map(cells, rows))
+
+
+def _in_own_process(job: dict[str, Any], jobs: int) -> dict[str, Any]:
+    threads = {"RAYON_NUM_THREADS": str(jobs), "TOKENIZERS_PARALLELISM": "true"}
+    command = [sys.executable, "-m", "nip.bench.corpus", json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **threads})
+    if done.returncode:
+        reason = done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"]
+        raise ValueError(f"Making the corpus failed: {reason[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _made(job: dict[str, Any]) -> dict[str, Any]:
+    first: dict[str, float] = {}
+    last: dict[str, float] = {}
+
+    def progress(step: str, *_: int) -> None:
+        last[step] = time.perf_counter()
+        first.setdefault(step, last[step])
+
+    settings = Settings(tokenizer=job["tokenizer"])
+    began = time.perf_counter()
+    build_corpus(job["text"], Path(job["out"]), settings, jobs=job["jobs"], progress=progress)
+    times = [began, last["reading"], first["tokenizing"], time.perf_counter()]
+    seconds = dict(zip(("reading", "comparing", TOKENS), np.diff(times).tolist(), strict=True))
+    if job["jobs"] > 1:
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown(wait=True)  # only then are the workers counted
+    own, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return {"seconds": seconds, "mib": (own + job["jobs"] * worker) / unit}
+
+
+def _alone(job: dict[str, Any]) -> dict[str, Any]:
+    tokenizer, _ = existing(job["tokenizer"], lower_case=True)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    size, seconds = 0, 0.0
+    for texts in _batches(Path(job["text"])):
+        began = time.perf_counter()
+        for _ in encode(tokenizer, texts):
+            pass
+        seconds += time.perf_counter() - began
+        size += sum(len(text.encode()) + 2 for text in texts)
+        if size >= _COMPARED:
+            break
+    return {"seconds": seconds, "megabytes": size / 1e6}
+
+
+def _batches(folder: Path) -> Iterator[list[str]]:
+    for file in find_files(folder):
+        texts, size = [], 0
+        for text in file.read_text("utf-8").split("\n\n")[:-1]:
+            texts.append(text)
+            size += len(text)
+            if size >= _BATCH:
+                yield texts
+                texts, size = [], 0
+        if texts:
+            yield texts
+
+
+def _main(job: str) -> None:
+    request = json.loads(job)
+    print(json.dumps((_alone if request["alone"] else _made)(request)))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
