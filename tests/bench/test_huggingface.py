@@ -124,6 +124,25 @@ def test_the_command_prints_rows_and_writes_a_table(tmp_path, capsys):
     assert "| inference | 64 | 1 | 0 | gather | hypercube |" in table.read_text()
 
 
+def test_rows_that_are_measured_are_kept_when_a_later_one_fails(tmp_path, monkeypatch, capsys):
+    def fails_at_128(calls, *_):
+        if len(seen) == 1:
+            raise ValueError("no memory left")
+        seen.append(calls)
+        return {name: Timing([100.0], 1) for name in calls}
+
+    seen = []
+    monkeypatch.setattr(bench, "time_alternately", fails_at_128)
+    table = tmp_path / "encoder.md"
+    with pytest.raises(SystemExit) as ended:
+        main(
+            "bench encoder --seq-len 64,128 --layers 1 --width 32 --heads 2 --block-size 8 --dropout 0 "
+            f"--pass inference --backend gather --repeats 1 --no-memory --out {table}".split()
+        )
+    assert ended.value.code == 2 and "no memory left" in capsys.readouterr().err
+    assert "| inference | 64 | 1 | 0 | gather | hypercube |" in table.read_text() and "128" not in table.read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

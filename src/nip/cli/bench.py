@@ -12,7 +12,7 @@ import typer
 
 from nip import graphs
 from nip.cli import bench_corpus, bench_pretrain
-from nip.cli.bench_output import show_rows, wide
+from nip.cli.bench_output import collect, show_rows, wide
 from nip.cli.options import Json, emit, integer, number, split
 
 ALL_PASSES = ("forward", "backward", "forward+backward")
@@ -264,15 +264,12 @@ def step_command(
 
     Example: nip bench step --backends native,gather --ways own
     """
-    from rich.console import Console
-
     from nip.bench.step import HEADER, bench_step, caption, cells, to_markdown
 
     measured = bench_step(
         split(backends), split(ways), model=model, batch_size=batch_size, seq_len=seq_len, repeats=repeats
     )
-    with Console(stderr=True).status("measuring"):
-        rows = list(measured)
+    rows = collect(measured, to_markdown, out)
     if not rows:
         raise ValueError("There is nothing to measure. Name a way to compute a batch.")
     show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json)
@@ -313,8 +310,6 @@ def encoder_command(
 
     Example: nip bench encoder --seq-len 2048 --dropout 0 --pass training
     """
-    from rich.console import Console
-
     from nip.bench.huggingface import HEADER, Encoder, bench_encoder, caption, cells, to_markdown
     from nip.finetuning.tokenizing import quiet
 
@@ -341,6 +336,5 @@ def encoder_command(
     measured = bench_encoder(
         encoders, names, directions, backend=backend, dense_up_to=dense_up_to, repeats=repeats, memory=memory
     )
-    with Console(stderr=True).status("measuring"):
-        rows = list(measured)
+    rows = collect(measured, to_markdown, out)
     show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json, width=wide())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from nip.atomic import replacing
 from nip.cli.options import emit
 
 # columns of words stand on the left
@@ -22,6 +23,20 @@ class Row(Protocol):
 
 
 R = TypeVar("R", bound=Row)
+
+
+def collect(measured: Iterable[R], markdown: Callable[[Sequence[R]], str], out: Path | None) -> list[R]:
+    """All rows. Measuring takes long: while they come the file holds those that there are, whatever happens then."""
+    from rich.console import Console
+
+    rows: list[R] = []
+    with Console(stderr=True).status("measuring"):
+        for row in measured:
+            rows.append(row)
+            if out is not None:
+                with replacing(out) as file:
+                    file.write(markdown(rows).encode())
+    return rows
 
 
 def show_rows(

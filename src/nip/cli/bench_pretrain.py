@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nip.cli.bench_output import show_rows, wide
+from nip.cli.bench_output import collect, show_rows, wide
 from nip.cli.options import Json, integer, split
 
 
@@ -39,8 +39,6 @@ def pretrain_command(
 
     Example: nip bench pretrain --seq-len 2048 --patterns hypercube,bigbird
     """
-    from rich.console import Console
-
     from nip.bench.pretrain import HEADER, Problem, bench_pretraining, caption, cells, to_markdown
 
     if tokens < 1:
@@ -54,6 +52,5 @@ def pretrain_command(
     measured = bench_pretraining(
         problems, split(patterns), split(outputs), backend=backend, repeats=repeats, memory=memory
     )
-    with Console(stderr=True).status("measuring"):
-        rows = list(measured)
+    rows = collect(measured, to_markdown, out)
     show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json, width=wide())
