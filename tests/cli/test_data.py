@@ -8,6 +8,7 @@ import pytest
 
 from nip.cli import main
 from nip.data import SPLITS, TASKS, decode, open_split
+from nip.data.text import read_manifest as read_corpus
 
 SMALL = ["--train", "40", "--dev", "6", "--test", "8", "--min-length", "10", "--max-length", "60"]
 
@@ -16,9 +17,9 @@ SMALL = ["--train", "40", "--dev", "6", "--test", "8", "--min-length", "10", "--
 def nip(capsys, tmp_path):
     """Run the command line in-process: (exit code, standard output, standard error)."""
 
-    def run(*arguments):
+    def run(*arguments, data=("--data", tmp_path / "data")):
         with pytest.raises(SystemExit) as ended:
-            main(["data", *map(str, arguments), "--data", str(tmp_path / "data")])
+            main(["data", *map(str, [*arguments, *data])])
         captured = capsys.readouterr()
         return ended.value.code or 0, captured.out, captured.err
 
@@ -42,6 +43,27 @@ def test_make_look_and_check(nip, tmp_path):
     split = open_split("listops", "test", tmp_path / "data")
     assert code == 0
     assert f"label {split.labels[5]}, {split.lengths[5]} tokens\n{decode(split.sequence(5))}\n" in out
+
+
+def test_a_folder_says_itself_what_it_holds(nip, tmp_path, monkeypatch):
+    nip("listops", *SMALL)
+    folder = tmp_path / "data" / "listops"
+    code, out, _ = nip("verify", folder, data=())
+    assert code == 0 and out == f"{folder}: sound (40 train, 6 dev, 8 test)\n"
+    monkeypatch.chdir(folder)
+    assert nip("verify", ".", data=())[0] == 0
+    code, _, err = nip("verify", folder)
+    assert code == 2 and "--out is for the name of a task" in err
+    with (folder / "train.tokens.npy").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    code, _, err = nip("verify", folder, data=())
+    assert code == 2 and "train.tokens.npy is damaged" in err
+    other = folder.rename(tmp_path / "expressions")
+    code, _, err = nip("verify", other, data=())
+    assert code == 2 and "holds the data of listops, which must lie in a folder of that name" in err
+    with pytest.raises(ValueError, match="holds the data of listops, which is no corpus"):
+        read_corpus(other)
 
 
 def test_json_is_one_value(nip, tmp_path):

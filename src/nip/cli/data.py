@@ -101,15 +101,23 @@ def _command_of(task: str) -> Callable[..., None]:
 def verify_command(task: TaskName, out: Folder = None, as_json: Json = False) -> None:
     """Read every byte of a task's data: checksums, token ids, and for ListOps the value of every expression.
 
-    The folder of a corpus may stand for the task.
+    The folder of a task's data, or of a corpus, may stand for the task.
 
     Example: nip data verify listops
     """
     from nip import data
 
     if task not in data.TASKS and Path(task).is_dir():
-        verify_corpus(Path(task), as_json=as_json)
-        return
+        folder = Path(task).resolve()
+        if out is not None:
+            raise ValueError(f"--out is for the name of a task; {task} is a folder. Leave one of the two out.")
+        found = data.task_in(folder)
+        if found is None:
+            verify_corpus(Path(task), as_json=as_json)
+            return
+        if found != folder.name:
+            raise ValueError(f"{task} holds the data of {found}, which must lie in a folder of that name. Rename it.")
+        task, out = found, folder.parent
     counts = data.verify(task, out)
     home = data.data_folder(out) / task
     if as_json:

@@ -9,7 +9,7 @@ from nip.data.listops import Rule, decode, encode, evaluate
 from nip.data.sampling import generate
 from nip.data.sources import SOURCES, find_source, sources_of
 from nip.data.statistics import Statistics, baselines, counts, statistics
-from nip.data.storage import open_split, read_manifest, verify
+from nip.data.storage import open_split, read_manifest, task_in, verify
 from nip.data.tasks import SPLITS, TASKS, Task, find_task
 from nip.data.tsv import read_tsv, write_tsv
 from nip.data.writing import write_task
@@ -40,6 +40,7 @@ __all__ = [
     "runs_folder",
     "sources_of",
     "statistics",
+    "task_in",
     "verify",
     "write_task",
     "write_tsv",

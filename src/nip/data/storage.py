@@ -150,6 +150,16 @@ def stored(task_name: str, folder: Path | None, description: Mapping[str, Any]) 
     return True
 
 
+def task_in(folder: Path) -> str | None:
+    """The task whose data lies in the folder itself, as the manifest there says; None if there is something else."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    name = manifest.get("task") if isinstance(manifest, dict) else None
+    return name if isinstance(name, str) and name in TASKS else None
+
+
 def verify(task_name: str, folder: Path | None = None) -> dict[str, int]:
     """Read every byte of a task's data: checksums, token ids, and for ListOps the value of every expression.
 

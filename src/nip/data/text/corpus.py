@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.data.storage import MANIFEST, checksum
+from nip.data.storage import MANIFEST, checksum, task_in
 from nip.data.text.masking import IGNORED, Masked, Masking, Vocabulary, mask
 from nip.data.text.order import permuted
 from nip.data.text.packing import pack
@@ -214,6 +214,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no corpus in {folder}. Make it with: nip data corpus --from FOLDER --out {folder}"
+        )
+    task = task_in(folder)
+    if task is not None:
+        raise ValueError(
+            f"{folder} holds the data of {task}, which is no corpus. A corpus is what this makes: nip data corpus"
         )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
