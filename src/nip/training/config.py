@@ -265,13 +265,20 @@ def read_config(path: Path) -> RunConfig:
     absent = [name for name in _FIELDS if name not in values and name not in _LATER]
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}.")
-    config: RunConfig = _named(path, lambda: RunConfig(**values))
-    return config
+    try:
+        return RunConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Some or all fields of a configuration, from a JSON file such as a run's ``config.json``."""
-    values = _named(path, lambda: json.loads(path.read_text("utf-8")))
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no JSON, which settings are written in, as in a run's config.json: {error}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object. Got {type(values).__name__} instead.")
     unknown = [name for name in values if name not in _FIELDS]
@@ -296,13 +303,6 @@ def differences(there: RunConfig, here: RunConfig) -> list[str]:
 
 
 _FIELDS = tuple(each.name for each in dataclasses.fields(RunConfig))
-
-
-def _named(path: Path, read: Any) -> Any:
-    try:
-        return read()
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _check_number(name: str, value: object, wanted: str, holds: Any) -> None:
