@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections import Counter
 
@@ -65,12 +66,14 @@ def test_the_command_times_every_step(text, vocabulary, tmp_path, capsys, jobs):
         ({"--jobs": 0}, "'jobs' parameter of bench corpus must be"),
         ({"--from": "nowhere"}, "There is no file or folder nowhere"),
         ({"--from": "empty.txt"}, "has no words"),
+        ({"--from": "packed.gz"}, "packed.gz is no text in UTF-8"),
         ({"--tokenizer": "empty.txt"}, "is no vocabulary"),
     ],
 )
 def test_what_is_refused(text, vocabulary, tmp_path, capsys, monkeypatch, options, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(b"words"))
     words = {"--from": text, "--tokenizer": vocabulary, "--megabytes": 1, "--jobs": 1, **options}
     with pytest.raises(SystemExit) as stop:
         main(["bench", "corpus", *(str(word) for pair in words.items() for word in pair)])

@@ -119,7 +119,12 @@ def draw_text(origin: Path, folder: Path, size: int, *, seed: int = 0) -> int:
 
     Documents have 50 to 2,000 words, a line a sentence, and empty lines between them.
     """
-    counts = Counter(word for file in find_files(origin) for word in file.read_text("utf-8").split())
+    counts: Counter[str] = Counter()
+    for path in find_files(origin):
+        try:
+            counts.update(path.read_text("utf-8").split())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8, which words are drawn from.") from error
     if not counts:
         raise ValueError(f"{origin} has no words to draw from.")
     words = np.array(list(counts), object)
