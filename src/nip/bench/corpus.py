@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,7 +17,9 @@ import numpy as np
 
 from nip.bench.machine import Machine, this_machine
 from nip.bench.markdown import markdown_table
+from nip.bench.memory import printed_by
 from nip.data.text import Settings, build_corpus
+from nip.data.text.formatting import by_size
 from nip.data.text.inputs import find_files
 from nip.data.text.tokenizing import encode, existing
 from nip.graphs.pattern import check_int
@@ -98,8 +98,11 @@ def bench_corpus(origin: Path, tokenizer: str, megabytes: int, *, jobs: int) -> 
     with TemporaryDirectory() as folder:
         size = draw_text(origin, Path(folder) / "text", megabytes * 1_000_000) / 1e6
         job = {"text": f"{folder}/text", "out": f"{folder}/out", "tokenizer": tokenizer, "jobs": jobs}
-        made = _in_own_process({**job, "alone": False}, jobs)
-        alone = _in_own_process({**job, "alone": True}, jobs)
+        threads = {"RAYON_NUM_THREADS": str(jobs), "TOKENIZERS_PARALLELISM": "true"}
+        made, alone = (
+            json.loads(printed_by("nip.bench.corpus", {**job, "alone": alone}, "Making the corpus", **threads))
+            for alone in (False, True)
+        )
     rate = alone["megabytes"] / alone["seconds"]
     times = made["seconds"]
     rows = {**times, TEXT_STEPS: times["reading"] + times["comparing"], WHOLE: sum(times.values())}
@@ -157,17 +160,6 @@ def to_markdown(rows: Sequence[CorpusRow]) -> str:
     return markdown_table(caption(rows), HEADER, RULE, map(cells, rows))
 
 
-def _in_own_process(job: dict[str, Any], jobs: int) -> dict[str, Any]:
-    threads = {"RAYON_NUM_THREADS": str(jobs), "TOKENIZERS_PARALLELISM": "true"}
-    command = [sys.executable, "-m", "nip.bench.corpus", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **threads})
-    if done.returncode:
-        reason = done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"]
-        raise ValueError(f"Making the corpus failed: {reason[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def _made(job: dict[str, Any]) -> dict[str, Any]:
     first: dict[str, float] = {}
     last: dict[str, float] = {}
@@ -195,7 +187,7 @@ def _alone(job: dict[str, Any]) -> dict[str, Any]:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     size, seconds = 0, 0.0
-    for texts in _batches(Path(job["text"])):
+    for texts in by_size(_documents(Path(job["text"])), _BATCH):
         began = time.perf_counter()
         for _ in encode(tokenizer, texts):
             pass
@@ -206,17 +198,9 @@ def _alone(job: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "megabytes": size / 1e6}
 
 
-def _batches(folder: Path) -> Iterator[list[str]]:
+def _documents(folder: Path) -> Iterator[str]:
     for file in find_files(folder):
-        texts, size = [], 0
-        for text in file.read_text("utf-8").split("\n\n")[:-1]:
-            texts.append(text)
-            size += len(text)
-            if size >= _BATCH:
-                yield texts
-                texts, size = [], 0
-        if texts:
-            yield texts
+        yield from file.read_text("utf-8").split("\n\n")[:-1]
 
 
 def _main(job: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -49,15 +50,23 @@ def in_own_process(module: str, job: Mapping[str, Any], what: str) -> float | No
     ValueError
         If the process runs out of memory or fails otherwise; the message is the process's last line.
     """
-    if not _RESET.exists():
-        return None
-    process = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(job)], capture_output=True, text=True, check=False
-    )
+    return float(printed_by(module, job, f"Measuring the memory of {what}")) if _RESET.exists() else None
+
+
+def printed_by(module: str, job: Mapping[str, Any], doing: str, **environment: str) -> str:
+    """What ``python -m MODULE JOB`` prints, with some variables of the environment set.
+
+    Raises
+    ------
+    ValueError
+        If the process fails: what it was doing, and its last line.
+    """
+    command = [sys.executable, "-m", module, json.dumps(job)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     if process.returncode:
         reason = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
-        raise ValueError(f"Measuring the memory of {what} failed: {reason[-1]}")
-    return float(process.stdout)
+        raise ValueError(f"{doing} failed: {reason[-1]}")
+    return process.stdout
 
 
 def high_water(call: Callable[[], object]) -> int:

@@ -215,11 +215,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"There is no corpus in {folder}. Make it with: nip data corpus --from FOLDER --out {folder}"
         )
-    task = task_in(folder)
-    if task is not None:
-        raise ValueError(
-            f"{folder} holds the data of {task}, which is no corpus. A corpus is what this makes: nip data corpus"
-        )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
         kind, version = manifest["kind"], manifest["format"]
@@ -229,6 +224,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                     assert entry["files"].keys() and entry["samples"] > 0
             Vocabulary(**manifest["tokenizer"]["vocabulary"])
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        task = task_in(folder)
+        if task is not None:
+            raise ValueError(
+                f"{folder} holds the data of {task}, which is no corpus. A corpus is what this makes: nip data corpus"
+            ) from error
         raise _damaged(path, f"it is no manifest of a corpus ({type(error).__name__}: {error})") from error
     if (kind, version) != (KIND, FORMAT):
         raise _damaged(

@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def format_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Se
     if done.is_file():
         return
     read = Read()
-    for chunk in _chunks(_clean(part, settings, read), settings.shard_mb << 20):
+    for chunk in by_size(_clean(part, settings, read), settings.shard_mb << 20):
         _write(folder / f"{number:05}-{read.chunks:05}", chunk, settings)
         read.chunks += 1
     write_json(done, asdict(read))
@@ -134,17 +134,18 @@ def _clean(part: tuple[Piece, ...], settings: Settings, read: Read) -> Iterator[
                     yield text.encode()
 
 
-def _chunks(texts: Iterator[bytes], chunk_bytes: int) -> Iterator[list[bytes]]:
-    chunk: list[bytes] = []
+def by_size(texts: Iterable[AnyStr], least: int) -> Iterator[list[AnyStr]]:
+    """Texts one after the other in lists of at least that many bytes or characters each, but for the last."""
+    together: list[AnyStr] = []
     filled = 0
     for text in texts:
-        chunk.append(text)
+        together.append(text)
         filled += len(text)
-        if filled >= chunk_bytes:
-            yield chunk
-            chunk, filled = [], 0
-    if chunk:
-        yield chunk
+        if filled >= least:
+            yield together
+            together, filled = [], 0
+    if together:
+        yield together
 
 
 def _write(path: Path, texts: list[bytes], settings: Settings) -> None:
@@ -157,5 +158,5 @@ def _write(path: Path, texts: list[bytes], settings: Settings) -> None:
     hashes = np.frombuffer(b"".join(map(fingerprints.text_hash, texts)), "<u8").reshape(-1, 2)
     write_array(path.with_name(f"{path.name}.hashes.npy"), hashes)
     if settings.near_duplicates:
-        bands = [fingerprints.band_hashes(batch, settings.near_duplicates) for batch in _chunks(iter(texts), _BATCH)]
+        bands = [fingerprints.band_hashes(batch, settings.near_duplicates) for batch in by_size(texts, _BATCH)]
         write_array(path.with_name(f"{path.name}.bands.npy"), np.concatenate(bands, axis=1))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nip.data.storage import checksum
 from nip.data.text.duplicates import Fate
-from nip.data.text.formatting import Chunk, open_chunk, write_array, write_json
+from nip.data.text.formatting import Chunk, by_size, open_chunk, write_array, write_json
 from nip.data.text.masking import Masked, Vocabulary
 from nip.data.text.packing import assemble, pack
 from nip.data.text.settings import Settings
@@ -82,16 +82,8 @@ class Packed:
 
 def kept(chunk: Chunk, fates: Array, fate: Fate) -> Iterator[list[str]]:
     """The documents of a chunk with that fate, about `_BATCH` characters at a time."""
-    batch: list[str] = []
-    size = 0
-    for i in np.flatnonzero(fates == fate).tolist():
-        batch.append(chunk.document(i).decode())
-        size += len(batch[-1])
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    texts = (chunk.document(i).decode() for i in np.flatnonzero(fates == fate).tolist())
+    return by_size(texts, _BATCH)
 
 
 def token_type(size: int) -> np.dtype[Any]:
