@@ -109,7 +109,8 @@ def test_long_inputs_are_measured_without_dense_attention():
 
 
 def test_memory_counts_the_score_matrix_of_the_backend_that_has_one():
-    from nip.bench.memory import _RESET, peak_mib
+    from nip.bench.attention import peak_mib
+    from nip.bench.memory import _RESET
 
     if not _RESET.exists():
         pytest.skip("needs Linux's memory counters")
@@ -121,7 +122,8 @@ def test_memory_counts_the_score_matrix_of_the_backend_that_has_one():
 
 
 def test_a_measurement_that_fails_says_why():
-    from nip.bench.memory import _RESET, peak_mib
+    from nip.bench.attention import peak_mib
+    from nip.bench.memory import _RESET
 
     if not _RESET.exists():
         pytest.skip("needs Linux's memory counters")

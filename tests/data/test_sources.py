@@ -19,6 +19,15 @@ def test_every_task_can_be_made(task):
         assert way.makes is None or way.makes in TASKS
 
 
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_what_must_be_read_is_what_has_no_source_of_its_own(task):
+    if task.read:
+        with pytest.raises(ValueError, match="say with --from from where"):
+            find_source(task, None)
+    else:
+        find_source(task, None)
+
+
 def test_rules_parameters_are_all_offered():
     (drawn,) = (way for way in SOURCES if way.name == "drawn" and way.tasks == ("listops",))
     assert set(drawn.parameters) == {field.name for field in fields(Rule)} | {"train", "dev", "test"}

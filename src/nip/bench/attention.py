@@ -6,8 +6,10 @@ the machine is quiet as far as it ever is (see `nip.bench.quiet`). Medians are t
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -15,7 +17,7 @@ from nip import graphs
 from nip.attention import BACKENDS, explain
 from nip.bench import peers
 from nip.bench.machine import this_machine
-from nip.bench.memory import peak_mib
+from nip.bench.memory import high_water, in_own_process
 from nip.bench.problem import attention
 from nip.bench.quiet import Probe, mm_probe, time_alternately
 from nip.bench.rows import DENSE, FORWARD_PASSES, Case, Row
@@ -181,3 +183,35 @@ def prepare(case: Case, name: str, direction: str) -> Callable[[], object]:
     """One call of a backend, of a peer or of dense attention on random inputs, ready to be measured."""
     problem = peers.prepare(name, case) if name in peers.PEERS else attention(case, name)
     return problem.call(direction)
+
+
+def peak_mib(case: Case, backend: str, direction: str, threads: int) -> float | None:
+    """Largest resident memory during the call above that before it, inputs not counted, results and gradients counted.
+
+    None where the system keeps no resettable high-water mark (anything but Linux).
+
+    Raises
+    ------
+    ValueError
+        If the process runs out of memory or fails otherwise; the message is the process's last line.
+    """
+    job = {"case": asdict(case), "backend": backend, "direction": direction, "threads": threads}
+    return in_own_process("nip.bench.attention", job, f"{backend} at {case.n_tokens} tokens")
+
+
+def _main(job: str) -> None:
+    request = json.loads(job)
+    torch.set_num_threads(request["threads"])
+    case = Case(**request["case"])
+    backend, direction = request["backend"], request["direction"]
+    call = prepare(case, backend, direction)
+    if backend in peers.PEERS:  # some are compiled for a size
+        call()
+    else:
+        small = Case(**{**request["case"], "n_tokens": 2 * case.block_size, "batch": 1})
+        prepare(small, backend, direction)()  # libraries and threads set themselves up
+    print(high_water(call) / 2**20)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Peak memory of one call, measured in a process of its own so that no measurement sees another's leftovers."""
+"""Measurements in a process of their own, so that none sees another's leftovers; the peak memory of a call."""
 
 from __future__ import annotations
 
@@ -8,30 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nip.training.process import resident
 
-if TYPE_CHECKING:
-    from nip.bench.rows import Case
-
 _RESET = Path("/proc/self/clear_refs")
-
-
-def peak_mib(case: Case, backend: str, direction: str, threads: int) -> float | None:
-    """Largest resident memory during the call above that before it, inputs not counted, results and gradients counted.
-
-    None where the system keeps no resettable high-water mark (anything but Linux).
-
-    Raises
-    ------
-    ValueError
-        If the process runs out of memory or fails otherwise; the message is the process's last line.
-    """
-    job = {"case": asdict(case), "backend": backend, "direction": direction, "threads": threads}
-    return in_own_process("nip.bench.memory", job, f"{backend} at {case.n_tokens} tokens")
 
 
 def in_own_process(module: str, job: Mapping[str, Any], what: str) -> float | None:
@@ -78,27 +60,3 @@ def high_water(call: Callable[[], object]) -> int:
     before = resident("VmRSS")
     call()
     return resident("VmHWM") - before
-
-
-def _main(job: str) -> None:
-    import torch
-
-    from nip.bench.attention import prepare
-    from nip.bench.peers import PEERS
-    from nip.bench.rows import Case
-
-    request = json.loads(job)
-    torch.set_num_threads(request["threads"])
-    case = Case(**request["case"])
-    backend, direction = request["backend"], request["direction"]
-    call = prepare(case, backend, direction)
-    if backend in PEERS:  # some are compiled for a size
-        call()
-    else:
-        small = Case(**{**request["case"], "n_tokens": 2 * case.block_size, "batch": 1})
-        prepare(small, backend, direction)()  # libraries and threads set themselves up
-    print(high_water(call) / 2**20)
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])

@@ -48,7 +48,6 @@ def register(app: typer.Typer) -> None:
 def _command_of(task: str) -> Callable[..., None]:
     """The command that makes a task's data."""
     from nip.data import TASKS, sources_of
-    from nip.data.sources import is_read
 
     def command(
         origin: Origin = None,
@@ -93,7 +92,7 @@ def _command_of(task: str) -> Callable[..., None]:
         rules = f"; --split-rule {' | '.join(way.split_rules)}" if way.split_rules else ""
         parameters = f"; --param {', '.join(way.parameters)}" if way.parameters else ""
         lines.append(f"--source {way.name}: {way.says}{rules}{parameters}.")
-    lines.append(f"Example: nip data {task}{' --from FOLDER' if is_read(TASKS[task]) else ''}")
+    lines.append(f"Example: nip data {task}{' --from FOLDER' if TASKS[task].read else ''}")
     command.__doc__ = "\n\n".join(lines)
     return command
 

@@ -206,18 +206,6 @@ def sources_of(task: Task) -> list[Source]:
     return [source for source in SOURCES if task.name in source.tasks]
 
 
-def is_read(task: Task) -> bool:
-    """Whether a task's data must be read from somewhere, for nothing draws it and no system has it in a usual place.
-
-    Examples
-    --------
-    >>> from nip.data import TASKS
-    >>> is_read(TASKS["listops"]), is_read(TASKS["image"]), is_read(TASKS["fashion-mnist"])
-    (False, True, False)
-    """
-    return not any((way.recognises is None or way.usual) and way.makes in (None, task.name) for way in sources_of(task))
-
-
 def find_source(task: Task, origin: str | None, name: str | None = None) -> Source:
     """The way that is meant by a place to read from, a name, both or neither.
 

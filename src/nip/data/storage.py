@@ -95,10 +95,8 @@ def read_manifest(task_name: str, folder: Path | None = None) -> dict[str, Any]:
     task = find_task(task_name)
     path = data_folder(folder) / task.name / MANIFEST
     if not path.is_file():
-        from nip.data.sources import is_read  # sources know their storage
-
         where = "" if folder is None else f" --out {shlex.quote(str(folder))}"
-        origin = " --from FOLDER" if is_read(task) else ""
+        origin = " --from FOLDER" if task.read else ""
         raise FileNotFoundError(
             f"There is no {task.name} data in {path.parent}. Make it with: nip data {task.name}{origin}{where}"
         )
@@ -242,10 +240,8 @@ def _load(path: Path, part: str, expected: Mapping[str, Any], task: Task) -> NDA
 
 
 def _damaged(path: Path, why: str) -> ValueError:
-    from nip.data.sources import is_read  # sources know their storage
-
     name, where = path.parent.name, shlex.quote(str(path.parent.parent))
-    origin = " --from FOLDER" if name in TASKS and is_read(TASKS[name]) else ""
+    origin = " --from FOLDER" if name in TASKS and TASKS[name].read else ""
     return ValueError(
         f"{path} is damaged: {why}. Make the data again with: nip data {name}{origin} --overwrite --out {where}"
     )

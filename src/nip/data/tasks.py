@@ -44,6 +44,9 @@ class Task:
         Whether tokens have labels of their own: see `nip.data.Examples`.
     parts : tuple of tuple of int, default=()
         The symbols that every token id is made of, where ids have symbols in common; symbols count from 0.
+    read : bool, default=False
+        Whether its data must be read from somewhere (``--from``): nothing draws it, nor has any system it in a
+        usual place.
 
     Raises
     ------
@@ -63,6 +66,7 @@ class Task:
     classes: tuple[str, ...] = ()
     targets: bool = False
     parts: tuple[tuple[int, ...], ...] = ()
+    read: bool = False
 
     def __post_init__(self) -> None:
         named = self.kind in ("expression", "symbols")
@@ -153,7 +157,9 @@ def _pathfinder(level: str) -> Task:
     )
 
 
-def _texts(name: str, classes: tuple[str, ...], sizes: tuple[int, int, int], *, pair: bool = False) -> Task:
+def _texts(
+    name: str, classes: tuple[str, ...], sizes: tuple[int, int, int], *, pair: bool = False, read: bool = False
+) -> Task:
     return Task(
         name=name,
         kind="bytes",
@@ -163,6 +169,7 @@ def _texts(name: str, classes: tuple[str, ...], sizes: tuple[int, int, int], *, 
         sizes=sizes,
         pair=pair,
         classes=classes,
+        read=read,
     )
 
 
@@ -188,6 +195,7 @@ TASKS: dict[str, Task] = _by_name(
         n_classes=2,
         sizes=(25000, 25000, 25000),
         classes=("negative", "positive"),
+        read=True,
     ),
     Task(
         name="retrieval",
@@ -198,6 +206,7 @@ TASKS: dict[str, Task] = _by_name(
         sizes=(147086, 18090, 17437),
         pair=True,
         classes=("unrelated", "related"),
+        read=True,
     ),
     Task(
         name="image",
@@ -208,6 +217,7 @@ TASKS: dict[str, Task] = _by_name(
         sizes=(45000, 5000, 10000),
         shape=(32, 32),
         classes=_CIFAR,
+        read=True,
     ),
     _pathfinder("curv_baseline"),
     _pathfinder("curv_contour_length_9"),
@@ -225,8 +235,8 @@ TASKS: dict[str, Task] = _by_name(
     ),
     _texts("bible-books", BOOKS, (2566, 307, 307)),
     _texts("bible-pairs", ("another book", "same book"), (20000, 2000, 2000), pair=True),
-    _texts("brown-genres", GENRES, (5084, 528, 530)),
-    _texts("brown-pairs", ("another text", "same text"), (20000, 2000, 2000), pair=True),
+    _texts("brown-genres", GENRES, (5084, 528, 530), read=True),
+    _texts("brown-pairs", ("another text", "same text"), (20000, 2000, 2000), pair=True, read=True),
     Task(
         name="probe",
         kind="symbols",

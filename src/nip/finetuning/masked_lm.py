@@ -17,7 +17,8 @@ from nip.finetuning.losses import classification_loss, smoothed
 from nip.finetuning.masking import MaskedMetrics, Masking, Turns, asked_loss, only_asked, reduce_logits
 from nip.finetuning.recording import Recorded
 from nip.finetuning.rows import read_hub
-from nip.finetuning.running import Setup, begin, carry_out, report
+from nip.finetuning.running import begin, carry_out, report
+from nip.finetuning.setup import Setup
 from nip.finetuning.text_data import (
     STREAMED_EVALUATION,
     Endless,

@@ -7,19 +7,17 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from nip.finetuning.arguments import Command
 from nip.finetuning.settings import decisive
+from nip.finetuning.setup import Setup
 from nip.training.outcome import learnt, wilson_interval
 from nip.training.process import peak_mib
 from nip.training.runs import read_metrics
-
-if TYPE_CHECKING:
-    from nip.finetuning.running import Setup
 
 
 def outcome(

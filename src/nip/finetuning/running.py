@@ -17,15 +17,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import ProgressCallback, TrainerState
 
@@ -35,6 +35,7 @@ from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear
 from nip.finetuning.recording import BestIsSaved, Recorded, Recorder
 from nip.finetuning.results import finite, is_figure, outcome, report, run_facts
 from nip.finetuning.settings import decisive
+from nip.finetuning.setup import Setup
 from nip.finetuning.tokenizing import quiet
 from nip.models.huggingface_setting import ENTRY
 from nip.models.norms import NORM, RMS, swap
@@ -42,72 +43,7 @@ from nip.training.console import Console
 from nip.training.environment import environment
 from nip.training.runs import read_metrics, read_run_file, write_json, write_run_file
 
-__all__ = ["Setup", "begin", "carry_out", "make_trainer", "report"]
-
-
-@dataclass
-class Setup:
-    """What a task brings to be trained, evaluated and predicted.
-
-    Parameters
-    ----------
-    kind, task : str
-        Such as ``glue`` and ``mrpc``: a report groups runs by the task.
-    model, tokenizer
-        From `nip.finetuning.loading`.
-    seq_len : int
-        Tokens of an input at most; with the block size it says which graph a report shows.
-    train : Dataset or None
-        Examples as the model takes them, with ``labels``.
-    evaluation : mapping of str to Dataset
-        Sets to evaluate; the first is the one that is evaluated while training. Names of the others begin the names of
-        their metrics: ``{"": matched, "mm": mismatched}``.
-    collator : callable
-        Makes a batch of examples.
-    metrics : callable or None
-        What ``Trainer`` calls `compute_metrics`. Shares between 0 and 1.
-    metric : str
-        The one that counts, under its name without ``eval_``.
-    metric_names : tuple of str
-        All of them: ``--metric_for_best_model`` is checked against these, ``loss`` and ``runtime`` come by themselves.
-    loss : callable or None
-        ``loss(outputs, labels, num_items_in_batch)``, from `nip.finetuning.losses`: the mean over all that a step
-        covers. None: the model's own, divided by the number of parts of a step.
-    reduce_logits : callable or None
-        What ``Trainer`` calls `preprocess_logits_for_metrics`: keeps memory bounded.
-    describe : callable or None
-        ``describe(metrics)`` gives further fields of ``result.json``: ``n_test``, ``baselines``, ``interval``.
-    predict : callable or None
-        ``predict(trainer, folder)`` writes predictions and returns the files.
-    data : mapping
-        What the data is, by content: a run with other data is another run.
-    trainer_class : type, default=Recorded
-        Another Trainer, mixed with `Recorded`.
-    trainer_settings : mapping
-        What it takes beside.
-    after : callable or None
-        ``after(trainer, folder, metrics)`` is called at the end, to write what else the task leaves.
-    """
-
-    kind: str
-    task: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
-    seq_len: int
-    train: Any
-    evaluation: Mapping[str, Any]
-    collator: Callable[..., Any]
-    metrics: Callable[[Any], dict[str, float]] | None
-    metric: str
-    metric_names: tuple[str, ...]
-    loss: Callable[..., Any] | None = None
-    reduce_logits: Callable[..., Any] | None = None
-    describe: Callable[[Mapping[str, float]], Mapping[str, Any]] | None = None
-    predict: Callable[[Any, Path], list[Path]] | None = None
-    data: Mapping[str, str] = field(default_factory=dict)
-    trainer_class: type = Recorded
-    trainer_settings: Mapping[str, Any] = field(default_factory=dict)
-    after: Callable[[Any, Path, Mapping[str, float]], None] | None = None
+__all__ = ["begin", "carry_out", "make_trainer", "report"]
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from nip.finetuning.parts import limited, read_parts, refuse_sources
 from nip.finetuning.recording import Recorded
 from nip.finetuning.rouge import KINDS, rouge
 from nip.finetuning.rows import read_rows
-from nip.finetuning.running import Setup, begin, carry_out, report
+from nip.finetuning.running import begin, carry_out, report
+from nip.finetuning.setup import Setup
 from nip.finetuning.summarization_data import TokenRules, choose_columns, tokenize
 from nip.finetuning.tokenizing import content_key, tokenized
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from nip.data.text.batch import Batch
 from nip.data.text.build import build_corpus
 from nip.data.text.corpus import Corpus, open_corpus, read_manifest, verify
 from nip.data.text.masking import Masked, Masking, Vocabulary, mask
 from nip.data.text.settings import Settings
-from nip.data.text.shards import Batch
 
 __all__ = [
     "Batch",

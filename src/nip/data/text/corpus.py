@@ -26,11 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nip.data.storage import MANIFEST, checksum, task_in
+from nip.data.text.batch import Batch
 from nip.data.text.masking import IGNORED, Masked, Masking, Vocabulary, mask
 from nip.data.text.order import permuted
 from nip.data.text.packing import pack
 from nip.data.text.samples import MaskedOnce
-from nip.data.text.shards import TOKENIZER, Batch, Packed
+from nip.data.text.shards import TOKENIZER, Packed
 
 Array = NDArray[Any]
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nip.data.text.batch import Batch, token_type
 from nip.data.text.masking import IGNORED, Masking, Vocabulary, mask
 from nip.data.text.normalising import sentences
 from nip.data.text.order import key
 from nip.data.text.settings import Settings
-from nip.data.text.shards import Batch, token_type
 from nip.data.text.tokenizing import encode
 
 if TYPE_CHECKING:

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nip.data.storage import checksum
+from nip.data.text.batch import Batch, token_type
 from nip.data.text.duplicates import Fate
 from nip.data.text.formatting import Chunk, by_size, open_chunk, write_array, write_json
-from nip.data.text.masking import Masked, Vocabulary
+from nip.data.text.masking import Vocabulary
 from nip.data.text.packing import assemble, pack
+from nip.data.text.samples import masked_arrays
 from nip.data.text.settings import Settings
 from nip.data.text.tokenizing import encode, load
 
@@ -32,33 +34,6 @@ SPLITS = {"train": Fate.TRAIN, "test": Fate.TEST}
 TOKENIZER = "tokenizer"  # the folder of the corpus's own
 FATES = "fates.npy"
 _BATCH = 1 << 20  # characters that are encoded at once
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples, b of them with L tokens each.
-
-    Parameters
-    ----------
-    numbers : ndarray of shape (b,), int64
-        Of the samples in the corpus.
-    input_ids : ndarray of shape (b, L), int64
-    segment_ids : ndarray of shape (b, L), int32
-        0 where there is padding; else which of the sample's documents a token is of, from 1. Attention stays inside.
-    token_type_ids : ndarray of shape (b, L), int64
-        1 for the second of a pair of sentences, else 0.
-    masked : Masked, optional
-        Of samples that were masked once.
-    next_sentence : ndarray of shape (b,), int64, optional
-        1 where the second sentence is a random one; where the corpus has pairs.
-    """
-
-    numbers: Array
-    input_ids: Array
-    segment_ids: Array
-    token_type_ids: Array
-    masked: Masked | None = None
-    next_sentence: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +59,6 @@ def kept(chunk: Chunk, fates: Array, fate: Fate) -> Iterator[list[str]]:
     """The documents of a chunk with that fate, about `_BATCH` characters at a time."""
     texts = (chunk.document(i).decode() for i in np.flatnonzero(fates == fate).tolist())
     return by_size(texts, _BATCH)
-
-
-def token_type(size: int) -> np.dtype[Any]:
-    """The smallest type that holds the ids of a vocabulary: two bytes up to 65,536 tokens, else four."""
-    return np.dtype("<u2" if size <= 1 << 16 else "<u4")
 
 
 def shard_chunk(out: Path, work: Path, number: int, name: str, begin: int, end: int, settings: Settings) -> None:
@@ -117,8 +87,6 @@ def shard_chunk(out: Path, work: Path, number: int, name: str, begin: int, end: 
         if not (fates == fate).any():
             continue
         if settings.masked_once:
-            from nip.data.text.samples import masked_arrays
-
             batches = kept(chunk, fates, fate)
             arrays, counts = masked_arrays(batches, tokenizer, vocabulary, settings, number)
         else:
