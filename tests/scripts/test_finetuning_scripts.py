@@ -46,6 +46,11 @@ def test_help(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "--" in capsys.readouterr().out
 
 
+def test_help_of_a_command_says_what_can_be_typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    assert run(monkeypatch, "checkpoint_eval.py", "--help") == 0
+    assert "Usage: nip checkpoints [OPTIONS]" in capsys.readouterr().out
+
+
 def test_trained_evaluated_and_predicted_by_the_old_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

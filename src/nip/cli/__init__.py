@@ -23,7 +23,8 @@ for room in (score, data, lra, pretrain, finetuning, study, report, bench, docto
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: 0 on success, 2 with one sentence on standard error on bad input, 130 when interrupted."""
     try:
-        app(args=arguments)  # typer itself ends the process on success, on a usage error and when interrupted
+        # typer itself ends the process on success, on a usage error and when interrupted
+        app(args=arguments, prog_name="nip")  # a script of the original's name shows the usage of nip's own command
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
