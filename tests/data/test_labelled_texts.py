@@ -130,6 +130,18 @@ def test_descriptions_of_packages(tmp_path):
         },
         {"text": "It does another thing.", "summary": "another thing", "package": "other"},
     ]
+    (tmp_path / "status").write_text(
+        "\n".join(
+            f"Package: p{n}-{part}\nDescription-en: tool {n} ({part})\n Tool {n:03} does what none of the others does."
+            f"\n .\n This package holds its {part}.\n"
+            for n in range(40)
+            for part in ("data", "manual")
+        )
+    )
+    splits = labelled_texts.synopses(tmp_path / "status", seed=0)
+    sources = [{each["package"].split("-")[0] for each in split} for split in splits]
+    assert [len(each) for each in (*splits, *sources)] == [72, 8, 36, 4]
+    assert not sources[0] & sources[1]  # what is held out has no twin that is trained on
     (tmp_path / "status").write_text("Package: silent\nDescription: no lines below\n")
     with pytest.raises(ValueError, match="describes no package"):
         labelled_texts.synopses(tmp_path / "status", seed=0)

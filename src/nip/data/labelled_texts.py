@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nip.data import corpora, texts
 from nip.data.tasks import GENRES
@@ -27,6 +27,7 @@ KINDS = {  # the kinds of prose that the corpus's manual (Francis and Kučera, 1
 ENTRIES = 24  # of the dictionary in a passage
 QUESTIONS = 3  # of a passage
 HELD_OUT = 10  # an example in so many is for validation
+ALIKE = 40  # characters by which two descriptions are of one source
 _ENTRY = re.compile(
     r"(?P<word>[A-Z][a-z]+) \\[^\\]+\\(?: \([^)]*\))*,? (?P<part>n|a|adv|v\. t|v\. i)\.,?"
     r"(?: [\[(][^\])]*[\])])*(?: 1\.)?(?: [\[(][^\])]*[\])])* "
@@ -34,6 +35,7 @@ _ENTRY = re.compile(
 )
 _WORDS = {"n": "noun", "a": "adjective", "adv": "adverb", "v. t": "verb", "v. i": "verb"}
 
+T = TypeVar("T")
 Split = Sequence[dict[str, Any]]
 
 
@@ -142,6 +144,9 @@ def questions(origin: Path, seed: int) -> tuple[Split, Split]:
 def synopses(origin: Path, seed: int) -> tuple[Split, Split]:
     """Descriptions of Debian's packages and the line that sums each up.
 
+    Packages of one source repeat each other's texts: those that begin with the same words are all trained on or all
+    held out.
+
     Parameters
     ----------
     origin : Path
@@ -163,10 +168,14 @@ def synopses(origin: Path, seed: int) -> tuple[Split, Split]:
         described.setdefault(long, {"text": long, "summary": found[1].strip(), "package": name[1]})
     if not described:
         raise ValueError(f"{origin} describes no package: there is no 'Description:' with lines below it.")
-    return _dealt(list(described.values()), random.Random(seed))
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for each in described.values():
+        alike.setdefault(each["text"][:ALIKE], []).append(each)
+    train, held_out = _dealt(list(alike.values()), random.Random(seed))
+    return [each for group in train for each in group], [each for group in held_out for each in group]
 
 
-def _dealt(examples: list[dict[str, Any]], lot: random.Random) -> tuple[Split, Split]:
+def _dealt(examples: list[T], lot: random.Random) -> tuple[list[T], list[T]]:
     lot.shuffle(examples)
     n = max(1, len(examples) // HELD_OUT)
     return examples[n:], examples[:n]
