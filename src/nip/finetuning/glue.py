@@ -19,7 +19,8 @@ from nip.finetuning.glue_tasks import glue_task
 from nip.finetuning.loading import load_config, load_model, load_tokenizer, sequence_length
 from nip.finetuning.losses import classification_loss, regression_loss, smoothed
 from nip.finetuning.metrics import measure
-from nip.finetuning.running import begin, carry_out, report
+from nip.finetuning.results import report
+from nip.finetuning.running import begin, carry_out
 from nip.finetuning.setup import Setup
 from nip.finetuning.tokenizing import tokenized
 

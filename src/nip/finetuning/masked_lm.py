@@ -16,8 +16,9 @@ from nip.finetuning.loading import load_config, load_model, load_tokenizer, posi
 from nip.finetuning.losses import classification_loss, smoothed
 from nip.finetuning.masking import MaskedMetrics, Masking, Turns, asked_loss, only_asked, reduce_logits
 from nip.finetuning.recording import Recorded
+from nip.finetuning.results import report
 from nip.finetuning.rows import read_hub
-from nip.finetuning.running import begin, carry_out, report
+from nip.finetuning.running import begin, carry_out
 from nip.finetuning.setup import Setup
 from nip.finetuning.text_data import (
     STREAMED_EVALUATION,

@@ -23,7 +23,8 @@ from nip.finetuning.parts import limited, read_parts, refuse_sources
 from nip.finetuning.qa_answers import AnswerRules, Answers, find_answers
 from nip.finetuning.qa_features import WindowRules, check_tokenizer, windows
 from nip.finetuning.qa_score import score_v1, score_v2
-from nip.finetuning.running import begin, carry_out, report
+from nip.finetuning.results import report
+from nip.finetuning.running import begin, carry_out
 from nip.finetuning.setup import Setup
 from nip.finetuning.squad import check, read_squad, references
 from nip.finetuning.tokenizing import content_key, tokenized

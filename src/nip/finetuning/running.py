@@ -33,7 +33,7 @@ from nip.finetuning.arguments import Command
 from nip.finetuning.curves import draw_curves
 from nip.finetuning.folder import STATE_FILE, Claim, claimed_output, clear
 from nip.finetuning.recording import BestIsSaved, Recorded, Recorder
-from nip.finetuning.results import finite, is_figure, outcome, report, run_facts
+from nip.finetuning.results import finite, is_figure, outcome, run_facts
 from nip.finetuning.settings import decisive
 from nip.finetuning.setup import Setup
 from nip.finetuning.tokenizing import quiet
@@ -42,8 +42,6 @@ from nip.models.norms import NORM, RMS, swap
 from nip.training.console import Console
 from nip.training.environment import environment
 from nip.training.runs import read_metrics, read_run_file, write_json, write_run_file
-
-__all__ = ["begin", "carry_out", "make_trainer", "report"]
 
 
 @contextmanager

@@ -23,9 +23,10 @@ from nip.finetuning.loading import load_config, load_model, load_tokenizer, sequ
 from nip.finetuning.losses import IGNORED, classification_loss, smoothed
 from nip.finetuning.parts import limited, read_parts, refuse_sources
 from nip.finetuning.recording import Recorded
+from nip.finetuning.results import report
 from nip.finetuning.rouge import KINDS, rouge
 from nip.finetuning.rows import read_rows
-from nip.finetuning.running import begin, carry_out, report
+from nip.finetuning.running import begin, carry_out
 from nip.finetuning.setup import Setup
 from nip.finetuning.summarization_data import TokenRules, choose_columns, tokenize
 from nip.finetuning.tokenizing import content_key, tokenized
