@@ -50,12 +50,16 @@ def works(settings: Settings, run: Run) -> list[float]:
 
 
 def peak_of(device: torch.device, precision: str | None) -> float:
-    """FLOPs a second of one device in a precision, measured in a fraction of a second."""
+    """FLOPs a second of one device in a precision, measured in a fraction of a second.
+
+    The best of many tries: beside other work most of them meet another process, and the best of five has been seen at a
+    tenth of what the best of twenty says again and again.
+    """
     dtype = DTYPES[precision or "fp32"]
-    about = matmul_peak(device, dtype, side=256, tries=2)
+    about = matmul_peak(device, dtype, side=256, tries=10)
     if about < SLOW:  # a processor without instructions for it: the product of large matrices would take seconds
         return about
-    return max(about, matmul_peak(device, dtype, side=512 if device.type == "cpu" else None, tries=5))
+    return max(about, matmul_peak(device, dtype, side=512 if device.type == "cpu" else None, tries=20))
 
 
 def mean_batch(settings: Settings) -> float:
