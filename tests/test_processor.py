@@ -28,6 +28,23 @@ def test_where_linux_names_no_model_python_does(description, text):
     assert processor.processor_name() == (platform.processor() or platform.machine())
 
 
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ("flags\t: avx2 avx512f\n", False),
+        ("flags\t: avx512f avx512_bf16\n", True),
+        ("Features\t: asimd bf16\n", True),
+        ("Features\t: asimd nobf16\n", False),
+        (None, False),
+    ],
+)
+def test_bfloat16_where_there_are_instructions_for_it(description, text, there):
+    if text is not None:
+        description.write_text(text)
+    assert processor.computes_bf16() is there
+    assert ("avx512f" in processor.instruction_sets()) == ("avx512f" in (text or ""))
+
+
 def test_cores_that_a_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)

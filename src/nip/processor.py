@@ -24,6 +24,16 @@ def processor_name() -> str:
     return processor_field("model name") or platform.processor() or platform.machine()
 
 
+def instruction_sets() -> frozenset[str]:
+    """What the processor computes beyond its basis, by Linux's names such as ``avx2``; empty if Linux does not say."""
+    return frozenset((processor_field("flags") or processor_field("Features") or "").split())
+
+
+def computes_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself: elsewhere it is far slower than 32 bits."""
+    return not instruction_sets().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def usable_cores() -> int:
     """How many this process may use, where the system tells; else how many there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nip.cli import main
+from nip.cli import main, original_pretraining
 from nip.cli.original_pretraining import ALWAYS, KNOWN, NOTHING, today
 from nip.cli.pretrain import asked_for, flags, help_text, read_file
 from nip.data.text import Settings as CorpusSettings
@@ -107,7 +107,7 @@ def test_every_flag_of_the_original(nip, corpus, tmp_path):
     asked = asked_for(words)
     settings = asked.settings
     assert asked.out == tmp_path / "job-3"
-    assert (settings.architecture, settings.norm, settings.precision) == ("roberta-prelayernorm", "rms", "fp16")
+    assert (settings.architecture, settings.norm) == ("roberta-prelayernorm", "rms")
     assert (settings.schedule, settings.curve, settings.warmup_steps) == ("constant_step", "exp", 1)
     assert (settings.eval_every, settings.eval_every_begin, settings.eval_every_end) == (4, 2, 2)
     assert (settings.hours, settings.early_exit_hours, settings.finetune_hours) == (24.0, None, (12.0,))
@@ -122,6 +122,18 @@ def test_every_flag_of_the_original(nip, corpus, tmp_path):
     for name in ("stochastic_mode", "gelu_checkpoint", "normalize_invertible", "deepspeed_transformer_kernel"):
         assert f"nip: --{name} does nothing: it belonged to a kernel that no longer exists.\n" in done.stderr
     assert set(NOTHING) <= set(re.findall(r"--(\w+) does nothing", done.stderr))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "precision"), [(True, True, "fp16"), (False, True, "bf16"), (False, False, "fp32")]
+)
+def test_half_precision_of_the_original_is_for_a_gpu(gpu, bf16, precision, monkeypatch):
+    monkeypatch.setattr(original_pretraining.torch.accelerator, "is_available", lambda: gpu)
+    monkeypatch.setattr(original_pretraining, "computes_bf16", lambda: bf16)
+    found, notices = today([("fp16", None)])
+    assert found == [("precision", precision)]
+    assert notices == ([] if gpu else [f"--fp16 needs a GPU: it is --precision {precision} here."])
+    assert today([("fp16", "false")]) == ([], [])
 
 
 def test_no_flag_of_the_reference_is_missing():

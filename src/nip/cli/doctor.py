@@ -13,7 +13,7 @@ import typer
 
 from nip.cli.extras import EXTRAS
 from nip.cli.options import Json
-from nip.processor import processor_field, processor_name
+from nip.processor import instruction_sets, processor_name
 
 
 def register(app: typer.Typer) -> None:
@@ -110,9 +110,8 @@ def choice_on(device: str, dtype: str) -> dict[str, str]:
 
 
 def _instruction_sets() -> list[str]:
-    flags = set((processor_field("flags") or processor_field("Features") or "").split())
     names = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-    return [name for name in names if name in flags]
+    return [name for name in names if name in instruction_sets()]
 
 
 def _memory_gib() -> float | None:

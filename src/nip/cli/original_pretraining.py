@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from nip.processor import computes_bf16
+
 Pairs = list[tuple[str, str | None]]
 OFF = ("false", "0", "no")
 
@@ -148,7 +152,7 @@ def _renamed(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
 def _kinds(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
     """Flags whose values have other names, too."""
     if _on(old, "fp16"):
-        found.append(("precision", "fp16"))
+        found.append(("precision", _half(notices)))
     if _on(old, "add_nsp"):
         found.append(("next_sentence", None))
     for name, new, values in (("encoder_ln_mode", "architecture", FAMILIES), ("layer_norm_type", "norm", NORMS)):
@@ -161,6 +165,15 @@ def _kinds(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None
                 notices.append("--layer_norm_type apex is now torch's own.")
     if old.get("model_type", "bert-mlm") != "bert-mlm":
         raise ValueError(f"--model_type must be bert-mlm. Got {old['model_type']!r} instead.")
+
+
+def _half(notices: list[str]) -> str:
+    """16 bits where a GPU is; a processor takes minutes for what it does in seconds with 32."""
+    if torch.accelerator.is_available():
+        return "fp16"
+    instead = "bf16" if computes_bf16() else "fp32"
+    notices.append(f"--fp16 needs a GPU: it is --precision {instead} here.")
+    return instead
 
 
 def _folders(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:

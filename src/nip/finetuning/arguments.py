@@ -30,7 +30,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from nip.finetuning.attention_arguments import AttentionArguments
 from nip.finetuning.flags import translate
 from nip.graphs.pattern import check_int
-from nip.processor import processor_field
+from nip.processor import computes_bf16
 
 
 def _flag(says: str, default: Any = None, **more: Any) -> Any:
@@ -235,12 +235,6 @@ def settle_precision(words: Sequence[str], given: frozenset[str]) -> tuple[list[
     if no_gpu and not _is_on(words, "use_cpu") and any(_is_on(left, name) for name in ("bf16", "bf16_full_eval")):
         left.append("--use_cpu")
     return left, notices
-
-
-def computes_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself: elsewhere it is slower than 32 bits."""
-    flags = processor_field("flags") or processor_field("Features") or ""
-    return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _is_on(words: Sequence[str], name: str) -> bool:
