@@ -43,8 +43,10 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Each process takes whole files: what a file's tests share is made once.
+JOBS ?= 2
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 # DeepSpeed imports torch while it is installed, and compiles what it needs at its first start.
 DEEPSPEED := deepspeed==0.19.8
