@@ -196,6 +196,20 @@ def test_texts_longer_than_the_positions(summarize, files, tmp_path):
     assert table.shape[0] - 2 == 48
 
 
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_an_encoder_that_is_to_stay_stays(summarize, files, kind):
+    words = ("--train_file", files / "train.csv", "--do_train", "--max_steps", 2, "--learning_rate", 1e-2)
+    lengths = ("--max_source_length", 20, "--max_target_length", 6)
+    code, _, err, out = summarize(*words, *lengths, "--freeze_encoder", model=kind)
+    assert code == 0, err
+    before, after = (
+        dict(AutoModelForSeq2SeqLM.from_pretrained(folder).named_parameters()) for folder in (files / kind, out)
+    )
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if "encoder." in name} <= same
+    assert {name for name in before if "decoder." in name and name.endswith("weight")} & same == set()
+
+
 def test_parts_of_a_step_make_the_step(summarize, files, tmp_path):
     lengths = ("--max_source_length", 20, "--max_target_length", 6)
     words = ("--train_file", files / "train.csv", "--do_train", "--max_steps", 2, "--seed", 3, *lengths)

@@ -57,6 +57,7 @@ class SummarizationArguments:
     max_target_length: int = _flag("Tokens kept of a summary in training.", 128)
     val_max_target_length: int | None = _flag("Tokens of a generated summary; --max_target_length unless given.")
     num_beams: int | None = _flag("Beams of the search for a summary; the model's own number unless given.")
+    freeze_encoder: bool = _flag("Train the decoder alone; what the encoder shares with it stays, too.", False)
     pad_to_max_length: bool = _flag("Pad all texts to the full length; otherwise a batch to its longest.", False)
     ignore_pad_token_for_loss: bool = _flag("Padding of summaries is not to be learnt.", True)
     lang: str | None = _flag("Language of the texts, for models that are told: en_XX.")
@@ -131,6 +132,8 @@ def prepare(command: Command) -> Setup:
     texts, columns = _texts(command)
     set_language(command, tokenizer)
     model = load_model(command, AutoModelForSeq2SeqLM, config, tokenizer, source_length)
+    if task.freeze_encoder:
+        model.get_encoder().requires_grad_(False)
     check_targets(command, model)
     set_first_token(command, model, tokenizer)
     if rules.prefix == "" and config.model_type in ("t5", "mt5"):
