@@ -1,7 +1,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nip.data.text.normalising import UNICODE_FORMS, normalise, pieces, sentences
@@ -26,6 +26,10 @@ INVISIBLE = "\u00ad\u200b\u2060\ufeff\ufffd"
 
 
 @given(AWKWARD, st.sampled_from(UNICODE_FORMS))
+@example("a  b", "NFC")
+@example("a \nb", "NFC")
+@example("a\n b", "NFC")
+@example("a\n\nb", "NFC")
 def test_follows_the_rule(text, form):
     assert normalise(text, form) == by_characters(text, form)
 

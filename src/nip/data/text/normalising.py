@@ -18,6 +18,7 @@ LONGEST = 1 << 22  # characters of a document; longer ones are cut, so that memo
 
 # Soft hyphen, zero-width space, word joiner, byte order mark. Joiners that spell words stay.
 _INVISIBLE = "\u00ad\u200b\u2060\ufeff"
+_UNTIDY = ("  ", " \n", "\n ", "\n\n")
 _UNSEEN = ("Cc", "Cs")  # controls, and halves of characters
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z0-9À-Þ])")
 _ABBREVIATION = re.compile(
@@ -43,6 +44,9 @@ def normalise(text: str, form: UnicodeForm = "NFC") -> str:
     """
     if not text.isascii():
         text = unicodedata.normalize(form, text.replace("\ufffd", ""))
+    text = text.strip()
+    if text.replace("\n", "").isprintable() and not any(pair in text for pair in _UNTIDY):
+        return text  # as most documents are: " " and "\n" are the only spaces and controls in it, and stand right
     if "\0" in text:
         text = text.replace("\0", "")
     lines = _in_lines(text)
