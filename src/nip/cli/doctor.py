@@ -111,7 +111,8 @@ def choice_on(device: str, dtype: str) -> dict[str, str]:
 
 def _instruction_sets() -> list[str]:
     names = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-    return [name for name in names if name in instruction_sets()]
+    there = instruction_sets()
+    return [name for name in names if name in there]
 
 
 def _memory_gib() -> float | None:
