@@ -24,14 +24,14 @@ def processor_name() -> str:
     return processor_field("model name") or platform.processor() or platform.machine()
 
 
-def instruction_sets() -> frozenset[str]:
+def processor_flags() -> frozenset[str]:
     """What the processor computes beyond its basis, by Linux's names such as ``avx2``; empty if Linux does not say."""
     return frozenset((processor_field("flags") or processor_field("Features") or "").split())
 
 
 def computes_bf16() -> bool:
     """Whether the processor multiplies bfloat16 itself: elsewhere it is far slower than 32 bits."""
-    return not instruction_sets().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+    return not processor_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def usable_cores() -> int:

@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from nip.attention import memory
 from nip.attention.layout import BlockLayout
 from nip.attention.options import Options
-from nip.processor import processor_field
+from nip.processor import processor_flags
 
 FLAGS = {
     "avx512bf16": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16", "fma"},
@@ -58,7 +58,7 @@ class _Problem(ctypes.Structure):
 
 def instruction_sets() -> list[str]:
     """Builds that this processor can run and that are installed, best first."""
-    found = set((processor_field("flags") or "").split())
+    found = processor_flags()
     return [isa for isa, needed in FLAGS.items() if needed <= found and _path(isa) is not None]
 
 

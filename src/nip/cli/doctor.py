@@ -13,7 +13,7 @@ import typer
 
 from nip.cli.extras import EXTRAS
 from nip.cli.options import Json
-from nip.processor import instruction_sets, processor_name
+from nip.processor import processor_flags, processor_name
 
 
 def register(app: typer.Typer) -> None:
@@ -111,7 +111,7 @@ def choice_on(device: str, dtype: str) -> dict[str, str]:
 
 def _instruction_sets() -> list[str]:
     names = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-    there = instruction_sets()
+    there = processor_flags()
     return [name for name in names if name in there]
 
 
