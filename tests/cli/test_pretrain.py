@@ -100,14 +100,16 @@ def test_what_a_run_would_need(nip, corpus):
     assert "Warning: " in out
 
 
-def test_every_flag_of_the_original(nip, corpus, tmp_path):
+def test_every_flag_of_the_original(nip, corpus, tmp_path, monkeypatch):
     """All at once: what they come to, what is said about those that do nothing, and a run."""
     words = ["--dataset_path", str(corpus), "--output_dir", str(tmp_path), *shlex.split(ORIGINAL)]
     words += ["--tokenizer_name", str(corpus / "tokenizer")]
-    asked = asked_for(words)
+    with monkeypatch.context() as there:
+        there.setattr(original_pretraining.torch.accelerator, "is_available", lambda: True)
+        asked = asked_for(words)
     settings = asked.settings
     assert asked.out == tmp_path / "job-3"
-    assert (settings.architecture, settings.norm) == ("roberta-prelayernorm", "rms")
+    assert (settings.architecture, settings.norm, settings.precision) == ("roberta-prelayernorm", "rms", "fp16")
     assert (settings.schedule, settings.curve, settings.warmup_steps) == ("constant_step", "exp", 1)
     assert (settings.eval_every, settings.eval_every_begin, settings.eval_every_end) == (4, 2, 2)
     assert (settings.hours, settings.early_exit_hours, settings.finetune_hours) == (24.0, None, (12.0,))
@@ -124,16 +126,22 @@ def test_every_flag_of_the_original(nip, corpus, tmp_path):
     assert set(NOTHING) <= set(re.findall(r"--(\w+) does nothing", done.stderr))
 
 
-@pytest.mark.parametrize(
-    ("gpu", "bf16", "precision"), [(True, True, "fp16"), (False, True, "bf16"), (False, False, "fp32")]
-)
-def test_half_precision_of_the_original_is_for_a_gpu(gpu, bf16, precision, monkeypatch):
-    monkeypatch.setattr(original_pretraining.torch.accelerator, "is_available", lambda: gpu)
-    monkeypatch.setattr(original_pretraining, "computes_bf16", lambda: bf16)
-    found, notices = today([("fp16", None)])
-    assert found == [("precision", precision)]
-    assert notices == ([] if gpu else [f"--fp16 needs a GPU: it is --precision {precision} here."])
-    assert today([("fp16", "false")]) == ([], [])
+def test_a_run_in_fp16(nip, corpus, tmp_path):
+    """Asked for by today's name it is what a processor computes, too: with a scaled loss."""
+    code, _, err = nip(
+        "pretrain",
+        "--dataset",
+        corpus,
+        *SMALL.split(),
+        "--max-steps",
+        "2",
+        "--precision",
+        "fp16",
+        "--out",
+        tmp_path / "run",
+    )
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2
 
 
 def test_no_flag_of_the_reference_is_missing():
