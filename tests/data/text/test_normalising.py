@@ -27,6 +27,7 @@ INVISIBLE = "\u00ad\u200b\u2060\ufeff\ufffd"
 
 @given(AWKWARD, st.sampled_from(UNICODE_FORMS))
 @example("a  b", "NFC")
+@example("a\0\u0301", "NFC")
 @example("a \nb", "NFC")
 @example("a\n b", "NFC")
 @example("a\n\nb", "NFC")

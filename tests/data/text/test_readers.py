@@ -4,6 +4,7 @@ import json
 import lzma
 import re
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -18,12 +19,14 @@ from nip.data.text.readers import documents
 
 TEXT = st.text(st.sampled_from("ab é漢\t.\r"), max_size=12)
 LINES = st.lists(TEXT, max_size=30)
+BLOCKS = st.sampled_from([1, 7, 1 << 20])  # bytes that are read at once
 
 
-def read(path, form, bounds=(), **options):
+def read(path, form, bounds=(), block=1 << 20, **options):
     edges = [0, *bounds, path.stat().st_size]
     pieces = [Piece(str(path), form, a, b) for a, b in pairwise(edges)] if bounds else None
-    return [text for piece in pieces or [Piece(str(path), form)] for text in documents(piece, **options)]
+    with patch.object(inputs, "_BLOCK", block):
+        return [text for piece in pieces or [Piece(str(path), form)] for text in documents(piece, **options)]
 
 
 def settled(texts):
@@ -35,25 +38,25 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("files") / "file"
 
 
-@given(LINES, st.booleans(), st.lists(st.integers(1, 200), max_size=4))
-def test_paragraphs_are_the_same_however_the_file_is_cut(file, lines, ends, bounds):
+@given(LINES, st.booleans(), st.lists(st.integers(1, 200), max_size=4), BLOCKS)
+def test_paragraphs_are_the_same_however_the_file_is_cut(file, lines, ends, bounds, block):
     raw = "\n".join(lines) + ("\n" if ends else "")
     file.write_bytes(raw.encode())
     expected = settled(re.split(r"\n(?:[ \t\r]*\n)+", "\n" + raw.replace("\u2028", "") + "\n"))
-    assert settled(read(file, "text")) == expected
+    assert settled(read(file, "text", block=block)) == expected
     size = file.stat().st_size
-    assert settled(read(file, "text", sorted(b for b in bounds if b < size))) == expected
+    assert settled(read(file, "text", sorted(b for b in bounds if b < size), block)) == expected
 
 
-@given(LINES, st.booleans(), st.lists(st.integers(1, 200), max_size=4))
-def test_lines_are_the_same_however_the_file_is_cut(file, lines, ends, bounds):
+@given(LINES, st.booleans(), st.lists(st.integers(1, 200), max_size=4), BLOCKS)
+def test_lines_are_the_same_however_the_file_is_cut(file, lines, ends, bounds, block):
     file.write_bytes(("\n".join(lines) + ("\n" if ends else "")).encode())
     size = file.stat().st_size
-    assert settled(read(file, "lines", sorted(b for b in bounds if b < size))) == settled(lines)
+    assert settled(read(file, "lines", sorted(b for b in bounds if b < size), block)) == settled(lines)
 
 
-@given(st.lists(TEXT, max_size=8), st.lists(st.integers(1, 400), max_size=4))
-def test_json_lines_extracted_and_pages_however_the_file_is_cut(file, texts, bounds):
+@given(st.lists(TEXT, max_size=8), st.lists(st.integers(1, 400), max_size=4), BLOCKS)
+def test_json_lines_extracted_and_pages_however_the_file_is_cut(file, texts, bounds, block):
     page = "<page>\n <ns>0</ns>\n <revision><text>{}</text></revision>\n</page>"
     forms = {
         "jsonl": [json.dumps({"id": "1", "title": "t", "text": text}) for text in texts],
@@ -64,13 +67,12 @@ def test_json_lines_extracted_and_pages_however_the_file_is_cut(file, texts, bou
         file.write_bytes("\n".join(parts).encode())
         size = file.stat().st_size
         said = [text.replace("\r", "\n") for text in texts] if form == "wikipedia" else texts  # so XML has it
-        assert settled(read(file, form, sorted(b for b in bounds if b < size))) == settled(said), form
+        assert settled(read(file, form, sorted(b for b in bounds if b < size), block)) == settled(said), form
 
 
 def test_a_book_is_one_document_and_a_long_one_several(tmp_path, monkeypatch):
     longest = 1000
     monkeypatch.setattr(readers, "LONGEST", longest)
-    monkeypatch.setattr(inputs, "_BLOCK", 300)
     book = tmp_path / "book.txt"
     book.write_text("\ufeffOne.\n\nTwo.\n")
     assert settled(read(book, "books")) == ["One.\nTwo."]
@@ -78,8 +80,9 @@ def test_a_book_is_one_document_and_a_long_one_several(tmp_path, monkeypatch):
         for word in ("wört ", "wört\n", "ö"):
             whole = word * (9 * longest // len(word.encode()))
             book.write_text(whole)
-            found = read(book, form)
+            found = read(book, form, block=300)
             assert len(found) > 3 and "".join(found) == whole
+            assert "\n" not in word or found == read(book, form, block=4096)  # lines: wherever a block ends
             assert max(len(text.encode()) for text in found) <= 2 * longest
 
 

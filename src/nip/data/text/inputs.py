@@ -200,8 +200,8 @@ def open_bytes(path: Path) -> IO[bytes]:
     return path.open("rb") if opener is None else opener(path, "rb")  # type: ignore[operator]
 
 
-def unpacked_lines(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]:
-    """The lines of a file; those longer than `longest` bytes come in several.
+def unpacked_blocks(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]:
+    """The bytes of a file, whole lines at a time; only lines longer than `longest` bytes come in several blocks.
 
     Raises
     ------
@@ -210,10 +210,13 @@ def unpacked_lines(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]
     """
     rest = b""
     with _unpacking(path):
-        while block := file.read(_BLOCK):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                yield line + b"\n"
+        while read := file.read(_BLOCK):
+            end = read.rfind(b"\n") + 1
+            if end:
+                yield rest + read[:end]
+                rest = read[end:]
+            else:
+                rest += read
             if len(rest) >= longest:
                 yield rest
                 rest = b""

@@ -18,7 +18,7 @@ LONGEST = 1 << 22  # characters of a document; longer ones are cut, so that memo
 
 # Soft hyphen, zero-width space, word joiner, byte order mark. Joiners that spell words stay.
 _INVISIBLE = "\u00ad\u200b\u2060\ufeff"
-_UNTIDY = ("  ", " \n", "\n ", "\n\n")
+_PRINTABLE = bytes(range(32, 127))  # of ASCII
 _UNSEEN = ("Cc", "Cs")  # controls, and halves of characters
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z0-9À-Þ])")
 _ABBREVIATION = re.compile(
@@ -42,13 +42,15 @@ def normalise(text: str, form: UnicodeForm = "NFC") -> str:
     >>> normalise("ﬁn", "NFKC")
     'fin'
     """
+    text = text.replace("\0", "")  # before what it stood between is composed; `_in_lines` has its own use for it
     if not text.isascii():
         text = unicodedata.normalize(form, text.replace("\ufffd", ""))
     text = text.strip()
-    if text.replace("\n", "").isprintable() and not any(pair in text for pair in _UNTIDY):
+    spaced = text.replace("\n", " ")
+    # of ASCII, bytes are looked at sooner than characters
+    printable = not spaced.encode().translate(None, _PRINTABLE) if spaced.isascii() else spaced.isprintable()
+    if printable and "  " not in spaced:
         return text  # as most documents are: " " and "\n" are the only spaces and controls in it, and stand right
-    if "\0" in text:
-        text = text.replace("\0", "")
     lines = _in_lines(text)
     if not lines.replace("\n", "").isprintable():
         text = "".join(c for c in lines if c in "\n " or not (unicodedata.category(c) in _UNSEEN or c in _INVISIBLE))

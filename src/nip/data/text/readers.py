@@ -10,17 +10,19 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from html import unescape
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 from nip.data import corpora
 from nip.data.tables import chosen_columns
-from nip.data.text.inputs import Piece, open_bytes, unpacked_lines
+from nip.data.text.inputs import Piece, open_bytes, unpacked_blocks
 from nip.data.text.normalising import LONGEST
 
 COLUMNS = ("text", "content", "article", "body", "document")  # that may hold the text, in this order
 _PAGE = LONGEST * 16  # bytes of a line, an article or a page: the longest that is read
 _ROWS = 256  # of a parquet file, in memory at a time
+_EMPTY_LINES = re.compile(rb"\n\s*\n")  # and the end of the line before them
 _DOC = re.compile(rb"<doc\b[^>]*>\s*$")
 
 
@@ -101,21 +103,48 @@ def _cell(value: Any, path: Path | str, place: str) -> str:
     raise ValueError(f"{path}, {place}: the text is {type(value).__name__}, not a string. Name a column with --column.")
 
 
-def _lines(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
-    """Lines that begin at or after the piece's begin, to the end of the file, and where they begin."""
-    path = Path(piece.path)
+def _blocks(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Lines that begin at or after the piece's begin, to the end of the file, many at a time; and where they begin."""
     place = piece.begin
-    lines = unpacked_lines(file, path, LONGEST)
+    blocks = unpacked_blocks(file, Path(piece.path), LONGEST)
     if piece.begin:
         file.seek(piece.begin - 1)  # the line that ends right before the piece is not of it, nor is one that goes on
         place -= 1
-        for skipped in lines:
-            place += len(skipped)
-            if skipped.endswith(b"\n"):
+        for block in blocks:
+            end = block.find(b"\n") + 1
+            if end:
+                yield place + end, block[end:]
+            place += len(block)
+            if end:
                 break
-    for line in lines:
-        yield place, line
-        place += len(line)
+    for block in blocks:
+        yield place, block
+        place += len(block)
+
+
+def _lines(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Those of `_blocks` one by one; a very long one comes in several."""
+    for begin, block in _blocks(file, piece):
+        place = begin
+        for line in BytesIO(block):
+            yield place, line
+            place += len(line)
+
+
+def _stretches(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Those of `_blocks`, parted at empty lines; for each run of these an empty stretch, at the last of them."""
+    begins = True  # a very long line comes in several blocks; only its first can be empty
+    for place, block in _blocks(file, piece):
+        lines, origin = (b"\n" + block, place - 1) if begins else (block, place)
+        done = place - origin
+        for gap in _EMPTY_LINES.finditer(lines):
+            if done <= gap.start():
+                yield origin + done, lines[done : gap.start() + 1]
+            yield origin + lines.rfind(b"\n", 0, gap.end() - 1) + 1, b""
+            done = gap.end()
+        if done < len(lines):
+            yield origin + done, lines[done:]
+        begins = lines.endswith(b"\n")
 
 
 def _beyond(place: int, piece: Piece) -> bool:
@@ -147,25 +176,27 @@ def _raw_paragraphs(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]
     lines: list[bytes] = []
     start = length = 0
     ours = piece.begin == 0  # else the lines before the first empty one are of the piece before
-    begins = True  # a long line comes in several; only its first can be empty
-    for place, line in _lines(file, piece):
-        if begins and line.isspace():
+    for begin, stretch in _stretches(file, piece):
+        place = begin
+        if not stretch:
             if lines:
                 yield start, b"".join(lines)
-                lines = []
+                lines, length = [], 0
             if _beyond(place, piece):
                 return
             ours = True
         elif ours:
-            if not lines:
-                start, length = place, 0
-            lines.append(line)
-            length += len(line)
-            if length > LONGEST:
-                whole, rest = _whole_characters(b"".join(lines))
-                yield start, whole
-                lines, start, length = ([rest] if rest else []), place + len(line) - len(rest), len(rest)
-        begins = line.endswith(b"\n")
+            # line by line where it gets long: it is cut at the same line wherever a stretch ends
+            for line in (stretch,) if length + len(stretch) <= LONGEST else BytesIO(stretch):
+                if not lines:
+                    start = place
+                lines.append(line)
+                length += len(line)
+                place += len(line)
+                if length > LONGEST:
+                    whole, rest = _whole_characters(b"".join(lines))
+                    yield start, whole
+                    lines, start, length = ([rest] if rest else []), place - len(rest), len(rest)
     if lines:
         yield start, b"".join(lines)
 
