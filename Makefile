@@ -33,8 +33,8 @@ pretrain-demo: env
 	$(BIN)/nip data texts --out $(PRETRAIN_DEMO)/texts
 	$(BIN)/nip data corpus --from $(PRETRAIN_DEMO)/texts --out $(PRETRAIN_DEMO)/shards --train-tokenizer 8192 --max-seq-length 512
 	$(BIN)/nip pretrain --dataset $(PRETRAIN_DEMO)/shards --out $(PRETRAIN_DEMO)/hypercube --size tiny --model hypercube \
-		--batch-size 32 --learning-rate 2e-3 --dropout 0 --attention-dropout 0 --hours 0.27 --eval-every 100 --eval-samples 256 \
-		--checkpoint-minutes 2
+		--architecture roberta-prelayernorm --batch-size 8 --learning-rate 2e-3 --dropout 0 --attention-dropout 0 \
+		--hours 0.27 --eval-every 200 --eval-samples 256 --checkpoint-minutes 2
 	$(BIN)/nip report $(PRETRAIN_DEMO)/hypercube --out $(PRETRAIN_DEMO)/report.html
 
 check: env

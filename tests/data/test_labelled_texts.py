@@ -10,6 +10,7 @@ from corpus_files import brown_files
 from nip.cli import main
 from nip.data import labelled_texts, texts
 from nip.data.tasks import GENRES
+from nip.finetuning.glue_data import from_files
 
 ENTRY = """{word} \\{word}\\ (k[=o]k), n. [L. {word}um.] (Zool.)
    1. A native monkey number {i}
@@ -112,9 +113,11 @@ def test_answers_stand_where_they_are_said_to(dictionary):
 def test_kinds_of_prose(tmp_path):
     plain = brown_files(tmp_path / "brown")
     train, validation = labelled_texts.genres(tmp_path / "brown", seed=0)
-    assert {each["text"]: each["sentence"] for each in [*train, *validation]} == plain
-    assert {each["text"][1] for each in train} == {each["text"][1] for each in validation}  # every genre is in both
-    kinds = {each["text"][1]: each["label"] for each in train}
+    assert {each["id"]: each["sentence"] for each in [*train, *validation]} == plain
+    assert {each["id"][1] for each in train} == {each["id"][1] for each in validation}  # every genre is in both
+    kinds = {each["id"][1]: each["label"] for each in train}
+    made = labelled_texts.write_set("genres", tmp_path / "brown", tmp_path / "out")
+    assert from_files({"train": str(made.train)}, None).columns == ("sentence",)  # the name begins with the genre
     assert (kinds["a"], kinds["d"], kinds["j"], kinds["r"]) == ("press", "general", "learned", "fiction")
     assert sorted(genre for members in labelled_texts.KINDS.values() for genre in members) == sorted(GENRES)
 

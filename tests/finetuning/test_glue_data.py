@@ -59,6 +59,15 @@ def test_another_set_of_the_hub(monkeypatch: pytest.MonkeyPatch):
     assert examples.tested[""]["idx"][:] == [0, 1, 2]
 
 
+def test_a_guessed_pair_is_told_and_an_id_is_not_read(tmp_path: Path, capsys):
+    row = '{"sentence": "the cat", "label": "yes", "%s": "c1"}\n{"sentence": "a dog", "label": "no", "%s": "c2"}\n'
+    for name, columns in {"text": ("sentence", "text"), "id": ("sentence",), "idx": ("sentence",)}.items():
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(row % (name, name))
+        assert from_files({"train": str(file)}, None).columns == columns
+        assert ("a pair of texts is read, sentence and text" in capsys.readouterr().err) == (len(columns) == 2)
+
+
 def test_numbers_in_files_are_regressed(tmp_path: Path):
     file = tmp_path / "a.csv"
     file.write_text("sentence1,label\nthe cat,0.5\na dog,2\n")

@@ -92,7 +92,7 @@ def genres(folder: Path, seed: int) -> tuple[Split, Split]:
     all_texts = corpora.read_brown(folder)
     for label, genre in enumerate(GENRES):
         members = [
-            {"sentence": text.content.decode("latin-1"), "label": kind_of[genre], "text": text.name}
+            {"sentence": text.content.decode("latin-1"), "label": kind_of[genre], "id": text.name}
             for text in all_texts
             if text.label == label
         ]

@@ -130,7 +130,8 @@ def from_set(name: str, config: str | None, needed: Needed, cache_dir: str | Non
 def from_files(files: Mapping[str, str], task: GlueTask | None) -> Examples:
     """Files of rows: CSV, TSV, JSON or Parquet.
 
-    The texts are in ``sentence1`` and ``sentence2``, else in the first one or two columns beside ``label`` and ``idx``.
+    The texts are in ``sentence1`` and ``sentence2``, else in the first one or two columns beside ``label``, ``idx``
+    and ``id``; that two are read is told.
 
     Parameters
     ----------
@@ -171,6 +172,8 @@ def _text_columns(names: list[str], source: str) -> tuple[str, ...]:
     others = tuple(name for name in names if name not in ("label", "idx", "id", "index"))
     if not others:
         raise ValueError(f"{source} has no column with a text; it has {', '.join(names)}.")
+    if len(others) > 1:  # guessed: a second column that says the label would be read, too, and go unnoticed
+        tell(f"{source}: a pair of texts is read, {' and '.join(others[:2])}; call a column id to leave it out")
     return others[:2]
 
 
