@@ -104,7 +104,7 @@ def bench_corpus(origin: Path, tokenizer: str, megabytes: int, *, jobs: int) -> 
             json.loads(printed_by("nip.bench.corpus", {**job, "alone": alone}, "Making the corpus", **threads))
             for alone in (True, False, True)
         )
-    alone = {key: before[key] + after[key] for key in before}
+    alone = {key: (before[key] + after[key]) / 2 for key in before}
     rate = alone["megabytes"] / alone["seconds"]
     times = made["seconds"]
     rows = {**times, TEXT_STEPS: times["reading"] + times["comparing"], WHOLE: sum(times.values())}

@@ -1,5 +1,7 @@
 """What trackers are told."""
 
+import time
+
 import pytest
 from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,6 +17,8 @@ def test_tensorboard_is_told_what_was_measured(tmp_path):
     with tracked(settings, accelerator, folder, 0) as log:
         for step in range(1, 5):
             log({"loss": 8.0 - step}, step)
+    # event files are read by name: the second, and which of the process it is, where 10 stands before 9
+    time.sleep(1 - time.time() % 1)
     with tracked(settings, Accelerator(cpu=True), folder, 2) as log:  # a restart after step 2
         log({"loss": 0.5}, 3)
     found = EventAccumulator(str(tmp_path / "tracking" / "mine"))
