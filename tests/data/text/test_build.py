@@ -123,7 +123,7 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(many_parts, tmp_path, 
         ("build.fates", ["formatting.documents"]),
         (
             "build._manifest",
-            ["formatting.documents", "build.fates", "build.tokenizing.train_wordpiece", "shards.encode"],
+            ["formatting.documents", "build.fates", "build.tokenizing.train_wordpiece", "shards.Encoder"],
         ),
     ],
 )

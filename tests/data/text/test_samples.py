@@ -8,7 +8,7 @@ from nip.data.text import Masking, Settings, build_corpus, open_corpus, verify
 from nip.data.text.masking import IGNORED
 from nip.data.text.normalising import normalise, sentences
 from nip.data.text.samples import Sentences, pairs, singles
-from nip.data.text.tokenizing import encode, load
+from nip.data.text.tokenizing import load
 from text_corpora import documents, write_texts
 
 LENGTH = 32
@@ -36,7 +36,9 @@ def token_sentences(corpus):
     """Every sentence of the source as token ids, by document."""
     tokenizer, _ = load(corpus.tokenizer)
     texts = [normalise(text) for k in range(3) for text in documents(60, k)]
-    return [list(encode(tokenizer, sentences(text))) for text in texts]
+    return [
+        [found.ids for found in tokenizer.encode_batch(sentences(text), add_special_tokens=False)] for text in texts
+    ]
 
 
 def inside(part, whole):

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nip.data.text.batch import Batch, token_type
+from nip.data.text.encoding import Encoder
 from nip.data.text.masking import IGNORED, Masking, Vocabulary, mask
 from nip.data.text.normalising import sentences
 from nip.data.text.order import key
 from nip.data.text.settings import Settings
-from nip.data.text.tokenizing import encode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -163,15 +163,16 @@ def pairs(found: Sentences, d: int, length: int, draw: random.Random) -> Iterato
 def _tokenized(batches: Iterator[list[str]], tokenizer: Tokenizer, kind: np.dtype[Any]) -> Sentences:
     tokens: list[Array] = []
     ends, documents = [0], [0]
+    encode = Encoder(tokenizer, kind)
     for texts in batches:
         split = [sentences(text) for text in texts]
-        encoded = encode(tokenizer, [sentence for document in split for sentence in document])
+        encoded = encode([sentence for document in split for sentence in document])
         for document in split:
             for _ in document:
                 ids = next(encoded)
-                if ids:
-                    tokens.append(np.array(ids, kind))
-                    ends.append(ends[-1] + len(ids))
+                if ids.size:
+                    tokens.append(ids)
+                    ends.append(ends[-1] + ids.size)
             if len(ends) - 1 > documents[-1]:
                 documents.append(len(ends) - 1)
     return Sentences(np.concatenate(tokens) if tokens else np.empty(0, kind), ends, documents)

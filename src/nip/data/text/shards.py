@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from nip.data.storage import checksum
 from nip.data.text.batch import Batch, token_type
 from nip.data.text.duplicates import Fate
+from nip.data.text.encoding import Encoder
 from nip.data.text.formatting import Chunk, by_size, open_chunk, write_array, write_json
 from nip.data.text.masking import Vocabulary
 from nip.data.text.packing import assemble, pack
 from nip.data.text.samples import masked_arrays
 from nip.data.text.settings import Settings
-from nip.data.text.tokenizing import encode, load
+from nip.data.text.tokenizing import load
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -108,11 +109,12 @@ def _packed_arrays(
     kind = token_type(vocabulary.size)
     tokens: list[Array] = []
     lengths: list[int] = []
+    encode = Encoder(tokenizer, kind)
     for texts in batches:
-        for ids in encode(tokenizer, texts):
-            if ids:
-                tokens.append(np.array(ids, kind))
-                lengths.append(len(ids))
+        for ids in encode(texts):
+            if ids.size:
+                tokens.append(ids)
+                lengths.append(ids.size)
     documents = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=documents[1:])
     samples = pack(documents, settings.max_seq_length, packing=settings.packing)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,12 +134,6 @@ def load(folder: Path) -> tuple[Tokenizer, Vocabulary]:
 def config_of_trained(*, lower_case: bool) -> dict[str, Any]:
     """The configuration of a trained WordPiece."""
     return _config(lower_case)
-
-
-def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
-    """The token ids of texts, without special tokens around them."""
-    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-        yield encoding.ids
 
 
 def _alphabet(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
