@@ -25,12 +25,23 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # typer itself ends the process on success, on a usage error and when interrupted
         app(args=arguments, prog_name="nip")  # a script of the original's name shows the usage of nip's own command
+    except SystemExit as end:
+        if not end.code:
+            _leave_other_processes()
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
     except (ValueError, OSError, ImportError) as error:
         print(f"nip: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _leave_other_processes() -> None:
+    """Close what connects the processes of a run: threads of gloo's may abort a process that ends with it open."""
+    distributed = sys.modules.get("torch.distributed")  # not imported for this
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _sentence(error: Exception) -> str:
