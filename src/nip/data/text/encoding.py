@@ -1,7 +1,7 @@
 """Token ids of texts, each word's computed once.
 
 BERT's tokenizers treat what stands between spaces and punctuation by itself: the same word gives the same ids wherever
-it stands. So they are looked up, and only new words are given to the `tokenizers` library, which spends some ten times
+it stands. So they are looked up, and only new words are given to the `tokenizers` library, which spends some five times
 as long on a word.
 """
 
