@@ -22,6 +22,7 @@ from nip.training.pretraining.opening import (
     refuse_impossible,
     reopened,
     settled,
+    slow_precision,
 )
 from nip.training.pretraining.run import Run, micro_batch, set_up
 from nip.training.pretraining.settings import Settings
@@ -125,6 +126,9 @@ def begin(run: Run, described: dict[str, Any], *, again: bool) -> None:
         keep_good(run)  # a kill may have come between the two
     if run.progress.step:
         console.say(f"Going on after step {run.progress.step:,}.")
+    slow = slow_precision(run.settings, accelerator.device)
+    if slow is not None:
+        console.say(f"Warning: {slow}")
     here = environment(accelerator.device, accelerator.num_processes)
     here["distribution"] = accelerator.distributed_type.value.lower()
     if folder.environment.is_file():

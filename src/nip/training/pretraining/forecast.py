@@ -67,9 +67,10 @@ class Forecast:
     def sentences(self) -> list[str]:
         """For a reader, the figures first."""
         hours = f"{self.seconds / 3600:,.3g} h" if self.seconds >= 3600 else f"{self.seconds / 60:,.3g} min"
+        steps = f"{self.steps:,.0f} step" + ("" if round(self.steps) == 1 else "s")
         published = "; ".join(f"{run.name} {in_words(run.tokens)}" for run in PUBLISHED)
         return [
-            f"In {hours} this machine sees {in_words(self.tokens)} tokens in {self.steps:,.0f} steps: "
+            f"In {hours} this machine sees {in_words(self.tokens)} tokens in {steps}: "
             f"{self.tokens / self.seconds:,.0f} a second, {self.tokens / self.corpus:.3g} times the corpus, "
             f"{self.tokens / self.weights:.3g} for each weight.",
             f"Published runs saw: {published}.",

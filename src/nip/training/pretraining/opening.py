@@ -14,6 +14,7 @@ from nip.attention import Choice, explain
 from nip.data.storage import checksum
 from nip.data.text import open_corpus, read_manifest
 from nip.graphs import Pattern, pattern
+from nip.processor import computes_bf16
 from nip.training.pretraining.folder import STOPS
 from nip.training.pretraining.model import ModelSettings
 from nip.training.pretraining.settings import Settings
@@ -64,6 +65,13 @@ def settled(settings: Settings, there: Settings | None, device: torch.device) ->
         chosen = there.precision if there is not None else ("bf16" if device.type == "cuda" else "fp32")
         settings = replace(settings, precision=chosen)
     return settings
+
+
+def slow_precision(settings: Settings, device: torch.device) -> str | None:
+    """A sentence where this processor computes in that precision only by way of 32 bits, which takes far longer."""
+    if device.type != "cpu" or settings.precision == "fp32" or (settings.precision == "bf16" and computes_bf16()):
+        return None
+    return f"This processor does not compute {settings.precision} itself: --precision fp32 is many times as fast here."
 
 
 def reopened(settings: Settings, there: Settings | None) -> bool:

@@ -17,7 +17,7 @@ from nip.training.pretraining.flops import work_of
 from nip.training.pretraining.forecast import Forecast, in_words, pace
 from nip.training.pretraining.memory import Memory, memory_of
 from nip.training.pretraining.objective import MaskedObjective, total_loss
-from nip.training.pretraining.opening import SHARDED, graph_of, refuse_impossible, settled
+from nip.training.pretraining.opening import SHARDED, graph_of, refuse_impossible, settled, slow_precision
 from nip.training.pretraining.run import masking_of, micro_batch, new_model, positions_in
 from nip.training.pretraining.settings import Settings
 from nip.training.pretraining.speed import DTYPES, masked_in, outlook, peak_of
@@ -70,6 +70,8 @@ class Plan:
         Share of it that training reaches.
     elsewhere : dict
         Forecasts by the device's name, of one device each.
+    slow : str or None
+        A sentence where the precision is a slow one on this machine.
     """
 
     weights: int
@@ -78,6 +80,12 @@ class Plan:
     peak: float
     reached: float
     elsewhere: dict[str, Forecast]
+    slow: str | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what speaks against the run."""
+        return [sentence for sentence in (self.slow, self.here.warning) if sentence]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -88,7 +96,7 @@ class Plan:
             "flops_utilisation": self.reached,
             "here": _figures(self.here),
             "elsewhere": {name: _figures(each) for name, each in self.elsewhere.items()},
-            "warning": self.here.warning,
+            "warnings": self.warnings,
         }
 
     def in_words(self) -> str:
@@ -110,7 +118,7 @@ class Plan:
                 f"One {name} at {100 * REACHED:.0f} % of its {DEVICES[name] / 1e12:.0f} TFLOP/s: "
                 f"{in_words(there.tokens)} tokens in {there.seconds / 3600:,.3g} h."
             )
-        return "\n".join([*lines, *([f"Warning: {self.here.warning}"] if self.here.warning else [])])
+        return "\n".join([*lines, *(f"Warning: {sentence}" for sentence in self.warnings)])
 
 
 def plan(settings: Settings, dataset: Path) -> Plan:
@@ -166,7 +174,8 @@ def plan(settings: Settings, dataset: Path) -> Plan:
         for name, each in DEVICES.items()
     }
     together = peak * processes
-    return Plan(weights, tuple(stages), here, together, speed * flops[0] / together, elsewhere)
+    reached = speed * flops[0] / together
+    return Plan(weights, tuple(stages), here, together, reached, elsewhere, slow_precision(settings, device))
 
 
 def measured(settings: Settings, corpus: Corpus, stage: StagePlan, peak: float, device: torch.device) -> float:
