@@ -6,7 +6,7 @@ import torch
 
 import nip
 from nip.attention import BACKENDS, Choice, block_layout, dispatch, flex, native
-from nip.attention.options import Options
+from nip.attention.arguments import Options
 
 
 def tensors(batch=2, heads=4, kv_heads=4, tokens=40, head_dim=8, dtype=torch.float32):

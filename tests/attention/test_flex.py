@@ -12,8 +12,8 @@ from torch.nn.attention import flex_attention as torch_flex
 import attention_cases as cases
 import nip
 from nip.attention import BACKENDS, flex
+from nip.attention.arguments import Options
 from nip.attention.layout import block_layout
-from nip.attention.options import Options
 from nip.attention.tiles import TILE
 
 NAMES = ["hypercube", "softmax", "bigbird", "longformer", "global", "local", "random", "local+random"]

@@ -3,9 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nip
+from nip.attention.arguments import Options
 from nip.attention.grouping import block_mask, group_rows
 from nip.attention.layout import block_layout
-from nip.attention.options import Options
 from nip.graphs import names_at
 
 CPU = torch.device("cpu")

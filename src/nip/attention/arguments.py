@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nip.attention.options import Options
-
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """Validated arguments of `attend` other than q, k, v and the layout; backends do not check them again."""
+
+    scale: float
+    """Scores are ``scale · q kᵀ``."""
+    key_padding_mask: Tensor | None = None
+    """(batch, tokens) bool, True where the token is real: only real tokens are attended to."""
+    segment_ids: Tensor | None = None
+    """(batch, tokens) integer: attention stays inside equal ids."""
+    bias: Tensor | None = None
+    """(1 or batch, heads, tokens, tokens), added to the scaled scores."""
+    dropout_p: float = 0.0
+    """Each probability becomes zero with this chance, the others grow by 1 / (1 − dropout_p)."""
+    return_lse: bool = False
+    """Whether the log-sum-exp of the scores is wanted."""
+    needs_grad: bool = False
+    """Whether gradients will be asked for: some input requires them, and they are not switched off."""
 
 
 def check_arguments(

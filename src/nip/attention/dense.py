@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from nip.attention.arguments import Options
 from nip.attention.layout import BlockLayout
-from nip.attention.options import Options
 from nip.attention.reference import allowed_pairs
 
 

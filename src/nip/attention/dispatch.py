@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from nip.attention import flex, native
-from nip.attention.arguments import check_arguments
+from nip.attention.arguments import Options, check_arguments
 from nip.attention.dense import attend_dense
 from nip.attention.gather import attend_gather
 from nip.attention.layout import BlockLayout, block_layout, layout_of
-from nip.attention.options import Options
 from nip.attention.reference import attend_reference
 from nip.attention.tiles import tiling
 from nip.graphs import Pattern

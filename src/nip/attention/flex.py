@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import pad
 
+from nip.attention.arguments import Options
 from nip.attention.layout import BlockLayout, layout_of
-from nip.attention.options import Options
 from nip.attention.tiles import TILE, bitmap, table, table_bytes, tiling
 
 # FlexAttention keeps numbers for every pair of tiles, and we a bit for every pair of blocks: 24 MiB at 131,072 tokens

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nip.attention.arguments import Options
 from nip.attention.grouping import Mask, RowGroup, block_mask, group_rows
 from nip.attention.layout import BlockLayout
-from nip.attention.options import Options
 from nip.attention.tables import Buffers, bias_blocks, from_bias_blocks, from_table, to_table
 
 # Bytes of one panel of keys: a chunk should stay in a CPU's caches and still be worth the cost of a call; a GPU needs

@@ -13,8 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from nip.attention.arguments import Options
 from nip.attention.layout import BlockLayout
-from nip.attention.options import Options
 
 
 @dataclass(frozen=True, eq=False)

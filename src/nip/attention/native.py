@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from nip.attention import memory
+from nip.attention.arguments import Options
 from nip.attention.layout import BlockLayout
-from nip.attention.options import Options
 from nip.processor import processor_flags
 
 FLAGS = {

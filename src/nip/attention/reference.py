@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nip.attention.arguments import Options
 from nip.attention.layout import BlockLayout
-from nip.attention.options import Options
 
 
 def attend_reference(
