@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nip.graphs import PATTERNS, Pattern, pattern, pattern_parameters
+from nip.graphs.pattern import read_parameters
 from strategies import any_patterns
 
 
@@ -145,3 +146,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 def test_density_counts_the_own_vertex_and_degree_does_not(n, w):
     p = pattern("local", n, num_sliding_window_blocks=w)
     assert p.density == pytest.approx((p.mean_degree + 1) / n)
+
+
+def test_parameters_are_read_as_json_or_text():
+    assert read_parameters(["a=1", "b=true", "c=True", "d=x y"]) == {"a": 1, "b": True, "c": True, "d": "x y"}
+    with pytest.raises(ValueError, match="twice"):
+        read_parameters(["a=1", "a=2"])

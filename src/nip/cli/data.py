@@ -17,7 +17,7 @@ from nip.cli.listops import listops_command
 from nip.cli.making import make, print_made, write_png
 from nip.cli.options import Json, emit
 from nip.cli.texts import labelled_texts_command, texts_command
-from nip.graphs.parameters import read_parameters
+from nip.graphs.pattern import read_parameters
 
 
 class Tasks(TyperGroup):

@@ -12,7 +12,7 @@ import typer
 
 from nip import graphs
 from nip.cli.options import Json, Param, warnings_to_stderr
-from nip.graphs.parameters import read_parameters
+from nip.graphs.pattern import read_parameters
 
 if TYPE_CHECKING:
     from nip.training import RunConfig

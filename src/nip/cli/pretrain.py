@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nip.graphs.parameters import read_parameters
+from nip.graphs.pattern import read_parameters
 
 if TYPE_CHECKING:
     from nip.training.pretraining.settings import Settings

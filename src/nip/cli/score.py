@@ -24,7 +24,7 @@ from nip.cli.options import (
     read_graph_file,
     read_pattern,
 )
-from nip.graphs.parameters import read_parameters
+from nip.graphs.pattern import read_parameters
 
 PatternName = Annotated[str | None, typer.Argument(metavar="PATTERN", help=f"One of {', '.join(graphs.PATTERNS)}.")]
 GraphFile = Annotated[

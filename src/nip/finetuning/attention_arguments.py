@@ -8,8 +8,7 @@ from typing import Any
 
 from nip import graphs
 from nip.attention import BACKENDS
-from nip.graphs.parameters import read_parameters
-from nip.graphs.pattern import check_int
+from nip.graphs.pattern import check_int, read_parameters
 
 EXTENSIONS = ("reflect", "tile", "interpolate")
 

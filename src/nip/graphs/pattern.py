@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -228,3 +228,32 @@ def check_int(parameter: str, value: object, caller: str, *, minimum: int) -> No
         raise ValueError(
             f"The '{parameter}' parameter of {caller} must be an integer of at least {minimum}. Got {value!r} instead."
         )
+
+
+def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse the ``name=value`` pairs of a command line into the parameters of a pattern or data set.
+
+    Values are parsed as JSON; a value that is not JSON stays a string.
+
+    Raises
+    ------
+    ValueError
+        If a pair is not name=value, or a name occurs twice.
+
+    Examples
+    --------
+    >>> read_parameters(["seed=3", "symmetric=true", "split=whole texts"])
+    {'seed': 3, 'symmetric': True, 'split': 'whole texts'}
+    """
+    read: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--param takes name=value, such as --param seed=3. Got {pair!r} instead.")
+        if name in read:
+            raise ValueError(f"--param names {name!r} twice. Name it once.")
+        try:
+            read[name] = json.loads(text)
+        except json.JSONDecodeError:
+            read[name] = {"True": True, "False": False}.get(text, text)
+    return read
