@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from nip.bench.machine import Machine, this_machine
-from nip.bench.markdown import markdown_table
 from nip.bench.memory import printed_by
+from nip.bench.table import markdown_table
 from nip.data.text import Settings, build_corpus
 from nip.data.text.formatting import by_size
 from nip.data.text.inputs import find_files

@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTraine
 
 from nip.attention import explain
 from nip.bench.machine import Machine, this_machine
-from nip.bench.markdown import markdown_table
 from nip.bench.memory import high_water, in_own_process
 from nip.bench.quiet import mm_probe, time_alternately
+from nip.bench.table import markdown_table
 from nip.finetuning.loading import positions_of
 from nip.graphs import pattern
 from nip.graphs.pattern import check_int

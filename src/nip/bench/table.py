@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -160,8 +160,12 @@ def to_table(rows: Sequence[Row]) -> Table:
 def to_markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table between a line that tells how they were measured and what there is to note."""
     header, cells = _columns(rows)
-    rule = ["---" if name in _WORDS else "--:" for name in header]
-    lines = [caption(rows), "", *(f"| {' | '.join(line)} |" for line in (header, rule, *cells))]
-    for note in notes(rows):
-        lines += ["", note]
-    return "\n".join(lines) + "\n"
+    rule = f"| {' | '.join('---' if name in _WORDS else '--:' for name in header)} |"
+    return markdown_table(caption(rows), header, rule, cells) + "".join(f"\n{note}\n" for note in notes(rows))
+
+
+def markdown_table(caption: str, header: Sequence[str], rule: str, cells: Iterable[Sequence[str]]) -> str:
+    """A caption and a Markdown table; `rule` is the line below the header, which sets the alignment of the columns."""
+    lines = (header, *cells)
+    first, *others = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([caption, "", first, rule, *others]) + "\n"

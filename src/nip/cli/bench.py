@@ -164,7 +164,7 @@ def gpu_command(
     from nip.bench import Case
     from nip.bench.agreement import TOLERANCE, agreements
     from nip.bench.gpu import HEADER, LENGTHS, bench_gpu, caption, cells, missing
-    from nip.bench.markdown import markdown_table
+    from nip.bench.table import markdown_table
 
     lengths = [integer(x, "A sequence length") for x in split(seq_len)] if seq_len else LENGTHS
     dtypes = split(dtype)
@@ -222,8 +222,8 @@ def scoring_command(
 
     Example: nip bench scoring --patterns hypercube,local --seq-len 4096,65536
     """
-    from nip.bench.markdown import markdown_table
     from nip.bench.scoring import HEADER, bench_scoring, caption, cells
+    from nip.bench.table import markdown_table
 
     lengths = [integer(text, "A sequence length") for text in split(seq_len)]
     rows = list(bench_scoring(split(patterns), lengths, block_size, repeats=repeats))
