@@ -5,7 +5,7 @@ It is ``nip pretrain grid``, and prints a command for each point of the grid.
 
 import sys
 
-from nip.cli.original_grid import generate_training_commands
+from nip.cli.compat.grid import generate_training_commands
 
 if __name__ == "__main__":
     generate_training_commands(sys.argv[1:])

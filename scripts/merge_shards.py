@@ -3,7 +3,7 @@
 It puts N text shards into one.
 """
 
-from nip.cli.original_corpus import merge_shards, run
+from nip.cli.compat.corpus_commands import merge_shards, run
 
 if __name__ == "__main__":
     run(merge_shards)

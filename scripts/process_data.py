@@ -3,7 +3,7 @@
 It writes one article a line. ``nip data corpus`` does all four steps in one, and needs none of their files.
 """
 
-from nip.cli.original_corpus import process_data, run
+from nip.cli.compat.corpus_commands import process_data, run
 
 if __name__ == "__main__":
     run(process_data)

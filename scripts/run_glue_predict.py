@@ -6,7 +6,7 @@ from nip.cli import main
 
 if __name__ == "__main__":
     if "--help" not in sys.argv:
-        from nip.finetuning.saved_runs import prediction_words
+        from nip.finetuning.evaluate_checkpoints import prediction_words
 
         try:
             arguments = prediction_words(sys.argv[1:])

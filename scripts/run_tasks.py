@@ -7,8 +7,8 @@ found in ``LRA/datasets`` and beside the command, or where ``--data`` says.
 import sys
 
 from nip.cli import main
+from nip.cli.compat.lra_data import with_original_data
 from nip.cli.lra import old_arguments
-from nip.cli.original_data import with_original_data
 
 if __name__ == "__main__":
     try:

@@ -3,7 +3,7 @@
 It writes one sentence a line, an empty line after each article.
 """
 
-from nip.cli.original_corpus import run, shard_data
+from nip.cli.compat.corpus_commands import run, shard_data
 
 if __name__ == "__main__":
     run(shard_data)

@@ -3,7 +3,7 @@
 import random
 import struct
 
-from nip.data.tasks import BOOKS
+from nip.data.offline.corpora import BOOKS
 
 LETTERS = "abcdefghjklmnpr"  # of the Brown corpus's genres
 

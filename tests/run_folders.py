@@ -9,10 +9,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from nip.training.config import RunConfig
-from nip.training.graphs import run_pattern
-from nip.training.outcome import wilson_interval
-from nip.training.recipes import recipe
+from nip.lra.config import RunConfig
+from nip.lra.graphs import run_pattern
+from nip.lra.recipes import recipe
+from nip.runs.accuracy import wilson_interval
 
 BASELINES = {"commonest_label": 0.1705, "root_operator": 0.3634}
 

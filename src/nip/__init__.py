@@ -9,7 +9,7 @@ from nip.graphs import Pattern, pattern
 
 if TYPE_CHECKING:
     from nip.attention import Backend, attend, backends, explain
-    from nip.models.huggingface import from_pretrained, sparsify
+    from nip.models.huggingface.sparsify import from_pretrained, sparsify
     from nip.models.positions import extend_positions
     from nip.scoring.reach import Reach, reach
     from nip.scoring.score import Score, score
@@ -38,8 +38,8 @@ _LAZY = {
     "backends": "nip.attention",
     "explain": "nip.attention",
     "Backend": "nip.attention",
-    "sparsify": "nip.models.huggingface",
-    "from_pretrained": "nip.models.huggingface",
+    "sparsify": "nip.models.huggingface.sparsify",
+    "from_pretrained": "nip.models.huggingface.sparsify",
     "extend_positions": "nip.models.positions",
     "score": "nip.scoring",
     "Score": "nip.scoring",

@@ -6,7 +6,7 @@ import pytest
 
 from nip.bench import corpus as bench
 from nip.cli import main
-from nip.data.text.tokenizing import SPECIAL
+from nip.data.corpus.tokenizer import SPECIAL
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from nip.bench import step as bench
 from nip.bench.quiet import Timing
 from nip.cli import main
-from nip.training import steps
+from nip.lra import train_step as steps
 
 
 def small(**changes):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nip.cli import main
-from nip.data.text import open_corpus
+from nip.data.corpus import open_corpus
 from text_corpora import write_texts
 
 ASKED = ["--train-tokenizer", 200, "--max-seq-length", 32, "--jobs", 1]

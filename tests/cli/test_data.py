@@ -8,7 +8,7 @@ import pytest
 
 from nip.cli import main
 from nip.data import SPLITS, TASKS, decode, open_split
-from nip.data.text import read_manifest as read_corpus
+from nip.data.corpus import read_manifest as read_corpus
 
 SMALL = ["--train", "40", "--dev", "6", "--test", "8", "--min-length", "10", "--max-length", "60"]
 
@@ -131,7 +131,7 @@ def test_another_set_is_refused_and_overwritten(nip):
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
-    from nip.cli.making import progress_bar
+    from nip.cli.data import progress_bar
 
     with progress_bar("ListOps", 3) as told:
         assert told is None

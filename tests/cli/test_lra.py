@@ -13,9 +13,9 @@ import torch
 from nip.cli import main
 from nip.cli.lra import resolve
 from nip.data import Rule, build_listops
-from nip.training import recipe
-from nip.training.config import read_config
-from nip.training.runs import read_metrics
+from nip.lra import recipe
+from nip.lra.config import read_config
+from nip.runs.folder import read_metrics
 
 SMALL = ["--seq-len", "64", "--block-size", "8", "--batch-size", "4", "--max-steps", "6", "--eval-every", "3"]
 

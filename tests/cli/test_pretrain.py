@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from nip.cli import main, original_pretraining
-from nip.cli.original_pretraining import ALWAYS, KNOWN, NOTHING, today
+from nip.cli import main
+from nip.cli.compat import pretraining_flags as original_pretraining
+from nip.cli.compat.pretraining_flags import ALWAYS, KNOWN, NOTHING, today
 from nip.cli.pretrain import asked_for, flags, help_text, read_file
-from nip.data.text import Settings as CorpusSettings
-from nip.data.text import build_corpus
-from nip.training.pretraining.planning import plan
-from nip.training.pretraining.settings import FIELDS, Settings
+from nip.data.corpus import Settings as CorpusSettings
+from nip.data.corpus import build_corpus
+from nip.pretraining.plan import plan
+from nip.pretraining.settings import FIELDS, Settings
 from text_corpora import write_texts
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nip.finetuning import arguments
-from nip.finetuning.arguments import parse, settle_precision, words_of_file
+from nip.finetuning.arguments import AttentionArguments, parse, read_layers, settle_precision, words_of_file
 
 
 @dataclass
@@ -126,3 +126,10 @@ def test_one_notice_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert len(said) == 2
     assert said[0] == "nip: --evaluation_strategy is now --eval_strategy no"
     assert "--overwrite_output_dir" in said[1]
+
+
+def test_layers_repeat_or_are_numbered():
+    assert read_layers("local, hypercube") == ["local", "hypercube"]
+    assert read_layers("0=local, 3=softmax") == {0: "local", 3: "softmax"}
+    assert AttentionArguments().layers is None
+    assert AttentionArguments(attention_layers="random").layers == ["random"]

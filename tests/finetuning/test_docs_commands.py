@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from nip.finetuning.arguments import Parser
-from nip.finetuning.flags import OLD, translate
-from nip.finetuning.glue import GlueArguments
-from nip.finetuning.masked_lm import MaskedLmArguments
+from nip.finetuning.deprecated_flags import OLD, translate
+from nip.finetuning.glue.task import GlueArguments
+from nip.finetuning.masked_lm.task import MaskedLmArguments
 
 PAGE = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text("utf-8")
 BLOCKS = "\n".join(re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")

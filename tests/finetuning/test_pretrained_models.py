@@ -10,10 +10,11 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 import nip
 from finetuning_files import SPECIAL, WORDS, write_tokenizer
-from nip.data.text import Vocabulary
-from nip.finetuning import glue, masked_lm
-from nip.training.pretraining.model import FAMILIES, ModelSettings, build_model
-from nip.training.pretraining.saving import load_model, save_model
+from nip.data.corpus import Vocabulary
+from nip.finetuning.glue import task as glue
+from nip.finetuning.masked_lm import task as masked_lm
+from nip.pretraining.export import load_model, save_model
+from nip.pretraining.model import FAMILIES, ModelSettings, build_model
 
 KINDS = [*((family, "layer") for family in FAMILIES), ("bert", "rms"), ("roberta-prelayernorm", "rms")]
 

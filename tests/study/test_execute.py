@@ -12,10 +12,9 @@ from types import SimpleNamespace
 import filelock
 import pytest
 
+from nip.runs.folder import RunFolder, wait_for_other
 from nip.study import worker
 from nip.study.execute import Job, alone, here, on_dask
-from nip.training import RunFolder
-from nip.training.runs import wait_for_other
 from stand_in_runs import check_three, ran, stand_ins
 
 
@@ -94,8 +93,8 @@ def test_a_worker_waits_before_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "spin_briefly", lambda: None)
     monkeypatch.setattr(worker, "_end_with_starter", lambda: None)
     monkeypatch.setattr("nip.study.panel.read_plan", lambda study: [run])
-    monkeypatch.setattr("nip.training.runs.wait_for_other", lambda folder: called.append(("wait", folder.path)))
-    monkeypatch.setattr("nip.training.train", lambda config, out, data: called.append(("train", out)))
+    monkeypatch.setattr("nip.runs.folder.wait_for_other", lambda folder: called.append(("wait", folder.path)))
+    monkeypatch.setattr("nip.lra.train", lambda config, out, data: called.append(("train", out)))
     assert worker.main([str(tmp_path), "a"]) == 0
     assert called == [("wait", tmp_path / "a"), ("train", tmp_path / "a")]
 

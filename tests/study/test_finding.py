@@ -2,9 +2,9 @@ import math
 
 import pytest
 
+from nip.runs.accuracy import wilson_interval
 from nip.study import find, find_runs
 from nip.study.finding import Group, difference, differing, grouped
-from nip.training.outcome import wilson_interval
 from run_folders import small_config, write_run
 
 

@@ -8,13 +8,13 @@ import pytest
 from scipy import stats
 
 from nip import pattern, score
+from nip.cli.study import Progress
+from nip.report.scatter import Plot, Point, draw_panel, picture
+from nip.report.study_tables import accuracy_rows, correlation_rows, to_console, to_markdown, write_results
 from nip.scoring.reach import reach
 from nip.study import panel
 from nip.study.execute import Outcome
 from nip.study.outcome import evaluate, native_vertices
-from nip.study.progress import Progress
-from nip.study.scatter import Plot, Point, draw_panel, picture
-from nip.study.tables import accuracy_rows, correlation_rows, to_console, to_markdown, write_results
 from run_folders import small_config, write_run
 
 PATTERNS = "softmax,hypercube,local,bigbird,projective_plane@seq_len=224"

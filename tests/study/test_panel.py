@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from nip.lra.config import RunConfig
 from nip.study import panel
-from nip.training.config import RunConfig
 from run_folders import small_config, write_run
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from nip.bench.machine import Machine, this_machine
 from nip.bench.memory import printed_by
 from nip.bench.table import markdown_table
-from nip.data.text import Settings, build_corpus
-from nip.data.text.formatting import by_size
-from nip.data.text.inputs import find_files
-from nip.data.text.tokenizing import existing
+from nip.data.corpus import Settings, build_corpus
+from nip.data.corpus.clean import by_size
+from nip.data.corpus.files import find_files
+from nip.data.corpus.tokenizer import existing
 from nip.graphs.pattern import check_int
 
 HEADER = ("step", "MB", "s", "MB/s", "times tokenizers", "peak MiB")

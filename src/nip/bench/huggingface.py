@@ -21,12 +21,11 @@ from nip.bench.machine import Machine, this_machine
 from nip.bench.memory import high_water, in_own_process
 from nip.bench.quiet import mm_probe, time_alternately
 from nip.bench.table import markdown_table
-from nip.finetuning.loading import positions_of
 from nip.graphs import pattern
 from nip.graphs.pattern import check_int
-from nip.models.huggingface import sparsify
-from nip.models.positions import extend_positions
-from nip.training.process import keep_freed_memory
+from nip.models.huggingface.sparsify import sparsify
+from nip.models.positions import extend_positions, positions_of
+from nip.runs.process import keep_freed_memory
 
 DENSE = "sdpa"
 PASSES = ("training", "inference")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nip.training.process import resident
+from nip.runs.process import resident
 
 _RESET = Path("/proc/self/clear_refs")
 

@@ -20,14 +20,13 @@ from nip.bench.machine import Machine, this_machine
 from nip.bench.memory import high_water, in_own_process
 from nip.bench.quiet import mm_probe, time_alternately
 from nip.bench.table import markdown_table
-from nip.data.text import Vocabulary
+from nip.data.corpus import Vocabulary
 from nip.graphs import pattern
 from nip.graphs.pattern import check_int
-from nip.training.pretraining.flops import work_of
-from nip.training.pretraining.model import FAMILIES, ModelSettings, build_model
-from nip.training.pretraining.objective import MaskedObjective, total_loss
-from nip.training.pretraining.optimizers import make_optimizer
-from nip.training.process import keep_freed_memory
+from nip.pretraining.cost import work_of
+from nip.pretraining.model import FAMILIES, MaskedObjective, ModelSettings, build_model, total_loss
+from nip.runs.process import keep_freed_memory
+from nip.training.optimizers import make_optimizer
 
 DENSE = "sdpa"
 OUTPUTS = ("masked", "all")

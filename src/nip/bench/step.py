@@ -15,15 +15,16 @@ from typing import Any
 import torch
 
 from nip.bench.machine import Machine, this_machine
+from nip.bench.profile import GROUPS, make_loading, make_step, padded_in_full, plainly, profile_step
 from nip.bench.quiet import mm_probe, time_alternately
 from nip.data import Examples, generate
 from nip.graphs.pattern import check_int
-from nip.training import RunConfig, RunFolder, recipe
-from nip.training.graphs import run_pattern
-from nip.training.process import keep_freed_memory
-from nip.training.profile import GROUPS, make_loading, make_step, padded_in_full, plainly, profile_step
-from nip.training.runs import settle
-from nip.training.stages import attention_choice
+from nip.lra import RunConfig, recipe
+from nip.lra.config import settle
+from nip.lra.evaluation import attention_choice
+from nip.lra.graphs import run_pattern
+from nip.runs.folder import RunFolder
+from nip.runs.process import keep_freed_memory
 
 DENSE = "dense"
 LOADING = "loading"

@@ -1,19 +1,174 @@
-"""`nip bench …`: measure attention and scoring on this machine."""
+"""`nip bench …`: measure attention and scoring on this machine.
+
+What every `nip bench` command does with its rows: a Markdown file, JSON, or a table on the terminal.
+
+`nip bench corpus`: the rate and the memory at which a corpus is made.
+
+`nip bench pretrain`: a step of BERT's pretraining over patterns, beside the dense one.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 
 from nip import graphs
-from nip.cli import bench_corpus, bench_pretrain
-from nip.cli.bench_output import collect, show_rows, wide
+from nip.atomic import replacing
 from nip.cli.options import Json, emit, integer, number, split
+
+# columns of words stand on the left
+WORDS = {"pattern", "dtype", "pass", "backend", "way", "attention", "output", "step"}
+
+
+class Row(Protocol):
+    """A measurement."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+def collect(measured: Iterable[R], markdown: Callable[[Sequence[R]], str], out: Path | None) -> list[R]:
+    """All rows. Measuring takes long: while they come the file holds those that there are, whatever happens then."""
+    from rich.console import Console
+
+    rows: list[R] = []
+    with Console(stderr=True).status("measuring"):
+        for row in measured:
+            rows.append(row)
+            if out is not None:
+                with replacing(out) as file:
+                    file.write(markdown(rows).encode())
+    return rows
+
+
+def show_rows(
+    rows: Sequence[R],
+    header: Sequence[str],
+    cells: Callable[[R], list[str]],
+    heading: str,
+    markdown: Callable[[], str],
+    *,
+    out: Path | None,
+    as_json: bool,
+    width: int | None = None,
+) -> None:
+    """Write the rows to a file, and print them as JSON, or as a table where there is no file.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    header : sequence of str
+    cells : callable
+        A row's texts, one for each heading.
+    heading : str
+        Over the table.
+    markdown : callable
+        The page for `out`.
+    out : Path, optional
+    as_json : bool
+    width : int, optional
+        Of the terminal, where it is not to be found out.
+    """
+    if out is not None:
+        emit(markdown(), out)
+    if as_json:
+        emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
+    elif out is None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=heading, title_justify="left")
+        for name in header:
+            table.add_column(name, justify="left" if name in WORDS else "right")
+        for row in rows:
+            table.add_row(*cells(row))
+        Console(width=width).print(table)
+
+
+def wide() -> int | None:
+    """The width for many columns: a terminal's own, and enough where the output goes elsewhere."""
+    return None if sys.stdout.isatty() else 160
+
+
+def corpus_command(
+    origin: Annotated[
+        Path, typer.Option("--from", help="A text file or a folder of them: words are drawn as often as they occur.")
+    ],
+    tokenizer: Annotated[str, typer.Option(help="A folder, a vocab.txt, or a name on the Hugging Face Hub.")],
+    megabytes: Annotated[int, typer.Option(help="Millions of bytes of text to draw.")] = 100,
+    jobs: Annotated[int, typer.Option(help="Processes; −1: one a processor.")] = -1,
+    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Megabytes a second at which a corpus is read, compared and tokenized, beside `tokenizers` alone; and its memory.
+
+    The text is drawn for the purpose, and lies in the folder for temporary files while it is used.
+
+    Example: nip bench corpus --from texts --tokenizer bert-base-uncased --megabytes 1000
+    """
+    from rich.console import Console
+
+    from nip.bench.corpus import HEADER, bench_corpus, caption, cells, to_markdown
+    from nip.processor import usable_cores
+
+    with Console(stderr=True).status("measuring"):
+        rows = bench_corpus(origin, tokenizer, megabytes, jobs=usable_cores() if jobs == -1 else jobs)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json)
+
+
+def pretrain_command(
+    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = "hypercube",
+    seq_len: Annotated[str, typer.Option("--seq-len", help="Sequence lengths, comma-separated.")] = "512,2048,8192",
+    tokens: Annotated[int, typer.Option(help="Tokens of a batch: as many samples as fit, one at least.")] = 8192,
+    layers: Annotated[int, typer.Option(help="Layers.")] = 6,
+    width: Annotated[int, typer.Option(help="Width of the model.")] = 384,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 12,
+    vocab_size: Annotated[int, typer.Option("--vocab-size", help="Tokens of the vocabulary.")] = 8192,
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
+    family: Annotated[str, typer.Option(help="bert, roberta-prelayernorm or modernbert.")] = "bert",
+    masked: Annotated[float, typer.Option(help="Share of the tokens that are predicted.")] = 0.15,
+    outputs: Annotated[
+        str, typer.Option(help="masked: only those go through the output layer; all, for comparison; or both.")
+    ] = "masked",
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where autocast does.")] = False,
+    backend: Annotated[str, typer.Option(help="The backend; auto is what attend takes.")] = "auto",
+    repeats: Annotated[int, typer.Option(help="Steps of which medians are told.")] = 7,
+    memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time and memory of a pretraining step, with attention over patterns and with transformers' dense attention.
+
+    Everything outside attention is the same code: only masked tokens go through the output layer, AdamW takes the step.
+    Samples are taken in turns, and again where the machine was busy.
+
+    Example: nip bench pretrain --seq-len 2048 --patterns hypercube,bigbird
+    """
+    from nip.bench.pretrain import HEADER, Problem, bench_pretraining, caption, cells, to_markdown
+
+    if tokens < 1:
+        raise ValueError(f"--tokens must be an integer of at least 1. Got {tokens} instead.")
+    problems = [
+        Problem(n, max(1, tokens // max(n, 1)), layers, width, heads, vocab_size, block_size, family, masked, bf16)
+        for n in (integer(text, "A sequence length") for text in split(seq_len))
+    ]
+    if not problems or not split(outputs):
+        raise ValueError("There is nothing to measure. Name a sequence length and an output.")
+    measured = bench_pretraining(
+        problems, split(patterns), split(outputs), backend=backend, repeats=repeats, memory=memory
+    )
+    rows = collect(measured, to_markdown, out)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json, width=wide())
+
 
 ALL_PASSES = ("forward", "backward", "forward+backward")
 
@@ -23,15 +178,15 @@ bench = typer.Typer(no_args_is_help=True)
 @bench.callback()
 def bench_command() -> None:
     """Measure attention, scoring, training steps and the making of a corpus on this machine."""
-    from nip.training.process import spin_briefly
+    from nip.runs.process import spin_briefly
 
     spin_briefly(30_000)  # every command here imports torch later than this
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module, and those that have modules of their own."""
-    bench.command("corpus")(bench_corpus.corpus_command)
-    bench.command("pretrain")(bench_pretrain.pretrain_command)
+    bench.command("corpus")(corpus_command)
+    bench.command("pretrain")(pretrain_command)
     app.add_typer(bench, name="bench")
 
 
@@ -311,7 +466,7 @@ def encoder_command(
     Example: nip bench encoder --seq-len 2048 --dropout 0 --pass training
     """
     from nip.bench.huggingface import HEADER, Encoder, bench_encoder, caption, cells, to_markdown
-    from nip.finetuning.tokenizing import quiet
+    from nip.finetuning.datasets import quiet
 
     quiet()
     lengths = [integer(text, "A sequence length") for text in split(seq_len)]

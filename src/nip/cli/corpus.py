@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nip.cli.data_options import Overwrite
-from nip.cli.options import Json, emit
+from nip.cli.options import Json, Overwrite, emit
 
 if TYPE_CHECKING:
-    from nip.data.text import Settings
+    from nip.data.corpus import Settings
 
 ONCE = ("dup_factor", "masked_lm_prob", "max_predictions_per_seq", "seed")  # options that go with --masked-once
 
@@ -76,7 +75,7 @@ def corpus_command(
 
     Example: nip data corpus --from books --out shards --train-tokenizer 8192 --max-seq-length 128
     """
-    from nip.data.text import Settings
+    from nip.data.corpus import Settings
 
     settings = Settings(
         max_seq_length=max_seq_length,
@@ -114,7 +113,7 @@ def idle(settings: Settings) -> list[str]:
 
     Examples
     --------
-    >>> from nip.data.text import Settings
+    >>> from nip.data.corpus import Settings
     >>> idle(Settings(train_tokenizer=8192, dup_factor=7))
     ['--dup-factor does nothing without --masked-once.']
     """
@@ -134,7 +133,7 @@ def idle(settings: Settings) -> list[str]:
 
 def make_corpus(origin: str, out: Path, settings: Settings, *, as_json: bool = False, **how: Any) -> None:
     """Make a corpus and say what it is."""
-    from nip.data.text import build_corpus, read_manifest
+    from nip.data.corpus import build_corpus, read_manifest
 
     began = time.perf_counter()
     with _steps() as progress:
@@ -163,7 +162,7 @@ def make_corpus(origin: str, out: Path, settings: Settings, *, as_json: bool = F
 
 def verify_corpus(folder: Path, *, as_json: bool) -> None:
     """Read every byte of a corpus, and say that it is sound."""
-    from nip.data.text import verify
+    from nip.data.corpus import verify
 
     counts = verify(folder)
     if as_json:

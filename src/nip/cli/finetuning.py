@@ -17,19 +17,19 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("glue", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.glue", "Classify texts: a task of GLUE, or files. --help lists the flags.")
+        passed_on("nip.finetuning.glue.task", "Classify texts: a task of GLUE, or files. --help lists the flags.")
     )
     app.command("mlm", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.masked_lm", "Masked language modelling, finetuned or from scratch.")
+        passed_on("nip.finetuning.masked_lm.task", "Masked language modelling, finetuned or from scratch.")
     )
     app.command("qa", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.qa", "Answer questions by spans of their contexts: SQuAD 1 and 2, or files.")
+        passed_on("nip.finetuning.qa.task", "Answer questions by spans of their contexts: SQuAD 1 and 2, or files.")
     )
     app.command("summarization", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.summarization", "Summarize texts by encoder–decoders such as BART and T5.")
+        passed_on("nip.finetuning.summarization.task", "Summarize texts by encoder–decoders such as BART and T5.")
     )
     app.command("hpo", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.hpo", "Search for the settings that finetune best: nip hpo COMMAND FLAG …")
+        passed_on("nip.finetuning.search.run", "Search for the settings that finetune best: nip hpo COMMAND FLAG …")
     )
     app.command("checkpoints", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(checkpoints)
 
@@ -56,7 +56,7 @@ def checkpoints(
     Example: nip checkpoints runs/glue-mrpc-hypercube-seed42 --per_device_eval_batch_size 64
     """
     _spin_briefly()
-    from nip.finetuning.saved_runs import evaluate_checkpoints
+    from nip.finetuning.evaluate_checkpoints import evaluate_checkpoints
 
     rows = evaluate_checkpoints(run, out, context.args)
     if as_json:
@@ -68,6 +68,6 @@ def checkpoints(
 
 
 def _spin_briefly() -> None:
-    from nip.training.process import spin_briefly
+    from nip.runs.process import spin_briefly
 
     spin_briefly()

@@ -15,7 +15,7 @@ from nip.cli.options import Json, Param, warnings_to_stderr
 from nip.graphs.pattern import read_parameters
 
 if TYPE_CHECKING:
-    from nip.training import RunConfig
+    from nip.lra import RunConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -119,12 +119,12 @@ def lra_command(
         "protocol": protocol,
     }
     chosen = resolve({name: value for name, value in given.items() if value is not None}, config)
-    from nip.training.process import spin_briefly
+    from nip.runs.process import spin_briefly
 
     spin_briefly()
     from nip.data import runs_folder
-    from nip.training import train
-    from nip.training.outcome import in_words
+    from nip.lra import train
+    from nip.runs.accuracy import in_words
 
     folder = out if out is not None else runs_folder() / chosen.name
     with warnings_to_stderr():
@@ -143,9 +143,9 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     ValueError
         If the task or pattern is unknown, a setting is impossible, or options contradict each other.
     """
-    from nip.training import recipe
-    from nip.training.config import FOUND, read_settings
-    from nip.training.graphs import PATTERN_FILE, graph_label
+    from nip.lra import recipe
+    from nip.lra.config import FOUND, read_settings
+    from nip.lra.graphs import PATTERN_FILE, graph_label
 
     stored: dict[str, Any] = {}
     if file is not None:

@@ -1,4 +1,7 @@
-"""Options that several commands share, and how a pattern is read from them."""
+"""Options that several commands share, and how a pattern is read from them.
+
+Options that the commands of `nip data` share.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from nip import graphs
 
 if TYPE_CHECKING:
     from nip.graphs import Pattern
+
 
 NumVertices = Annotated[int | None, typer.Option("--n-vertices", help="Number of vertices (blocks) of the graph.")]
 SeqLen = Annotated[int | None, typer.Option("--seq-len", help="Tokens instead: ⌈tokens / block size⌉ vertices.")]
@@ -116,3 +120,16 @@ def number(text: str, name: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"{name} must be a number. Got {text!r} instead.") from None
+
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "--data", help="The data folder, which holds a folder per task (default: $NIP_DATA, else data/)."
+    ),
+]
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task, such as listops.")]
+Origin = Annotated[str | None, typer.Option("--from", help="The file or folder to read.")]
+SourceName = Annotated[str | None, typer.Option("--source", help="The form of what is read, or how to draw.")]
+SplitRule = Annotated[str | None, typer.Option("--split-rule", help="How to split what is read.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a set that is there.")]

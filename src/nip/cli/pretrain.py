@@ -16,7 +16,7 @@ import typer
 from nip.graphs.pattern import read_parameters
 
 if TYPE_CHECKING:
-    from nip.training.pretraining.settings import Settings
+    from nip.pretraining.settings import Settings
 
 EXAMPLE = "Example: nip pretrain --dataset shards --size tiny --lengths 128 --max-steps 1000"
 OTHERS = {
@@ -62,7 +62,7 @@ def pretrain_command(context: typer.Context) -> None:
     elif not words or "--help" in words:
         print(help_text())
     else:
-        from nip.training.process import spin_briefly
+        from nip.runs.process import spin_briefly
 
         spin_briefly()
         carry_out(asked_for(words), ["nip", "pretrain", *words])
@@ -71,17 +71,16 @@ def pretrain_command(context: typer.Context) -> None:
 def carry_out(asked: Asked, command: Sequence[str]) -> None:
     """Pretrain, or say what it would need."""
     if asked.tokenizer is not None:
-        from nip.training.pretraining.opening import refuse_other_tokenizer
+        from nip.pretraining.checks import refuse_other_tokenizer
 
         refuse_other_tokenizer(asked.tokenizer, asked.dataset)
     if asked.dry_run:
-        from nip.training.pretraining.planning import plan
+        from nip.pretraining.plan import plan
 
         found = plan(asked.settings, asked.dataset)
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if asked.as_json else found.in_words())
         return
-    from nip.training.pretraining.course import pretrain
-    from nip.training.pretraining.ending import in_words
+    from nip.pretraining.run import in_words, pretrain
 
     result = pretrain(asked.settings, asked.dataset, asked.out, command=command)
     from accelerate import PartialState
@@ -98,10 +97,10 @@ def asked_for(words: Sequence[str]) -> Asked:
     ValueError
         If there is no such option, or a value is not possible.
     """
-    from nip.cli.original_pretraining import today
+    from nip.cli.compat.pretraining_flags import today
     from nip.data import runs_folder
-    from nip.data.text import read_manifest
-    from nip.training.pretraining.settings import FIELDS, Settings
+    from nip.data.corpus import read_manifest
+    from nip.pretraining.settings import FIELDS, Settings
 
     given, notices = today(flags(words))
     for notice in notices:
@@ -156,7 +155,7 @@ def idle(name: str, settings: Settings) -> str | None:
 
     Examples
     --------
-    >>> from nip.training.pretraining.settings import Settings
+    >>> from nip.pretraining.settings import Settings
     >>> idle("decay_rate", Settings(max_steps=1)), idle("eps", Settings(max_steps=1))
     ('without --curve exp', None)
     """
@@ -224,7 +223,7 @@ def converted(name: str, text: str | None) -> Any:
     ValueError
         If the text is none.
     """
-    from nip.training.pretraining.settings import FIELDS, wrong
+    from nip.pretraining.settings import FIELDS, wrong
 
     if name in switches():
         said = "true" if text is None else text.lower()
@@ -253,7 +252,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    from nip.training.pretraining.settings import FIELDS
+    from nip.pretraining.settings import FIELDS
 
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
@@ -275,8 +274,8 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def elsewhere(name: str) -> str | None:
     """The sentence about an option that a file of settings cannot have; None where there is no such option."""
-    from nip.cli.original_pretraining import KNOWN, RENAMED
-    from nip.training.pretraining.settings import FIELDS
+    from nip.cli.compat.pretraining_flags import KNOWN, RENAMED
+    from nip.pretraining.settings import FIELDS
 
     if name in RENAMED and RENAMED[name] in (*FIELDS, "dataset", "tokenizer"):
         return f"{name} is called {RENAMED[name].replace('_', '-')} in a file."
@@ -287,8 +286,8 @@ def elsewhere(name: str) -> str | None:
 
 def unknown(name: str) -> str:
     """The sentence about an option that does not exist, with the nearest that does."""
-    from nip.cli.original_pretraining import KNOWN
-    from nip.training.pretraining.settings import FIELDS
+    from nip.cli.compat.pretraining_flags import KNOWN
+    from nip.pretraining.settings import FIELDS
 
     near = difflib.get_close_matches(name, [*FIELDS, *OTHERS, *KNOWN], n=1, cutoff=0.6)
     hint = f"Did you mean --{near[0].replace('_', '-')}?" if near else "--help lists them."
@@ -297,14 +296,14 @@ def unknown(name: str) -> str:
 
 def switches() -> tuple[str, ...]:
     """The options that are on or off."""
-    from nip.training.pretraining.settings import FIELDS
+    from nip.pretraining.settings import FIELDS
 
     return (*SWITCHES, *(name for name, each in FIELDS.items() if each.type == "bool"))
 
 
 def help_text() -> str:
     """All options, in groups."""
-    from nip.training.pretraining.settings import FIELDS
+    from nip.pretraining.settings import FIELDS
 
     parser = argparse.ArgumentParser(
         "nip pretrain",
@@ -341,7 +340,7 @@ def _written(value: Any) -> str:
 
 def grid_command(words: Sequence[str]) -> None:
     """Print a command for each point of a grid."""
-    from nip.training.pretraining.grid import commands, read_grid
+    from nip.cli.compat.grid import commands, read_grid
 
     parser = argparse.ArgumentParser("nip pretrain grid", description=grid_command.__doc__)
     parser.add_argument("file", type=Path, help="YAML: fixed options, and lists of values to combine")

@@ -23,7 +23,7 @@ def report(
 
     Example: nip report runs/demo --out report.html
     """
-    from nip.study import write_report
+    from nip.report.page import write_report
 
     found, findings = write_report(runs, out)
     if as_json:

@@ -1,23 +1,83 @@
-"""`nip study`: a panel of runs, and what their accuracy goes together with."""
+"""`nip study`: a panel of runs, and what their accuracy goes together with.
+
+What the execution of a study says while it goes: a line for every run that has ended, with an estimate.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from nip.cli.lra import lra_command, resolve
 from nip.cli.options import Json, emit
+from nip.report.sections import duration
+from nip.study.execute import Outcome
+from nip.study.panel import PlannedRun
+from nip.study.runs import read_run
+from nip.study.statistics import percent_text
 
 if TYPE_CHECKING:
     from nip.study.execute import Performer
     from nip.study.panel import PlannedRun
+
+
+class Progress:
+    """Counts what has ended and guesses how long the rest takes.
+
+    Parameters
+    ----------
+    study : Path
+    waiting : sequence of PlannedRun
+        What is executed now.
+    total : int
+        Runs of the plan, finished ones included.
+    """
+
+    def __init__(self, study: Path, waiting: Sequence[PlannedRun], total: int) -> None:
+        self._study = study
+        self._waiting = {run.name: run for run in waiting}
+        self._total = total
+        self._took: dict[tuple[str, int], list[float]] = {}
+        self._began = time.monotonic()
+        self._summed = 0.0
+
+    def ended(self, outcome: Outcome) -> str:
+        """One line about a run that has ended, and what is left."""
+        run = self._waiting.pop(outcome.name)
+        self._summed += outcome.seconds
+        done = self._total - len(self._waiting)
+        if outcome.error is None:
+            self._took.setdefault((run.label, run.config.layers), []).append(outcome.seconds)
+            result = read_run(self._study / run.name).result
+            says = percent_text(result.test_accuracy) if result else "no result"
+        else:
+            says = f"failed: {outcome.error}"
+        left = self.seconds_left()
+        about = "" if left is None or not self._waiting else f"; about {duration(left)} to go"
+        return f"{done} of {self._total}: {run.name} {says} ({duration(outcome.seconds)}){about}"
+
+    def seconds_left(self) -> float | None:
+        """Seconds that the rest takes if every run takes what its like took; None before the first has succeeded."""
+        if not self._took:
+            return None
+        overall = fmean(fmean(took) for took in self._took.values())
+        rest = 0.0
+        for run in self._waiting.values():
+            took = self._took.get((run.label, run.config.layers))
+            rest += fmean(took) if took else overall
+        elapsed = time.monotonic() - self._began
+        at_a_time = max(1.0, self._summed / elapsed) if elapsed > 0 else 1.0
+        return rest / at_a_time
+
 
 # Of the options of nip lra those that a study has other ways to say.
 OTHERWISE = ("model", "param", "graph", "seed", "out", "skip_train", "original_log", "as_json")
@@ -102,9 +162,9 @@ def study_command(
             )
         _from_paper(as_json)
         return
+    from nip.report.study_tables import failures, to_console, write_results
     from nip.study import panel
     from nip.study.outcome import evaluate
-    from nip.study.tables import failures, to_console, write_results
 
     performer = _performer(workers, scheduler, submitit, job or [])
     study = _folder(out, passed)
@@ -146,8 +206,8 @@ def _folder(out: Path | None, passed: dict[str, Any]) -> Path:
 
 
 def _planned(patterns: str, seeds: str, depths: str | None, passed: dict[str, Any]) -> list[PlannedRun]:
+    from nip.lra import RunConfig
     from nip.study import panel
-    from nip.training import RunConfig
 
     file, data = passed.get("config"), passed.get("data")
     given = {name: value for name, value in passed.items() if name not in ("config", "data")}
@@ -197,7 +257,7 @@ def _job_settings(pairs: list[str]) -> dict[str, Any]:
 def _check(runs: list[PlannedRun]) -> None:
     """Refuse, before anything runs, what no run could be made of: a graph that there is not, data that is missing."""
     from nip.data import open_split
-    from nip.training.graphs import run_pattern
+    from nip.lra.graphs import run_pattern
 
     for run in runs:
         run_pattern(run.config)
@@ -220,8 +280,8 @@ def _execute(
     study: Path, runs: list[PlannedRun], waiting: list[PlannedRun], performer: Performer
 ) -> list[dict[str, str]]:
     """Execute what is not finished, and say how it goes; the failures."""
+    from nip.cli.study import Progress
     from nip.study import execute, panel
-    from nip.study.progress import Progress
 
     failed = []
     with execute.alone(study):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from nip.data.build import build, build_listops
-from nip.data.examples import Examples, chunks
-from nip.data.folders import data_folder, runs_folder
-from nip.data.listops import Rule, decode, encode, evaluate
-from nip.data.sampling import generate
-from nip.data.sources import SOURCES, find_source, sources_of
-from nip.data.statistics import Statistics, baselines, counts, statistics
-from nip.data.storage import open_split, read_manifest, task_in, verify
-from nip.data.tasks import SPLITS, TASKS, Task, find_task
-from nip.data.tsv import read_tsv, write_tsv
-from nip.data.writing import write_task
+from nip.data.tasks.build import build, build_listops
+from nip.data.tasks.examples import Examples, chunks
+from nip.data.tasks.listops.generate import generate
+from nip.data.tasks.listops.language import Rule, decode, encode, evaluate
+from nip.data.tasks.listops.official_files import read_tsv, write_tsv
+from nip.data.tasks.registry import SPLITS, TASKS, Task, find_task
+from nip.data.tasks.sources import SOURCES, find_source, sources_of
+from nip.data.tasks.statistics import Statistics, baselines, counts, statistics
+from nip.data.tasks.storage import open_split, read_manifest, task_in, verify, write_task
+from nip.locations import data_folder, runs_folder
 
 __all__ = [
     "SOURCES",

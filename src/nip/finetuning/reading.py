@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nip.training.config import RunConfig
-from nip.training.runs import read_run_file
+from nip.lra.config import RunConfig
+from nip.runs.folder import read_run_file
 
 KINDS = ("glue", "mlm", "qa", "summarization")
 

@@ -1,6 +1,5 @@
 """Models whose self-attention runs over a pattern."""
 
-from nip.models.lra import Classifier, EncoderConfig, build_classifier
-from nip.models.modern import Denoiser, build_denoiser
+from nip.models.lra import Classifier, Denoiser, EncoderConfig, build_classifier, build_denoiser
 
 __all__ = ["Classifier", "Denoiser", "EncoderConfig", "build_classifier", "build_denoiser"]

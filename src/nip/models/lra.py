@@ -4,6 +4,8 @@ Token and position embeddings, a stack of layers that is applied twice with the 
 mean over positions, and a two-layer head. Token id 0 is padding. The sizes are those of the NIP paper's runs, which
 take them from Nyströmformer (arXiv 2102.03902, section 4.2) but for 4 heads in place of 2 and the tied repetition.
 The modern recipe's encoder is the same with rotary positions and a gated feed-forward.
+
+Denoising: the encoder with a head that says of every token what it was before it was masked.
 """
 
 from __future__ import annotations
@@ -328,3 +330,52 @@ def draw_weights(model: nn.Module, seed: int) -> None:
                 elif isinstance(module, nn.Linear):
                     bound = module.in_features**-0.5
                     weight.uniform_(-bound, bound, generator=generator)
+
+
+class Denoiser(Encoder):
+    """The encoder and a linear head on every token: its weights fit `nip.models.Classifier` where both have them.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        It must be `masked`: the token id that stands for a masked token is ``vocab_size``.
+    pattern : Pattern
+    outputs : int
+        Numbers that the head gives for a token: a score for each of its possible ids, or its one grey level.
+    backend : str, default="auto"
+
+    Raises
+    ------
+    ValueError
+        If the configuration has no id for masked tokens, or the pattern does not fit the length.
+    """
+
+    def __init__(self, config: EncoderConfig, pattern: Pattern, *, outputs: int, backend: str = "auto") -> None:
+        if not config.masked:
+            raise ValueError("A denoiser needs a token id for what is masked: the configuration must be 'masked'.")
+        super().__init__(config, pattern, backend=backend)
+        self.restored = nn.Linear(config.width, outputs)
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Numbers (…, length, outputs) for every token.
+
+        Parameters
+        ----------
+        input_ids : Tensor of shape (batch, length), or (batch, 2, length) for pairs, each document read by itself
+        mask : Tensor of bool, of the same shape
+            True at real tokens, masked ones included.
+        """
+        length = input_ids.shape[-1]
+        features = self.features(input_ids.reshape(-1, length), mask.reshape(-1, length))
+        numbers: Tensor = self.restored(features)
+        return numbers.reshape(*input_ids.shape, -1)
+
+
+def build_denoiser(
+    config: EncoderConfig, pattern: Pattern, *, outputs: int, seed: int, backend: str = "auto"
+) -> Denoiser:
+    """A new denoiser whose first weights are those of `draw_weights`: its encoder's are those of a classifier."""
+    with torch.random.fork_rng(devices=[]):
+        model = Denoiser(config, pattern, outputs=outputs, backend=backend)
+    draw_weights(model, seed)
+    return model

@@ -181,3 +181,24 @@ def _instead(model: Any) -> str:
     if any("Sinusoidal" in type(module).__name__ for module in model.modules()):
         return "they are sines, computed as far as an input reaches."
     return "there is nothing to extend."
+
+
+# Families whose position table begins with rows that no token uses: up to the padding token's own.
+OFFSET_FAMILIES = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "xmod"),
+    *("esm", "ibert", "lilt", "luke", "markuplm", "layoutlmv3"),
+)
+
+
+# Families that compute positions as far as an input reaches, whatever their configuration says.
+UNLIMITED_FAMILIES = ("t5", "mt5", "umt5", "m2m_100", "nllb-moe", "xglm")
+
+
+def positions_of(config: Any) -> int | None:
+    """How many tokens a sequence may have; None where positions are relative or rotary, so that nothing limits it."""
+    rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if rows is None or is_rotary(config) or getattr(config, "model_type", "") in UNLIMITED_FAMILIES:
+        return None
+    if config.model_type in OFFSET_FAMILIES:
+        return int(rows) - int(config.pad_token_id or 0) - 1
+    return int(rows)

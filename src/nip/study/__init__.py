@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nip.study.finding import Finding, find
-from nip.study.report import write_report
 from nip.study.runs import Curve, Result, Run, find_runs, read_run
 
-__all__ = ["Curve", "Finding", "Result", "Run", "find", "find_runs", "read_run", "write_report"]
+__all__ = ["Curve", "Finding", "Result", "Run", "find", "find_runs", "read_run"]

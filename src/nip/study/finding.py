@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from nip.study.charts import percent_text
 from nip.study.runs import Result, Run
+from nip.study.statistics import percent_text
 
 NOT_COMPARED = ("seed", "backend", "gradient_accumulation", "graph")  # a graph file is told apart by its checksum
 ANSWERS = {

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nip.graphs import Pattern
+from nip.lra.config import RunConfig
+from nip.lra.graphs import run_pattern
 from nip.scoring.reach import Reach, reach
 from nip.scoring.score import Score, score
 from nip.study.finding import differing
 from nip.study.panel import PlannedRun, finished
 from nip.study.runs import Run, read_run
 from nip.study.statistics import Correlation, Summary, correlation, summary
-from nip.training.config import RunConfig
-from nip.training.graphs import run_pattern
 
 # What accuracy is held against, in the order of the tables.
 PREDICTORS = {

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nip import graphs
-from nip.training.config import FOUND, RunConfig, differences, read_config
-from nip.training.runs import RunFolder, write_json
+from nip.lra.config import FOUND, RunConfig, differences, read_config
+from nip.runs.folder import RunFolder, write_json
 
 PLAN_FILE = "plan.json"
 DEPTH = "layers"  # the field of a run's configuration that --depths sets

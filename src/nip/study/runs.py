@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from nip.finetuning.reading import as_run_config, finetuning_run, further_settings
-from nip.training.config import RunConfig, read_config
-from nip.training.pretraining import folder as pretraining
-from nip.training.pretraining.reading import as_run_config as pretraining_config
-from nip.training.runs import RUN_FILE, RunFolder
+from nip.lra.config import RunConfig, read_config
+from nip.pretraining import output_dir as pretraining
+from nip.pretraining.reading import as_run_config as pretraining_config
+from nip.runs.folder import RUN_FILE, RunFolder
 
 
 @dataclass(frozen=True)

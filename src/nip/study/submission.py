@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nip.runs.folder import write_json
 from nip.study.execute import Job, Outcome, Performer
-from nip.training.runs import write_json
 
 JOBS = "jobs"
 SUBMITTED = "submitted.json"

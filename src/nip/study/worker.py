@@ -12,15 +12,16 @@ import sys
 import threading
 from pathlib import Path
 
-from nip.training.process import spin_briefly
+from nip.runs.process import spin_briefly
 
 
 def main(arguments: list[str]) -> int:
     """Train and test; 0, or 2 with a sentence on standard error."""
     spin_briefly()  # before torch is imported
+    from nip.lra import train
+    from nip.runs.folder import RunFolder, wait_for_other
     from nip.study.panel import read_plan
-    from nip.training import RunFolder, TrainingDivergedError, train
-    from nip.training.runs import wait_for_other
+    from nip.training.train_step import TrainingDivergedError
 
     threading.Thread(target=_end_with_starter, daemon=True).start()
     study, name = Path(arguments[0]), arguments[1]

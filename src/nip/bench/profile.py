@@ -1,0 +1,150 @@
+"""One step of a run, ready to be timed, and its parts as torch's profiler sees them."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from nip.data import Examples
+from nip.lra import RunConfig
+from nip.lra import train_step as steps
+from nip.lra.batches import endless_batch
+from nip.lra.evaluation import encoder_config
+from nip.lra.graphs import run_pattern
+from nip.models import build_classifier, lra
+
+# Parts of a step, by what the names of the profiler's outermost events contain; the first that fits counts.
+GROUPS = {
+    "attention": ("attention", "_Gather", "Attend", "attend", "ScaledDotProduct", "MaskedFill"),
+    "dropout": ("ropout",),
+    "layer norm": ("layer_norm", "LayerNorm"),
+    "GELU": ("gelu", "Gelu"),
+    "linear maps": ("linear", "Addmm", "Linear", "TBackward", "MmBackward", "mm"),
+    "embeddings": ("embedding", "Embedding"),
+    "gradients added up": ("AccumulateGrad",),
+    "copies": ("Split", "View", "Transpose", "reshape", "transpose", "chunk", "Clone"),
+    "optimizer": ("Optimizer",),
+}
+
+
+def make_step(config: RunConfig, examples: Examples) -> Callable[[], None]:
+    """A new model's training step on the CPU, always with the same batch, so that every call is the same work.
+
+    Raises
+    ------
+    ValueError
+        If accelerate takes another device.
+    """
+    accelerator = Accelerator(mixed_precision="no")
+    if accelerator.device.type != "cpu":
+        raise ValueError("A step is measured on a CPU. Say so to accelerate: ACCELERATE_USE_CPU=1 in the environment.")
+    model = build_classifier(encoder_config(config), run_pattern(config), seed=config.seed, backend=config.backend)
+    model = accelerator.prepare(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    batch = endless_batch(len(examples), config.batch_size, config.seed, "train", 0)
+
+    def step() -> None:
+        steps.train_step(model, optimizer, accelerator, examples, batch, config, 0)
+
+    return step
+
+
+def make_loading(config: RunConfig, examples: Examples) -> Callable[[], None]:
+    """What a training step does before it computes, every time with the next batch: draw, sort, cut and pad it."""
+    assert config.gradient_accumulation
+    parts, number = config.gradient_accumulation, itertools.count()
+
+    def load() -> None:
+        batch = endless_batch(len(examples), config.batch_size, config.seed, "train", next(number))
+        for _ in steps.padded_parts(examples, steps.equal_parts(steps.longest_first(examples, batch), parts), config):
+            pass
+        steps.tokens_in(examples, batch, config)
+
+    return load
+
+
+def profile_step(step: Callable[[], None], repeats: int = 3) -> dict[str, float]:
+    """Milliseconds of a step, by parts; ``step`` is the whole, ``other`` what no part accounts for.
+
+    The figures are medians over `repeats` steps after one to warm up. The profiler slows them all.
+    """
+    step()
+    found: list[dict[str, float]] = []
+    for _ in range(repeats):
+        with attention_named(), profile(activities=[ProfilerActivity.CPU]) as profiled:
+            began = time.perf_counter()
+            step()
+            whole = 1e3 * (time.perf_counter() - began)
+        found.append({"step": whole, **_grouped(profiled.events(), whole)})
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}
+
+
+def _grouped(events: Any, whole: float) -> dict[str, float]:
+    sums = dict.fromkeys(GROUPS, 0.0)
+    for event in events:
+        if event.cpu_parent is not None:
+            continue
+        name = event.name.removeprefix("autograd::engine::evaluate_function: ")
+        group = next((group for group, words in GROUPS.items() if any(word in name for word in words)), None)
+        if group is not None:
+            sums[group] += event.cpu_time_total / 1e3
+    return {**sums, "other": whole - sum(sums.values())}
+
+
+@contextmanager
+def attention_named() -> Iterator[None]:
+    """Let the profiler see attention as one event."""
+    from nip.attention import attend
+
+    def named(*arguments: Any, **options: Any) -> Any:
+        with record_function("attention"):
+            return attend(*arguments, **options)
+
+    with replaced(lra, attend=named):
+        yield
+
+
+@contextmanager
+def padded_in_full() -> Iterator[None]:
+    """Pad every example to the run's full length, as the original does, in place of its part's longest."""
+
+    def padded_length(longest: int, config: RunConfig) -> int:
+        return config.seq_len
+
+    with replaced(steps, padded_length=padded_length):
+        yield
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Train as one would write it down first: full padding, and torch's own dropout."""
+
+    def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+        return torch.nn.functional.dropout(x, p, training)
+
+    def add_dropout(residual: torch.Tensor, x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+        return residual + torch.nn.functional.dropout(x, p, training)
+
+    with replaced(lra, dropout=dropout, add_dropout=add_dropout), padded_in_full():
+        yield
+
+
+@contextmanager
+def replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
+    """Put other functions in the place of a module's for a while."""
+    before = {name: getattr(module, name) for name in functions}
+    try:
+        for name, function in functions.items():
+            setattr(module, name, function)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(module, name, function)

@@ -1,0 +1,1 @@
+"""The original repository's command lines, translated to those of `nip`."""

@@ -1,0 +1,286 @@
+"""The original's flags of pretraining in today's options: each that has changed is told in one line.
+
+``today`` reads a command line that may have flags of both kinds. Nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from nip.processor import computes_bf16
+
+Pairs = list[tuple[str, str | None]]
+OFF = ("false", "0", "no")
+
+RENAMED = {
+    "train_batch_size": "batch_size",
+    "train_micro_batch_size_per_gpu": "micro_batch",
+    "lr": "learning_rate",
+    "lr_schedule": "schedule",
+    "warmup_proportion": "warmup",
+    "num_warmup_steps": "warmup_steps",
+    "optimizer_type": "optimizer",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "adam_eps": "eps",
+    "gradient_clipping": "clip",
+    "total_training_time": "hours",
+    "early_exit_time_marker": "early_exit_hours",
+    "finetune_time_markers": "finetune_hours",
+    "scale_cnt_limit": "overflow_limit",
+    "early_stop_time": "early_stop_minutes",
+    "early_stop_eval_loss": "early_stop_loss",
+    "validation_micro_batch": "eval_micro_batch",
+    "validation_begin_proportion": "eval_begin_share",
+    "validation_end_proportion": "eval_end_share",
+    "dataset_path": "dataset",
+    "output_dir": "out",
+    "project_name": "project",
+    "tokenizer_name": "tokenizer",
+    "hidden_act": "activation",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "inner_width",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "max_position_embeddings": "positions",
+    "type_vocab_size": "token_types",
+    "max_predictions_per_seq": "max_predictions",
+    "masked_lm_prob": "mask_probability",
+    "max_seq_length": "lengths",
+    "log_throughput_every": "log_every",
+    "load_training_checkpoint": "init_from",
+}
+EPOCHS = {
+    "validation_epochs": "eval_every",
+    "validation_epochs_begin": "eval_every_begin",
+    "validation_epochs_end": "eval_every_end",
+}
+DEAD = "it belonged to a kernel that no longer exists"
+NOTHING = {
+    "do_validation": "every run is evaluated",
+    "sparse_mask_prediction": "only masked positions go through the output layer in any case",
+    "finetune_checkpoint_at_end": "every run ends with a model to finetune",
+    "hyperextension": "positions are extended by reflection wherever samples grow",
+    "print_steps": "progress is told every half minute",
+    "steps_per_print": "progress is told every half minute",
+    "num_epochs_between_checkpoints": "checkpoints are written every --checkpoint-minutes",
+    "data_loader_type": "each process reads its share of every batch",
+    "num_workers": "the next batch is read while one is computed on",
+    "async_worker": "the next batch is read while one is computed on",
+    "wall_clock_breakdown": "steps, evaluations and checkpoints are timed in any case",
+    "local_rank": "the launcher tells each process its number",
+    "deepspeed": "DeepSpeed is asked for by accelerate launch",
+    "fp16_backend": "mixed precision is torch's own",
+    "fp16_opt": "it was a setting of apex; mixed precision is torch's own",
+    "prescale_gradients": "gradients of several processes are averaged by the engine",
+    "gradient_predivide_factor": "gradients of several processes are averaged by the engine",
+    "fused_linear_layer": DEAD,
+    "deepspeed_transformer_kernel": DEAD,
+    "stochastic_mode": DEAD,
+    "gelu_checkpoint": DEAD,
+    "normalize_invertible": DEAD,
+    "attention_dropout_checkpoint": DEAD,
+}
+ALWAYS = ("do_validation", "sparse_mask_prediction", "finetune_checkpoint_at_end", "hyperextension")  # even if off
+OWN = (
+    *("fp16", "add_nsp", "encoder_ln_mode", "layer_norm_type", "model_type", "use_early_stopping"),
+    *("gradient_accumulation_steps", "max_steps_per_epoch", "num_epochs", "current_run_id", "load_checkpoint_id"),
+)
+KNOWN = (*RENAMED, *EPOCHS, *NOTHING, *OWN)
+FAMILIES = {"pre-ln": "roberta-prelayernorm", "post-ln": "bert"}
+NORMS = {"pytorch": "layer", "apex": "layer", "rms_norm": "rms"}
+
+
+def today(given: Sequence[tuple[str, str | None]]) -> tuple[Pairs, list[str]]:
+    """Options with the original's flags translated, and a line of notice for each that changed more than its name.
+
+    Parameters
+    ----------
+    given : sequence of (str, str or None)
+        Names with underscores, and what follows them.
+
+    Raises
+    ------
+    ValueError
+        If a flag has a value that nothing today stands for, or flags contradict each other.
+
+    Examples
+    --------
+    >>> today([("lr", "1e-3"), ("encoder_ln_mode", "pre-ln"), ("stochastic_mode", None)])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    ([('learning_rate', '1e-3'), ('architecture', 'roberta-prelayernorm')],
+     ['--stochastic_mode does nothing: it belonged to a kernel that no longer exists.'])
+    """
+    old: dict[str, str | None] = {}
+    for name, value in given:
+        if name in old:
+            raise ValueError(f"--{name} is given twice.")
+        if name in KNOWN:
+            old[name] = value
+    found: Pairs = [(name, value) for name, value in given if name not in KNOWN]
+    notices: list[str] = []
+    _renamed(old, found, notices)
+    for name, why in NOTHING.items():
+        if name in old and (name in ALWAYS or (old[name] or "").lower() != "false"):
+            notices.append(f"--{name} does nothing: {why}.")
+    _kinds(old, found, notices)
+    _folders(old, found, notices)
+    _steps(old, found, notices)
+    return found, notices
+
+
+def _renamed(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
+    stops = _on(old, "use_early_stopping")
+    for name, new in RENAMED.items():
+        if name not in old:
+            continue
+        if name.startswith("early_stop_") and not stops:
+            notices.append(f"--{name} does nothing without --use_early_stopping.")
+        elif name == "num_warmup_steps" and old.get("lr_schedule") != "constant_step":
+            notices.append("--num_warmup_steps goes with --lr_schedule constant_step; --warmup_proportion counts here.")
+        else:
+            found.append((new, old[name]))
+    if stops and not {"early_stop_time", "early_stop_eval_loss"} <= set(old):
+        raise ValueError("--use_early_stopping needs --early_stop_time and --early_stop_eval_loss.")
+
+
+def _kinds(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
+    """Flags whose values have other names, too."""
+    if _on(old, "fp16"):
+        found.append(("precision", _half(notices)))
+    if _on(old, "add_nsp"):
+        found.append(("next_sentence", None))
+    for name, new, values in (("encoder_ln_mode", "architecture", FAMILIES), ("layer_norm_type", "norm", NORMS)):
+        if name in old:
+            value = old[name] or ""
+            if value not in values:
+                raise ValueError(f"--{name} must be one of {', '.join(values)}. Got {value!r} instead.")
+            found.append((new, values[value]))
+            if value == "apex":
+                notices.append("--layer_norm_type apex is now torch's own.")
+    if old.get("model_type", "bert-mlm") != "bert-mlm":
+        raise ValueError(f"--model_type must be bert-mlm. Got {old['model_type']!r} instead.")
+
+
+def _half(notices: list[str]) -> str:
+    """16 bits where a GPU is; a processor takes minutes for what it does in seconds with 32."""
+    if torch.accelerator.is_available():
+        return "fp16"
+    instead = "bf16" if computes_bf16() else "fp32"
+    notices.append(f"--fp16 needs a GPU: it is --precision {instead} here.")
+    return instead
+
+
+def _folders(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
+    """The run's folder carries the job's name and the run's id, as the original's does; ``--out`` alone does not."""
+    named = dict(found)
+    original = "output_dir" in old or "current_run_id" in old
+    parts = [part for part in (named.get("job_name"), old.get("current_run_id")) if part and original]
+    if parts and not named.get("out"):
+        notices.append("--current_run_id does nothing without --output_dir.")
+    elif parts:
+        found[:] = [(name, value) for name, value in found if name != "out"]
+        found.append(("out", str(Path(named["out"] or "") / "-".join(parts))))
+    folder = Path(named.get("init_from") or "")
+    if "load_checkpoint_id" in old and not named.get("init_from"):
+        notices.append("--load_checkpoint_id does nothing without --load_training_checkpoint.")
+    elif "load_checkpoint_id" in old:
+        inside = folder / (old["load_checkpoint_id"] or "")
+        if inside.exists() or not (folder / "config.json").is_file():
+            found[:] = [(name, value) for name, value in found if name != "init_from"]
+            found.append(("init_from", str(inside)))
+        else:
+            notices.append(f"--load_checkpoint_id does nothing: {folder} holds a model itself.")
+    if "load_training_checkpoint" in old:
+        notices.append("A stopped run goes on by itself: --load_training_checkpoint gives first weights.")
+
+
+def _steps(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
+    """Flags that count the original's epochs."""
+    named = dict(found)
+    counted = [name for name in (*EPOCHS, "num_epochs") if name in old]
+    if "gradient_accumulation_steps" in old:
+        _accumulation(old, named, found)
+    both = "hours" in named and "early_exit_hours" in named
+    if both and _number(named, "early_exit_hours") >= _number(named, "hours"):
+        found[:] = [(name, value) for name, value in found if name != "early_exit_hours"]
+    if not counted:
+        if "max_steps_per_epoch" in old:
+            notices.append("--max_steps_per_epoch does nothing where no flag counts epochs.")
+        return
+    each = _steps_of_an_epoch(old, named)
+    for name, new in EPOCHS.items():
+        if name in old:
+            steps = max(1, _whole(old, name) * each)
+            found.append((new, str(steps)))
+            notices.append(f"--{name} {old[name]} is now --{new.replace('_', '-')} {steps}: an epoch has {each} steps.")
+    if "num_epochs" in old:
+        steps = _whole(old, "num_epochs") * each
+        if "max_steps" not in named or _whole(named, "max_steps") > steps:
+            found[:] = [(name, value) for name, value in found if name != "max_steps"]
+            found.append(("max_steps", str(steps)))
+            notices.append(f"--num_epochs {old['num_epochs']} ends the run after {steps} steps of {each} an epoch.")
+
+
+def _steps_of_an_epoch(old: dict[str, str | None], named: dict[str, str | None]) -> int:
+    """A pass over one shard, of `max_steps_per_epoch` steps at most."""
+    most = _whole(old, "max_steps_per_epoch") if "max_steps_per_epoch" in old else None
+    if not named.get("dataset") or not named.get("batch_size"):
+        if most is None:
+            raise ValueError("Flags that count epochs need --max_steps_per_epoch, or a dataset and a batch size.")
+        return most
+    from nip.data.corpus import read_manifest
+
+    split = read_manifest(Path(named["dataset"] or "").expanduser())["splits"]["train"]
+    steps = max(1, int(split["samples"]) // len(split["shards"]) // _whole(named, "batch_size"))
+    return steps if most is None else min(most, steps)
+
+
+def _accumulation(old: dict[str, str | None], named: dict[str, str | None], found: Pairs) -> None:
+    """A batch is its parts times how many there are times the processes: what is missing follows from the rest."""
+    import os
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    times = _whole(old, "gradient_accumulation_steps")
+    if "micro_batch" in named and "batch_size" in named:
+        part, batch = _whole(named, "micro_batch"), _whole(named, "batch_size")
+        if part * times * processes != batch:
+            raise ValueError(
+                f"--train_batch_size {batch} is not {part} samples × {times} accumulated × {processes} processes = "
+                f"{part * times * processes}."
+            )
+    elif "micro_batch" in named:
+        found.append(("batch_size", str(_whole(named, "micro_batch") * times * processes)))
+    elif "batch_size" in named:
+        batch = _whole(named, "batch_size")
+        if batch % (times * processes):
+            raise ValueError(
+                f"--train_batch_size {batch} cannot be computed in {times} parts by {processes} processes each."
+            )
+        found.append(("micro_batch", str(batch // times // processes)))
+
+
+def _on(old: dict[str, str | None], name: str) -> bool:
+    return name in old and (old[name] or "").lower() not in OFF
+
+
+def _whole(values: dict[str, str | None], name: str) -> int:
+    try:
+        found = int(values[name] or "")
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise ValueError(f"--{name} must be an integer of at least 1. Got {values[name]!r} instead.")
+    return found
+
+
+def _number(values: dict[str, str | None], name: str) -> float:
+    try:
+        return float(values[name] or "")
+    except ValueError:
+        raise ValueError(f"--{name.replace('_', '-')} must be a number. Got {values[name]!r} instead.") from None

@@ -1,0 +1,238 @@
+"""The third step, the original's way: samples that are masked once and kept, in several copies.
+
+The rules are BERT's. Sentences of one document are put together until a sample is full; one in ten documents aims at a
+shorter length; what is too long loses tokens at either end. With pairs, a sample has a second part, which is what
+follows in half of the cases, else from another document of the same shard. A shard has the arrays ``input_ids`` (n, L),
+``positions`` and ``position_labels`` (n, P), ``lengths`` (n, 2: of the first part and of both, special tokens included)
+and, with pairs, ``next_sentence`` (n,).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.data.corpus.batch import Batch, token_type
+from nip.data.corpus.counter_rng import key
+from nip.data.corpus.masking import IGNORED, Masking, Vocabulary, mask
+from nip.data.corpus.normalize import sentences
+from nip.data.corpus.settings import Settings
+from nip.data.corpus.tokenizer import Encoder
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Array = NDArray[Any]
+Span = tuple[int, int]  # begin and end in the tokens of a shard
+
+SHORT = 0.1  # of the documents aim at a shorter length
+_AT_ONCE = 1 << 14  # samples that are masked at a time
+_PARTS = ("input_ids", "positions", "position_labels", "lengths")
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Tokens of a shard's documents, sentence by sentence.
+
+    Parameters
+    ----------
+    tokens : ndarray of shape (n_tokens,)
+    ends : list of int
+        Where each sentence begins in the tokens, and the end.
+    documents : list of int
+        Where each document begins in the sentences, and the end.
+    """
+
+    tokens: Array
+    ends: list[int]
+    documents: list[int]
+
+
+@dataclass(frozen=True)
+class MaskedOnce:
+    """A shard, mapped into memory."""
+
+    input_ids: Array
+    positions: Array
+    position_labels: Array
+    lengths: Array
+    next_sentence: Array | None = None
+
+    def __len__(self) -> int:
+        return int(self.lengths.shape[0])
+
+    def read(self, rows: Array, batch: Batch, into: Array, vocabulary: Vocabulary) -> None:
+        """Write the samples `rows` of the shard into the rows `into` of a batch of padding."""
+        assert batch.masked is not None
+        first, both = (self.lengths[rows, i].astype(np.int64)[:, None] for i in (0, 1))
+        place = np.arange(batch.input_ids.shape[1])
+        batch.input_ids[into] = self.input_ids[rows]
+        batch.segment_ids[into] = place < both
+        batch.token_type_ids[into] = (place >= first) & (place < both)
+        batch.masked.input_ids[into] = batch.input_ids[into]
+        batch.masked.positions[into] = self.positions[rows]
+        labels = self.position_labels[rows].astype(np.int64)
+        batch.masked.position_labels[into] = labels
+        at, which = np.nonzero(labels != IGNORED)
+        batch.masked.labels[into[at], self.positions[rows][at, which]] = labels[at, which]
+        if batch.next_sentence is not None and self.next_sentence is not None:
+            batch.next_sentence[into] = self.next_sentence[rows]
+
+
+def masked_arrays(
+    batches: Iterator[list[str]], tokenizer: Tokenizer, vocabulary: Vocabulary, settings: Settings, number: int
+) -> tuple[dict[str, Array], dict[str, int]]:
+    """The arrays of a shard, and how many documents, tokens and samples it has.
+
+    Parameters
+    ----------
+    batches : iterator of lists of str
+        Documents.
+    tokenizer : Tokenizer
+    vocabulary : Vocabulary
+    settings : Settings
+    number : int
+        Of the shard: each draws otherwise.
+    """
+    found = _tokenized(batches, tokenizer, token_type(vocabulary.size))
+    length = settings.max_seq_length
+    samples: list[tuple[Span, Span | None, bool]] = []
+    for copy in range(settings.dup_factor):
+        draw = random.Random(int(key(settings.seed, number, copy)))
+        for d in range(len(found.documents) - 1):
+            samples.extend(pairs(found, d, length, draw) if settings.next_sentence else singles(found, d, length, draw))
+    how = Masking(settings.masked_lm_prob, settings.max_predictions_per_seq)
+    parts: dict[str, list[Array]] = {part: [] for part in _PARTS}
+    for begin in range(0, len(samples), _AT_ONCE):
+        some = samples[begin : begin + _AT_ONCE]
+        ids, lengths = _rows(found.tokens, some, length, vocabulary)
+        numbers = np.arange(begin, begin + len(some))
+        masked = mask(ids, numbers, vocabulary, how, seed=settings.seed, epoch=number)
+        parts["input_ids"].append(masked.input_ids.astype(token_type(vocabulary.size)))
+        parts["positions"].append(masked.positions.astype("<u2"))
+        parts["position_labels"].append(masked.position_labels.astype("<i4"))
+        parts["lengths"].append(lengths.astype("<u4"))
+    arrays = {part: np.concatenate(values) for part, values in parts.items() if values}
+    if settings.next_sentence:
+        arrays["next_sentence"] = np.array([is_random for _, _, is_random in samples], np.uint8)
+    counts = {"documents": len(found.documents) - 1, "tokens": int(found.tokens.size), "samples": len(samples)}
+    return arrays, counts
+
+
+def singles(found: Sentences, d: int, length: int, draw: random.Random) -> Iterator[tuple[Span, None, bool]]:
+    """Samples of one part from document d."""
+    most = length - 2
+    for begin, end in _filled(found, d, _target(most, draw)):
+        yield _shortened(found.ends[begin], found.ends[end], most, draw), None, False
+
+
+def pairs(found: Sentences, d: int, length: int, draw: random.Random) -> Iterator[tuple[Span, Span, bool]]:
+    """Samples of two parts, the first from document d. A single sentence of an only document has no second part."""
+    most = length - 3
+    target = _target(most, draw)
+    i, last = found.documents[d], found.documents[d + 1]
+    while i < last:
+        end = i + 1
+        while end < last and found.ends[end] - found.ends[i] < target:
+            end += 1
+        cut = i + 1 + _below(end - i - 1, draw) if end - i > 1 else end
+        other = _other_document(found, d, draw)
+        is_random = other is not None and (end - i == 1 or draw.random() < 0.5)
+        if is_random:
+            assert other is not None
+            start = found.documents[other] + _below(found.documents[other + 1] - found.documents[other], draw)
+            stop = start + 1
+            wanted = target - (found.ends[cut] - found.ends[i])
+            while stop < found.documents[other + 1] and found.ends[stop] - found.ends[start] < wanted:
+                stop += 1
+            second, after = (found.ends[start], found.ends[stop]), cut  # what was not used comes again
+        elif cut < end:
+            second, after = (found.ends[cut], found.ends[end]), end
+        else:
+            i = end
+            continue
+        yield *_shortened_pair((found.ends[i], found.ends[cut]), second, most, draw), is_random
+        i = after
+
+
+def _tokenized(batches: Iterator[list[str]], tokenizer: Tokenizer, kind: np.dtype[Any]) -> Sentences:
+    tokens: list[Array] = []
+    ends, documents = [0], [0]
+    encode = Encoder(tokenizer, kind)
+    for texts in batches:
+        split = [sentences(text) for text in texts]
+        encoded = encode([sentence for document in split for sentence in document])
+        for document in split:
+            for _ in document:
+                ids = next(encoded)
+                if ids.size:
+                    tokens.append(ids)
+                    ends.append(ends[-1] + ids.size)
+            if len(ends) - 1 > documents[-1]:
+                documents.append(len(ends) - 1)
+    return Sentences(np.concatenate(tokens) if tokens else np.empty(0, kind), ends, documents)
+
+
+def _filled(found: Sentences, d: int, target: int) -> Iterator[Span]:
+    """Runs of sentences of a document with at least `target` tokens; the last may have fewer."""
+    begin, last = found.documents[d], found.documents[d + 1]
+    for end in range(begin + 1, last + 1):
+        if end == last or found.ends[end] - found.ends[begin] >= target:
+            yield begin, end
+            begin = end
+
+
+def _target(most: int, draw: random.Random) -> int:
+    return 2 + _below(most - 1, draw) if draw.random() < SHORT else most
+
+
+def _below(n: int, draw: random.Random) -> int:
+    """A number below n. Of random() alone, which gives the same numbers in every version of Python."""
+    return int(draw.random() * n)
+
+
+def _other_document(found: Sentences, d: int, draw: random.Random) -> int | None:
+    n = len(found.documents) - 1
+    if n == 1:
+        return None
+    other = _below(n - 1, draw)
+    return other + (other >= d)
+
+
+def _shortened(begin: int, end: int, most: int, draw: random.Random) -> Span:
+    """A span without the tokens it has too many, each taken from either end."""
+    excess = max(0, end - begin - most)
+    front = sum(draw.random() < 0.5 for _ in range(excess))
+    return begin + front, end - (excess - front)
+
+
+def _shortened_pair(one: Span, other: Span, most: int, draw: random.Random) -> tuple[Span, Span]:
+    """Two spans, the longer of which loses a token until they are short enough."""
+    spans = [list(one), list(other)]
+    while sum(end - begin for begin, end in spans) > most:
+        longer = max(spans, key=lambda span: span[1] - span[0])
+        if draw.random() < 0.5:
+            longer[0] += 1
+        else:
+            longer[1] -= 1
+    return (spans[0][0], spans[0][1]), (spans[1][0], spans[1][1])
+
+
+def _rows(
+    tokens: Array, samples: list[tuple[Span, Span | None, bool]], length: int, vocabulary: Vocabulary
+) -> tuple[Array, Array]:
+    ids = np.full((len(samples), length), vocabulary.pad, np.int64)
+    lengths = np.zeros((len(samples), 2), np.int64)
+    for row, (first, second, _) in enumerate(samples):
+        parts: list[Any] = [[vocabulary.cls], tokens[first[0] : first[1]], [vocabulary.sep]]
+        lengths[row] = first[1] - first[0] + 2
+        if second is not None:
+            parts += [tokens[second[0] : second[1]], [vocabulary.sep]]
+            lengths[row, 1] += second[1] - second[0] + 1
+        ids[row, : lengths[row, 1]] = np.concatenate(parts)
+    return ids, lengths

@@ -1,0 +1,360 @@
+"""Make a corpus: read and clean (`formatting`), drop duplicates and split (`duplicates`), tokenize (`shards`).
+
+Each step works on parts that are finished one by one and not done again, so that a run that was killed goes on where it
+was when the same command is given again, and ends with the same bytes; nor do they depend on how many processes there
+are. Work in progress lies in ``<folder>/work``; the manifest is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nip.data import hub
+from nip.data.corpus import read as streams
+from nip.data.corpus import tokenizer as tokenizing
+from nip.data.corpus.clean import Read, chunk_names, format_part, open_chunk, parts_read, write_array, write_json
+from nip.data.corpus.corpus import FORMAT, KIND, read_manifest
+from nip.data.corpus.dedup import Fate, fates
+from nip.data.corpus.files import Piece, cut, find_files, find_form, unpack_large
+from nip.data.corpus.processes import Progress, Run, runner
+from nip.data.corpus.settings import Settings
+from nip.data.corpus.shards import FATES, SPLITS, TOKENIZER, kept, shard_chunk
+from nip.data.tasks.storage import MANIFEST, checksum
+
+PLAN, WORK, LOCK, TEXT = "plan.json", "work", ".lock", "text"
+UNPACKED = ".unpacked"  # hidden, as the lock is: what is there before there is a plan
+
+
+def build_corpus(
+    origin: str,
+    out: Path,
+    settings: Settings,
+    *,
+    jobs: int = 1,
+    licence: str = "as the source says",
+    keep_text: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> bool:
+    """Make a corpus, go on with one that was begun, or do nothing if it is there.
+
+    Parameters
+    ----------
+    origin : str
+        A file, a folder, or the name of a set on the Hugging Face Hub, ``NAME:CONFIG`` where it has several.
+    out : Path
+        The folder of the corpus; a new one, or one that the same call began.
+    settings : Settings
+    jobs : int, default=1
+        Processes; −1 is one a processor. Through joblib, so that ``joblib.parallel_config`` may name a cluster.
+    licence : str
+        A note on the texts' licence for the manifest.
+    keep_text : bool, default=False
+        Keep the cleaned documents, all but the duplicates, as text files in ``<out>/text``.
+    overwrite : bool, default=False
+        Replace a corpus that is there, finished or not.
+    progress : callable, optional
+        Called with the name of a step, how many of its parts are done, and how many there are.
+
+    Returns
+    -------
+    bool
+        Whether anything was made.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds something else or another corpus; if the source is empty, damaged, changed since the corpus
+        was begun or made, or holds no document that is kept; if the tokenizer does not serve.
+    OSError
+        If the source is not there, or the disk is full. What is finished stays.
+    """
+    out = Path(out).expanduser()
+    asked = {"source": origin, "licence": licence, "settings": asdict(settings)}
+    source = Path(origin).expanduser().resolve()
+    if source == out.resolve() or source in out.resolve().parents:
+        raise ValueError(f"{out} lies in {origin}, which is read. Choose another folder with --out.")
+    _require_ours(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        if overwrite:
+            _empty(out)
+        if (out / MANIFEST).is_file():
+            manifest = read_manifest(out)
+            _require_same(out, {key: manifest[key] for key in asked}, asked)
+            _require_unchanged(out, origin, manifest.get("source_files"))
+            if keep_text and not (out / TEXT).is_dir():
+                raise ValueError(f"{out} was made without --keep-text. --overwrite makes it again.")
+            _clear(out)  # a run may have been killed right before this
+            return False
+        try:
+            _make(origin, out, settings, asked, jobs, keep_text, progress)
+        except OSError as error:
+            if error.filename is None and error.errno is not None:  # a full disk does not say where
+                raise OSError(error.errno, f"could not be written: {error.strerror}", str(out)) from error
+            raise
+    return True
+
+
+def _make(
+    origin: str,
+    out: Path,
+    settings: Settings,
+    asked: dict[str, Any],
+    jobs: int,
+    keep_text: bool,
+    progress: Progress | None,
+) -> None:
+    work = out / WORK
+    for leftover in [each for folder in (out, work, out / UNPACKED) for each in folder.glob(".*.partial")]:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    files = _source_files(origin)
+    run = runner(jobs)
+    parts = _planned(origin, out, settings, asked, run("unpacking", progress))
+    work.mkdir(exist_ok=True)
+    if settings.tokenizer is not None:  # first, so that a wrong name does not cost hours
+        _prepare_tokenizer(out, settings, None)
+    run("reading", progress)(format_part, [(work, number, part, settings) for number, part in enumerate(parts)])
+    read = parts_read(work, len(parts))
+    names = chunk_names(read)
+    if not names:
+        raise ValueError(f"{origin} holds no document to keep: {_counted(read)}.")
+    begins = np.concatenate([[0], np.cumsum([len(open_chunk(work, name)) for name in names])])
+    if not (work / FATES).is_file():
+        in_test = None
+        if settings.split_by_name:
+            of_parts = [not any("train" in Path(piece.path).name for piece in part) for part in parts]
+            in_test = [of_parts[int(name.split("-")[0])] for name in names]
+        write_array(work / FATES, fates(work, names, settings, run("comparing", progress), in_test))
+    found = np.load(work / FATES, allow_pickle=False)
+    if not (found == Fate.TRAIN).any():
+        raise ValueError(f"{origin} holds no document for the train split: {_counted(read)}.")
+    _prepare_tokenizer(out, settings, lambda: _train_texts(work, names, begins, found, read))
+    spans = zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True)
+    tasks = [(out, work, k, name, *span, settings) for k, (name, span) in enumerate(zip(names, spans, strict=True))]
+    run("tokenizing", progress)(shard_chunk, tasks)
+    if keep_text:
+        _keep_text(out, names, begins, found)
+    manifest = _manifest(out, asked, read, found, len(names))
+    write_json(out / MANIFEST, {**manifest, "source_files": files})
+    _clear(out)
+
+
+def _clear(out: Path) -> None:
+    """Remove what is only needed while a corpus is made."""
+    (out / PLAN).unlink(missing_ok=True)
+    for each in (out / WORK, out / UNPACKED):
+        if each.is_dir():
+            shutil.rmtree(each)
+
+
+def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], run: Run) -> list[tuple[Piece, ...]]:
+    """The parts, as they were planned when the corpus was begun; the files must be what they were."""
+    path = Path(origin).expanduser()
+    streamed = not path.exists() and hub.is_name(origin.partition(streams.CONFIG)[0])
+    found = [] if streamed else find_files(path)
+    files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]
+    before = _begun(out, asked, files)  # first: to unpack what is then refused would take long
+    if streamed:
+        parts: list[tuple[Piece, ...]] = [
+            (Piece(origin, "hub", shard),) for shard in range(streams.number_of_shards(origin))
+        ]
+    else:
+        part_bytes = settings.shard_mb << 20
+        formed = [(file, find_form(file, settings.form)) for file in found]
+        parts = cut(unpack_large(formed, out / UNPACKED, part_bytes, run), part_bytes)
+        if settings.split_by_name:  # a part is of one split
+            parts = [(piece,) for part in parts for piece in part]
+    planned = [[asdict(piece) for piece in part] for part in parts]
+    if before is None:
+        write_json(out / PLAN, {"asked": asked, "files": files, "parts": planned})
+    elif before != planned:
+        raise _changed(origin, out)
+    return parts
+
+
+def _begun(out: Path, asked: dict[str, Any], files: list[list[Any]]) -> list[Any] | None:
+    """The parts of a corpus that was begun, of the same call and files; None where none was."""
+    begun = out / PLAN
+    if not begun.is_file():
+        return None
+    try:
+        before = json.loads(begun.read_text("utf-8"))
+        _require_same(out, before["asked"], asked)
+        changed = [name for name, *_ in [each for each in files if each not in before["files"]]]
+        parts: list[Any] = before["parts"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{begun} is damaged. Begin anew with --overwrite.") from error
+    if changed:
+        raise _changed(changed[0], out)
+    return parts
+
+
+def _changed(what: str, out: Path) -> ValueError:
+    return ValueError(f"{what} has changed since {out} was begun. Begin anew with --overwrite.")
+
+
+def _prepare_tokenizer(out: Path, settings: Settings, texts: Callable[[], Iterator[str]] | None) -> None:
+    folder = out / TOKENIZER
+    if folder.is_dir():
+        return
+    if settings.tokenizer is not None:
+        tokenizer, config = tokenizing.existing(settings.tokenizer, lower_case=settings.lower_case)
+    elif texts is not None:
+        tokenizer = tokenizing.train_wordpiece(texts, settings.train_tokenizer, lower_case=settings.lower_case)
+        config = tokenizing.config_of_trained(lower_case=settings.lower_case)
+    tokenizing.save(tokenizer, config, folder)
+
+
+def _train_texts(work: Path, names: list[str], begins: Any, found: Any, read: list[Read]) -> Iterator[str]:
+    """Documents of the train split; where there are too many, every n-th of each batch."""
+    step = -(-sum(part.characters for part in read) // tokenizing.TRAINED_ON)
+    for k, name in enumerate(names):
+        for batch in kept(open_chunk(work, name), found[begins[k] : begins[k + 1]], Fate.TRAIN):
+            yield from batch[::step]
+
+
+def _keep_text(out: Path, names: list[str], begins: Any, found: Any) -> None:
+    from nip.atomic import replacing
+
+    (out / TEXT).mkdir(exist_ok=True)
+    for k, name in enumerate(names):
+        for split, fate in SPLITS.items():
+            path = out / TEXT / f"{split}-{k:05}.txt"
+            with replacing(path) as file:
+                for batch in kept(open_chunk(out / WORK, name), found[begins[k] : begins[k + 1]], fate):
+                    file.write("".join(f"{text}\n\n" for text in batch).encode())
+
+
+def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_chunks: int) -> dict[str, Any]:
+    made = [json.loads((out / WORK / f"shard-{k:05}.json").read_text("utf-8")) for k in range(n_chunks)]
+    splits = {}
+    for split in SPLITS:
+        shards = [each[split] for each in made if split in each]
+        if shards:
+            totals = {key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "samples")}
+            splits[split] = {**totals, "shards": shards}
+    if "train" not in splits:
+        raise ValueError(f"{asked['source']} holds no text for the train split: {_counted(read)}.")
+    _, vocabulary = tokenizing.load(out / TOKENIZER)
+    files = sorted(path for path in (out / TOKENIZER).iterdir() if path.is_file())
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        **asked,
+        "documents": {
+            "read": sum(part.documents for part in read),
+            "too_short": sum(part.too_short for part in read),
+            "too_long": sum(part.too_long for part in read),
+            "equal": int((found == Fate.EQUAL).sum()),
+            "similar": int((found == Fate.SIMILAR).sum()),
+        },
+        "characters": sum(part.characters for part in read),
+        "tokenizer": {"vocabulary": asdict(vocabulary), "sha256": {path.name: checksum(path) for path in files}},
+        "splits": splits,
+    }
+
+
+def _counted(read: list[Read]) -> str:
+    total = sum(part.documents for part in read)
+    return (
+        f"{total} documents were read, {sum(part.too_short for part in read)} were too short "
+        f"and {sum(part.too_long for part in read)} too long"
+    )
+
+
+def _source_files(origin: str) -> dict[str, Any] | None:
+    """How many files are read, how large they are, and a checksum of names and sizes; None where there are none."""
+    path = Path(origin).expanduser()
+    if not path.exists():
+        return None
+    try:
+        sizes = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in find_files(path)]
+    except ValueError:
+        return None
+    named = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    return {"files": len(sizes), "bytes": sum(size for _, size in sizes), "sha256": named}
+
+
+def _require_unchanged(out: Path, origin: str, before: dict[str, Any] | None) -> None:
+    """Refuse to take a corpus for that of a source whose files are others by now; they may also be gone."""
+    now = _source_files(origin)
+    if before is None or now is None or before == now:
+        return
+    then, here = (f"{each['files']:,} file(s) of {each['bytes']:,} bytes" for each in (before, now))
+    raise ValueError(
+        f"{origin} has changed since {out} was made: {then} then, {here} now. --overwrite makes the corpus again."
+    )
+
+
+def _require_ours(out: Path) -> None:
+    """Refuse a folder that holds anything but a corpus."""
+    if not out.exists() or (out / PLAN).is_file() or all(each.name.startswith(".") for each in out.iterdir()):
+        return
+    try:
+        read_manifest(out)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{out} exists and holds no corpus of nip. Choose another folder with --out.") from error
+
+
+def _empty(out: Path) -> None:
+    """Remove all of a corpus but the lock.
+
+    Until all else is gone there is a plan, one without anything in it: what a kill leaves is known to be a corpus, and
+    is not gone on with. It takes no room on a disk that is full.
+    """
+    plan = out / PLAN
+    if (out / MANIFEST).is_file():
+        (out / MANIFEST).replace(plan)
+    if plan.is_file():
+        os.truncate(plan, 0)
+    for each in out.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each)
+        elif each.name not in (LOCK, PLAN):
+            each.unlink()
+    plan.unlink(missing_ok=True)
+
+
+def _require_same(out: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    flat = [{**each, **each["settings"]} for each in (there, json.loads(json.dumps(asked)))]
+    differing = [
+        f"{key} is {flat[0].get(key)!r} there and {flat[1].get(key)!r} here"
+        for key in flat[1]
+        if key != "settings" and flat[0].get(key) != flat[1].get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{out} holds another corpus: {'; '.join(differing)}. --overwrite replaces it, --out names another folder."
+        )
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    try:
+        import filelock
+    except ImportError as error:
+        raise ImportError("Making a corpus needs filelock: pip install 'nip[pretrain]'") from error
+    lock_file = out / LOCK
+    lock_file.open("a").close()
+    lock = filelock.FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(
+            f"Another process is making the corpus in {out}; wait for it, or name another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,162 @@
+"""The first step: a part's documents, normalised, as text, with what they are compared by.
+
+A part gives one or more chunks, each of about as much text as a shard: ``NAME.txt`` (documents parted by empty lines),
+``NAME.offsets.npy`` (where each begins, and the end), ``NAME.hashes.npy`` (two words of 64 bits each) and
+``NAME.bands.npy`` (one row a band); and last ``part-NUMBER.json``, which says that it is finished, and what it read.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, AnyStr
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.atomic import replacing
+from nip.data.corpus import minhash as fingerprints
+from nip.data.corpus.files import Piece
+from nip.data.corpus.normalize import normalise, pieces
+from nip.data.corpus.read import documents
+from nip.data.corpus.settings import Settings
+
+_BATCH = 1 << 20  # characters whose fingerprints are made at once
+SEPARATOR = b"\n\n"
+
+
+@dataclass
+class Read:
+    """What a part held.
+
+    Parameters
+    ----------
+    chunks : int
+        Files of text that were made of it.
+    documents : int
+        That were read, empty ones left out.
+    too_short, too_long : int
+        That were dropped by their length.
+    characters : int
+        Of the documents in the chunks.
+    """
+
+    chunks: int = 0
+    documents: int = 0
+    too_short: int = 0
+    too_long: int = 0
+    characters: int = 0
+
+
+def format_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Settings) -> None:
+    """Read a part and write its chunks, unless that was done before.
+
+    Raises
+    ------
+    ValueError, OSError
+        See `nip.data.corpus.read.documents`.
+    """
+    done = folder / f"part-{number:05}.json"
+    if done.is_file():
+        return
+    read = Read()
+    for chunk in by_size(_clean(part, settings, read), settings.shard_mb << 20):
+        _write(folder / f"{number:05}-{read.chunks:05}", chunk, settings)
+        read.chunks += 1
+    write_json(done, asdict(read))
+
+
+def parts_read(folder: Path, n_parts: int) -> list[Read]:
+    """What each part held; all must be finished."""
+    return [Read(**json.loads((folder / f"part-{number:05}.json").read_text())) for number in range(n_parts)]
+
+
+def chunk_names(read: list[Read]) -> list[str]:
+    """The chunks of all parts, in the order of the corpus."""
+    return [f"{number:05}-{chunk:05}" for number, part in enumerate(read) for chunk in range(part.chunks)]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The documents of a chunk, mapped into memory."""
+
+    text: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return self.offsets.size - 1
+
+    def document(self, i: int) -> bytes:
+        """The text of one document."""
+        return self.text[self.offsets[i] : self.offsets[i + 1] - len(SEPARATOR)].tobytes()
+
+
+def open_chunk(folder: Path, name: str) -> Chunk:
+    """Open a chunk that is finished."""
+    text = np.memmap(folder / f"{name}.txt", np.uint8, "r")
+    return Chunk(text, np.load(folder / f"{name}.offsets.npy", mmap_mode="r", allow_pickle=False))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value, complete or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_array(path: Path, values: NDArray[Any]) -> None:
+    """Write an array, complete or not at all."""
+    with replacing(path) as file:
+        try:
+            np.save(file, values, allow_pickle=False)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # numpy only says how much of the array it wrote, which is less where the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
+def _clean(part: tuple[Piece, ...], settings: Settings, read: Read) -> Iterator[bytes]:
+    """Normalised documents of the lengths asked for; what is dropped is counted."""
+    for piece in part:
+        for raw in documents(piece, encoding=settings.encoding, bad_bytes=settings.bad_bytes, column=settings.column):
+            for text in pieces(normalise(raw, settings.unicode_form)):
+                read.documents += 1
+                if len(text) < settings.min_chars:
+                    read.too_short += 1
+                elif 0 < settings.max_chars < len(text):
+                    read.too_long += 1
+                else:
+                    read.characters += len(text)
+                    yield text.encode()
+
+
+def by_size(texts: Iterable[AnyStr], least: int) -> Iterator[list[AnyStr]]:
+    """Texts one after the other in lists of at least that many bytes or characters each, but for the last."""
+    together: list[AnyStr] = []
+    filled = 0
+    for text in texts:
+        together.append(text)
+        filled += len(text)
+        if filled >= least:
+            yield together
+            together, filled = [], 0
+    if together:
+        yield together
+
+
+def _write(path: Path, texts: list[bytes], settings: Settings) -> None:
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) + len(SEPARATOR) for text in texts], out=offsets[1:])
+    with replacing(path.with_name(f"{path.name}.txt")) as file:
+        for text in texts:
+            file.write(text + SEPARATOR)
+    write_array(path.with_name(f"{path.name}.offsets.npy"), offsets)
+    hashes = np.frombuffer(b"".join(map(fingerprints.text_hash, texts)), "<u8").reshape(-1, 2)
+    write_array(path.with_name(f"{path.name}.hashes.npy"), hashes)
+    if settings.near_duplicates:
+        bands = [fingerprints.band_hashes(batch, settings.near_duplicates) for batch in by_size(texts, _BATCH)]
+        write_array(path.with_name(f"{path.name}.bands.npy"), np.concatenate(bands, axis=1))

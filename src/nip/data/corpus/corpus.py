@@ -1,0 +1,288 @@
+"""A corpus on disk, as training reads it.
+
+``<folder>/manifest.json`` says what it is made of and lists its shards with their checksums; ``tokenizer/`` is its
+tokenizer.
+
+The interface for training, the same for both kinds of samples::
+
+    corpus = open_corpus(folder, "train", max_seq_length=128)
+    batch = corpus.batch(places, seed=0, epoch=0)       # input_ids, segment_ids, token_type_ids, numbers
+    masked = corpus.masked(batch, Masking(), seed=0, epoch=0)   # input_ids, labels, positions, position_labels
+
+`places` are places in the order of the epoch, 0 … len(corpus) − 1, a permutation that depends on the seed and the epoch
+alone and of which nothing is kept (`counter_rng`: a Feistel network). So process r of w takes every w-th place
+of a global batch, ``places[r::w]``, and any number of processes sees the same samples in the same steps. Masks depend
+on the seed, the epoch and the sample's own number (`nip.data.corpus.masking`), not on who draws them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.data.corpus.batch import Batch
+from nip.data.corpus.bert_samples import MaskedOnce
+from nip.data.corpus.counter_rng import permuted
+from nip.data.corpus.masking import IGNORED, Masked, Masking, Vocabulary, mask
+from nip.data.corpus.shards import TOKENIZER, Packed, pack
+from nip.data.tasks.storage import MANIFEST, checksum, task_in
+
+Array = NDArray[Any]
+
+FORMAT = 1
+KIND = "corpus"
+_OPEN = 200  # shards at a time: each holds a few file descriptors, of which a process usually has 1,024
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The samples of one split, numbered from 0.
+
+    Parameters
+    ----------
+    folder : Path
+    split : {"train", "test"}
+    manifest : dict
+    max_seq_length : int
+        Tokens of a sample.
+    vocabulary : Vocabulary
+        The size and the special tokens of `tokenizer`.
+    begins : ndarray of shape (n_shards + 1,), int64
+        The number of each shard's first sample, and of all.
+    """
+
+    folder: Path
+    split: str
+    manifest: dict[str, Any]
+    max_seq_length: int
+    vocabulary: Vocabulary
+    begins: Array
+    _samples: dict[int, Array] = field(default_factory=dict, repr=False)  # where they begin, of another length
+    _open: dict[int, Packed | MaskedOnce] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return int(self.begins[-1])
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer, for ``AutoTokenizer.from_pretrained``."""
+        return self.folder / TOKENIZER
+
+    @property
+    def masked_once(self) -> bool:
+        """Whether the samples were masked when they were made."""
+        return bool(self.manifest["settings"]["masked_once"])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the split's documents, special ones not counted."""
+        return int(self.manifest["splits"][self.split]["tokens"])
+
+    def batch(self, places: Array, *, seed: int, epoch: int) -> Batch:
+        """The samples at some places of an epoch's order.
+
+        Parameters
+        ----------
+        places : ndarray of shape (b,), int
+            From 0 to len(corpus) − 1.
+        seed, epoch : int
+        """
+        return self.samples(permuted(np.asarray(places), len(self), seed, epoch))
+
+    def samples(self, numbers: Array) -> Batch:
+        """Samples by their numbers, without any order of an epoch.
+
+        Raises
+        ------
+        ValueError
+            If there is no sample of such a number.
+        """
+        numbers = np.asarray(numbers, np.int64)
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise ValueError(f"The samples of {self.folder} are numbered 0 … {len(self) - 1}. Got {numbers} instead.")
+        shape = (numbers.size, self.max_seq_length)
+        batch = Batch(
+            numbers,
+            np.full(shape, self.vocabulary.pad, np.int64),
+            np.zeros(shape, np.int32),
+            np.zeros(shape, np.int64),
+        )
+        settings = self.manifest["settings"]
+        if settings["masked_once"]:
+            most = min(settings["max_predictions_per_seq"], self.max_seq_length)
+            few = (numbers.size, most)
+            blank = np.full(shape, IGNORED, np.int64)
+            batch = replace(
+                batch,
+                masked=Masked(batch.input_ids.copy(), blank, np.zeros(few, np.int64), np.full(few, IGNORED, np.int64)),
+                next_sentence=np.zeros(numbers.size, np.int64) if settings["next_sentence"] else None,
+            )
+        shards = np.searchsorted(self.begins, numbers, side="right") - 1
+        for k in np.unique(shards).tolist():
+            into = np.flatnonzero(shards == k)
+            self._shard(k).read(numbers[into] - self.begins[k], batch, into, self.vocabulary)
+        return batch
+
+    def masked(self, batch: Batch, how: Masking, *, seed: int, epoch: int) -> Masked:
+        """A batch with tokens masked on the fly; of samples that were masked once, as they were then."""
+        if batch.masked is not None:
+            return batch.masked
+        return mask(batch.input_ids, batch.numbers, self.vocabulary, how, seed=seed, epoch=epoch)
+
+    def _shard(self, k: int) -> Packed | MaskedOnce:
+        shard: Packed | MaskedOnce | None = self._open.pop(k, None)
+        if shard is None:
+            while len(self._open) >= _OPEN:
+                del self._open[next(iter(self._open))]  # the one that was not used for longest
+            entry = self.manifest["splits"][self.split]["shards"][k]
+            arrays = {part: _array(self.folder, entry, part) for part in entry["files"]}
+            if not self.masked_once and k in self._samples:
+                arrays["samples"] = self._samples[k]
+            shard = MaskedOnce(**arrays) if self.masked_once else Packed(**arrays)
+        self._open[k] = shard
+        return shard
+
+
+def open_corpus(
+    folder: Path | str, split: Literal["train", "test"] = "train", *, max_seq_length: int | None = None
+) -> Corpus:
+    """Open one split of a corpus that ``nip data corpus`` made.
+
+    Parameters
+    ----------
+    folder : path
+    split : {"train", "test"}, default="train"
+    max_seq_length : int, optional
+        Another length of the samples than they were made for. Not for samples that were masked once.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no finished corpus in the folder.
+    ValueError
+        If it is damaged: a shard is missing or has another size than it should; or it has no such split, or its
+        samples cannot have that length.
+    """
+    folder = Path(folder).expanduser()
+    manifest = read_manifest(folder)
+    if split not in manifest["splits"]:
+        raise ValueError(f"{folder} has no split {split!r}. Its splits are {', '.join(manifest['splits'])}.")
+    settings = manifest["settings"]
+    shards = manifest["splits"][split]["shards"]
+    for entry in shards:
+        for part, file in entry["files"].items():
+            path = folder / f"{entry['name']}.{part}.npy"
+            if not path.is_file():
+                raise _damaged(path, "it is missing")
+            if path.stat().st_size != file["bytes"]:
+                raise _damaged(path, f"it has {path.stat().st_size} bytes and should have {file['bytes']}")
+    length = settings["max_seq_length"] if max_seq_length is None else max_seq_length
+    others: dict[int, Array] = {}
+    if length != settings["max_seq_length"]:
+        if settings["masked_once"]:
+            raise ValueError(
+                f"The samples of {folder} were masked once, at {settings['max_seq_length']} tokens; "
+                f"they cannot have {length}."
+            )
+        if length < 8:
+            raise ValueError(f"Samples must have at least 8 tokens. Got {length} instead.")
+        for k, entry in enumerate(shards):
+            others[k] = pack(_array(folder, entry, "documents"), length, packing=settings["packing"])
+    counts = [others[k].size - 1 if others else entry["samples"] for k, entry in enumerate(shards)]
+    begins = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+    described = manifest["tokenizer"]["vocabulary"]
+    vocabulary = Vocabulary(**{**described, "special": tuple(described["special"])})
+    return Corpus(folder, split, manifest, length, vocabulary, begins, others)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a corpus is made of: settings, source, counts, shards and checksums.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no finished corpus in the folder.
+    ValueError
+        If the manifest is damaged, of something else or of another format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no corpus in {folder}. Make it with: nip data corpus --from FOLDER --out {folder}"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        kind, version = manifest["kind"], manifest["format"]
+        if kind == KIND and version == FORMAT:
+            for split in manifest["splits"].values():
+                for entry in split["shards"]:
+                    assert entry["files"].keys() and entry["samples"] > 0
+            Vocabulary(**manifest["tokenizer"]["vocabulary"])
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        task = task_in(folder)
+        if task is not None:
+            raise ValueError(
+                f"{folder} holds the data of {task}, which is no corpus. A corpus is what this makes: nip data corpus"
+            ) from error
+        raise _damaged(path, f"it is no manifest of a corpus ({type(error).__name__}: {error})") from error
+    if (kind, version) != (KIND, FORMAT):
+        raise _damaged(
+            path, f"it describes {kind!r} of format {version!r}; this version of nip reads {KIND!r} {FORMAT}"
+        )
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, int]:
+    """Read every byte of a corpus: checksums, token ids, and where documents and samples begin.
+
+    Returns
+    -------
+    dict of str to int
+        Samples per split, all sound.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        At the first thing that is wrong, naming the file.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest["tokenizer"]["sha256"].items():
+        path = folder / TOKENIZER / name
+        if not path.is_file() or checksum(path) != expected:
+            raise _damaged(path, "it is missing" if not path.is_file() else "its SHA-256 is not the manifest's")
+    counts = {}
+    for split in manifest["splits"]:
+        corpus = open_corpus(folder, split)
+        for k, entry in enumerate(manifest["splits"][split]["shards"]):
+            for part, file in entry["files"].items():
+                path = folder / f"{entry['name']}.{part}.npy"
+                if checksum(path) != file["sha256"]:
+                    raise _damaged(path, "its SHA-256 is not the manifest's")
+            shard = corpus._shard(k)
+            ids = shard.input_ids if isinstance(shard, MaskedOnce) else shard.tokens
+            if ids.size and int(ids.max()) >= corpus.vocabulary.size:
+                raise _damaged(folder / entry["name"], f"it holds token ids beyond {corpus.vocabulary.size - 1}")
+            if len(shard) != entry["samples"]:
+                raise _damaged(folder / entry["name"], f"it has {len(shard)} samples, not {entry['samples']}")
+        counts[split] = len(corpus)
+    return counts
+
+
+def _array(folder: Path, entry: dict[str, Any], part: str) -> Array:
+    path = folder / f"{entry['name']}.{part}.npy"
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise _damaged(path, "it is missing") from error
+    except (ValueError, EOFError) as error:
+        raise _damaged(path, f"it cannot be read ({error})") from error
+    return array
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {why}. Make the corpus again with --overwrite.")

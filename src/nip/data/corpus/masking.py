@@ -1,0 +1,157 @@
+"""Masks drawn on the fly: a function of the seed, the epoch and the sample's number, and of nothing else.
+
+So the same sample is masked otherwise in each epoch, and the same way whatever batch, process or machine it comes to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.data.corpus.counter_rng import key, mixed
+
+Array = NDArray[Any]
+
+IGNORED = -100  # the label of a token that is not predicted
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How tokens are chosen and replaced.
+
+    Parameters
+    ----------
+    probability : float, default=0.15
+        The share of a sample's tokens that are predicted, special ones not counted; at least one is.
+    max_predictions : int, default=20
+        Of a sample, at most.
+    mask_share, random_share : float, default=0.8 and 0.1
+        Of the chosen tokens: those that become ``[MASK]``, and those that become a random token; the rest stays as it
+        is. 1 and 0 replace all by ``[MASK]``.
+
+    Raises
+    ------
+    ValueError
+        If a share is none, or there is nothing to predict.
+    """
+
+    probability: float = 0.15
+    max_predictions: int = 20
+    mask_share: float = 0.8
+    random_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.probability <= 1:
+            raise ValueError(
+                f"The share of tokens to predict must be above 0, at most 1. Got {self.probability} instead."
+            )
+        if self.max_predictions < 1:
+            raise ValueError(f"Predictions per sample must be at least 1. Got {self.max_predictions} instead.")
+        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
+            raise ValueError(
+                f"The shares of masked and random tokens must be at least 0 and together at most 1. "
+                f"Got {self.mask_share} and {self.random_share} instead."
+            )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What masking and samples must know of a tokenizer.
+
+    Parameters
+    ----------
+    size : int
+        Token ids are below it.
+    pad, cls, sep, mask : int
+        Ids of the special tokens.
+    special : tuple of int
+        All special ids; none of them is predicted, nor drawn as a random token.
+    """
+
+    size: int
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+    special: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A batch of b masked samples of L tokens, of which at most P are predicted.
+
+    Parameters
+    ----------
+    input_ids : ndarray of shape (b, L), int64
+        With masked and random tokens.
+    labels : ndarray of shape (b, L), int64
+        The token that stood there where one is predicted, −100 elsewhere.
+    positions : ndarray of shape (b, P), int64
+        Where tokens are predicted, ascending; then 0 where a sample has fewer than P.
+    position_labels : ndarray of shape (b, P), int64
+        The labels at those positions; −100 where a sample has fewer than P.
+    """
+
+    input_ids: Array
+    labels: Array
+    positions: Array
+    position_labels: Array
+
+
+def mask(input_ids: Array, numbers: Array, vocabulary: Vocabulary, how: Masking, *, seed: int, epoch: int) -> Masked:
+    """Mask a batch of samples.
+
+    Parameters
+    ----------
+    input_ids : ndarray of shape (b, L), int
+        Is not changed.
+    numbers : ndarray of shape (b,), int
+        The samples' numbers in the corpus.
+    vocabulary : Vocabulary
+    how : Masking
+    seed, epoch : int
+
+    Notes
+    -----
+    Of a sample with m tokens that are not special, min(P, max(1, ⌊m · probability + ½⌋)) are chosen, each set of that
+    size as likely as any other: those with the smallest of m random numbers.
+    """
+    b, length = input_ids.shape
+    labels = np.full((b, length), IGNORED, np.int64)
+    most = min(how.max_predictions, length)
+    plain = ~np.isin(input_ids, np.array(vocabulary.special))
+    counts = plain.sum(axis=1)
+    chosen_counts = np.minimum(np.maximum(np.floor(counts * how.probability + 0.5).astype(np.int64), 1), counts)
+    chosen_counts = np.minimum(chosen_counts, most)
+
+    of_sample = mixed(np.asarray(numbers, np.uint64) * _ODD + key(seed, epoch))[:, None]
+    place = np.arange(length, dtype=np.uint64)
+    draws = mixed(of_sample + place * _ODD)  # (b, L), one random number a token
+    draws = np.where(plain, draws >> np.uint64(1), np.uint64((1 << 64) - 1))  # special ones come last
+    firsts = np.argsort(draws, axis=1, kind="stable")[:, :most]
+    taken = np.arange(most) < chosen_counts[:, None]
+    positions = np.sort(np.where(taken, firsts, length), axis=1)  # (b, P), ascending
+    taken = positions < length
+    positions = np.where(taken, positions, 0)
+
+    rows, columns = np.nonzero(taken)
+    places = positions[rows, columns]
+    found = np.asarray(input_ids[rows, places], np.int64)
+    labels[rows, places] = found
+    position_labels = np.full((b, most), IGNORED, np.int64)
+    position_labels[rows, columns] = found
+
+    second = mixed((of_sample[rows, 0] ^ np.uint64((1 << 64) - 1)) + places.astype(np.uint64) * _ODD)
+    share = (second >> np.uint64(40)) / float(1 << 24)
+    words = np.setdiff1d(np.arange(vocabulary.size), vocabulary.special)
+    drawn = words[(mixed(second) % np.uint64(words.size)).astype(np.int64)]
+    replaced = np.where(
+        share < how.mask_share, vocabulary.mask, np.where(share < how.mask_share + how.random_share, drawn, found)
+    )
+    masked = np.array(input_ids, np.int64)
+    masked[rows, places] = replaced
+    return Masked(masked, labels, positions, position_labels)

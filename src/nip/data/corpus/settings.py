@@ -1,0 +1,144 @@
+"""What is asked of a corpus: how it is read, cleaned, split, and made into samples."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+
+from nip.data.corpus.files import FORMS, TEXTUAL
+from nip.data.corpus.normalize import UNICODE_FORMS, UnicodeForm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that the shards depend on besides the files that are read.
+
+    Parameters
+    ----------
+    max_seq_length : int, default=128
+        Tokens of a sample, special ones included.
+    form : str, default="text"
+        What plain text means: documents parted by empty lines (``text``), one a line (``lines``) or one a file
+        (``books``). Other files are known by their content.
+    encoding : str, default="utf-8"
+        Of text files. Line ends must be the byte 10, so not UTF-16.
+    bad_bytes : {"refuse", "drop"}, default="refuse"
+        What becomes of bytes that are no character of the encoding.
+    column : str, optional
+        Of JSON lines, parquet files and sets of the hub: the one with the text; by default the first of
+        `nip.data.corpus.read.COLUMNS`.
+    unicode_form : {"NFC", "NFKC"}, default="NFC"
+    min_chars, max_chars : int
+        Shorter documents are dropped, longer ones too; 0 as the longest is no limit.
+    exact_duplicates : bool, default=False
+        Keep documents that are equal but for spaces. Only without `near_duplicates`, which would drop them.
+    near_duplicates : float, default=0.8
+        Of documents whose sets of word sequences have this Jaccard index or more only the first is kept; 0 keeps all.
+    frac_test : float, default=0.1
+        The share of documents in the test split. A document's own text decides, whatever else is read.
+    split_by_name : bool, default=False
+        Files with ``train`` in their name are the train split instead, and all others the test split.
+    tokenizer : str, optional
+        A folder, a ``vocab.txt``, or a name on the Hugging Face Hub. Without one, a WordPiece is trained.
+    train_tokenizer : int, default=0
+        The size of the vocabulary that is trained; 0 trains none.
+    lower_case : bool, default=True
+        Of a trained tokenizer and of a ``vocab.txt``.
+    packing : bool, default=True
+        Fill samples with several documents; without it, a sample has one, and padding.
+    masked_once : bool, default=False
+        Mask samples now, in `dup_factor` copies, instead of when they are trained on.
+    next_sentence : bool, default=False
+        With `masked_once`: pairs of sentences, half of them random, and a label that says which.
+    dup_factor : int, default=5
+    masked_lm_prob : float, default=0.15
+    max_predictions_per_seq : int, default=20
+        These three are of `masked_once`; samples that are masked on the fly are masked as the training says.
+    seed : int, default=0
+        Of `masked_once`.
+    shard_mb : int, default=32
+        Megabytes of text of a part, and so of a shard.
+
+    Raises
+    ------
+    ValueError
+        If a value is outside its range, or two exclude each other; the message names the option.
+    """
+
+    max_seq_length: int = 128
+    form: str = "text"
+    encoding: str = "utf-8"
+    bad_bytes: str = "refuse"
+    column: str | None = None
+    unicode_form: UnicodeForm = "NFC"
+    min_chars: int = 1
+    max_chars: int = 0
+    exact_duplicates: bool = False
+    near_duplicates: float = 0.8
+    frac_test: float = 0.1
+    split_by_name: bool = False
+    tokenizer: str | None = None
+    train_tokenizer: int = 0
+    lower_case: bool = True
+    packing: bool = True
+    masked_once: bool = False
+    next_sentence: bool = False
+    dup_factor: int = 5
+    masked_lm_prob: float = 0.15
+    max_predictions_per_seq: int = 20
+    seed: int = 0
+    shard_mb: int = 32
+
+    def __post_init__(self) -> None:
+        least = {
+            "max_seq_length": 8,
+            "min_chars": 1,
+            "max_chars": 0,
+            "train_tokenizer": 0,
+            "dup_factor": 1,
+            "max_predictions_per_seq": 1,
+            "seed": 0,
+            "shard_mb": 1,
+        }
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise _wrong(name, f"an integer of at least {bound}", getattr(self, name))
+        if self.max_seq_length > 1 << 16:
+            raise _wrong("max_seq_length", f"at most {1 << 16}", self.max_seq_length)
+        if 0 < self.max_chars < self.min_chars:
+            raise _wrong("max_chars", f"0 or at least --min-chars, {self.min_chars}", self.max_chars)
+        for name in ("near_duplicates", "frac_test", "masked_lm_prob"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1 or (name == "frac_test" and value == 1) or (name == "masked_lm_prob" and value == 0):
+                bounds = {"frac_test": "from 0 to below 1", "masked_lm_prob": "above 0, at most 1"}
+                raise _wrong(name, bounds.get(name, "from 0 to 1"), value)
+        if self.form not in TEXTUAL and self.form not in FORMS:
+            raise _wrong("form", f"one of {', '.join(TEXTUAL)}", repr(self.form))
+        if self.form not in TEXTUAL:
+            raise ValueError(f"--form {self.form} need not be said: such files are known by their content.")
+        if self.unicode_form not in UNICODE_FORMS:
+            raise _wrong("unicode_form", f"one of {', '.join(UNICODE_FORMS)}", repr(self.unicode_form))
+        if self.bad_bytes not in ("refuse", "drop"):
+            raise _wrong("bad_bytes", "refuse or drop", repr(self.bad_bytes))
+        try:
+            codecs.lookup(self.encoding)
+            plain = "\n".encode(self.encoding) == b"\n"
+        except LookupError:
+            plain = False
+        if not plain:
+            raise _wrong("encoding", "a known encoding whose line ends are the byte 10", repr(self.encoding))
+        if (self.tokenizer is None) == (self.train_tokenizer == 0):
+            raise ValueError("Name a tokenizer with --tokenizer, or train one with --train-tokenizer SIZE.")
+        if self.exact_duplicates and self.near_duplicates:
+            raise ValueError(
+                f"--exact-duplicates keeps equal documents, which --near-duplicates {self.near_duplicates:g} drops: "
+                "add --near-duplicates 0."
+            )
+        if self.next_sentence and not self.masked_once:
+            raise ValueError("--next-sentence belongs to samples that are masked once: add --masked-once.")
+        if self.masked_once and not self.packing:
+            raise ValueError("--no-packing belongs to samples that are masked on the fly; --masked-once never packs.")
+
+
+def _wrong(name: str, must_be: str, got: object) -> ValueError:
+    return ValueError(f"--{name.replace('_', '-')} must be {must_be}. Got {got} instead.")

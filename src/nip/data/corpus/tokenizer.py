@@ -1,0 +1,301 @@
+"""The tokenizer of a corpus: one that exists, or a WordPiece trained on the corpus itself.
+
+It is kept beside the shards as a folder that ``AutoTokenizer.from_pretrained`` opens: ``tokenizer.json`` and
+``tokenizer_config.json``.
+
+Token ids of texts, each word's computed once.
+
+BERT's tokenizers treat what stands between spaces and punctuation by itself: the same word gives the same ids wherever
+it stands. So they are looked up, and only new words are given to the `tokenizers` library, which spends some five times
+as long on a word.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.data.corpus.clean import write_json
+from nip.data.corpus.masking import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+TRAINED_ON = 1 << 28  # characters at most: more would hardly change the vocabulary
+_ALPHABET = 1000  # characters that a trained vocabulary knows, the commonest ones
+_CONFIG, _TOKENIZER = "tokenizer_config.json", "tokenizer.json"
+
+
+def train_wordpiece(texts: Callable[[], Iterable[str]], size: int, *, lower_case: bool) -> Tokenizer:
+    """Train a WordPiece like BERT's on texts.
+
+    Parameters
+    ----------
+    texts : callable
+        Gives the texts; it is called twice.
+    size : int
+        Of the vocabulary, special tokens included. Small corpora give fewer.
+    lower_case : bool
+        Also drops accents.
+
+    Returns
+    -------
+    Tokenizer
+        The same for the same texts: the library itself numbers the characters within words in an order that differs
+        from run to run, and breaks ties by these numbers; so they are given to it in a fixed order.
+
+    Raises
+    ------
+    ValueError
+        If there is no room for the characters of the texts, or no text.
+    """
+    library = _library()
+    tokenizer = _wordpiece(library.models.WordPiece(unk_token=SPECIAL["unk"]), lower_case)
+    alphabet = _alphabet(tokenizer, texts())
+    if not alphabet:
+        raise ValueError("There is no text to train a tokenizer on.")
+    first = [*SPECIAL.values(), *(f"##{character}" for character in alphabet)]
+    least = len(first) + len(alphabet)
+    if size < least:
+        raise ValueError(
+            f"--train-tokenizer must be at least {least} for the characters of this text. Got {size} instead."
+        )
+    trainer = library.trainers.WordPieceTrainer(
+        vocab_size=size,
+        special_tokens=first,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(iter(texts()), trainer=trainer)
+    return _from_vocabulary(tokenizer.get_vocab(with_added_tokens=True), lower_case)
+
+
+def existing(name: str, *, lower_case: bool) -> tuple[Tokenizer, dict[str, Any]]:
+    """A tokenizer that exists, and its configuration.
+
+    Parameters
+    ----------
+    name : str
+        A folder with ``tokenizer.json`` or ``vocab.txt``, a ``vocab.txt``, or a name on the Hugging Face Hub.
+    lower_case : bool
+        Of a ``vocab.txt`` alone.
+
+    Raises
+    ------
+    ValueError
+        If it has no special tokens to begin, end, mask or fill a sample with, or is no tokenizer.
+    OSError
+        If it cannot be had.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no vocabulary: it is not encoded in UTF-8.") from error
+        missing = [token for token in SPECIAL.values() if token not in lines]
+        if missing:
+            raise ValueError(f"{path} is no vocabulary of BERT's: it has no line {', '.join(missing)}.")
+        repeated = [token for token, n in Counter(lines).items() if n > 1]
+        if repeated:
+            raise ValueError(f"{path} is no vocabulary: the line {repeated[0]!r} is there twice.")
+        return _from_vocabulary({token: i for i, token in enumerate(lines)}, lower_case), _config(lower_case)
+    return _of_transformers(name)
+
+
+def save(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> None:
+    """Write the folder of a tokenizer, complete or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    (partial / _TOKENIZER).write_text(tokenizer.to_str(pretty=False), "utf-8")
+    write_json(partial / _CONFIG, config)
+    partial.rename(folder)
+
+
+def load(folder: Path) -> tuple[Tokenizer, Vocabulary]:
+    """The tokenizer of a corpus, and what samples need of it.
+
+    Raises
+    ------
+    ValueError
+        If a special token is missing.
+    """
+    tokenizer = _library().Tokenizer.from_file(str(folder / _TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    config = json.loads((folder / _CONFIG).read_text("utf-8"))
+    return tokenizer, _vocabulary(tokenizer, config, str(folder))
+
+
+def config_of_trained(*, lower_case: bool) -> dict[str, Any]:
+    """The configuration of a trained WordPiece."""
+    return _config(lower_case)
+
+
+def _alphabet(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
+    """The commonest characters of texts; ties are broken by their number in Unicode."""
+    counts = np.zeros(0x110000, np.int64)
+    gathered: list[str] = []
+    size = 0
+
+    def count() -> None:
+        codes = np.frombuffer("".join(gathered).encode("utf-32-le"), np.uint32)
+        counts.__iadd__(np.bincount(codes, minlength=counts.size))
+
+    for text in texts:
+        gathered.append(tokenizer.normalizer.normalize_str(text))
+        size += len(text)
+        if size > 1 << 22:
+            count()
+            gathered, size = [], 0
+    count()
+    order = np.lexsort((np.arange(counts.size), -counts))
+    common = [chr(code) for code in order[: _ALPHABET + 100].tolist() if counts[code] and not chr(code).isspace()]
+    return sorted(common[:_ALPHABET])
+
+
+def _from_vocabulary(vocabulary: dict[str, int], lower_case: bool) -> Tokenizer:
+    library = _library()
+    tokenizer = _wordpiece(library.models.WordPiece(vocab=vocabulary, unk_token=SPECIAL["unk"]), lower_case)
+    tokenizer.add_special_tokens(list(SPECIAL.values()))
+    cls, sep = ((SPECIAL[name], vocabulary[SPECIAL[name]]) for name in ("cls", "sep"))
+    tokenizer.post_processor = library.processors.BertProcessing(sep, cls)
+    return tokenizer
+
+
+def _wordpiece(model: Any, lower_case: bool) -> Tokenizer:
+    library = _library()
+    tokenizer: Tokenizer = library.Tokenizer(model)
+    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = library.decoders.WordPiece()
+    return tokenizer
+
+
+def _library() -> Any:
+    try:
+        return import_module("tokenizers")
+    except ImportError as error:
+        raise ImportError("Corpora need tokenizers: pip install 'nip[pretrain]'") from error
+
+
+def _config(lower_case: bool) -> dict[str, Any]:
+    tokens = {f"{name}_token": token for name, token in SPECIAL.items()}
+    return {"tokenizer_class": "BertTokenizer", "do_lower_case": lower_case, **tokens}
+
+
+def _of_transformers(name: str) -> tuple[Tokenizer, dict[str, Any]]:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError("Reading a tokenizer by name needs transformers: pip install 'nip[pretrain]'") from error
+    try:
+        found = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"There is no tokenizer {name}, neither a folder nor a name that can be fetched: {first}"
+        ) from error
+    tokenizer = getattr(found, "backend_tokenizer", None)
+    if tokenizer is None:
+        raise ValueError(f"The tokenizer {name} has no fast form (tokenizer.json), which a corpus needs.")
+    tokens = {f"{key}_token": getattr(found, f"{key}_token", None) for key in SPECIAL}
+    tokens["cls_token"] = tokens["cls_token"] or found.bos_token
+    tokens["sep_token"] = tokens["sep_token"] or found.eos_token
+    config: dict[str, Any] = {
+        "tokenizer_class": type(found).__name__.removesuffix("Fast"),
+        **{key: str(value) for key, value in tokens.items() if value is not None},
+    }
+    if getattr(found, "do_lower_case", None) is not None:
+        config["do_lower_case"] = bool(found.do_lower_case)
+    _vocabulary(tokenizer, config, name)
+    return tokenizer, config
+
+
+def _vocabulary(tokenizer: Tokenizer, config: dict[str, Any], name: str) -> Vocabulary:
+    ids = {}
+    for key in ("pad", "cls", "sep", "mask"):
+        token = config.get(f"{key}_token")
+        number = None if token is None else tokenizer.token_to_id(token)
+        if number is None:
+            raise ValueError(f"The tokenizer {name} has no {key} token, which masked samples need.")
+        ids[key] = number
+    added = tokenizer.get_added_tokens_decoder().items()
+    unknown = tokenizer.token_to_id(config.get("unk_token") or "")
+    special = {*ids.values(), *(number for number, token in added if token.special)}
+    special |= set() if unknown is None else {unknown}
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    return Vocabulary(size=size, special=tuple(sorted(special)), **ids)
+
+
+Array = NDArray[Any]
+
+# Runs without a space, a line's end or ASCII's punctuation, and each punctuation mark. Everything else is left to the
+# library: other spaces, other punctuation, characters that are words.
+_PIECE = re.compile(r"[^ \n!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
+_KNOWN = 1 << 21  # characters of the pieces that are remembered: some 50 MB
+
+
+class Encoder:
+    """Gives what ``tokenizer.encode_batch_fast(texts, add_special_tokens=False)`` gives, as arrays.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        One without padding or truncation. If it isn't like BERT's, whole texts are given to it.
+    kind : dtype
+        Of the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, kind: np.dtype[Any]) -> None:
+        self._tokenizer = tokenizer
+        self._kind = kind
+        self._by_word = _treats_words_alone(tokenizer)
+        self._added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        self._known: dict[str, bytes] = {}
+        self._size = 0
+
+    def __call__(self, texts: list[str]) -> Iterator[Array]:
+        """The ids of each text, without special tokens around them."""
+        parts = [self._pieces(text) for text in texts]
+        new = list(set().union(*parts).difference(self._known))
+        encodings = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
+        for piece, encoding in zip(new, encodings, strict=True):
+            self._known[piece] = np.array(encoding.ids, self._kind).tobytes()
+        self._size += sum(map(len, new))
+        for pieces in parts:
+            yield np.frombuffer(b"".join(map(self._known.__getitem__, pieces)), self._kind)
+        if self._size > _KNOWN:
+            self._known.clear()
+            self._size = 0
+
+    def _pieces(self, text: str) -> list[str]:
+        """A text in pieces that can be encoded one by one."""
+        if self._by_word and not any(token in text for token in self._added):
+            return _PIECE.findall(text)
+        return [text]
+
+
+def _treats_words_alone(tokenizer: Tokenizer) -> bool:
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    return (
+        isinstance(tokenizer.normalizer, BertNormalizer)
+        and isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
+        # others are found in the text as it is normalised, not as it stands
+        and not any(token.normalized for token in tokenizer.get_added_tokens_decoder().values())
+    )

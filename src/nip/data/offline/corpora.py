@@ -1,0 +1,241 @@
+"""Two corpora that can be had without the network of Long Range Arena's texts: the King James Version and Brown.
+
+Unpack what Unix's `compress` packs (.Z files): codes of 9 to 16 bits (Welch, Computer 17(6), 1984).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+# as the King James Version of Debian abbreviates them: the books of at least 90,000 bytes
+BOOKS = (
+    *("Ge", "Exo", "Lev", "Num", "Deu", "Josh", "Jdgs", "1Sm", "2Sm", "1Ki", "2Ki", "1Chr", "2Chr", "Job", "Psa"),
+    *("Isa", "Jer", "Eze", "Mat", "Luke", "John", "Acts"),
+)
+# in the order of the second letter of the Brown corpus's file names: a … h, j … n, p, r
+GENRES = (
+    *("news", "editorial", "reviews", "religion", "hobbies", "lore", "belles lettres", "government", "learned"),
+    *("fiction", "mystery", "science fiction", "adventure", "romance", "humor"),
+)
+MAGIC = b"\x1f\x9d"
+CLEAR = 256  # begins anew, in block mode
+
+
+def decompress(data: bytes, limit: int) -> bytes:
+    """Unpack a whole .Z file.
+
+    Parameters
+    ----------
+    data : bytes
+        The file's content.
+    limit : int
+        Bytes that it may unpack to.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file, is damaged, or unpacks to more.
+
+    Notes
+    -----
+    O(n) for n bytes of output. A file cut short is unpacked as far as it goes: nothing in it tells.
+
+    Examples
+    --------
+    >>> decompress(bytes.fromhex("1f9d9061c4041c08"), 100)
+    b'abababa'
+    """
+    if data[:2] != MAGIC or len(data) < 3 or not 9 <= data[2] & 31 <= 16:
+        raise ValueError("it is not packed by Unix's compress")
+    widest, block = data[2] & 31, bool(data[2] & 128)
+    singles = [bytes([i]) for i in range(256)] + ([b""] if block else [])
+    known = singles.copy()
+    out: list[bytes] = []
+    size = 0
+    before = b""
+    width, place = 9, 3
+    while place < len(data):
+        # codes come in groups of eight, which fill whole bytes; a new width or a clearing begins a new group
+        group = data[place : place + width]
+        place += width
+        bits = int.from_bytes(group, "little")
+        for _ in range(8 * len(group) // width):
+            code = bits & ((1 << width) - 1)
+            bits >>= width
+            if block and code == CLEAR:
+                known, before, width = singles.copy(), b"", 9
+                break
+            if code < len(known):
+                piece = known[code]
+            elif code == len(known) and before:
+                piece = before + before[:1]
+            else:
+                raise ValueError("it holds a code that stands for nothing yet")
+            out.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise ValueError(f"it unpacks to more than {limit} bytes")
+            if before and len(known) < 1 << widest:
+                known.append(before + piece[:1])
+            before = piece
+            if len(known) == 1 << width and width < widest:
+                width += 1
+                break
+    return b"".join(out)
+
+
+BIBLE = Path("/usr/lib/bible.data")  # of Debian's package
+HEADER = b"EC02Compressed Data File"
+_VERSE = re.compile(rb"(\d?[A-Za-z]+)(\d+):\d+ (.*)")
+_LETTERS = "abcdefghjklmnpr"  # of the genres, in file names of the Brown corpus
+_TEXT = re.compile(rf"c([{_LETTERS}])\d\d")
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a corpus.
+
+    Parameters
+    ----------
+    name : str
+        Of the book or file.
+    label : int
+        Its class.
+    content : bytes
+    """
+
+    name: str
+    label: int
+    content: bytes
+
+
+def read_bible(path: Path) -> list[Text]:
+    """The books of `BOOKS`, without the numbers of chapters and verses.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, cut short, or lacks a book.
+    """
+    books: dict[str, list[bytes]] = {}
+    for (book, _), verses in read_chapters(path).items():
+        books.setdefault(book, []).extend(verses)
+    missing = [book for book in BOOKS if book not in books]
+    if missing:
+        raise ValueError(f"{path} holds no verse of {', '.join(missing)}.")
+    return [Text(book, label, b" ".join(books[book])) for label, book in enumerate(BOOKS)]
+
+
+def read_chapters(path: Path) -> dict[tuple[str, int], list[bytes]]:
+    """The verses of every chapter of every book, without their numbers, in the order of the file.
+
+    Parameters
+    ----------
+    path : Path
+        ``bible.data``: packed by Unix's compress in windows of one size, after a table of where each begins and
+        the last ends.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or cut short.
+    """
+    data = Path(path).read_bytes()
+    if not data.startswith(HEADER):
+        raise ValueError(f"{path} is no bible.data: it does not begin with {HEADER.decode()!r}.")
+    try:
+        window, n_windows = struct.unpack_from(">2I", data, 0x54)
+        start = 0x5C + 4 * (n_windows + 1)
+        (end,) = struct.unpack_from(">I", data, start - 4)
+    except struct.error as error:
+        raise ValueError(f"{path} is cut short.") from error
+    if end != len(data) or data[start : start + 2] != MAGIC:
+        raise ValueError(f"{path} is cut short or damaged: its table ends at {end} and the file at {len(data)}.")
+    try:
+        content = decompress(data[start:], limit=n_windows * window)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+    if len(content) <= (n_windows - 1) * window:
+        raise ValueError(f"{path} is damaged: it holds {len(content)} bytes and should fill {n_windows} windows.")
+    chapters: dict[tuple[str, int], list[bytes]] = {}
+    for number, line in enumerate(content.splitlines()[1:], start=2):
+        found = _VERSE.fullmatch(line)
+        if found:
+            chapters.setdefault((found[1].decode(), int(found[2])), []).append(found[3])
+        elif line:
+            raise ValueError(f"{path}, line {number} of the text: {line[:40]!r} is no verse.")
+    return chapters
+
+
+def read_brown(folder: Path) -> list[Text]:
+    """The texts of the Brown corpus, their words without the parts of speech.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``ca01`` … ``cr09``: words with their tags (``The/at Fulton/np-tl``), separated by white space.
+
+    Raises
+    ------
+    ValueError
+        If a word has no tag, or a genre has fewer than three texts, which is needed to split them.
+    """
+    texts = []
+    for path in brown_files(folder):
+        label = _LETTERS.index(path.name[1])
+        texts.append(Text(path.name, label, untagged(path)))
+    for label, genre in enumerate(GENRES):
+        n = sum(text.label == label for text in texts)
+        if n < 3:
+            raise ValueError(f"{folder} holds {n} texts of the genre {genre}; three are needed, one for each split.")
+    return texts
+
+
+def untagged(path: Path) -> bytes:
+    """The words of a text of the Brown corpus.
+
+    Raises
+    ------
+    ValueError
+        If a word has no tag.
+    """
+    words = []
+    for word in path.read_bytes().split():
+        spelled, slash, tag = word.rpartition(b"/")
+        if not (spelled and slash and tag):
+            raise ValueError(f"{path} is no text of the Brown corpus: {word[:40]!r} has no tag.")
+        words.append(spelled)
+    return b" ".join(words)
+
+
+def brown_files(folder: Path) -> list[Path]:
+    """The files of a folder that have names of the Brown corpus, in order."""
+    return sorted(path for path in Path(folder).iterdir() if _TEXT.fullmatch(path.name) and path.is_file())
+
+
+def checksum_of(paths: list[Path]) -> str:
+    """SHA-256 of several files with their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def recognises_bible(path: Path, task: object) -> bool:
+    """Whether the file, or the ``bible.data`` in the folder, begins as that file does."""
+    return bible_file(path).is_file() and bible_file(path).open("rb").read(len(HEADER)) == HEADER
+
+
+def recognises_brown(path: Path, task: object) -> bool:
+    """Whether the folder holds a text of the Brown corpus."""
+    return path.is_dir() and bool(brown_files(path))
+
+
+def bible_file(path: Path) -> Path:
+    """The file that is meant by itself or by its folder."""
+    return path / "bible.data" if path.is_dir() else path

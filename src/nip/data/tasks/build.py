@@ -1,0 +1,122 @@
+"""Put a task's data on disk, drawn or taken from files, unless it is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nip.data.tasks.examples import Examples
+from nip.data.tasks.listops.language import Rule
+from nip.data.tasks.registry import SPLITS, TASKS, find_task
+from nip.data.tasks.source import Progress, Request
+from nip.data.tasks.sources import find_source
+from nip.data.tasks.storage import stored, write_task
+from nip.locations import data_folder
+
+
+def build(
+    task_name: str,
+    folder: Path | None = None,
+    *,
+    origin: str | None = None,
+    source: str | None = None,
+    seed: int | None = None,
+    split_rule: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> bool:
+    """Make a task's data in the data folder.
+
+    Parameters
+    ----------
+    task_name : str
+        One of `nip.data.TASKS`.
+    folder : Path, optional
+        The data folder; by default `nip.data.data_folder`.
+    origin : str, optional
+        A file or folder to read, in any of the forms that `nip.data.SOURCES` lists for the task.
+    source : str, optional
+        The name of the form; found by looking at `origin` where it is not given. Without either the data is drawn, or
+        looked for where it usually lies. A source may make the data of another task, which it names.
+    seed : int, optional
+        For sources that draw; 0 by default.
+    split_rule : str, optional
+        How the examples are split, for sources that leave a choice.
+    parameters : dict, optional
+        Parameters of what is drawn, by name.
+    overwrite : bool, default=False
+        Replace data that is there.
+    progress : callable, optional
+        Called with the number of examples made so far.
+
+    Returns
+    -------
+    bool
+        False if the same set was there already, and nothing was done.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task, source or rule, the origin has no form that is known for the task, something in it is
+        wrong, or another set is there and `overwrite` is false: the message says what differs.
+    OSError
+        If something cannot be read or written. What was in the data folder stays.
+    """
+    task = find_task(task_name)
+    found = find_source(task, origin, source)
+    given = parameters or {}
+    unknown = [name for name in given if name not in found.parameters]
+    if unknown:
+        takes = f"takes {', '.join(found.parameters)}" if found.parameters else "takes none"
+        raise ValueError(f"There is no parameter {unknown[0]!r} of the source {found.name}, which {takes}.")
+    if split_rule is not None and split_rule not in found.split_rules:
+        takes = f"takes {', '.join(found.split_rules)}" if found.split_rules else "leaves no choice"
+        raise ValueError(f"There is no split rule {split_rule!r} of the source {found.name}, which {takes}.")
+    if seed is not None and not found.seeded:
+        raise ValueError(f"The source {found.name} of {task.name} draws nothing; a seed cannot be given with it.")
+    made = find_task(found.makes or task.name)
+    home = data_folder(folder) / made.name
+    if overwrite and origin is not None and Path(origin).expanduser().resolve() == home.resolve():
+        raise ValueError(f"{origin} would be replaced, with the files that are read. Move them elsewhere first.")
+    plan = found.plan(
+        Request(task=made, origin=origin, seed=seed or 0, split_rule=split_rule, parameters=given, progress=progress)
+    )
+    if not overwrite and stored(made.name, folder, plan.description):
+        return False
+    splits = _counted(plan.splits(), progress)
+    write_task(splits, folder, plan.description, task=made, overwrite=overwrite)
+    return True
+
+
+def build_listops(
+    folder: Path | None = None,
+    rule: Rule | None = None,
+    sizes: tuple[int, int, int] = TASKS["listops"].sizes,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> bool:
+    """Draw a ListOps set into the data folder. Parameters are those of `generate`; returns and raises as `build`."""
+    parameters = {**vars(rule or Rule()), **dict(zip(SPLITS, sizes, strict=True))}
+    return build("listops", folder, seed=seed, parameters=parameters, overwrite=overwrite, progress=progress)
+
+
+def _counted(
+    splits: Mapping[str, Examples | Iterable[Examples]], progress: Progress | None
+) -> Mapping[str, Examples | Iterable[Examples]]:
+    """The same splits; those that come in chunks tell their progress."""
+    if progress is None:
+        return splits
+    done = 0
+
+    def told(pieces: Iterable[Examples]) -> Iterator[Examples]:
+        nonlocal done
+        for piece in pieces:
+            yield piece
+            done += len(piece)
+            progress(done)
+
+    return {name: split if isinstance(split, Examples) else told(split) for name, split in splits.items()}

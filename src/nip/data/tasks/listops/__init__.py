@@ -1,0 +1,1 @@
+"""ListOps: the language, its generator and the official files."""

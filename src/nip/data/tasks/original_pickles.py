@@ -1,0 +1,101 @@
+"""The original's pickles, ``<task>.{train,dev,test}.pickle``: lists of dicts of token ids and a label.
+
+They are read without unpickling (`nip.data.tasks.pickles`). The ids are taken as they are: for ListOps they
+follow an order that differed from one conversion to the next, and no file says which it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.data.tasks import pickles
+from nip.data.tasks.examples import Examples, chunks
+from nip.data.tasks.registry import SPLITS, Task
+from nip.data.tasks.source import Plan, Request
+from nip.data.tasks.storage import checksum
+
+
+def recognises(path: Path, task: Task) -> bool:
+    """Whether the folder holds one of the three pickles of that task."""
+    return any(_file(path, task, split).is_file() for split in SPLITS)
+
+
+def is_whole(path: Path, task: Task) -> bool:
+    """Whether the folder holds all three."""
+    return all(_file(path, task, split).is_file() for split in SPLITS)
+
+
+def plan(request: Request) -> Plan:
+    """Take the three pickles of a folder, as they are split."""
+    task = request.task
+    files = {split: _file(request.path, task, split) for split in SPLITS}
+    for path in files.values():
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no {path}. {task.name} is in three pickles, of train, dev and test.")
+    return Plan(
+        {
+            "source": "pickles of the original's form",
+            "parameters": {path.name: checksum(path) for path in files.values()},
+            "split_rule": "As in the files.",
+            "licence": "That of the data in the files, which they do not state.",
+        },
+        lambda: {split: read(path, task, split) for split, path in files.items()},
+    )
+
+
+def read(path: Path, task: Task, split: str) -> Iterator[Examples]:
+    """Read one pickle, in chunks.
+
+    Zeros at the end of a sequence are padding and left out; images have none, and their zeros are black.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or holds anything but arrays and numbers, or an example is not as the task's, naming
+        file and example.
+    """
+
+    def examples() -> Iterator[tuple[int, list[NDArray[np.integer]]]]:
+        for number, element in enumerate(pickles.elements(path)):
+            try:
+                yield _example(element, task)
+            except ValueError as error:
+                raise ValueError(f"{path}, example {number}: {error}.") from None
+
+    return chunks(task, split, examples(), foreign=True)
+
+
+def _example(element: Any, task: Task) -> tuple[int, list[NDArray[np.integer]]]:
+    names = ["input_ids_0", "input_ids_1"] if task.pair else ["input_ids_0"]
+    if not isinstance(element, dict) or not {*names, "label"} <= set(element):
+        raise ValueError(f"there must be a dict with {', '.join(names)} and label")
+    label = element["label"]
+    if isinstance(label, np.ndarray) and label.size == 1 and label.dtype.kind in "iu":
+        label = label.item()
+    if type(label) is not int or not 0 <= label < task.n_classes:
+        raise ValueError(f"the label must be one of 0 … {task.n_classes - 1}, not {label!r}")
+    return label, [_ids(element[name], name, task) for name in names]
+
+
+def _ids(held: Any, name: str, task: Task) -> NDArray[np.integer]:
+    ids = np.asarray(held)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be one row of integers")
+    if ids.size and not (ids.min() >= 0 and ids.max() < task.vocab_size):
+        outside = int(ids.min() if ids.min() < 0 else ids.max())
+        raise ValueError(f"{name} holds the id {outside}; the vocabulary of {task.name} is 0 … {task.vocab_size - 1}")
+    if task.shape:
+        if ids.size != task.max_length:
+            raise ValueError(f"{name} has {ids.size} pixels instead of {task.max_length}")
+        return ids
+    real = np.flatnonzero(ids)
+    return ids[: real[-1] + 1 if real.size else 0]
+
+
+def _file(folder: Path, task: Task, split: str) -> Path:
+    return folder / f"{task.name}.{split}.pickle"

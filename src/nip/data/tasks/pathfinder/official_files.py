@@ -1,0 +1,166 @@
+"""Pathfinder's official files: PNG pictures in ``imgs/<k>`` and their labels in ``metadata/<k>.npy``.
+
+The files of the release are text in spite of their names, a line a picture; newer generators write true ``.npy`` files
+of text. Columns 0, 1 and 3 are folder, file name and label. The release has one empty picture, which is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nip.data.tasks import source as release
+from nip.data.tasks.examples import Examples, chunks
+from nip.data.tasks.pictures import pixels_of
+from nip.data.tasks.registry import Task
+from nip.data.tasks.source import Plan, Request
+
+SPLIT_RULES = ("contiguous", "shuffled", "s4")
+_NAME, _LABEL = 1, 3  # columns
+
+Row = tuple[str, int]  # where the picture is below the level's folder, and its label
+
+
+def recognises(path: Path, task: Task) -> bool:
+    """Whether the level's folder, with its ``metadata``, is there or where the release has it."""
+    return _root(path, task) is not None
+
+
+def plan(request: Request) -> Plan:
+    """Take the pictures of a level. The three ways to split that are in use are `SPLIT_RULES`."""
+    task, rule = request.task, request.split_rule or SPLIT_RULES[0]
+    if rule != "shuffled" and request.seed:
+        raise ValueError(f"The split rule {rule} draws nothing; only 'shuffled' takes a seed.")
+    root = _root(request.path, task)
+    if root is None:
+        raise FileNotFoundError(f"There is no metadata/*.npy in {request.path}.")
+    described, found = _metadata(root)
+    empty = [name for name, _ in found if _size(root / name) == 0]
+    rows = [row for row in found if row[0] not in set(empty)]
+    parameters = {"metadata": described, "pictures": len(rows), "split_rule": rule}
+    says = {
+        "contiguous": "In the order of the metadata files, by number: the first 80 % are train, the next 10 % dev, the "
+        "last 10 % test.",
+        "shuffled": f"Shuffled by Python's random.Random({request.seed}), then 80, 10 and 10 % (the code of the "
+        f"Nyströmformer, which the paper's is made from, shuffles without a stated seed).",
+        "s4": "As in the code of S4: drawn by torch's random_split with the generator seed 42, 80, 10 and 10 %.",
+    }
+    if rule == "shuffled":
+        parameters["seed"] = request.seed
+
+    def splits() -> dict[str, Iterator[Examples]]:
+        return {
+            split: chunks(task, split, _pictures(root, [rows[i] for i in chosen], task))
+            for split, chosen in split_indices(len(rows), rule, request.seed).items()
+        }
+
+    return Plan(
+        {
+            "source": "official files",
+            "parameters": parameters,
+            "split_rule": says[rule],
+            "empty_pictures": empty,
+            "licence": "That of the files. Long Range Arena, which publishes them, is under Apache-2.0.",
+        },
+        splits,
+    )
+
+
+def split_indices(n: int, rule: str, seed: int = 0) -> dict[str, Sequence[int]]:
+    """Which of n pictures are in train, dev and test.
+
+    Examples
+    --------
+    >>> {split: list(chosen) for split, chosen in split_indices(12, "contiguous").items()}
+    {'train': [0, 1, 2, 3, 4, 5, 6, 7, 8], 'dev': [9], 'test': [10, 11]}
+    """
+    order: Sequence[int] = range(n)
+    first, second = n * 8 // 10, n * 9 // 10
+    if rule == "shuffled":
+        order = list(order)
+        random.Random(seed).shuffle(order)
+    elif rule == "s4":
+        import torch
+
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(42)).tolist()
+        tenth = int(0.1 * n)
+        first, second = n - 2 * tenth, n - tenth
+    return {"train": order[:first], "dev": order[first:second], "test": order[second:]}
+
+
+def _metadata(root: Path) -> tuple[str, list[Row]]:
+    """The checksum of all metadata files in the order of their numbers, and their rows."""
+    files = sorted((root / "metadata").glob("*.npy"), key=lambda path: (_number(path), path.name))
+    digest = hashlib.sha256()
+    rows: list[Row] = []
+    for path in files:
+        digest.update(path.read_bytes())
+        for number, fields in enumerate(_fields(path), 1):
+            if fields:
+                rows.append(_row(fields, f"{path}, line {number}"))
+    if not rows:
+        raise ValueError(f"The files in {root / 'metadata'} name no picture.")
+    return digest.hexdigest(), rows
+
+
+def _fields(path: Path) -> Iterator[list[str]]:
+    with path.open("rb") as file:
+        true_array = file.read(6) == b"\x93NUMPY"
+    if not true_array:
+        try:
+            yield from (line.split() for line in path.read_text("utf-8").splitlines())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is neither text nor an array: {error}.") from error
+        return
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if table.ndim != 2 or table.dtype.kind not in "US":
+        raise ValueError(f"{path} must hold a table of text. Got shape {table.shape} of type {table.dtype}.")
+    yield from table.astype(str).tolist()
+
+
+def _row(fields: list[str], where: str) -> Row:
+    if len(fields) <= _LABEL:
+        raise ValueError(f"{where}: there must be at least {_LABEL + 1} columns. Got {len(fields)}.")
+    name = PurePosixPath(fields[0], fields[_NAME])
+    if name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"{where}: {str(name)!r} leads out of the folder.")
+    label = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}.get(fields[_LABEL])
+    if label is None:
+        raise ValueError(f"{where}: the label must be 0 or 1. Got {fields[_LABEL][:40]!r} instead.")
+    return str(name), label
+
+
+def _pictures(root: Path, rows: list[Row], task: Task) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
+    assert task.shape is not None
+    for name, label in rows:
+        path = root / name
+        yield label, [pixels_of(path.read_bytes(), path, task.shape, "L").reshape(-1)]
+
+
+def _size(path: Path) -> int:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}, which the metadata name.")
+    return path.stat().st_size
+
+
+def _number(path: Path) -> int:
+    if not (path.stem.isascii() and path.stem.isdigit()):
+        raise ValueError(f"{path}: the name of a metadata file must be a number.")
+    return int(path.stem)
+
+
+def _root(path: Path, task: Task) -> Path | None:
+    level = task.name.removeprefix("pathfinder32-")
+    for name in (level, f"pathfinder32/{level}"):
+        found = release.find(path, name, lambda folder: any((folder / "metadata").glob("*.npy")))
+        if found is not None:
+            return found
+    return None

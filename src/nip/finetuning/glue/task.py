@@ -1,0 +1,320 @@
+"""``nip glue``: text classification, the nine tasks of GLUE and its diagnostic set before all."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, default_data_collator
+
+from nip.atomic import replacing
+from nip.finetuning.arguments import Command, parse, tell
+from nip.finetuning.datasets import tokenized
+from nip.finetuning.glue.data import Examples, Needed, from_files, from_folder, from_hub, from_set
+from nip.finetuning.glue.metrics import measure
+from nip.finetuning.glue.registry import glue_task
+from nip.finetuning.losses import classification_loss, regression_loss, smoothed
+from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
+from nip.finetuning.trainer import Setup, begin, carry_out, report
+
+DEFAULT_LENGTH = 128
+
+
+@dataclass
+class GlueArguments:
+    """Which texts are classified."""
+
+    FREE: ClassVar = ("test_file",)
+
+    task_name: str | None = field(default=None, metadata={"help": "cola mnli mrpc qnli qqp rte sst2 stsb wnli, or ax."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "A folder with the official files: the task's own, or the one above it."}
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Another set on the hub."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    train_file: str | None = field(default=None, metadata={"help": "Training examples: CSV, TSV, JSON or Parquet."})
+    validation_file: str | None = field(default=None, metadata={"help": "Examples to evaluate."})
+    test_file: str | None = field(default=None, metadata={"help": "Examples to predict."})
+    max_seq_length: int | None = field(
+        default=None, metadata={"help": f"Tokens of an input at most; longer ones are cut. Default {DEFAULT_LENGTH}."}
+    )
+    pad_to_max_length: bool = field(
+        default=True,
+        metadata={"help": "Give all inputs that length, so that all attend over one graph; else each batch its own."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.task_name is not None:
+            self.task_name = glue_task(self.task_name).name
+        files = any((self.train_file, self.validation_file, self.test_file))
+        sources = [
+            flag
+            for flag, given in (("--data_dir", self.data_dir), ("--dataset_name", self.dataset_name), ("files", files))
+            if given
+        ]
+        if len(sources) > 1:
+            raise ValueError(f"Give one source of examples, not {' and '.join(sources)}.")
+        if self.data_dir is not None and self.task_name is None:
+            raise ValueError("--data_dir holds the files of a task: name it with --task_name.")
+        if self.dataset_name is not None and self.task_name is not None:
+            raise ValueError("Give --task_name or --dataset_name, not both.")
+        if not sources and self.task_name is None:
+            raise ValueError("Name a task (--task_name), a set (--dataset_name), or files (--train_file and its like).")
+
+
+def main(words: Sequence[str], program: str = "nip glue") -> dict[str, Any]:
+    """Train, evaluate and predict as a command line says.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Without the program.
+    program : str
+        How it is called.
+
+    Returns
+    -------
+    dict
+        As ``result.json`` holds it.
+
+    Raises
+    ------
+    ValueError
+        If the command, the data or the model is wrong: one sentence.
+    """
+    command = parse(words, GlueArguments, program=program, description=__doc__)
+    refuse_missing_files(command)
+    with begin(
+        command, kind="glue", task=command.task.task_name or command.task.dataset_config_name or "files"
+    ) as claim:
+        result = carry_out(command, prepare(command), claim)
+    report(command, result)
+    return result
+
+
+def refuse_missing_files(command: Command) -> None:
+    """Refuse a command that needs a file which it does not name."""
+    task, training = command.task, command.training
+    if any((task.train_file, task.validation_file, task.test_file)):
+        needs = (
+            ("do_train", training.do_train, "train_file"),
+            ("do_eval", training.do_eval, "validation_file"),
+            ("do_predict", training.do_predict, "test_file"),
+        )
+        for flag, wanted, file in needs:
+            if wanted and getattr(task, file) is None:
+                raise ValueError(f"--{flag} needs --{file}.")
+
+
+def read_examples(command: Command) -> Examples:
+    """The sets that the command needs, from where it says."""
+    task, training = command.task, command.training
+    needed = Needed(training.do_train, training.do_eval, training.do_predict)
+    files = {"train": task.train_file, "validation": task.validation_file, "test": task.test_file}
+    wanted = {"train": needed.train, "validation": needed.evaluated, "test": needed.tested}
+    chosen = {split: file for split, file in files.items() if file is not None and wanted[split]}
+    if chosen:
+        return from_files(chosen, glue_task(task.task_name) if task.task_name else None)
+    if task.dataset_name is not None:
+        return from_set(task.dataset_name, task.dataset_config_name, needed, command.model.cache_dir)
+    if task.data_dir is not None:
+        return from_folder(task.task_name, Path(task.data_dir), needed)
+    return from_hub(task.task_name, needed, command.model.cache_dir)
+
+
+def prepare(command: Command) -> Setup:
+    """Everything that training needs; what is wrong with the command, the model or the data is told here."""
+    config = load_config(command)
+    tokenizer = load_tokenizer(command, config)
+    seq_len = sequence_length(command, config, tokenizer, wanted=command.task.max_seq_length, default=DEFAULT_LENGTH)
+    examples = read_examples(command)
+    labels = in_order(config, examples.labels or saved_labels(config, examples))
+    config = task_config(command, config, examples, labels)
+    smoothing = command.training.label_smoothing_factor
+    if smoothing and not labels:
+        raise ValueError(f"--label_smoothing_factor is for classes; the labels of {examples.name} are numbers.")
+    model = load_model(command, AutoModelForSequenceClassification, config, tokenizer, seq_len)
+    train, evaluated, tested = tokens(command, examples, tokenizer, seq_len, labels)
+    names = metric_names(examples, bool(labels))
+    first = next(iter(evaluated.values()), None)
+    padded = command.task.pad_to_max_length
+    loss = (smoothed(smoothing) if smoothing else classification_loss) if labels else regression_loss
+    return Setup(
+        kind="glue",
+        task=examples.name,
+        model=model,
+        tokenizer=tokenizer,
+        seq_len=seq_len,
+        train=train,
+        evaluation=evaluated,
+        collator=default_data_collator if padded else DataCollatorWithPadding(tokenizer),
+        metrics=lambda output: measure(names, predictions(output.predictions, bool(labels)), output.label_ids),
+        metric=names[0],
+        metric_names=names,
+        loss=loss,
+        describe=None if first is None else lambda measured: facts(first, bool(labels)),
+        predict=(lambda trainer, folder: write_predictions(trainer, folder, examples, tested, labels))
+        if tested
+        else None,
+        data={"train": train._fingerprint} if train is not None else {},
+    )
+
+
+def metric_names(examples: Examples, classes: bool) -> tuple[str, ...]:
+    """The metrics of a task; of files accuracy, or the correlations where labels are numbers."""
+    if examples.task is not None:
+        return examples.task.metrics
+    return ("accuracy",) if classes else ("pearson", "spearmanr", "combined_score")
+
+
+def saved_labels(config: Any, examples: Examples) -> tuple[str, ...]:
+    """The labels that a model was trained with, where the examples have none of their own to say."""
+    known = [data for data in (examples.train, *examples.evaluated.values()) if data is not None]
+    if known or config.num_labels == 1:
+        return ()
+    return tuple(config.id2label[number] for number in sorted(config.id2label))
+
+
+def in_order(config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The task's labels in the order of a model that was trained with them.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> in_order(SimpleNamespace(id2label={0: "CONTRADICTION", 1: "ENTAILMENT"}), ("entailment", "contradiction"))
+    ('contradiction', 'entailment')
+    """
+    own = [str(config.id2label[each]).lower() for each in sorted(config.id2label)]
+    known = {name.lower(): name for name in labels}
+    return tuple(known[name] for name in own) if sorted(own) == sorted(known) else labels
+
+
+def task_config(command: Command, config: Any, examples: Examples, labels: tuple[str, ...]) -> Any:
+    """The configuration with the task's labels in it.
+
+    Raises
+    ------
+    ValueError
+        If the model was trained with others.
+    """
+    number = len(labels) or 1
+    own = [config.id2label[each] for each in sorted(config.id2label)]
+    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    if classifies and not command.model.ignore_mismatched_sizes:
+        unnamed = all(name.startswith("LABEL_") for name in own)
+        if len(own) != number or (labels and not unnamed and {*map(str.lower, own)} != {*map(str.lower, labels)}):
+            theirs = ", ".join(own) if config.num_labels > 1 else "a number"
+            raise ValueError(
+                f"{command.model.model_name_or_path} was trained with the labels {theirs}; {examples.name} has "
+                f"{', '.join(labels) or 'a number'}. Give --ignore_mismatched_sizes to draw a new head."
+            )
+    config.num_labels = number
+    config.finetuning_task = examples.name
+    config.problem_type = "regression" if not labels else "single_label_classification"
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: each for each, name in enumerate(labels)}
+    return config
+
+
+def tokens(
+    command: Command, examples: Examples, tokenizer: Any, seq_len: int, labels: tuple[str, ...]
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The examples as tokens, their labels numbered as the model does it: to train, to evaluate, to predict."""
+    run = command.run
+    numbers = [labels.index(name) for name in examples.labels]
+    padding = "max_length" if command.task.pad_to_max_length else False
+    settings = {"columns": examples.columns, "seq_len": seq_len, "padding": padding, "numbers": numbers}
+
+    def encode(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
+        texts = [[str(text) if text is not None else "" for text in batch[name]] for name in examples.columns]
+        return {
+            **tokenizer(*texts, padding=padding, max_length=seq_len, truncation=True),
+            "labels": [numbers[label] if numbers and label >= 0 else label for label in batch["label"]],
+        }
+
+    def of(data: Any, limit: int | None) -> Any:
+        chosen = data if limit is None else data.select(range(min(limit, len(data))))
+        return tokenized(chosen, encode, command, tokenizer=tokenizer, settings=settings)
+
+    train = None if examples.train is None else of(labelled(examples), run.max_train_samples)
+    evaluated = {name: of(data, run.max_eval_samples) for name, data in examples.evaluated.items()}
+    for name, data in evaluated.items():
+        if UNLABELLED in data.unique("labels") and examples.labels:
+            raise ValueError(f"The set {name or 'to evaluate'} of {examples.name} has rows without a label.")
+    tested = {name: of(data, run.max_predict_samples) for name, data in examples.tested.items()}
+    return train, evaluated, tested
+
+
+UNLABELLED = -1
+
+
+def labelled(examples: Examples) -> Any:
+    """The training examples without those that nobody has labelled, which sets such as SNLI have; they are counted.
+
+    Raises
+    ------
+    ValueError
+        If none has a label.
+    """
+    if not examples.labels:
+        return examples.train
+    known = np.flatnonzero(np.asarray(examples.train["label"][:]) != UNLABELLED)
+    missing = len(examples.train) - len(known)
+    if not len(known):
+        raise ValueError(f"No row of the training set of {examples.name} has a label.")
+    if missing:
+        tell(f"{examples.name} train: {missing:,} rows without a label were left out")
+    return examples.train.select(known) if missing else examples.train
+
+
+def predictions(logits: Any, classes: bool) -> np.ndarray:
+    """The class of the highest logit, or the number itself."""
+    found = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float32)
+    return found.argmax(axis=1) if classes else found.reshape(len(found))
+
+
+def facts(data: Any, classes: bool) -> dict[str, Any]:
+    """How many examples were evaluated, and what always answering the commonest label gives."""
+    counted: dict[str, Any] = {"n_test": len(data)}
+    if classes:
+        counted["baselines"] = {"commonest_label": max(Counter(data["labels"][:]).values()) / len(data)}
+    return counted
+
+
+def write_predictions(
+    trainer: Any, folder: Path, examples: Examples, tested: Mapping[str, Any], labels: tuple[str, ...]
+) -> list[Path]:
+    """Predict and write: files as GLUE takes them in, ``index`` and ``prediction`` separated by tabs."""
+    written: list[Path] = []
+    names = examples.task.submissions if examples.task is not None else ("predictions.tsv",)
+    spelled = list(labels)
+    if examples.task is not None and examples.labels:
+        spelled = [examples.task.written[examples.labels.index(name)] for name in labels]
+    for (name, data), file in zip(tested.items(), names[: len(tested)], strict=True):  # a file has one part only
+        hidden = data.remove_columns("labels")
+        answers = predictions(trainer.predict(hidden, metric_key_prefix="predict").predictions, bool(labels))
+        index = examples.tested[name]["idx"][: len(data)]
+        if trainer.is_world_process_zero():
+            written.append(write_submission(folder / file, index, answers, spelled, examples.name))
+    return written
+
+
+def write_submission(path: Path, index: Sequence[int], answers: np.ndarray, spelled: Sequence[str], task: str) -> Path:
+    """Write one file of predictions, complete or not at all.
+
+    Labels are spelled as the task does it; numbers have three decimals, and those of STS-B lie in its range, 0 to 5.
+    """
+    text = io.StringIO()
+    text.write("index\tprediction\n")
+    for number, answer in zip(index, answers.tolist(), strict=True):
+        shown = min(5.0, max(0.0, answer)) if task == "stsb" else answer
+        text.write(f"{number}\t{spelled[answer] if spelled else f'{shown:.3f}'}\n")
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+    return path

@@ -1,0 +1,229 @@
+"""The output folder of a finetuning run: whose it is, where the run goes on, and what is left of an older one.
+
+It is a model's folder, which `transformers` and `nip.from_pretrained` read, and a run's folder beside it:
+
+=====================  ================================================================================================
+``config.json``        the model's configuration, with weights and tokenizer beside it, once training has ended
+``run.json``           the command, what decides its numbers, the graph; where training has ended also what came of it
+``environment.json``   versions, processor, threads, device at the last start
+``metrics.jsonl``      one line a step and an evaluation
+``checkpoint-N/``      from which the run goes on: the Trainer's own
+``result.json``        there once the run is finished
+``curves.svg``         loss and the metric that counts, by step
+``run.log``            what was said
+=====================  ================================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nip.finetuning.glue.registry import TASKS
+from nip.runs.folder import RUN_FILE, RunFolder, read_run_file
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+STATE_FILE = "trainer_state.json"
+OUTCOMES = (
+    *("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", RUN_FILE, "checkpoints.json"),
+    *("checkpoints.svg", "all_results.json", "eval_results.json", "eval_mm_results.json", "predict_results.json"),
+    *("predictions.tsv", "generated_predictions.txt", "predictions.json", "nbest_predictions.json", "null_odds.json"),
+    *("predict_predictions.json", "predict_nbest_predictions.json", "predict_null_odds.json"),
+    *(name for task in TASKS.values() for name in task.submissions),
+)
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "pattern.npz", "pattern-*.npz")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An output folder that this run may write to.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    there : mapping or None
+        What ``run.json`` says of the run that is there and has the same settings.
+    replace : bool
+        Whether the run that is there is to be replaced: deleted once the new one is sure to begin.
+    overwrite : bool, default=False
+        Whether what is there may be deleted.
+    """
+
+    folder: RunFolder
+    there: Mapping[str, Any] | None
+    replace: bool
+    overwrite: bool = False
+
+    @property
+    def trained(self) -> Mapping[str, Any] | None:
+        """What training came to, where it has ended already."""
+        if self.there is None or self.replace:
+            return None
+        trained: Mapping[str, Any] | None = self.there.get("trained")
+        return trained
+
+    def checkpoint(self, processes: int) -> Path | None:
+        """The checkpoint from which the run that is there goes on; None where it has ended, or there is none.
+
+        Raises
+        ------
+        ValueError
+            If its checkpoints have weights only: to begin anew would delete them.
+        """
+        if self.there is None or self.replace or self.trained is not None:
+            return None
+        last = last_checkpoint(self.folder.path, processes)
+        bare = [folder for step, folder in checkpoints(self.folder.path) if written(folder, step)]
+        if last is None and bare and not self.overwrite:
+            raise ValueError(
+                f"{self.folder.path} holds an unfinished run that cannot go on: {bare[-1].name} has weights only "
+                "(--save_only_model). Name another --output_dir, or give --overwrite_output_dir to begin anew."
+            )
+        return last
+
+
+def output_folder(path: str | Path) -> RunFolder:
+    """The paths in an output folder."""
+    return RunFolder(Path(path))
+
+
+@contextmanager
+def claimed_output(
+    path: str | Path, settings: Mapping[str, Any], *, overwrite: bool, trains: bool, main: bool = True
+) -> Iterator[Claim]:
+    """Keep every other process out of the output folder, and find what it holds.
+
+    Parameters
+    ----------
+    path : str or Path
+        It is made where it does not exist.
+    settings : mapping
+        What decides the run's numbers: a run with other settings is another run.
+    overwrite : bool
+        Replace a finished run, and one with other settings.
+    trains : bool
+        Whether the command trains; one that only evaluates may do so beside any run.
+    main : bool, default=True
+        False in all processes of one run but the first, which takes the lock.
+
+    Raises
+    ------
+    ValueError
+        If another process is at work there, or the folder holds another run or other files.
+    """
+    import filelock
+
+    folder = output_folder(path)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.path / ".lock")
+    if main:
+        (folder.path / ".lock").open("a").close()  # a clear error where the folder cannot be written to
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ValueError(
+                f"Another process is at work in {path}; wait for it, or name another --output_dir."
+            ) from None
+    try:
+        if main:
+            for leftover in folder.path.glob(".*.partial"):
+                leftover.unlink()
+        yield _claim(folder, settings, overwrite=overwrite, trains=trains)
+    finally:
+        if main:
+            lock.release()
+
+
+def _claim(folder: RunFolder, settings: Mapping[str, Any], *, overwrite: bool, trains: bool) -> Claim:
+    there = read_run_file(folder.path)
+    if not trains:
+        return Claim(folder, None, replace=False)
+    if there is None:
+        strange = [each.name for each in folder.path.iterdir() if each.name not in (".lock", folder.log.name)]
+        if strange and not overwrite:
+            raise ValueError(
+                f"{folder.path} is not empty and holds no run; name another --output_dir, or give "
+                "--overwrite_output_dir."
+            )
+        return Claim(folder, None, replace=bool(strange), overwrite=overwrite)
+    differing = differences(there.get("settings", {}), settings)
+    if differing and not overwrite:
+        raise ValueError(
+            f"{folder.path} holds another run: {'; '.join(differing)}. Name another --output_dir, repeat its settings, "
+            "or give --overwrite_output_dir."
+        )
+    return Claim(folder, there, bool(differing) or (overwrite and "trained" in there), overwrite)
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In what two runs' settings differ, in words.
+
+    Examples
+    --------
+    >>> differences({"seed": 1, "bf16": False}, {"seed": 2, "bf16": False})
+    ['seed is 1 there and 2 here']
+    """
+    return [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in {**here, **there}
+        if there.get(name) != here.get(name)
+    ]
+
+
+def clear(folder: RunFolder, *, weights: bool = False) -> None:
+    """Delete what an older run left: its checkpoints and outcomes. Anything else in the folder stays.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    weights : bool, default=False
+        The model that it came to as well: beside another run's figures it would pass for that run's.
+    """
+    for _, checkpoint in checkpoints(folder.path):
+        shutil.rmtree(checkpoint)
+    for name in OUTCOMES:
+        (folder.path / name).unlink(missing_ok=True)
+    for file in [file for name in WEIGHTS for file in folder.path.glob(name)] if weights else ():
+        file.unlink()
+
+
+def checkpoints(path: Path) -> list[tuple[int, Path]]:
+    """The folders ``checkpoint-N`` in a folder with their N, in its order, complete or not."""
+    found = [(CHECKPOINT.fullmatch(each.name), each) for each in path.iterdir() if each.is_dir()]
+    return sorted((int(match.group(1)), each) for match, each in found if match)
+
+
+def last_checkpoint(path: Path, processes: int) -> Path | None:
+    """The latest complete checkpoint; later ones that a killed process left half-written are deleted.
+
+    Where none is complete, nothing is deleted.
+    """
+    later: list[Path] = []
+    for step, folder in reversed(checkpoints(path)):
+        if complete(folder, step, processes):
+            for half in later:
+                shutil.rmtree(half, ignore_errors=True)
+            return folder
+        later.append(folder)
+    return None
+
+
+def complete(folder: Path, step: int, processes: int) -> bool:
+    """Whether training can go on from a checkpoint: it was written to its end, with each process's generators."""
+    generators = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    return written(folder, step) and all((folder / name).is_file() for name in generators)
+
+
+def written(folder: Path, step: int) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer's state comes last."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and state.get("global_step") == step

@@ -1,0 +1,1 @@
+"""Summarization with encoder-decoder models."""

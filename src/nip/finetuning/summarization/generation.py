@@ -1,0 +1,77 @@
+"""How summaries are generated: lengths and beams that may be said in two ways, languages, and the first token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nip.finetuning.arguments import Command, tell
+from nip.finetuning.summarization.metrics import KINDS
+
+
+def settle_generation(command: Command) -> None:
+    """Lengths and beams that are said in two ways say the same; generation is on where only it gives the metric."""
+    task, training = command.task, command.training
+    for ours, theirs in (("val_max_target_length", "generation_max_length"), ("num_beams", "generation_num_beams")):
+        if {ours, theirs} <= command.given and getattr(task, ours) != getattr(training, theirs):
+            raise ValueError(
+                f"--{ours} {getattr(task, ours)} and --{theirs} {getattr(training, theirs)} contradict each other: "
+                "give one of them."
+            )
+        if getattr(training, theirs) is None:
+            setattr(training, theirs, getattr(task, ours))
+    if training.generation_max_length is None:
+        training.generation_max_length = task.max_target_length
+    best = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if not training.predict_with_generate and best in KINDS:
+        raise ValueError(f"--metric_for_best_model {best} is a score of generated text: add --predict_with_generate.")
+    if not training.predict_with_generate and training.do_predict:
+        training.predict_with_generate = True
+        tell("--do_predict generates summaries: --predict_with_generate is on")
+
+
+def check_targets(command: Command, model: Any) -> None:
+    """Refuse summaries that are longer than what the decoder has positions for."""
+    rows = None if model.config.model_type in ("t5", "mt5") else getattr(model.config, "max_position_embeddings", None)
+    task, training = command.task, command.training
+    for flag, length in (
+        ("max_target_length", task.max_target_length),
+        ("generation_max_length", training.generation_max_length),
+    ):
+        if rows is not None and length > rows:
+            raise ValueError(f"--{flag} {length:,} is longer than the {rows:,} positions of the decoder.")
+
+
+def set_language(command: Command, tokenizer: Any) -> None:
+    """Tell tokenizers of many languages which one the texts are in."""
+    lang = command.task.lang
+    if hasattr(tokenizer, "lang_code_to_id") or hasattr(tokenizer, "src_lang"):
+        if lang is None:
+            raise ValueError(
+                f"{type(tokenizer).__name__} knows many languages: say which the texts are in with --lang."
+            )
+        if tokenizer.convert_tokens_to_ids(lang) == tokenizer.unk_token_id:
+            raise ValueError(f"--lang {lang!r} is no language of {type(tokenizer).__name__}.")
+        tokenizer.src_lang = tokenizer.tgt_lang = lang
+    elif lang is not None:
+        raise ValueError(
+            f"--lang is for models of many languages; {type(tokenizer).__name__} is of none in particular."
+        )
+
+
+def set_first_token(command: Command, model: Any, tokenizer: Any) -> None:
+    """Which token a decoder begins with, where the language decides it or the command says so."""
+    task, generation = command.task, model.generation_config
+    if task.lang is not None:
+        language = tokenizer.convert_tokens_to_ids(task.lang)
+        frame = tokenizer(text_target="")["input_ids"]
+        if frame[-1] == language:  # mBART: it ends the summary, and so begins it once shifted
+            model.config.decoder_start_token_id = generation.decoder_start_token_id = language
+        elif frame[0] == language:  # mBART-50 and its like: it is the first word
+            generation.forced_bos_token_id = language
+    if task.forced_bos_token is not None:
+        token = tokenizer.convert_tokens_to_ids(task.forced_bos_token)
+        if token is None or token == tokenizer.unk_token_id:
+            raise ValueError(f"--forced_bos_token {task.forced_bos_token!r} is no token of the model's.")
+        generation.forced_bos_token_id = token
+    if model.config.decoder_start_token_id is None:
+        raise ValueError("The model's configuration has no decoder_start_token_id, so no summary can begin.")

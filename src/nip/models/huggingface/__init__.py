@@ -1,0 +1,1 @@
+"""Hugging Face models whose self-attention runs over a pattern."""

@@ -1,0 +1,125 @@
+"""First weights from another model: a run's end, a Hugging Face checkpoint, or the 128 tokens before the 512."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForMaskedLM, BertForPreTraining, PreTrainedModel
+
+import nip.models.huggingface.sparsify as over_graphs
+from nip.data.corpus import Vocabulary
+from nip.models.huggingface.config import ENTRY
+from nip.pretraining.checks import refuse_other_tokenizer
+from nip.pretraining.state import stretched
+
+TOKENIZERS = ("tokenizer.json", "vocab.txt")
+
+
+def first_weights(
+    model: PreTrainedModel, source: str, dataset: Path, vocabulary: Vocabulary, positions: int
+) -> list[str]:
+    """Put the weights of a saved model in place of a new one's, in place.
+
+    Fewer positions than the new model has are extended by reflection; of more, the first ones are taken.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    source : str
+        A folder, or a name on the hub.
+    dataset : Path
+        The corpus, whose tokenizer must be the model's where that lies beside it.
+    vocabulary : Vocabulary
+        Of the corpus.
+    positions : int
+        Of the new model.
+
+    Returns
+    -------
+    list of str
+        Weights that the model there lacks and that stay as they are new: those for next sentences.
+
+    Raises
+    ------
+    ValueError
+        If the model there is of another family or other sizes, has another tokenizer, is damaged, or there is none.
+    """
+    name = checkpoint(source)
+    if any((Path(name) / file).is_file() for file in TOKENIZERS):
+        refuse_other_tokenizer(name, dataset, of="--init-from")
+    mine: Any = model.config
+    with _reading(source):
+        there: Any = AutoConfig.from_pretrained(name)
+    if there.model_type != mine.model_type:
+        raise ValueError(f"--init-from: {source} is a {there.model_type}, the run's model a {mine.model_type}.")
+    if there.vocab_size < vocabulary.size:
+        raise ValueError(
+            f"--init-from: {source} knows {there.vocab_size:,} tokens, the corpus's tokenizer {vocabulary.size:,}."
+        )
+    if norm_of(there) != norm_of(mine):
+        raise ValueError(f"--init-from: {source} has --norm {norm_of(there)}, the run {norm_of(mine)}.")
+    sparse = getattr(there, ENTRY, None) is not None
+    load = over_graphs.from_pretrained if sparse else lambda name, kind: kind.from_pretrained(name)
+    pairs = there.architectures == [BertForPreTraining.__name__]
+    with _reading(source):
+        loaded: Any = load(name, BertForPreTraining if pairs else AutoModelForMaskedLM)
+    weights = dict(loaded.named_parameters())
+    new = []
+    rows = there.max_position_embeddings - (mine.max_position_embeddings - positions)  # RoBERTa has two more
+    with torch.no_grad():
+        for each, weight in model.named_parameters():
+            if each not in weights and not each.startswith(OWN):
+                raise ValueError(f"--init-from: {source} has no {each}.")
+            if each not in weights:
+                new.append(each)
+                continue
+            found = weights[each]
+            if found.shape != weight.shape and "position_embeddings" in each:
+                found = stretched(found, rows, positions) if rows < positions else found[: len(weight)]
+            if found.shape != weight.shape:
+                shapes = f"the shape {tuple(found.shape)}, the run's {tuple(weight.shape)}"
+                raise ValueError(f"--init-from: {each} of {source} has {shapes}.")
+            weight.copy_(found)
+    return new
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """Let errors of reading name the model in one sentence; transformers has several lines for some."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"--init-from: {source} cannot be read: {first}") from error
+
+
+OWN = ("cls.seq_relationship", "bert.pooler")  # that next sentences need, and a model of masked tokens alone lacks
+
+
+def checkpoint(source: str) -> str:
+    """The folder that is meant, or a name on the hub.
+
+    Raises
+    ------
+    ValueError
+        If it looks like a folder and is none, or holds no model.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"--init-from: {source} holds no model: there is no config.json.")
+        return str(folder)
+    if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise ValueError(f"--init-from: there is no folder {source}.")
+    return source
+
+
+def norm_of(config: Any) -> str:
+    """Which norm a model has, by its configuration."""
+    entry = getattr(config, ENTRY, None) or {}
+    return "rms" if entry.get("norm") == "rms" else "layer"

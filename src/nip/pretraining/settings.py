@@ -1,0 +1,387 @@
+"""What a pretraining run is: every setting with its default, what it means, and what it may be.
+
+The command line, files of settings and the record in a run's folder are all made of this one class.
+
+Sizes of BERT by their usual names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Size:
+    """How deep and how wide an encoder is; the fields' names are those of transformers."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+
+
+SIZES: dict[str, Size] = {
+    "tiny": Size(2, 128, 2, 512),
+    "mini": Size(4, 256, 4, 1024),
+    "small": Size(4, 512, 8, 2048),
+    "medium": Size(8, 512, 8, 2048),
+    "base": Size(12, 768, 12, 3072),
+    "large": Size(24, 1024, 16, 4096),
+}
+"""Base and large as BERT has them [1]_, the smaller ones as in [2]_. Heads are 64 wide throughout.
+
+References
+----------
+.. [1] J. Devlin and others, *BERT*, arXiv 1810.04805.
+.. [2] I. Turc and others, *Well-Read Students Learn Better*, arXiv 1908.08962, table 1.
+"""
+
+
+def size_of(name: str) -> Size:
+    """The size of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists them.
+
+    Examples
+    --------
+    >>> size_of("large")
+    Size(num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096)
+    """
+    if name not in SIZES:
+        raise ValueError(f"There is no size {name!r}. The sizes are {', '.join(SIZES)}.")
+    return SIZES[name]
+
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+ARCHITECTURES = ("bert", "roberta-prelayernorm", "modernbert")
+NORMS = ("layer", "rms")
+OPTIMIZERS = ("adam", "adamw", "lamb", "adafactor")
+SCHEDULES = ("step", "constant_step", "time", "tokens")
+CURVES = ("linear", "exp", "cosine", "warmup-stable-decay")
+TRACKERS = ("none", "tensorboard", "wandb", "trackio")
+
+Lengths = tuple[tuple[int, float], ...]
+
+
+def _of(default: Any, group: str, says: str) -> Any:
+    made = {"default_factory": lambda: dict(default)} if isinstance(default, dict) else {"default": default}
+    return field(**made, metadata={"group": group, "says": says})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a run; what each means stands in its field's metadata and is what ``nip pretrain --help`` says.
+
+    Raises
+    ------
+    ValueError
+        If a value is not possible, or two exclude each other; the message names the option.
+
+    Examples
+    --------
+    >>> Settings(max_steps=100, lengths="128:0.9,512:0.1").lengths
+    ((128, 0.9), (512, 0.1))
+    >>> Settings(max_steps=0)
+    Traceback (most recent call last):
+    ValueError: --max-steps must be an integer of at least 1. Got 0 instead.
+    """
+
+    size: str = _of("base", "model", f"Where sizes that are not given come from: {', '.join(SIZES)}.")
+    architecture: str = _of("bert", "model", "bert (post-LN), roberta-prelayernorm (pre-LN) or modernbert.")
+    norm: str = _of("layer", "model", "layer for LayerNorm, or rms for RMSNorm in its place.")
+    layers: int | None = _of(None, "model", "Layers.")
+    width: int | None = _of(None, "model", "Width of the hidden states.")
+    heads: int | None = _of(None, "model", "Heads of attention.")
+    inner_width: int | None = _of(None, "model", "Width inside the feed-forward blocks.")
+    activation: str = _of("gelu", "model", "Of the feed-forward blocks, as transformers names it.")
+    dropout: float = _of(0.1, "model", "Share of activations dropped.")
+    attention_dropout: float = _of(0.1, "model", "Share of attention's weights dropped.")
+    positions: int | None = _of(
+        None, "model", "Rows of the position table from the start on; else as many as a stage's tokens."
+    )
+    token_types: int = _of(2, "model", "Kinds of segments that the model tells apart.")
+    initializer_range: float = _of(0.02, "model", "Standard deviation of the first weights.")
+    scaled_init: bool = _of(True, "model", "Smaller first weights where layers add to their input.")
+    norm_eps: float = _of(1e-12, "model", "Added to the variance under the norms' root.")
+    tied: bool = _of(True, "model", "The output layer's matrix is the table of embeddings.")
+    vocab_size: int | None = _of(None, "model", "Rows of that table; else the tokenizer's, up to a multiple of 8.")
+    gradient_checkpointing: bool = _of(False, "model", "Compute layers again for their gradients: less memory.")
+    init_from: str | None = _of(None, "model", "A folder or a name on the hub: the first weights.")
+
+    model: str = _of("hypercube", "attention", "The pattern; softmax is dense attention.")
+    parameters: Mapping[str, Any] = _of({}, "attention", "Of the pattern: name=value, may be repeated.")
+    block_size: int = _of(16, "attention", "Tokens a vertex of the graph stands for.")
+    backend: str = _of("auto", "attention", "Backend of attention, as nip doctor lists them.")
+
+    next_sentence: bool = _of(False, "objective", "Also tell whether the second sentence follows (needs such samples).")
+    mask_probability: float = _of(0.15, "objective", "Share of the tokens to predict.")
+    max_predictions: int | None = _of(None, "objective", "Of a sample, at most; else as many as the share asks for.")
+    mask_share: float = _of(0.8, "objective", "Of these, those that become [MASK].")
+    random_share: float = _of(0.1, "objective", "Of these, those that become a random token.")
+
+    lengths: tuple[tuple[int, float], ...] = _of(
+        ((128, 1.0),),
+        "course",
+        "Tokens of a sample, or stages with shares of the budget: 128:0.9,512:0.1; by default the corpus's.",
+    )
+    batch_size: int = _of(256, "course", "Samples a step, over all processes.")
+    micro_batch: int | None = _of(
+        None, "course", "Samples that a process computes at once, later as many tokens; divides the batch."
+    )
+    ramp_from: int | None = _of(None, "course", "Samples of the first step; the batch grows by as many at a time.")
+    ramp_share: float = _of(0.6, "course", "Share of the budget in which it grows, with --ramp-from.")
+    precision: str | None = _of(None, "course", "fp32, bf16 or fp16; by default bf16 on a GPU, else fp32.")
+    seed: int = _of(42, "course", "Decides the first weights, the order of samples, masks and dropout.")
+
+    optimizer: str = _of("adamw", "optimizer", f"One of {', '.join(OPTIMIZERS)}.")
+    learning_rate: float = _of(1e-3, "optimizer", "The schedule's peak.")
+    beta1: float = _of(0.9, "optimizer", "What the average of gradients keeps of itself a step.")
+    beta2: float = _of(0.98, "optimizer", "What the average of squared gradients keeps of itself a step.")
+    eps: float = _of(1e-6, "optimizer", "Added to the root of the average of squared gradients.")
+    weight_decay: float = _of(0.01, "optimizer", "On all weights but biases and norms.")
+    bias_correction: bool = _of(True, "optimizer", "Correct the averages for their start from 0.")
+    max_coeff: float = _of(10.0, "optimizer", "Of lamb: the largest ratio of weights to update.")
+    min_coeff: float = _of(0.01, "optimizer", "Of lamb: the smallest ratio of weights to update.")
+    clip: float = _of(1.0, "optimizer", "Largest norm of the gradient; 0: no limit.")
+
+    schedule: str | None = _of(
+        None, "schedule", "What moves the rate: step, constant_step, time or tokens; by default what the budget counts."
+    )
+    curve: str = _of("linear", "schedule", f"Its course: {', '.join(CURVES)}.")
+    warmup: float = _of(0.06, "schedule", "Share of the schedule in which the rate rises.")
+    warmup_steps: int | None = _of(None, "schedule", "Steps in which it rises, with constant_step.")
+    decay_rate: float = _of(0.99, "schedule", "With exp: the rate is multiplied by this …")
+    decay_step: float = _of(1000.0, "schedule", "… every so many steps (of time and tokens: so much of their unit).")
+    decay_share: float = _of(0.1, "schedule", "With warmup-stable-decay: share of the schedule in which it falls.")
+
+    max_steps: int | None = _of(None, "budget", "Steps; a larger number continues a run.")
+    max_tokens: int | None = _of(None, "budget", "Tokens to train on, padding left out; a larger number continues.")
+    hours: float | None = _of(None, "budget", "Hours of the run, downtime left out; a larger number continues.")
+    early_exit_hours: float | None = _of(None, "budget", "Stop here, on a schedule that is made for more.")
+    finetune_hours: tuple[float, ...] = _of((), "budget", "Keep a model to finetune after so many hours: 2,6,12.")
+
+    eval_every: int = _of(500, "validation", "Steps between evaluations.")
+    eval_every_begin: int | None = _of(None, "validation", "In the first phase; else as in the middle.")
+    eval_every_end: int | None = _of(None, "validation", "In the last phase; else as in the middle.")
+    eval_begin_share: float = _of(0.05, "validation", "Share of the budget that is the first phase.")
+    eval_end_share: float = _of(0.05, "validation", "Share of the budget that is the last phase.")
+    eval_samples: int = _of(2048, "validation", "Samples of an evaluation, at most.")
+    eval_micro_batch: int | None = _of(None, "validation", "Samples that a process evaluates at once.")
+    early_stop_loss: float | None = _of(None, "validation", "Stop if an evaluation's loss is above this …")
+    early_stop_minutes: float = _of(0.0, "validation", "… after so many minutes of the run.")
+
+    spike: float = _of(10.0, "safety", "Skip a step whose loss is so many deviations above those before; 0: never.")
+    bad_steps: int = _of(5, "safety", "Roll back after so many skipped steps in a row.")
+    rollback_every: int = _of(500, "safety", "Steps between the states that are rolled back to.")
+    max_rollbacks: int = _of(3, "safety", "Give up after so many.")
+    overflow_limit: int = _of(100, "safety", "With fp16: stop after so many steps with a loss scale of 1 or less.")
+    checkpoint_minutes: float = _of(15.0, "safety", "Minutes between checkpoints.")
+
+    track: str = _of("tensorboard", "records", f"Also log to: {', '.join(TRACKERS)}, or several, with commas.")
+    project: str = _of("nip-pretraining", "records", "The project's name there.")
+    job_name: str | None = _of(None, "records", "The run's name there; else the folder's.")
+    log_every: int = _of(1, "records", "Steps between lines of metrics.jsonl.")
+
+    def __post_init__(self) -> None:
+        for name, least in _INTEGERS.items():
+            value = getattr(self, name)
+            if value is None and name in OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise wrong(name, f"an integer of at least {least}", value)
+        for name, (wanted, holds) in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and name in OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise wrong(name, f"a number {wanted}", value)
+            if not holds(value):
+                raise wrong(name, f"a number {wanted}", value)
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (value is None and name in OPTIONAL):
+                raise wrong(name, f"one of {', '.join(choices)}", value)
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise wrong(name, "true or false", getattr(self, name))
+        for name in ("model", "backend", "activation", "project"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise wrong(name, "text", getattr(self, name))
+        if not isinstance(self.parameters, Mapping):
+            raise wrong("parameters", "a mapping of names to values", self.parameters)
+        object.__setattr__(self, "parameters", dict(self.parameters))
+        object.__setattr__(self, "lengths", read_lengths(self.lengths))
+        object.__setattr__(self, "finetune_hours", read_hours(self.finetune_hours))
+        others = [name for name in self.trackers if name not in TRACKERS]
+        if others:
+            raise wrong("track", f"one or more of {', '.join(TRACKERS)}", self.track)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.max_steps is None and self.max_tokens is None and self.hours is None:
+            raise ValueError("A run needs a budget: --max-steps, --max-tokens or --hours.")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"A batch of {self.batch_size} samples is not a whole number of parts of {self.micro_batch}: "
+                f"--micro-batch must divide --batch-size."
+            )
+        if self.ramp_from is not None and self.ramp_from > self.batch_size:
+            raise ValueError(f"--ramp-from {self.ramp_from} is more than the batch of {self.batch_size} samples.")
+        if self.mask_share + self.random_share > 1:
+            raise ValueError(
+                f"--mask-share and --random-share must be together at most 1. Got {self.mask_share} and "
+                f"{self.random_share} instead."
+            )
+        if self.eval_begin_share + self.eval_end_share > 1:
+            raise ValueError("--eval-begin-share and --eval-end-share must be together at most 1.")
+        needs = {"step": "max_steps", "time": "hours", "tokens": "max_tokens", "constant_step": "warmup_steps"}
+        if self.schedule is not None and getattr(self, needs[self.schedule]) is None:
+            raise ValueError(f"--schedule {self.schedule} needs {flag(needs[self.schedule])}.")
+        if self.schedule == "constant_step" and self.max_steps is None:
+            raise ValueError("--schedule constant_step needs --max-steps.")
+        if self.warmup_steps is not None and self.schedule != "constant_step":
+            raise ValueError("--warmup-steps goes with --schedule constant_step; otherwise --warmup is a share.")
+        if self.positions is not None and self.positions < max(length for length, _ in self.lengths):
+            longest = max(length for length, _ in self.lengths)
+            raise ValueError(f"--positions {self.positions} are too few for samples of {longest} tokens.")
+        if self.early_exit_hours is not None and self.hours is not None and self.early_exit_hours > self.hours:
+            raise ValueError(f"--early-exit-hours {self.early_exit_hours:g} is later than --hours {self.hours:g}.")
+
+    @property
+    def moved_by(self) -> str:
+        """What moves the learning rate: as asked, else what the budget counts."""
+        if self.schedule is not None:
+            return self.schedule
+        if self.max_steps is not None:
+            return "step"
+        return "tokens" if self.max_tokens is not None else "time"
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `track`."""
+        return tuple(name.strip() for name in self.track.split(",") if name.strip())
+
+    @property
+    def tokens_at_most(self) -> int:
+        """Tokens of the longest stage's samples."""
+        return max(length for length, _ in self.lengths)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; `Settings(**values)` makes it again."""
+        found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return found
+
+
+FIELDS = {each.name: each for each in dataclasses.fields(Settings)}
+OPTIONAL = tuple(name for name, each in FIELDS.items() if each.default is None)
+# What may differ when a run goes on: none of it changes what a step computes, but for rounding.
+CHANGEABLE = (
+    *("max_steps", "max_tokens", "hours", "early_exit_hours", "finetune_hours", "checkpoint_minutes", "track"),
+    *("project", "job_name", "micro_batch", "eval_micro_batch", "max_rollbacks", "overflow_limit"),
+    *("early_stop_loss", "early_stop_minutes", "gradient_checkpointing"),
+)
+
+
+def read_lengths(value: Any) -> Lengths:
+    """The stages of a run: tokens of a sample, and the share of the budget that they get.
+
+    Examples
+    --------
+    >>> read_lengths("128:0.9,512:0.1"), read_lengths(512)
+    (((128, 0.9), (512, 0.1)), ((512, 1.0),))
+    """
+    stages: list[tuple[int, float]] = []
+    try:
+        if isinstance(value, int | str):
+            for part in str(value).split(","):
+                length, _, share = part.partition(":")
+                stages.append((int(length), float(share) if share else 1.0))
+        else:
+            stages = [(_whole(length), float(share)) for length, share in value]
+    except (TypeError, ValueError):
+        raise wrong("lengths", "a length, or lengths with shares such as 128:0.9,512:0.1", value) from None
+    shares = [share for _, share in stages]
+    good = stages and all(length >= 8 for length, _ in stages) and all(share > 0 for share in shares)
+    if not good or abs(sum(shares) - 1) > 1e-6:
+        raise wrong("lengths", "lengths of at least 8 tokens with shares that add up to 1", value)
+    if any(one >= other for (one, _), (other, _) in itertools.pairwise(stages)):
+        raise wrong("lengths", "lengths that grow from stage to stage", value)
+    return tuple(stages)
+
+
+def read_hours(value: Any) -> tuple[float, ...]:
+    """Times in ascending order, from text such as ``2,6,12`` or from numbers.
+
+    Examples
+    --------
+    >>> read_hours("2, 6.5"), read_hours([])
+    ((2.0, 6.5), ())
+    """
+    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    try:
+        hours = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise wrong("finetune_hours", "hours such as 2,6,12", value) from None
+    if any(not math.isfinite(hour) or hour <= 0 for hour in hours) or sorted(set(hours)) != list(hours):
+        raise wrong("finetune_hours", "hours above 0 in ascending order", value)
+    return hours
+
+
+def flag(name: str) -> str:
+    """A field as an option of the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def wrong(name: str, must_be: str, got: object) -> ValueError:
+    """The sentence about a value that is not possible."""
+    return ValueError(f"{flag(name)} must be {must_be}. Got {got!r} instead.")
+
+
+def _whole(value: Any) -> int:
+    if int(value) != value:
+        raise ValueError
+    return int(value)
+
+
+_INTEGERS = {
+    **dict.fromkeys(("layers", "width", "heads", "inner_width", "positions", "token_types", "block_size"), 1),
+    **dict.fromkeys(
+        ("vocab_size", "max_predictions", "batch_size", "micro_batch", "ramp_from", "max_steps", "max_tokens"), 1
+    ),
+    **dict.fromkeys(("eval_every", "eval_every_begin", "eval_every_end", "eval_samples", "eval_micro_batch"), 1),
+    **dict.fromkeys(("bad_steps", "rollback_every", "log_every", "overflow_limit"), 1),
+    **dict.fromkeys(("seed", "warmup_steps", "max_rollbacks"), 0),
+}
+_SWITCHES = ("next_sentence", "bias_correction", "gradient_checkpointing", "scaled_init", "tied")
+_ABOVE = ("above 0", lambda x: x > 0)
+_AT_LEAST = ("of at least 0", lambda x: x >= 0)
+_SHARE = ("from 0 to 1", lambda x: 0 <= x <= 1)
+_BELOW = ("from 0 to below 1", lambda x: 0 <= x < 1)
+_INSIDE = ("above 0, at most 1", lambda x: 0 < x <= 1)
+_NUMBERS: dict[str, Any] = {
+    **dict.fromkeys(("learning_rate", "eps", "initializer_range", "norm_eps", "max_coeff", "decay_step"), _ABOVE),
+    **dict.fromkeys(("hours", "early_exit_hours"), _ABOVE),
+    **dict.fromkeys(("weight_decay", "clip", "min_coeff", "spike", "checkpoint_minutes"), _AT_LEAST),
+    **dict.fromkeys(("early_stop_loss", "early_stop_minutes"), _AT_LEAST),
+    **dict.fromkeys(("mask_share", "random_share", "warmup", "eval_begin_share", "eval_end_share"), _SHARE),
+    **dict.fromkeys(("dropout", "attention_dropout", "beta1", "beta2"), _BELOW),
+    **dict.fromkeys(("mask_probability", "ramp_share", "decay_rate", "decay_share"), _INSIDE),
+}
+_CHOICES = {
+    "size": tuple(SIZES),
+    "architecture": ARCHITECTURES,
+    "norm": NORMS,
+    "precision": PRECISIONS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "curve": CURVES,
+}

@@ -1,0 +1,323 @@
+"""The report's sections, in the order of the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import nip
+from nip.report.charts import Estimate, Reference, Series, colour_class, interval_chart, line_chart
+from nip.report.command import reproduction_command
+from nip.report.html import tag
+from nip.report.masks import mask_picture
+from nip.report.scores import Setting, run_graph
+from nip.scoring.table import cells
+from nip.study.finding import Finding, Group, listed
+from nip.study.runs import Run
+from nip.study.statistics import percent_text
+
+NIP_EXPLAINED = (
+    "NIP (normalized information payload) asks how much of what a token knows still reaches the farthest other token "
+    "along shortest paths, divided by what the graph costs (mean degree × diameter); 1 is the complete graph of the "
+    "same size. Bottleneck NIP lets all farthest pairs talk at once and divides by how far each relay on the way lies "
+    "above its share of the traffic, so that a graph whose traffic all runs through one hub does not win by it."
+)
+DASH = "–"
+MOST_ESTIMATES = 20  # runs that the first picture has a row for; of more, only their means over the seeds
+
+Numbers = Mapping[Path, int]
+
+
+def title(findings: Sequence[Finding]) -> str:
+    """Which patterns on which tasks."""
+    parts = []
+    for finding in findings:
+        models = list(dict.fromkeys(run.config.model for group in finding.groups for run in group.runs))
+        shown = listed(models) if len(models) <= 4 else f"{len(models)} patterns"
+        parts.append(f"{shown} on {finding.task}")
+    return "; ".join(parts)
+
+
+def headline(finding: Finding, numbers: Numbers) -> Element:
+    """The finding in one sentence, what qualifies it, and the accuracies as a picture."""
+    runs = [run for group in finding.groups for run in group.runs if run.result]
+    words = tag(
+        "div",
+        tag("p", _unbroken(finding.sentence), class_="lead"),
+        tag("ul", *(tag("li", _unbroken(note)) for note in finding.notes)) if finding.notes else None,
+    )
+    if not runs:
+        return tag("section", words, class_="finding")
+    labels = run_labels(finding)
+    several = [group for group in finding.groups if group.results]
+    if len(runs) > MOST_ESTIMATES and len(several) < len(runs):
+        estimates = [_mean_estimate(group, numbers) for group in several]
+        title = "Test accuracy: mean and range of the seeds"
+    else:
+        title = "Test accuracy with its 95 % interval"
+        estimates = [
+            Estimate(numbers[run.folder], labels[run.folder], run.result.test_accuracy, run.result.interval)
+            for run in runs
+            if run.result
+        ]
+    estimates.sort(key=lambda one: -one.value)
+    return tag("section", words, interval_chart(estimates, title=title, references=baselines(runs)), class_="finding")
+
+
+def _mean_estimate(group: Group, numbers: Numbers) -> Estimate:
+    values = [result.test_accuracy for result in group.results]
+    return Estimate(numbers[group.runs[0].folder], group.label, group.accuracy, (min(values), max(values)))
+
+
+def runs_table(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
+    """Every run with its outcome, unfinished ones included."""
+    labels = {folder: label for finding in findings for folder, label in run_labels(finding).items()}
+    kinds = list(dict.fromkeys(kind for run in runs if run.result for kind in run.result.baselines))
+    head = ["run", "test accuracy", *(kind.replace("_", " ") for kind in kinds), "learnt", "dev accuracy", "steps"]
+    head += ["tokens/s", "trained for"]
+    rows = []
+    for number, run in enumerate(runs):
+        result, config = run.result, run.config
+        name = tag(
+            "th",
+            tag("span", class_=f"swatch {colour_class(number)}"),
+            labels[run.folder],
+            tag("small", f"{config.task}, seed {config.seed}, {config.protocol}"),
+            scope="row",
+        )
+        data = []
+        if result:
+            interval = result.interval
+            ends = f"{interval[0] * 100:.1f}–{interval[1] * 100:.1f}" if interval else "no interval"
+            tested = f" of {result.n_test:,}" if result.n_test else ""
+            data.append(tag("td", tag("b", percent_text(result.test_accuracy)), tag("small", ends + tested)))
+            data += [tag("td", percent_text(result.baselines[k]) if k in result.baselines else DASH) for k in kinds]
+            data.append(tag("td", _learnt(result.learnt), class_="text"))
+            dev = None if result.dev_accuracy is None else percent_text(result.dev_accuracy)
+            best = None if result.best_step is None else tag("small", f"at step {result.best_step:,}")
+            data.append(tag("td", dev or DASH, best))
+            data.append(tag("td", DASH if result.steps is None else f"{result.steps:,}"))
+            data.append(tag("td", f"{result.tokens_per_second:,.0f}" if result.tokens_per_second else DASH))
+            data.append(tag("td", duration(result.seconds)))
+        else:
+            data.append(tag("td", tag("span", "unfinished", class_="badge open")))
+            data += [tag("td", DASH) for _ in kinds] + [tag("td", DASH, class_="text")]
+            data.append(tag("td", *_latest_dev(run)))
+            data.append(tag("td", f"{run.last_step:,}", tag("small", f"of {config.max_steps:,}")))
+            data += [tag("td", DASH), tag("td", duration(run.last_seconds or None))]
+        rows.append(tag("tr", name, *data))
+    return tag(
+        "section",
+        tag("h2", "The runs"),
+        tag(
+            "p",
+            "The baselines stand beside every accuracy because chance is no fair measure. Learnt means that even the "
+            "lower end of the 95 % interval lies above the best answer that needs no training; on ListOps that is "
+            "knowing the root operator and nothing else.",
+            class_="quiet",
+        ),
+        table(
+            [tag("th", h, scope="col", class_="text" if h == "learnt" else None) for h in head],
+            rows,
+        ),
+    )
+
+
+def graph_tables(settings: Sequence[Setting], runs: Sequence[Run]) -> Element:
+    """The graphs' scores, a table per size."""
+    section = tag(
+        "section", tag("h2", "The graphs, scored before any training"), tag("p", NIP_EXPLAINED, class_="quiet")
+    )
+    for setting in settings:
+        used = {graph.name: set(who) for graph, who in zip(setting.graphs, setting.used, strict=True)}
+        records = [cells(row) for row in setting.rows()]
+        body = []
+        for record in records:
+            name, *figures = record.values()
+            marks = [
+                tag("span", class_=f"swatch {colour_class(run)}", title=runs[run].name) for run in sorted(used[name])
+            ]
+            body.append(tag("tr", tag("th", *marks, name, scope="row"), *(tag("td", figure) for figure in figures)))
+        n = setting.graphs[0].n
+        caption = (
+            f"{n * setting.block_size:,} tokens in {n:,} blocks of {setting.block_size}, best bottleneck NIP first; "
+            "a dot marks a run's graph"
+        )
+        section.append(tag("p", caption, class_="caption"))
+        section.append(table([tag("th", heading, scope="col") for heading in records[0]], body))
+    return section
+
+
+def masks(settings: Sequence[Setting]) -> Element:
+    """The patterns' masks as small multiples."""
+    section = tag(
+        "section",
+        tag("h2", "Who attends to whom"),
+        tag(
+            "p",
+            "A row is a block of tokens that attends, a column one that is attended to; the first is at the top left.",
+            class_="quiet",
+        ),
+    )
+    for setting in settings:
+        if len(settings) > 1:
+            section.append(tag("h3", f"{setting.seq_len:,} tokens in blocks of {setting.block_size}"))
+        section.append(tag("div", *map(mask_picture, setting.graphs), class_="masks"))
+    return section
+
+
+def curves(finding: Finding, numbers: Numbers, *, alone: bool) -> Element:
+    """Loss and accuracy against steps and time, one colour per run."""
+    runs = sorted((run for group in finding.groups for run in group.runs), key=lambda run: numbers[run.folder])
+    labels = run_labels(finding)
+    longest = max((run.last_seconds for run in runs), default=0.0)
+    unit, in_unit = next((u for u in (("hours", 3600), ("minutes", 60)) if longest >= 2 * u[1]), ("seconds", 1))
+
+    def series(by_time: bool, accuracy: bool) -> list[Series]:
+        drawn = []
+        for split in ("train", "dev"):
+            for run in runs:
+                curve = run.curves.get(split)
+                if curve is None:
+                    continue
+                y = curve.accuracy if accuracy else curve.loss
+                x: Sequence[float] = [s / in_unit for s in curve.seconds] if by_time else curve.steps
+                points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a)]
+                if points:
+                    number = numbers[run.folder]
+                    drawn.append(Series(number, labels[run.folder], split, *zip(*points, strict=True)))
+        return drawn
+
+    time_label = f"trained {unit}"
+    lines = baselines([run for run in runs if run.result])
+    charts = [
+        line_chart(series(False, True), title="Accuracy by step", x_label="step", percent=True, references=lines),
+        line_chart(series(True, True), title="Accuracy by time", x_label=time_label, percent=True, references=lines),
+        line_chart(series(False, False), title="Loss by step", x_label="step"),
+        line_chart(series(True, False), title="Loss by time", x_label=time_label),
+    ]
+    boxes = [
+        tag(
+            "label",
+            tag("input", type="checkbox", checked="", value=f"run-{numbers[run.folder]}"),
+            tag("span", class_="swatch"),
+            labels[run.folder],
+            class_=colour_class(numbers[run.folder]),
+        )
+        for run in runs
+    ]
+    boxes.append(tag("label", tag("input", type="checkbox", checked="", value="train"), "training batches (thin)"))
+    return tag(
+        "section",
+        tag("h2", "Learning curves" if alone else f"Learning curves on {finding.task}"),
+        tag(
+            "p",
+            "Strong lines are the development set, a dot for each evaluation; thin ones the training batches, averaged "
+            "where there are many. Time counts training only, not the time a run lay still.",
+            class_="quiet",
+        ),
+        tag("div", *boxes, class_="legend"),
+        tag("div", *charts, class_="charts"),
+    )
+
+
+def reproduction(runs: Sequence[Run]) -> Element:
+    """For every run the command that repeats it, its exact configuration, its machine and its graph's checksum."""
+    section = tag("section", tag("h2", "To run it again"))
+    for number, run in enumerate(runs):
+        swatch = tag("span", class_=f"swatch {colour_class(number)}")
+        section.append(tag("h3", swatch, run.name))
+        section.append(tag("pre", *_options(reproduction_command(run))))
+        graph = run_graph(run)
+        parts = [
+            tag("summary", "Configuration, graph and machine"),
+            _pair(f"Graph {run.pattern_label} on {graph.n:,} vertices, SHA-256", graph.checksum),
+            _pair("Data, SHA-256", run.config.data) if run.config.data else None,
+            tag("p", "config.json" if run.facts is None else "run.json", class_="quiet"),
+            tag("pre", _settings(run)),
+        ]
+        if run.environment:
+            text = json.dumps(run.environment, indent=2, ensure_ascii=False)
+            parts += [tag("p", "environment.json", class_="quiet"), tag("pre", text)]
+        section.append(tag("details", *parts))
+    return section
+
+
+def footer() -> Element:
+    """What made the page."""
+    return tag("footer", f"Made by nip {nip.__version__}. The page is one file and loads nothing from anywhere.")
+
+
+def run_labels(finding: Finding) -> dict[Path, str]:
+    """A label per run: its group's, and the seed where the group has several runs."""
+    return {
+        run.folder: f"{group.label}, seed {run.config.seed}" if len(group.runs) > 1 else group.label
+        for group in finding.groups
+        for run in group.runs
+    }
+
+
+def baselines(runs: Sequence[Run]) -> list[Reference]:
+    """The distinct baselines of the runs as reference lines."""
+    found = dict.fromkeys((k, round(v, 3)) for run in runs if run.result for k, v in run.result.baselines.items())
+    return [Reference(key.replace("_", " "), value) for key, value in found]
+
+
+def duration(seconds: float | None) -> str:
+    """A time span as a reader says it.
+
+    Examples
+    --------
+    >>> duration(42.4), duration(754), duration(3 * 3600 + 125)
+    ('42 s', '12 min 34 s', '3 h 2 min')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def _settings(run: Run) -> str:
+    if run.facts is None:
+        return run.config.to_json().rstrip()
+    return json.dumps(run.facts, indent=2, ensure_ascii=False)
+
+
+def _unbroken(sentence: str) -> str:
+    return sentence.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _learnt(learnt: bool | None) -> Element:
+    text, kind = {True: ("learnt", "yes"), False: ("not shown", "no"), None: ("unknown", "no")}[learnt]
+    return tag("span", text, class_=f"badge {kind}")
+
+
+def _latest_dev(run: Run) -> list[Element | str]:
+    curve = run.curves.get("dev")
+    if curve is None or not math.isfinite(curve.accuracy[-1]):
+        return [DASH]
+    return [percent_text(curve.accuracy[-1]), tag("small", f"latest, step {curve.steps[-1]:,}")]
+
+
+def table(head: Sequence[Element], rows: Sequence[Element]) -> Element:
+    """A table of heading cells and rows that scrolls sideways where it is too wide."""
+    whole = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows))
+    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="table, scrolls sideways")
+
+
+def _options(command: str) -> list[Element | str]:
+    """The command in pieces between which a narrow page may break the line."""
+    pieces = [tag("span", piece, class_="piece") for piece in re.split(r" (?=--)", command)]
+    return [child for piece in pieces for child in (piece, " ")][:-1]
+
+
+def _pair(name: str, value: str) -> Element:
+    return tag("p", name, tag("code", value), class_="pair quiet")

@@ -1,0 +1,142 @@
+"""A study's outcome to be read: on the console, and as ``results.json``, ``results.md`` and pictures in its folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nip.atomic import replacing
+from nip.report.scatter import draw_panel
+from nip.runs.folder import write_json
+from nip.scoring.table import relative_text
+from nip.study.outcome import PREDICTORS, Cell, Found, Panel
+
+DASH = "–"
+
+
+def write_results(study: Path, panel: Panel, outcome: Mapping[str, Any]) -> None:
+    """Write the outcome into the study's folder: JSON, Markdown, and a picture for every predictor."""
+    write_json(study / "results.json", outcome)
+    pictures = draw_panel(panel)
+    for name, svg in pictures.items():
+        with replacing(study / f"{name}.svg") as file:
+            file.write(svg.encode())
+    with replacing(study / "results.md") as file:
+        file.write(to_markdown(panel, outcome, list(pictures)).encode())
+
+
+def accuracy_rows(panel: Panel) -> list[dict[str, str]]:
+    """What a reader sees of every pattern: heading → text."""
+    return [_row(cell) for cell in panel.cells]
+
+
+def _row(cell: Cell) -> dict[str, str]:
+    found, graph = cell.accuracy, cell.graph
+    interval = found.interval if found else None
+    diameter = graph.vertices.diameter
+    return {
+        "pattern": cell.label + (" (cut)" if graph.cut else ""),
+        "layers": str(cell.layers),
+        "depth": str(cell.depth),
+        "seeds": str(found.n if found else 0),
+        "accuracy": f"{100 * found.mean:.1f}" if found else DASH,
+        "sd": f"{100 * found.sd:.1f}" if found and found.sd is not None else DASH,
+        "95 % interval": f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}" if interval else DASH,
+        "vertices": str(graph.vertices.n_vertices),
+        "degree": f"{graph.vertices.mean_degree:.3g}",
+        "diameter": "∞" if math.isinf(diameter) else f"{diameter:.0f}",
+        "NIP": relative_text(graph.vertices.log10_nip_relative),
+        "token NIP": relative_text(graph.tokens.log10_nip_relative),
+        "reach": f"{graph.at_depth.reach:.3f}" if graph.at_depth.reach is not None else DASH,
+        "even reach": f"{graph.at_depth.even_reach:.3f}",
+    }
+
+
+def correlation_rows(found: Sequence[Found]) -> list[dict[str, str]]:
+    """The correlations: heading → text, Pearson's and Spearman's side by side."""
+    rows: dict[tuple[int, str], dict[str, str]] = {}
+    for one in found:
+        row = rows.setdefault(
+            (one.depth, one.predictor), {"depth": str(one.depth), "accuracy against": PREDICTORS[one.predictor]}
+        )
+        c, name = one.correlation, one.correlation.kind.capitalize()
+        mark = "" if c.kind == "pearson" else "\N{ZERO WIDTH SPACE}"  # tells apart two columns of one heading
+        row[name] = DASH if c.r is None else f"{c.r:+.2f}"
+        row["interval" + mark] = f"{c.interval[0]:+.2f} … {c.interval[1]:+.2f}" if c.interval else DASH
+        row["p" + mark] = DASH if c.p is None else f"{c.p:.3f}"
+        row["n" + mark] = f"{c.n}" + (f" ({c.left_out} at 0 left out)" if c.left_out else "")
+        row["density out" + mark] = DASH if c.without_density is None else f"{c.without_density:+.2f}"
+    return list(rows.values())
+
+
+def to_markdown(panel: Panel, outcome: Mapping[str, Any], pictures: Sequence[str]) -> str:
+    """The whole outcome as a Markdown page."""
+    lines = [f"# Study of {panel.task}", "", *_table(accuracy_rows(panel)), ""]
+    bars = sorted({round(cell.baseline, 4) for cell in panel.cells if cell.baseline is not None})
+    if bars:
+        shown = " or ".join(f"{100 * bar:.1f} %" for bar in bars)
+        lines += [f"The best answer that needs no training gives {shown}.", ""]
+    lines += [
+        "Accuracies in percent: mean, standard deviation and Student's interval over the seeds. NIP is relative to"
+    ]
+    lines += ["the complete graph of the same size. Depth counts how often attention acts.", ""]
+    lines += [f"- {note}" for note in panel.notes]
+    for one in outcome.get("failed", []):
+        lines.append(f"- {one['run']} failed: {one['error']}")
+    lines += ["", "## What accuracy goes together with", "", *_table(correlation_rows(panel.found)), ""]
+    lines += [
+        "A point is a pattern, its accuracy the mean over the seeds. Intervals are of 10,000 bootstrap samples of"
+    ]
+    lines += ["the patterns; p is of a permutation test, two-sided and not corrected for the number of tests.", ""]
+    for name in pictures:
+        lines += [f"![{name}]({name}.svg)", ""]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    if not rows:
+        return ["Nothing yet."]
+    head = list(rows[0])
+    body = ["| " + " | ".join(row[name].replace("|", "\\|") for name in head) + " |" for row in rows]
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]
+
+
+def to_console(panel: Panel) -> None:
+    """Print the outcome on standard output."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    for title, rows in (
+        (f"Study of {panel.task}: test accuracy in percent", accuracy_rows(panel)),
+        ("What accuracy goes together with, a point a pattern", correlation_rows(panel.found)),
+    ):
+        table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in rows[0] if rows else ["nothing yet"]:
+            table.add_column(heading, justify="left" if heading in ("pattern", "accuracy against") else "right")
+        for row in rows:
+            table.add_row(*map(escape, row.values()))
+        console.print(table)
+    for note in panel.notes:
+        console.print(escape(note), highlight=False)
+
+
+def failures(study: Path) -> list[dict[str, str]]:
+    """The runs that the outcome in a study's folder names as failed."""
+    before = read_outcome(study) or {}
+    return list(before.get("failed", ()))
+
+
+def read_outcome(study: Path) -> dict[str, Any] | None:
+    """What ``results.json`` of a study's folder holds, None where there is none."""
+    path = study / "results.json"
+    if not path.is_file():
+        return None
+    value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return value

@@ -1,0 +1,1 @@
+"""What every run leaves on disk: its folder, record, environment and log."""

@@ -1,0 +1,54 @@
+"""On what a run ran: what decides whether another machine gives the same bits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from nip.locations import source_checkout
+from nip.processor import processor_name
+
+
+def environment(device: torch.device, processes: int) -> dict[str, Any]:
+    """Versions, processor, threads and device, as ``environment.json`` holds them."""
+    packages = ("nip", "torch", "numpy", "accelerate", "safetensors")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": processes,
+        "commit": commit(),
+    }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two environments and may change the bits of a result, in words."""
+    return [
+        f"{key} was {before[key]!r} and is {value!r}"
+        for key, value in now.items()
+        if key not in ("commit", "cores", "nip") and key in before and before[key] != value
+    ]
+
+
+def commit() -> str | None:
+    """The commit of the source checkout that the package runs from, with ``-dirty`` where files differ from it."""
+    checkout = source_checkout()
+    if checkout is None or not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

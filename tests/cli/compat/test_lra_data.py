@@ -1,0 +1,122 @@
+"""The original's pickles are found where the original's command was typed."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nip.cli.compat.lra_data import with_original_data
+from nip.data import open_split
+
+SCRIPT = Path(__file__).parents[3] / "scripts" / "run_tasks.py"
+
+
+def write(folder, shift=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, size in (("train", 40), ("dev", 8), ("test", 9)):
+        rng = np.random.default_rng(size)
+        examples = [
+            {"input_ids_0": np.append(rng.integers(1, 17, 20), np.zeros(12, int)), "label": np.int64((i + shift) % 10)}
+            for i in range(size)
+        ]
+        (folder / f"listops.{split}.pickle").write_bytes(pickle.dumps(examples))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("NIP_DATA", str(tmp_path / "data"))
+    return tmp_path / "work"
+
+
+def labels(arguments):
+    assert arguments[-2] == "--data"
+    return open_split("listops", "dev", Path(arguments[-1])).labels.tolist()
+
+
+@pytest.mark.parametrize("place", ["LRA/datasets", "datasets", "../datasets", "."])
+@pytest.mark.parametrize("task", [[], ["--task", "listops"], ["--task=listops"]])
+def test_they_are_found_beside_the_command(place, task, here):
+    write(here / place)
+    arguments = with_original_data([*task, "--model", "local"])
+    assert arguments[:-2] == [*task, "--model", "local"]
+    assert labels(arguments) == list(range(8))
+    assert Path(arguments[-1]).is_relative_to(here.parent / "data" / "original")
+
+
+@pytest.mark.parametrize("flag", [["--data", "mine"], ["--data=mine"]])
+def test_they_are_found_where_they_are_said_to_be(flag, here):
+    write(here / "mine", shift=3)
+    write(here / "LRA" / "datasets")
+    arguments = with_original_data(["--seed", "1", *flag, "--model", "local"])
+    assert arguments[:-2] == ["--seed", "1", "--model", "local"]
+    assert labels(arguments)[0] == 3
+
+
+def test_pickles_that_nobody_named_count_only_if_all_three_are_there(here):
+    write(here / "LRA/datasets")
+    (here / "LRA/datasets/listops.train.pickle").unlink()
+    assert with_original_data(["--model", "local"]) == ["--model", "local"]
+    with pytest.raises(FileNotFoundError, match="in three pickles"):
+        with_original_data(["--data", "LRA/datasets"])
+
+
+def test_the_task_may_stand_in_a_file(here):
+    write(here)
+    (here / "image.json").write_text('{"task": "image"}')
+    (here / "listops.json").write_text('{"task": "listops"}')
+    assert with_original_data(["--config", "image.json"]) == ["--config", "image.json"]
+    assert labels(with_original_data(["--config", "listops.json"])) == list(range(8))
+
+
+def test_without_pickles_nothing_changes(here):
+    for arguments in ([], ["--task", "listops"], ["--data", "elsewhere"], ["--task", "chess"], ["--task"]):
+        assert with_original_data(arguments) == arguments
+    write(here / "LRA" / "datasets")
+    assert with_original_data(["--task", "text"]) == ["--task", "text"]
+    assert with_original_data(["--data", "elsewhere"]) == ["--data", "elsewhere"]
+    assert not (here.parent / "data").exists()
+
+
+def test_they_are_converted_once_and_again_when_they_change(here, capsys):
+    write(here / "LRA" / "datasets")
+    first = with_original_data([])
+    assert "Converting listops of LRA/datasets into" in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in Path(first[-1]).rglob("*.npy")}
+    assert with_original_data([]) == first
+    assert capsys.readouterr().err == ""
+    assert before == {path: path.stat().st_mtime_ns for path in Path(first[-1]).rglob("*.npy")}
+    write(here / "LRA" / "datasets", shift=1)
+    assert labels(with_original_data([]))[0] == 1
+    assert labels(first)[0] == 0
+
+
+def run(*arguments):
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_the_command_trains_on_them(here):
+    write(here / "LRA" / "datasets")
+    small = "--model local --seq_len 32 --block_size 8 --batch_size 4 --max_steps 2 --eval_every 2 --eval_steps 2"
+    done = run(*small.split(), "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert (here / "run" / "result.json").is_file()
+
+
+def test_a_hostile_pickle_is_one_sentence(here):
+    write(here / "LRA" / "datasets")
+    (here / "LRA" / "datasets" / "listops.dev.pickle").write_bytes(pickle.dumps([{"label": os.system}]))
+    done = run("--model", "local")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(
+        "run_tasks.py: LRA/datasets/listops.dev.pickle holds the name 'posix.system'"
+    )
+    assert "Traceback" not in done.stderr

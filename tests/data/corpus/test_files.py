@@ -1,0 +1,77 @@
+"""Packed files that are unpacked before they are read."""
+
+import bz2
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nip.data.corpus import Settings, build_corpus
+from text_corpora import documents, fingerprint
+
+SMALL = {"train_tokenizer": 200, "max_seq_length": 32}
+
+
+@pytest.mark.parametrize("write", [None, 0, 1, 2, 5])
+def test_a_large_packed_file_is_cut_into_parts(tmp_path, monkeypatch, write):
+    (tmp_path / "in").mkdir()
+    text = "\n\n".join(document for k in range(40) for document in documents(200, k)).encode()
+    assert len(text) > 2 << 20
+    packed = tmp_path / "in" / "a.txt.bz2"
+    packed.write_bytes(bz2.compress(text))
+    assert packed.stat().st_size > 1 << 18
+    settings = Settings(**SMALL, shard_mb=1)
+    out, told = tmp_path / "out", []
+    replace, writes = Path.replace, 0
+
+    def stop(self, target):
+        nonlocal writes
+        if writes == write:
+            raise KeyboardInterrupt
+        writes += 1
+        return replace(self, target)
+
+    if write is not None:
+        monkeypatch.setattr(Path, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_corpus(str(tmp_path / "in"), out, settings)
+        monkeypatch.undo()
+    build_corpus(str(tmp_path / "in"), out, settings, progress=lambda *step: told.append(step))
+    n_parts = -(-len(text) // (1 << 20))
+    assert ("reading", n_parts, n_parts) in told
+    assert (("unpacking", 1, 1) in told) == (write in (None, 0))
+    assert not (out / ".unpacked").exists() and not (out / "work").exists()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.txt").write_bytes(text)
+    build_corpus(str(tmp_path / "plain"), tmp_path / "unpacked", settings)
+    made, expected = fingerprint(out), fingerprint(tmp_path / "unpacked")
+    assert made.pop("manifest.json") != expected.pop("manifest.json")  # names of source and of its files
+    assert made == expected
+
+
+def test_a_changed_packed_file_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    packed = tmp_path / "in" / "a.txt.bz2"
+    text = "\n\n".join(document for k in range(40) for document in documents(200, k)).encode()
+    packed.write_bytes(bz2.compress(text))
+    settings = Settings(**SMALL, shard_mb=1)
+    monkeypatch.setattr("nip.data.corpus.build.format_part", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_corpus(str(tmp_path / "in"), tmp_path / "out", settings)
+    unpacked = list((tmp_path / "out" / ".unpacked").iterdir())
+    assert len(unpacked) == 1
+    packed.write_bytes(bz2.compress(text + b"\n\nMore."))
+    with pytest.raises(ValueError, match=r"a\.txt\.bz2 has changed since"):
+        build_corpus(str(tmp_path / "in"), tmp_path / "out", settings)
+    assert list((tmp_path / "out" / ".unpacked").iterdir()) == unpacked
+
+
+def test_a_large_packed_file_that_is_damaged(tmp_path):
+    (tmp_path / "in").mkdir()
+    packed = tmp_path / "in" / "a.txt.gz"
+    draw = np.random.default_rng(0)
+    packed.write_bytes(gzip.compress(draw.integers(97, 123, 1 << 20, np.uint8).tobytes())[:-9])
+    with pytest.raises(ValueError, match=r"a\.txt\.gz is cut short or damaged"):
+        build_corpus(str(tmp_path / "in"), tmp_path / "out", Settings(**SMALL, shard_mb=1))
+    assert not list((tmp_path / "out").glob(".unpacked/*"))

@@ -1,0 +1,87 @@
+"""Output folders: whose they are, and where a run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nip.finetuning.output_dir import checkpoints, claimed_output, clear, last_checkpoint, output_folder
+from nip.runs.folder import write_run_file
+
+
+def write_checkpoint(folder: Path, step: int, *, processes: int = 1, state: str | None = None) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for rank in range(processes):
+        (path / ("rng_state.pth" if processes == 1 else f"rng_state_{rank}.pth")).touch()
+    (path / "trainer_state.json").write_text(state if state is not None else json.dumps({"global_step": step}))
+    return path
+
+
+def test_the_latest_complete_checkpoint_is_taken_and_halves_are_deleted(tmp_path: Path):
+    write_checkpoint(tmp_path, 9)
+    kept = write_checkpoint(tmp_path, 10)
+    write_checkpoint(tmp_path, 20, state='{"global_st')
+    write_checkpoint(tmp_path, 30, state='{"global_step": 20}')
+    (tmp_path / "checkpoint-40").mkdir()
+    (tmp_path / "checkpoint-x").mkdir()
+    assert last_checkpoint(tmp_path, 1) == kept
+    assert [step for step, _ in checkpoints(tmp_path)] == [9, 10]
+    assert (tmp_path / "checkpoint-x").is_dir()
+
+
+def test_where_no_checkpoint_is_complete_none_is_deleted(tmp_path: Path):
+    for step in (1, 2):
+        (write_checkpoint(tmp_path, step) / "rng_state.pth").unlink()
+    assert last_checkpoint(tmp_path, 1) is None
+    assert [step for step, _ in checkpoints(tmp_path)] == [1, 2]
+
+
+def test_a_checkpoint_has_the_generators_of_all_processes(tmp_path: Path):
+    kept = write_checkpoint(tmp_path, 1, processes=2)
+    (write_checkpoint(tmp_path, 2, processes=2) / "rng_state_1.pth").unlink()
+    assert last_checkpoint(tmp_path, 2) == kept
+
+
+def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path):
+    write_checkpoint(tmp_path, 1)
+    for name in ("result.json", "metrics.jsonl", "run.json", "notes.txt", "MNLI-mm.tsv", "eval_results.json"):
+        (tmp_path / name).touch()
+    weights = {"model.safetensors", "model-00001-of-00002.safetensors", "pattern.npz"}
+    for name in weights:
+        (tmp_path / name).touch()
+    clear(output_folder(tmp_path))
+    assert {each.name for each in tmp_path.iterdir()} == {"notes.txt", *weights}
+    clear(output_folder(tmp_path), weights=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_claims(tmp_path: Path):
+    folder, settings = output_folder(tmp_path), {"seed": 1, "bf16": False}
+    claim = {"overwrite": False, "trains": True}
+    with claimed_output(tmp_path, settings, **claim) as new:
+        assert (new.there, new.trained, new.replace) == (None, None, False)
+        with pytest.raises(ValueError, match="Another process"), claimed_output(tmp_path, settings, **claim):
+            pass
+    write_run_file(folder, {"settings": settings})
+    checkpoint = write_checkpoint(tmp_path, 3)
+    with claimed_output(tmp_path, settings, overwrite=True, trains=True) as unfinished:
+        assert unfinished.checkpoint(1) == checkpoint  # --overwrite_output_dir does not throw an unfinished run away
+    write_run_file(folder, {"settings": settings, "trained": {"steps": 3}})
+    with claimed_output(tmp_path, settings, **claim) as finished:
+        assert finished.trained == {"steps": 3}
+        assert finished.checkpoint(1) is None  # nothing is looked for, so nothing is deleted
+    with claimed_output(tmp_path, settings, overwrite=True, trains=True) as replaced:
+        assert (replaced.trained, replaced.checkpoint(1), replaced.replace) == (None, None, True)
+    with (
+        pytest.raises(ValueError, match="seed is 1 there and 2 here"),
+        claimed_output(tmp_path, {**settings, "seed": 2}, **claim),
+    ):
+        pass
+    with claimed_output(tmp_path, {"seed": 2}, overwrite=False, trains=False) as evaluated:
+        assert evaluated.there is None
+    (tmp_path / "run.json").write_text("[")
+    with pytest.raises(ValueError, match=r"run\.json is not valid JSON"), claimed_output(tmp_path, settings, **claim):
+        pass

@@ -1,0 +1,217 @@
+"""Every task of the package in the training loop, on tiny sets."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.nn import functional
+from torch.testing import assert_close
+
+import nip
+from nip.data import TASKS, baselines, open_split
+from nip.data.tasks.probe import routes
+from nip.lra import train
+from nip.lra import train_step as steps
+from nip.lra.evaluation import encoder_config
+from nip.models import build_classifier
+from nip.report.page import write_report
+from nip.runs.accuracy import Answers
+from nip.runs.folder import RunFolder, read_metrics
+from nip.study import find_runs
+from nip.training.train_step import TrainingDivergedError
+
+KINDS = ["text", "retrieval", "image", "probe"]  # one of each
+
+
+@pytest.mark.parametrize("protocol", ["clean", "original"])
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_is_tested_and_reported(task, protocol, any_data, small, tmp_path):
+    config = small(task, protocol)
+    result = train(config, tmp_path / "run", data=any_data(task), original_log=True)
+    train_set, test_set = (open_split(task, split, any_data(task)) for split in ("train", "test"))
+    kept = min(config.seq_len, config.cut or config.seq_len)  # four batches of six are all 24 examples, once
+    assert result["tokens"] == np.diff(train_set.offsets).clip(max=kept).sum()
+    assert result["n_test"] == (13 if protocol == "clean" else 12)  # of 13: batches of 6
+    assert result["baselines"] == baselines(train_set, test_set)
+    assert 0 <= result["interval"][0] <= result["test_accuracy"] <= result["interval"][1] <= 1
+    assert result.get("n_answers") == (6 * result["n_test"] if task == "probe" else None)
+    assert all(math.isfinite(row["loss"]) for row in read_metrics(RunFolder(tmp_path / "run").metrics))
+    lines = (tmp_path / "run" / f"{task}_hypercube_output.log").read_text().splitlines()
+    assert [json.loads(line)["component"] for line in lines] == ["train", "dev", "train", "dev", "test"]
+    write_report([tmp_path / "run"], tmp_path / "report.html")
+    (run,) = find_runs([tmp_path / "run"])
+    assert run.result.test_accuracy == result["test_accuracy"]
+    assert task in (tmp_path / "report.html").read_text()
+
+
+def read_by_hand(examples, i, config):
+    """The sequences of an example as the model is to read them, and which of their tokens count."""
+    kept = min(config.seq_len, config.cut or config.seq_len)
+    rows = [examples.sequence(i, part)[:kept].astype(np.int64) for part in range(examples.width)]
+    masks = [row != 0 if config.protocol == "original" else np.ones(len(row), bool) for row in rows]
+    length = max(map(len, rows))
+    rows, masks = ([np.pad(each, (0, length - len(each))) for each in those] for those in (rows, masks))
+    stacked = torch.tensor(np.array(rows)), torch.tensor(np.array(masks))
+    return stacked if examples.width == 2 else (stacked[0][0], stacked[1][0])
+
+
+def losses_by_hand(model, examples, indices, config):
+    """The losses of all answers, one example after the other, and which are right, example by example."""
+    losses, right = [], []
+    for i in indices:
+        input_ids, mask = read_by_hand(examples, i, config)
+        logarithms = model(input_ids[None], mask[None]).log_softmax(-1)[0]
+        if examples.task.targets:
+            tokens = input_ids.numpy()
+            queries = [q for q, key in asked_of(tokens)]
+            wanted = [value for _, value in asked_of(tokens)]
+        else:
+            logarithms, queries, wanted = logarithms[None], [0], [int(examples.labels[i])]
+        losses += [-logarithms[q, value] for q, value in zip(queries, wanted, strict=True)]
+        right.append([int(logarithms[q].argmax()) == value for q, value in zip(queries, wanted, strict=True)])
+    return torch.stack(losses), right
+
+
+def asked_of(tokens):
+    """(place, value) of every query whose pair is there, read off the names of the tokens."""
+    names = [TASKS["probe"].tokens[i] for i in tokens]
+    values = dict(name.split("=") for name in names if "=" in name)
+    return [(i, int(values[name[1:]])) for i, name in enumerate(names) if name[:1] == "?" and name[1:] in values]
+
+
+def prepared(config, data):
+    examples = open_split(config.task, "train", data)
+    if config.cut:
+        examples = examples.cut(config.cut)
+    model = build_classifier(encoder_config(config), nip.pattern(config.model, config.n_blocks), seed=0)
+    return model, torch.optim.SGD(model.parameters(), lr=0.1), Accelerator(mixed_precision="no"), examples
+
+
+@pytest.mark.parametrize("protocol", ["clean", "original"])
+@pytest.mark.parametrize("task", KINDS)
+def test_a_step_goes_down_the_mean_loss_of_all_answers(task, protocol, any_data, small):
+    # the probe is cut, so that some queries have lost their pair
+    sizes = {"seq_len": 24} if task == "probe" else {}
+    config = small(task, protocol, dropout=0.0, attention_dropout=0.0, **sizes)
+    model, optimizer, accelerator, examples = prepared(config, any_data(task))
+    indices = np.array([3, 14, 15, 9, 2, 6])
+    losses, right = losses_by_hand(model, examples, indices, config)
+    if task == "probe":
+        assert 6 < len(losses) < 36
+    gradient = torch.autograd.grad(losses.mean(), list(model.parameters()))
+    before = [weight.detach().clone() for weight in model.parameters()]
+    loss, accuracy = steps.train_step(model, optimizer, accelerator, examples, indices, config, step=0)
+    assert loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert accuracy == pytest.approx(sum(map(sum, right)) / len(losses))
+    for weight, old, slope in zip(model.parameters(), before, gradient, strict=True):
+        assert_close(weight.detach(), old - 0.1 * slope, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_an_evaluation_counts_the_answers_of_every_example(task, any_data, small, monkeypatch):
+    monkeypatch.setattr(steps, "EVALUATION_TOKENS", {True: 128, False: 128})  # several parts
+    config = small(task, "clean")
+    model, _, accelerator, examples = prepared(config, any_data(task))
+    indices = np.arange(20)
+    losses, right = losses_by_hand(model.eval(), examples, indices, config)
+    loss, answers = steps.evaluate(model.train(), accelerator, examples, indices, config)
+    assert loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert answers == Answers.counted(np.array([sum(each) for each in right]), np.array([len(each) for each in right]))
+
+
+def test_black_is_masked_by_the_original_only(any_data, small):
+    examples = open_split("image", "train", any_data("image"))
+    for protocol in ("clean", "original"):
+        (part,) = steps.padded_parts(examples, [np.arange(6)], small("image", protocol))
+        black = part.input_ids == 0
+        assert black.any() and part.mask.equal(~black if protocol == "original" else torch.ones_like(black))
+
+
+def test_the_original_keeps_so_many_bytes_and_divides_by_the_padded_length(any_data, small):
+    config = small("text", "original")
+    model, _, _, examples = prepared(config, any_data("text"))
+    (part,) = steps.padded_parts(examples, [np.arange(24)], config)
+    assert part.mask.sum(1).max() == 20 and examples.lengths.max() == 20
+    assert max(open_split("text", "train", any_data("text")).lengths) > 20
+    x = model.eval().features(part.input_ids, part.mask)
+    mean = torch.stack([row[real].sum(0) / 40 for row, real in zip(x, part.mask, strict=True)])
+    assert_close(model.encode(part.input_ids, part.mask), mean)
+
+
+def test_queries_that_a_cut_leaves_without_their_pair_ask_nothing(any_data, small):
+    examples = open_split("probe", "train", any_data("probe"))
+    (part,) = steps.padded_parts(examples, [np.arange(24)], small("probe", seq_len=24))
+    asked = 0
+    for i, answers in enumerate(part.answers):
+        queries, pairs = routes(examples.sequence(i))
+        kept = [int(q) for q, pair in zip(queries, pairs, strict=True) if max(q, pair) < 24]
+        assert (answers != steps.NONE).nonzero().flatten().tolist() == kept
+        asked += len(kept)
+    assert 0 < asked == steps.asked(examples, np.arange(24), small("probe", seq_len=24)) < 24 * 6
+    with pytest.raises(ValueError, match="The batch of step 1 asks for nothing: 1 tokens are too few"):
+        steps.train_step(
+            *prepared(small("probe", seq_len=1), any_data("probe")), np.arange(6), small("probe", seq_len=1), 0
+        )
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_loss_that_is_no_number_stops_every_task(task, any_data, small, tmp_path, monkeypatch):
+    true_loss, calls = functional.cross_entropy, []
+
+    def poisoned(*args, **options):
+        calls.append(torch.is_grad_enabled())
+        return true_loss(*args, **options) * (math.nan if sum(calls) == 6 else 1)  # two parts a step
+
+    monkeypatch.setattr("nip.lra.train_step.functional.cross_entropy", poisoned)
+    with pytest.raises(TrainingDivergedError, match=r"became nan at step 3\..*good checkpoint, of step 2, is kept"):
+        train(small(task), tmp_path / "run", data=any_data(task))
+    monkeypatch.undo()
+    assert train(small(task), tmp_path / "run", data=any_data(task))["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "value", "says"),
+    [
+        ("retrieval", "labels", 2, r"train\.labels\.npy is damaged: it holds labels outside 0 … 1"),
+        ("fashion-mnist", "labels", 10, r"train\.labels\.npy is damaged: it holds labels outside 0 … 9"),
+        ("retrieval", "tokens", 257, r"train set of retrieval holds the token id 257; it must be in \[0, 257\)"),
+        ("probe", "tokens", 146, r"train set of probe holds the token id 146; it must be in \[0, 146\)"),
+        ("probe", "targets", 9, r"train set of probe holds the label of a token 9; it must be in \[0, 9\)"),
+        ("image", "offsets", 1023, "it holds images of other than 1024 pixels"),
+    ],
+)
+def test_data_that_is_not_the_task_s(task, file, value, says, any_data, small, tmp_path):
+    import shutil
+
+    shutil.copytree(any_data(task), tmp_path / "data")
+    path = tmp_path / "data" / task / f"train.{file}.npy"
+    array = np.array(np.load(path))
+    if file == "offsets":
+        array[1] = value
+    else:
+        array[:] = value
+    np.save(path, array)
+    with pytest.raises(ValueError, match=says):
+        train(small(task), tmp_path / "run", data=tmp_path / "data")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 25), ("dev", 15), ("test", 14)])
+def test_a_set_too_small_for_a_batch(split, size, any_data, small, tmp_path):
+    config = small("probe", "original", batch_size=size)
+    with pytest.raises(ValueError, match=f"A batch of {size} examples cannot be drawn from the .. of the {split} set"):
+        train(config, tmp_path / "run", data=any_data("probe"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", ["retrieval", "image", "bible-books"])
+def test_what_is_easy_is_learnt(task, any_data, small, tmp_path):
+    config = small(
+        task, learning_rate=3e-3, dropout=0.0, attention_dropout=0.0, weight_decay=0.0, max_steps=60, eval_every=60
+    )
+    train(config, tmp_path / "run", data=any_data(task))
+    rows = [row for row in read_metrics(RunFolder(tmp_path / "run").metrics) if row["split"] == "train"]
+    assert np.mean([row["accuracy"] for row in rows[-4:]]) > 0.9  # on the examples that it is trained on

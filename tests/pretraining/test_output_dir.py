@@ -1,0 +1,66 @@
+"""The folder of a run: whose it is from the first file on, and what is said where nothing can be written."""
+
+import dataclasses
+
+import pytest
+
+from nip.pretraining import run as course
+from nip.pretraining.run import pretrain
+from nip.pretraining.settings import Settings
+
+
+@pytest.fixture
+def settings():
+    sizes = {"size": "tiny", "layers": 1, "width": 16, "heads": 2, "inner_width": 32, "block_size": 8}
+    return Settings(**sizes, lengths=((16, 1.0),), batch_size=8, max_steps=1, eval_samples=4, track="none")
+
+
+def test_folders_that_are_no_runs(settings, corpora, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no pretraining run"):
+        pretrain(settings, corpora["packed"], tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text('{"kind": "glue"}')
+    with pytest.raises(ValueError, match="holds a run of another kind"):
+        pretrain(settings, corpora["packed"], tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("loop.Metrics.secure", "the state cannot be written"),
+        ("ending.write_json", "the run's end cannot be written"),
+        ("ending.save_model", "the run's end cannot be written"),
+    ],
+)
+def test_a_disk_that_is_full_names_the_run(settings, corpora, tmp_path, monkeypatch, place, says):
+    def full(*arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"nip.pretraining.{place}", full)
+    with pytest.raises(OSError, match=says + r" \(No space left on device\); the last one, in .* stays") as caught:
+        pretrain(settings, corpora["packed"], tmp_path / "run")
+    assert caught.value.filename == str(tmp_path / "run")
+    monkeypatch.undo()
+    assert pretrain(settings, corpora["packed"], tmp_path / "run")["steps"] == 1
+
+
+@pytest.mark.parametrize("place", ["set_up", "secure", "environment"])
+def test_stopped_before_the_first_step_the_folder_is_its_own(settings, corpora, tmp_path, monkeypatch, place):
+    """With a tracker, which writes before all else; the next start goes on, and another run is refused."""
+
+    def stop(*arguments):
+        whole(*arguments)
+        raise KeyboardInterrupt
+
+    whole = getattr(course, place)
+    tracked = dataclasses.replace(settings, track="tensorboard")
+    with monkeypatch.context() as patched:
+        patched.setattr(course, place, stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(tracked, corpora["packed"], tmp_path / "run")
+    assert (tmp_path / "run" / "tracking").is_dir()
+    if (tmp_path / "run" / "checkpoint").is_dir():
+        with pytest.raises(ValueError, match="holds another run: --seed"):
+            pretrain(dataclasses.replace(tracked, seed=1), corpora["packed"], tmp_path / "run")
+    assert pretrain(tracked, corpora["packed"], tmp_path / "run")["steps"] == 1

@@ -1,0 +1,92 @@
+"""The moving average of the weights, and stopping early."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nip.lra import learning, train
+from nip.runs.folder import RunFolder, read_metrics
+from nip.training.checkpoint import read_tensors
+from nip.training.ema import follow, standing_in
+
+
+def test_it_follows_the_weights_by_the_formula():
+    seen = [float(step * step) for step in range(30)]
+    average = {"w": torch.zeros(1, dtype=torch.float64)}
+    expected = 0.0
+    for step, value in enumerate(seen, 1):
+        follow(average, {"w": torch.tensor([value], dtype=torch.float64)}, 0.7, step)
+        keep = min(0.7, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * value
+    assert average["w"].item() == pytest.approx(expected)
+    assert 0.7 in [min(0.7, (1 + step) / (10 + step)) for step in range(1, 30)]  # both branches were taken
+
+
+def test_it_stands_in_for_a_while():
+    model = torch.nn.Linear(2, 1)
+    own = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(KeyError), standing_in(model, {name: weight + 1 for name, weight in own.items()}):
+        assert torch.equal(model.weight, own["weight"] + 1)
+        raise KeyError  # even so the weights come back
+    assert torch.equal(model.weight, own["weight"])
+    with standing_in(model, {}):
+        assert torch.equal(model.weight, own["weight"])
+
+
+def test_the_best_weights_are_the_average_and_a_stopped_run_keeps_it(config, data, tmp_path, comparable, monkeypatch):
+    config = dataclasses.replace(config, ema=0.8, max_steps=7, eval_every=7)
+    taken, true_step = [], learning.train_step
+
+    def watched(model, *rest):
+        measured = true_step(model, *rest)
+        taken.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        return measured
+
+    monkeypatch.setattr(learning, "train_step", watched)
+    train(config, tmp_path / "whole", data=data)
+    best = read_tensors(RunFolder(tmp_path / "whole").best)[0]
+    from nip.graphs import hypercube
+    from nip.lra.evaluation import encoder_config
+    from nip.models import build_classifier
+
+    first = build_classifier(encoder_config(config), hypercube(4), seed=config.seed).state_dict()
+    for name, mean in best.items():
+        expected = first[name].double()
+        for step, weights in enumerate(taken, 1):
+            keep = min(0.8, (1 + step) / (10 + step))
+            expected = keep * expected + (1 - keep) * weights[name].double()
+        assert_close(mean.double(), expected, atol=1e-7, rtol=1e-5)
+        assert not torch.equal(mean, taken[-1][name])
+
+    def stopped(model, *rest):
+        if rest[5] == 4:
+            raise KeyboardInterrupt
+        return true_step(model, *rest)
+
+    monkeypatch.setattr(learning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(learning, "train_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "stopped", data=data)
+    monkeypatch.setattr(learning, "train_step", true_step)
+    train(config, tmp_path / "stopped", data=data)
+    assert comparable(tmp_path / "stopped") == comparable(tmp_path / "whole")
+
+
+def test_patience_ends_a_run_that_does_not_get_better(config, data, tmp_path, capsys):
+    # so small a rate that no answer changes: the first evaluation stays the best
+    config = dataclasses.replace(config, patience=2, max_steps=40, eval_every=2, learning_rate=1e-30, weight_decay=0.0)
+    result = train(config, tmp_path / "run", data=data)
+    assert (result["best_step"], result["steps"], result["planned_steps"]) == (2, 6, 40)
+    developed = [row["step"] for row in read_metrics(RunFolder(tmp_path / "run").metrics) if row["split"] == "dev"]
+    assert developed == [2, 4, 6]
+    assert train(config, tmp_path / "run", data=data) == result
+    assert "is finished" in capsys.readouterr().err
+    assert json.loads(RunFolder(tmp_path / "run").result.read_text()) == result
+
+
+def test_without_patience_a_run_takes_all_its_steps(config, data, tmp_path):
+    result = train(dataclasses.replace(config, learning_rate=1e-30), tmp_path / "run", data=data)
+    assert result["steps"] == 12 and "planned_steps" not in result
