@@ -59,7 +59,7 @@ def test_the_home_sign_is_understood(monkeypatch):
     ],
 )
 def test_only_a_checkout_of_nip_is_one(project, found, tmp_path):
-    module = tmp_path / "src" / "nip" / "data" / "folders.py"
+    module = tmp_path / "src" / "nip" / "locations.py"
     module.parent.mkdir(parents=True)
     if project is not None:
         (tmp_path / "pyproject.toml").write_text(project)

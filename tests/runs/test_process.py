@@ -126,7 +126,7 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(monkeypatch, given,
 def test_commands_ask_for_it_before_torch_is_there(command):
     code = (
         "import sys\n"
-        "from nip.lra import process\n"
+        "from nip.runs import process\n"
         "process.spin_briefly = lambda *_: sys.exit(7 if 'torch' not in sys.modules else 1)\n"
         "from nip.cli import main\n"
         f"main({command})"
