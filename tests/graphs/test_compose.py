@@ -83,7 +83,7 @@ def test_corners_of_families_that_grow_from_a_corner():
 
 
 def test_no_corner_is_larger_than_the_pattern():
-    with pytest.raises(ValueError, match=r"'n' parameter of corner must be at most 8, the pattern's\. Got 9"):
+    with pytest.raises(ValueError, match=r"'n' parameter of corner must be at most the pattern's n = 8\. Got 9"):
         corner(pattern("hypercube", 8), 9)
     with pytest.raises(ValueError, match="'n' parameter of corner must be an integer of at least 1"):
         corner(pattern("hypercube", 8), 0)

@@ -65,8 +65,8 @@ def test_loops_and_repeated_edges_are_dropped_and_said(tmp_path):
         ("0 1\n1 x\n", "line 2.*'1 x'"),
         ("0 1.5\n", "line 1"),
         ("-1 0\n", "line 1"),
-        ("", "holds no edge"),
-        ("# nothing\n", "holds no edge"),
+        ("", "contains no edge"),
+        ("# nothing\n", "contains no edge"),
     ],
 )
 def test_malformed_edge_lists_name_file_and_line(tmp_path, text, says):

@@ -11,7 +11,7 @@ from nip.graphs import Pattern, expander, pattern, to_mask, to_networkx
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 2**64))
 def test_regular_simple_undirected_connected(n, degree, seed):
     if degree >= n or n * degree % 2 or degree < min(n - 1, 2):
-        with pytest.raises(ValueError, match="there is no other connected regular graph"):
+        with pytest.raises(ValueError, match="no other connected regular graph exists"):
             expander(n, degree=degree, seed=seed)
         return
     p = expander(n, degree=degree, seed=seed)
@@ -30,7 +30,7 @@ def test_the_degree_of_the_hypercube_unless_given(n, degree):
 
 
 def test_the_graph_of_a_seed_never_changes():
-    # Written down once: a change here would silently change every graph that a checkpoint names.
+    # Fixed values: a change here would silently change every graph that a checkpoint names.
     assert [expander(128).checksum[:16], expander(20, degree=15, seed=3).checksum[:16]] == CHECKSUMS
 
 
@@ -52,7 +52,7 @@ def test_the_second_eigenvalue_is_nearly_as_small_as_can_be(n, degree):
 
 
 def test_edges_are_drawn_evenly():
-    # every pair of 8 vertices is joined in 3/7 of the cubic graphs; standard deviation over 1,400 draws is 0.0132
+    # every pair of 8 vertices is adjacent in 3/7 of the cubic graphs; standard deviation over 1,400 draws is 0.0132
     share = sum(to_mask(expander(8, degree=3, seed=seed)) for seed in range(1400)) / 1400
     off_diagonal = share[~np.eye(8, dtype=bool)]
     assert np.abs(off_diagonal - 3 / 7).max() < 4.5 * 0.0132

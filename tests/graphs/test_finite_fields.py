@@ -15,7 +15,7 @@ def test_the_axioms_of_a_field(q):
         assert np.array_equal(table[table[a, b], c], table[a, table[b, c]])
     assert np.array_equal(f.multiply[a, f.add[b, c]], f.add[f.multiply[a, b], f.multiply[a, c]])
     assert np.array_equal(f.add[f.subtract[a, b], b], a)
-    assert (np.sort(f.multiply[1:, 1:], axis=1) == np.arange(1, q)).all()  # so every number but 0 has an inverse
+    assert (np.sort(f.multiply[1:, 1:], axis=1) == np.arange(1, q)).all()  # every nonzero element has an inverse
 
 
 @pytest.mark.parametrize("q", [8, 9, 49])
@@ -32,5 +32,5 @@ def test_prime_powers():
 
 def test_no_field():
     for q in (0, 1, 6, 12, 100):
-        with pytest.raises(ValueError, match=f"prime power of elements. Got {q}"):
+        with pytest.raises(ValueError, match=f"finite field must be a prime power. Got {q}"):
             field(q)

@@ -7,7 +7,7 @@ from nip.graphs import hypercube, to_networkx
 
 
 def by_mirror_images(n):
-    """Every position joined to its mirror image in each aligned block of 2, 4, 8, … that holds it: no Gray code."""
+    """Every position is adjacent to its mirror image in each aligned block of 2, 4, 8, … that contains it."""
     edges = set()
     size = 2
     while size < 2 * n:
@@ -19,7 +19,7 @@ def by_mirror_images(n):
 
 
 def by_gray_code(n):
-    """The original's rule."""
+    """The rule of the original code."""
     gray = [i ^ (i >> 1) for i in range(n)]
     return {(i, j) for j in range(n) for i in range(j) if (gray[i] ^ gray[j]).bit_count() == 1}
 

@@ -98,7 +98,7 @@ def test_unknown_names_list_the_legal_ones():
         pattern("tesseract", 8)
     with pytest.raises(ValueError, match="takes num_sliding_window_blocks"):
         pattern("local", 8, num_global_blocks=1)
-    with pytest.raises(ValueError, match="takes none but causal"):
+    with pytest.raises(ValueError, match="takes only causal"):
         pattern("hypercube", 8, seed=1)
     with pytest.raises(ValueError, match="'causal' parameter"):
         pattern("hypercube", 8, causal=1)

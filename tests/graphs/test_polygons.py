@@ -42,7 +42,7 @@ def test_every_point_off_a_line_of_the_quadrangle_is_joined_to_one_point_on_it(q
     np.put_along_axis(on, quadrangle_lines(q), 1, axis=1)
     assert (on.sum(0) == q + 1).all() and (on.sum(1) == q + 1).all()
     meeting = on @ on.T
-    assert meeting[~np.eye(v, dtype=bool)].max() == 1  # two lines meet in a point at most
+    assert meeting[~np.eye(v, dtype=bool)].max() == 1  # two lines meet in at most one point
     # flags (point on the line, line through the point off it) that lead from a point to a line
     assert np.array_equal((meeting - np.diag(np.diag(meeting))) @ on, np.where(on == 1, q, 1))
 
@@ -117,7 +117,7 @@ def test_any_size_from_half_on_can_be_asked_of_an_order(name, q, share):
     p = pattern(name, n, order=q)
     assert p.n == n
     assert dict(p.parameters) == {"order": q}
-    # merging keeps within the degrees of two, twins within those of their number
+    # merging at most doubles a degree, twins multiply it by at most their number
     assert p.degrees.min() >= 2
     assert diameter(p) <= DIAMETER[name]
 
@@ -125,13 +125,13 @@ def test_any_size_from_half_on_can_be_asked_of_an_order(name, q, share):
 def test_doubling_everything_keeps_the_relative_score_but_for_the_own_vertex():
     whole, twice = nip.score(projective_plane(62)), nip.score(projective_plane(124, order=5))
     assert (twice.mean_degree, twice.diameter) == (12, 3)
-    # four times the paths of eight times the length's shares, twice the cost: a quarter of the score on twice as many
+    # four times the paths, an eighth of the share per path, twice the cost: a quarter of the score
     assert twice.nip == pytest.approx(whole.nip / 4)
 
 
 @pytest.mark.parametrize(
     ("name", "n", "order", "least"),
-    [  # what the first n vertices of the geometry have, in an order that keeps neighbours together, is behind
+    [  # comments: the score of the first n vertices of the geometry, in an order that keeps neighbours together
         ("projective_plane", 64, 5, 4.3),  # 1.7: the hypercube
         ("projective_plane", 128, 7, 6.8),  # 5.5
         ("projective_plane", 256, 11, 11.5),  # 8.4
@@ -163,7 +163,7 @@ def test_the_native_score_is_that_of_tokens_too(name):
 
 
 def test_the_graph_of_a_size_never_changes():
-    # Written down once: a change here would silently change every graph that a checkpoint names.
+    # Fixed values: a change here would silently change every graph that a checkpoint names.
     graphs = [projective_plane(n) for n in (62, 64, 128, 256)] + [generalized_quadrangle(n) for n in (64, 80, 128, 256)]
     assert [p.checksum[:8] for p in graphs] == CHECKSUMS
 
@@ -184,8 +184,8 @@ def test_rebuilt_from_its_name_and_saved(name, tmp_path):
         (64, 6, "'order' parameter of projective_plane must be a prime power. Got 6"),
         (64, 1, "'order' parameter of projective_plane must be an integer of at least 2. Got 1"),
         (64, 7.0, "'order' parameter of projective_plane must be an integer"),
-        (64, 11, "order 11 has 266 vertices and can be merged to half. Got n=64"),
-        (64, 10**18 + 9, "can be merged to half"),
+        (64, 11, "order 11 has 266 vertices; n must be at least half. Got n=64"),
+        (64, 10**18 + 9, "n must be at least half"),
         (13, None, "'n' parameter of projective_plane must be an integer of at least 14. Got 13"),
     ],
 )

@@ -36,7 +36,7 @@ def test_defaults_are_those_of_the_paper():
 
 
 def test_the_graph_of_a_seed_never_changes():
-    # Written down once: a change here would silently change every graph that a checkpoint names.
+    # Fixed values: a change here would silently change every graph that a checkpoint names.
     assert [random_rows(10, num_random_blocks=2, seed=5).row(i).tolist() for i in range(3)] == EXPECTED_ROWS
     assert bigbird(128).checksum[:16] == EXPECTED_BIGBIRD
 

@@ -1,4 +1,4 @@
-"""What can be attended: patterns, how to make them, and how to exchange them with other libraries."""
+"""Attention patterns: generators, operations on graphs, and conversion to and from other libraries' formats."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ PATTERNS: dict[str, Callable[..., Pattern]] = {
 
 
 def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pattern:
-    """Build the pattern of that name: always the same graph for the same name, n and parameters.
+    """Build a registered pattern; the same name, n and parameters always give the same graph.
 
     Parameters
     ----------
@@ -88,7 +88,11 @@ def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pa
     causal : bool, default=False
         Keep attention to earlier blocks and tokens only.
     **parameters
-        What the pattern's function takes, such as ``num_random_blocks`` or ``seed``.
+        Keyword parameters of the pattern's function, such as ``num_random_blocks`` or ``seed``.
+
+    Returns
+    -------
+    Pattern
 
     Raises
     ------
@@ -103,7 +107,7 @@ def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pa
     known = pattern_parameters(name)
     for parameter in parameters:
         if parameter not in known:
-            takes = f"It takes {', '.join(known)}." if known else "It takes none but causal."
+            takes = f"It takes {', '.join(known)}." if known else "It takes only causal."
             raise ValueError(f"The pattern {name!r} has no parameter {parameter!r}. {takes}")
     if not isinstance(causal, bool):
         raise ValueError(f"The 'causal' parameter of {name} must be true or false. Got {causal!r} instead.")
@@ -112,7 +116,7 @@ def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pa
 
 
 def names_at(n: int) -> list[str]:
-    """The names of the patterns that exist on n vertices: the geometries have a smallest size, the others none.
+    """The names of the patterns that exist on n vertices; only the finite geometries have a minimum size.
 
     Examples
     --------
@@ -123,7 +127,7 @@ def names_at(n: int) -> list[str]:
 
 
 def pattern_parameters(name: str) -> dict[str, Any]:
-    """The parameters that the pattern of that name takes beside n and causal, with their defaults."""
+    """The parameters of the named pattern other than n and causal, with their defaults."""
     if name not in PATTERNS:
         raise ValueError(f"There is no pattern {name!r}. The patterns are {', '.join(PATTERNS)}.")
     signature = inspect.signature(PATTERNS[name])

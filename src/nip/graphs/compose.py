@@ -1,4 +1,4 @@
-"""New patterns from old: union, undirected, a corner, causal, renumbered, lifted from blocks to tokens."""
+"""Operations on patterns: union, symmetrization, induced subgraph, causal mask, renumbering, lift to tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nip.graphs.pattern import Pattern, check_int
 
 
 def union(first: Pattern, *others: Pattern) -> Pattern:
-    """The graph with the edges of all: same n, all causal or none.
+    """The union of the edges of patterns on the same n vertices, all causal or none.
 
     Raises
     ------
@@ -22,7 +22,7 @@ def union(first: Pattern, *others: Pattern) -> Pattern:
     for other in others:
         if other.n != first.n or other.causal != first.causal:
             raise ValueError(
-                f"The union needs patterns of the same n, all causal or none. Got {first!r} (causal {first.causal}) "
+                f"A union needs patterns of the same n, all causal or none. Got {first!r} (causal {first.causal}) "
                 f"and {other!r} (causal {other.causal}) instead."
             )
     rows = np.concatenate([p.edge_rows for p in patterns])
@@ -31,7 +31,7 @@ def union(first: Pattern, *others: Pattern) -> Pattern:
 
 
 def undirected(pattern: Pattern) -> Pattern:
-    """Add the reverse of every edge. A causal pattern has none to add and is refused."""
+    """Add the reverse of every edge; a causal pattern raises ValueError."""
     if pattern.causal:
         raise ValueError(f"A causal pattern cannot be made undirected. Got {pattern!r}.")
     name = pattern.name if pattern.symmetric else f"{pattern.name} undirected"
@@ -41,14 +41,14 @@ def undirected(pattern: Pattern) -> Pattern:
 
 
 def corner(pattern: Pattern, n: int) -> Pattern:
-    """The graph among the first `n` vertices: what of a pattern a shorter input sees.
+    """The induced subgraph on the first `n` vertices: the part of a pattern that a shorter input uses.
 
-    `n` is at least 1 and at most the pattern's; a causal pattern stays causal.
+    A causal pattern stays causal.
 
     Raises
     ------
     ValueError
-        If the pattern has fewer vertices.
+        If `n` is less than 1 or greater than the pattern's n.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def corner(pattern: Pattern, n: int) -> Pattern:
     """
     check_int("n", n, "corner", minimum=1)
     if n > pattern.n:
-        raise ValueError(f"The 'n' parameter of corner must be at most {pattern.n}, the pattern's. Got {n} instead.")
+        raise ValueError(f"The 'n' parameter of corner must be at most the pattern's n = {pattern.n}. Got {n} instead.")
     rows = pattern.edge_rows
     kept = (rows < n) & (pattern.indices < n)
     name = f"{pattern.name} on the first {n} of {pattern.n}"
@@ -66,10 +66,10 @@ def corner(pattern: Pattern, n: int) -> Pattern:
 
 
 def causal(pattern: Pattern) -> Pattern:
-    """Keep attention to earlier vertices only, and within a block to earlier tokens only (the triangle).
+    """Apply the causal (triangular) mask: attend to earlier vertices only, and within a block to earlier tokens only.
 
-    The triangle belongs to the pattern: the lift to tokens, the score and attention all apply it without being told.
-    The result keeps the name, with ``causal=True`` among the parameters, so that `nip.pattern` rebuilds it.
+    Causality is a property of the pattern: lifting, scoring and attention all apply it. The result keeps the name and
+    has ``causal=True`` among its parameters, so that `nip.pattern` rebuilds it.
 
     Examples
     --------
@@ -92,15 +92,12 @@ def causal(pattern: Pattern) -> Pattern:
 def permute(pattern: Pattern, order: ArrayLike) -> Pattern:
     """Renumber the vertices: vertex ``order[i]`` of `pattern` becomes vertex i. Scores do not change.
 
-    Parameters
-    ----------
-    order : array of shape (n,)
-        Every vertex once.
+    `order`, of shape (n,), is a permutation of 0 … n − 1.
     """
     old = np.asarray(order)
     if old.shape != (pattern.n,) or not np.array_equal(np.sort(old), np.arange(pattern.n)):
         raise ValueError(
-            f"The order of permute must hold every vertex 0 … {pattern.n - 1} once. Got {order!r} instead."
+            f"The order of permute must contain every vertex 0 … {pattern.n - 1} once. Got {order!r} instead."
         )
     if pattern.causal:
         raise ValueError("Permute before making a pattern causal: renumbering changes which vertices are earlier.")
@@ -110,11 +107,11 @@ def permute(pattern: Pattern, order: ArrayLike) -> Pattern:
 
 
 def lift(pattern: Pattern, block_size: int) -> Pattern:
-    """The token graph of a block pattern: tokens are adjacent exactly if their blocks are, or are the same.
+    """The token graph of a block pattern: two tokens are adjacent if their blocks are adjacent or equal.
 
-    Where the pattern is causal, a token attends to the earlier tokens of its own block only. Every block is full, so
-    the result has ``n · block_size`` vertices, and about ``block_size²`` times as many edges: meant for checks and
-    small graphs; scoring and attention never need it.
+    In a causal pattern a token attends only to the earlier tokens of its own block. The result has ``n · block_size``
+    vertices and about ``block_size²`` times the edges. It is for tests and small graphs: scoring and attention do not
+    need it.
     """
     check_int("block_size", block_size, "lift", minimum=1)
     b = block_size
@@ -129,5 +126,5 @@ def lift(pattern: Pattern, block_size: int) -> Pattern:
 
 
 def rename(pattern: Pattern, name: str) -> Pattern:
-    """The same graph under another label, without parameters."""
+    """The same graph under another name, without parameters."""
     return dataclasses.replace(pattern, name=name, parameters={})

@@ -1,7 +1,7 @@
-"""Patterns to and from what other libraries hold: dense masks, scipy matrices, networkx graphs, files.
+"""Conversion of patterns to and from dense masks, scipy matrices, networkx graphs and graph files.
 
-Everywhere "i attends to j" is entry (i, j) of a matrix and the edge i → j of a directed graph; an undirected edge is
-both. Self loops are dropped, for every vertex attends to itself anyway, and repeated edges are merged.
+In every format "i attends to j" is entry (i, j) of a matrix and edge i → j of a directed graph; an undirected edge is
+both. Self loops are dropped, since every vertex attends to itself implicitly, and repeated edges are merged.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 
 class GraphFileWarning(UserWarning):
-    """Something in a graph file was dropped or merged; the message says how much and why."""
+    """Self loops of a graph file were dropped or repeated edges merged; the message gives their number."""
 
 
 def to_mask(pattern: Pattern) -> NDArray[np.bool_]:
-    """The dense mask, bool of shape (n, n): entry (i, j) says whether i attends to j, True on the diagonal."""
+    """The dense mask, bool of shape (n, n): entry (i, j) is True if i attends to j, and the diagonal is True."""
     mask = np.eye(pattern.n, dtype=bool)
     mask[pattern.edge_rows, pattern.indices] = True
     return mask
 
 
 def from_mask(mask: ArrayLike, *, name: str = "custom") -> Pattern:
-    """Build a pattern from a dense mask of shape (n, n): i attends to j where entry (i, j) is not zero.
+    """Build a pattern from a dense mask of shape (n, n): i attends to j if entry (i, j) is nonzero.
 
-    The diagonal is taken as True whatever it holds.
+    The values on the diagonal are ignored: every vertex attends to itself.
 
     Raises
     ------
     ValueError
-        If the mask is not square, or holds anything but booleans or finite numbers.
+        If the mask is not square, or its values are not booleans or finite numbers.
     """
     array = np.asarray(mask)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.shape[0] == 0:
@@ -52,7 +52,7 @@ def from_mask(mask: ArrayLike, *, name: str = "custom") -> Pattern:
             f"A mask must be a square matrix, with a row and a column per vertex. Got shape {array.shape}."
         )
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-        raise ValueError(f"A mask must hold booleans or finite numbers. Got {array.dtype} with other values.")
+        raise ValueError(f"A mask must contain booleans or finite numbers. Got {array.dtype} with other values.")
     rows, columns = np.nonzero(array)
     return Pattern.from_edges(array.shape[0], rows, columns, name=name)
 
@@ -66,7 +66,7 @@ def to_scipy(pattern: Pattern) -> scipy.sparse.csr_array[Any]:
 
 
 def from_scipy(matrix: Any, *, name: str = "custom") -> Pattern:
-    """Build a pattern from a square scipy sparse matrix or array: i attends to j where entry (i, j) is not zero."""
+    """Build a pattern from a square scipy sparse matrix or array: i attends to j if entry (i, j) is nonzero."""
     if matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(f"A matrix must be square, with a row and a column per vertex. Got shape {matrix.shape}.")
     coordinates = matrix.tocoo()
@@ -75,9 +75,9 @@ def from_scipy(matrix: Any, *, name: str = "custom") -> Pattern:
 
 
 def to_networkx(pattern: Pattern) -> networkx.Graph[int]:
-    """The networkx graph on the nodes 0 … n − 1.
+    """Convert a pattern to a networkx graph on the nodes 0 … n − 1.
 
-    A Graph where attention is mutual, else a DiGraph in which i → j means that i attends to j.
+    A symmetric pattern gives a Graph, any other a DiGraph in which i → j means that i attends to j.
     """
     import networkx as nx
 
@@ -91,8 +91,8 @@ def to_networkx(pattern: Pattern) -> networkx.Graph[int]:
 def from_networkx(graph: networkx.Graph[Any], *, name: str = "custom") -> Pattern:
     """Build a pattern from a networkx graph; in a directed one, u → v means that u attends to v.
 
-    Nodes that are the numbers 0 … n − 1 (or these as text, as GraphML keeps them) keep their number; any others are
-    numbered in the graph's own order.
+    Nodes that are the integers 0 … n − 1 (or their decimal strings, as in GraphML) keep their number; otherwise nodes
+    are numbered in the graph's order.
     """
     nodes = list(graph.nodes)
     if not nodes:
@@ -108,10 +108,10 @@ def from_networkx(graph: networkx.Graph[Any], *, name: str = "custom") -> Patter
 
 
 def read_graph(path: str | os.PathLike[str], *, n: int | None = None) -> Pattern:
-    """Read a graph from a file; its form follows from the ending.
+    """Read a graph from a file; the extension determines the format.
 
     ============  ====================================================================================================
-    ``.npz``      what `Pattern.save` wrote, or a scipy sparse matrix
+    ``.npz``      a file written by `Pattern.save`, or a scipy sparse matrix
     ``.npy``      a square dense mask
     ``.graphml``  GraphML, directed or undirected
     any other     an edge list: a line ``i j`` per undirected edge, vertices counted from 0, ``#`` starts a comment
@@ -121,14 +121,14 @@ def read_graph(path: str | os.PathLike[str], *, n: int | None = None) -> Pattern
     ----------
     path : path-like
     n : int, optional
-        Number of vertices of an edge list, for vertices beyond the last edge; default: largest id plus one.
+        Number of vertices of an edge list; default: the number stated in the file, else the largest id plus one.
 
     Raises
     ------
     ValueError
-        If the file does not hold such a graph; the message names the file, and the line in an edge list.
+        If the file is not a valid graph of that format; the message names the file, and the line of an edge list.
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
 
     Warns
     -----
@@ -151,19 +151,19 @@ def read_graph(path: str | os.PathLike[str], *, n: int | None = None) -> Pattern
 
 
 def write_graph(pattern: Pattern, path: str | os.PathLike[str]) -> Path:
-    """Write a graph in the form that the ending names (see `read_graph`), complete or not at all.
+    """Write a graph atomically, in the format given by the extension (see `read_graph`).
 
-    GraphML and edge lists keep the graph but not its name; an edge list cannot hold a directed graph, and only
-    ``.npz`` keeps causality.
+    GraphML and edge lists store the graph without its name; an edge list cannot store a directed graph, and only
+    ``.npz`` stores causality.
     """
     path = Path(path)
     ending = path.suffix.lower()
     if ending == ".npz":
         return pattern.save(path)
     if pattern.causal:
-        raise ValueError(f"{path}: only .npz keeps that a pattern is causal. Save {pattern!r} as .npz.")
+        raise ValueError(f"{path}: only .npz stores that a pattern is causal. Save {pattern!r} as .npz.")
     if ending not in (".npy", ".graphml") and not pattern.symmetric:
-        raise ValueError(f"{path}: an edge list holds undirected graphs. Save {pattern!r} as .npz or .graphml.")
+        raise ValueError(f"{path}: an edge list stores undirected graphs only. Save {pattern!r} as .npz or .graphml.")
     with replacing(path) as file:
         if ending == ".npy":
             np.save(file, to_mask(pattern))
@@ -175,7 +175,7 @@ def write_graph(pattern: Pattern, path: str | os.PathLike[str]) -> Path:
             rows = pattern.edge_rows
             once = rows < pattern.indices
             lines = [f"{i} {j}\n" for i, j in zip(rows[once].tolist(), pattern.indices[once].tolist(), strict=True)]
-            # The number of vertices is kept even where the last ones have no edge.
+            # The comment keeps the number of vertices if the last ones have no edge.
             file.write("".join([f"# {pattern.n} vertices\n", *lines]).encode())
     return path
 
@@ -196,7 +196,7 @@ def _read_npz(path: Path) -> Pattern:
     if "format" in names and "shape" in names:
         return from_scipy(scipy.sparse.load_npz(path), name=path.stem)
     raise ValueError(
-        "an .npz file must be what Pattern.save or scipy.sparse.save_npz wrote. "
+        "an .npz file must be written by Pattern.save or scipy.sparse.save_npz. "
         f"Got the arrays {', '.join(sorted(names))}."
     )
 
@@ -221,7 +221,7 @@ def _read_edge_list(path: Path, n: int | None) -> Pattern:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: an edge list is a text file with a line `i j` per edge. Got binary data.") from error
+        raise ValueError(f"{path}: an edge list is a text file, one edge `i j` per line. Got binary data.") from error
     for line_number, line in enumerate(lines, start=1):
         content, _, comment = line.partition("#")
         words = content.split()
@@ -232,7 +232,7 @@ def _read_edge_list(path: Path, n: int | None) -> Pattern:
             continue
         if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
             raise ValueError(
-                f"{path}, line {line_number}: expected two vertex ids `i j`, whole numbers from 0. "
+                f"{path}, line {line_number}: expected two vertex ids `i j`, integers of at least 0. "
                 f"Got {line.strip()!r}."
             )
         i, j = int(words[0]), int(words[1])
@@ -242,7 +242,7 @@ def _read_edge_list(path: Path, n: int | None) -> Pattern:
     if size is None:
         size = largest + 1
     if size == 0:
-        raise ValueError(f"{path}: holds no edge. Name the number of vertices if a graph without edges is meant.")
+        raise ValueError(f"{path}: contains no edge. Give the number of vertices to read a graph without edges.")
     if largest >= size:
         raise ValueError(f"{path}: vertex {largest} is outside a graph of {size} vertices, which are counted from 0.")
     unique = {(min(edge), max(edge)) for edge in ends}
@@ -256,13 +256,13 @@ def _read_edge_list(path: Path, n: int | None) -> Pattern:
 def _warn_dropped(path: Path, loops: int, repeated: int) -> None:
     if loops:
         warnings.warn(
-            f"{path}: {loops} self loop{'s' * (loops > 1)} dropped, for every vertex attends to itself anyway.",
+            f"{path}: {loops} self loop{'s' * (loops > 1)} dropped: every vertex attends to itself implicitly.",
             GraphFileWarning,
             stacklevel=4,
         )
     if repeated:
         warnings.warn(
-            f"{path}: {repeated} repeated edge{'s' * (repeated > 1)} merged, for an edge counts once.",
+            f"{path}: {repeated} repeated edge{'s' * (repeated > 1)} merged: an edge counts once.",
             GraphFileWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""A random regular graph: the expander that Exphormer attends over."""
+"""Random regular graphs, the expanders of Exphormer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ Integers = NDArray[np.int64]
 
 
 def expander(n: int, *, degree: int | None = None, seed: int = 0) -> Pattern:
-    """A random graph in which every vertex has the same degree; undirected and connected.
+    """Draw a random connected undirected graph in which every vertex has the same degree.
 
     Parameters
     ----------
     n : int
         Number of vertices, at least 1.
     degree : int, optional
-        Unless given, ⌈log2 n⌉, the hypercube's; one more where n · degree would be odd, for then there is no such
-        graph.
+        Default: ⌈log2 n⌉ as in the hypercube, plus one if n · degree is odd, since then no such graph exists.
     seed : int, default=0
-        The same seed gives the same graph on every machine: draws are raw bits of a PCG64 generator of their own.
+        The same seed gives the same graph on every machine: draws use the raw bits of a separate PCG64 generator.
+
+    Returns
+    -------
+    Pattern
 
     Raises
     ------
@@ -32,11 +35,11 @@ def expander(n: int, *, degree: int | None = None, seed: int = 0) -> Pattern:
 
     Notes
     -----
-    Every vertex gets `degree` stubs, which are paired at random; stubs of pairs that would join a vertex to itself or
-    join two vertices again are paired anew (Steger and Wormald). It starts afresh where those left over cannot be
-    paired, or the graph is not connected, which is rare from degree 3 on. Where more than half of all pairs are to be
-    joined, those that are not are drawn so. Nearly all such graphs are almost as good
-    expanders as can be: the second eigenvalue is close to 2 √(degree − 1) (Friedman).
+    Steger and Wormald's pairing: every vertex gets `degree` stubs, which are paired at random; pairs that form a self
+    loop or a repeated edge are split and their stubs paired again. The draw restarts if the remaining stubs cannot be
+    paired or the graph is disconnected, which is rare for degrees of 3 and more. A graph with more than half of all
+    pairs is drawn as the complement of a sparser one. Nearly all such graphs are close to optimal expanders: the second
+    eigenvalue is close to 2 √(degree − 1) (Friedman).
 
     References
     ----------
@@ -57,7 +60,7 @@ def expander(n: int, *, degree: int | None = None, seed: int = 0) -> Pattern:
     if degree >= n or n * degree % 2 or degree < min(n - 1, 2):
         raise ValueError(
             f"The 'degree' parameter of expander must be from {min(n - 1, 2)} to {n - 1} on {n} vertices, and "
-            f"n · degree even: there is no other connected regular graph. Got {degree!r} instead."
+            f"n · degree even: no other connected regular graph exists. Got {degree!r} instead."
         )
     generator = np.random.PCG64(seed)
     while True:
@@ -73,7 +76,7 @@ def expander(n: int, *, degree: int | None = None, seed: int = 0) -> Pattern:
 
 
 def _regular(n: int, degree: int, generator: np.random.PCG64) -> Integers | None:
-    """The edges i · n + j, i < j, of a random regular graph; None where the last stubs cannot be paired."""
+    """The edges i · n + j, i < j, of a random regular graph; None if the last stubs cannot be paired."""
     edges = np.empty(0, dtype=np.int64)
     stubs = np.repeat(np.arange(n), degree)
     while stubs.size:
@@ -91,7 +94,7 @@ def _regular(n: int, degree: int, generator: np.random.PCG64) -> Integers | None
 
 
 def _can_be_paired(stubs: Integers, edges: Integers, n: int) -> bool:
-    """Whether some two of the vertices with stubs left are not joined yet."""
+    """Whether any two vertices with stubs left are not adjacent yet."""
     ends = np.unique(stubs)
     i, j = (ends[index] for index in np.triu_indices(ends.size, 1))
     return bool((~np.isin(i * n + j, edges)).any())

@@ -1,4 +1,4 @@
-"""Arithmetic in finite fields, as tables; prime orders by residues, prime powers through the galois library."""
+"""Arithmetic tables of finite fields: prime orders by residues, prime powers with the galois library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Table = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """GF(q) on the numbers 0 … q − 1; a prime power's number is its polynomial's coefficients in base p.
+    """GF(q) on the integers 0 … q − 1; for q = p^k the base-p digits of an integer are a polynomial's coefficients.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Field:
 
 
 def prime_of(q: int) -> int | None:
-    """The prime whose power q is; None where q is no prime power.
+    """The prime of which q is a power; None if q is not a prime power.
 
     Examples
     --------
@@ -47,18 +47,18 @@ def field(q: int) -> Field:
     Raises
     ------
     ValueError
-        If q is no prime power.
+        If q is not a prime power.
     ImportError
-        If q is no prime and galois (the extra ``fast``) is not installed.
+        If q is not prime and galois (the extra ``fast``) is not installed.
 
     Notes
     -----
-    A field of p^k elements is made with the Conway polynomial, which mathematics fixes: no version of a library changes
-    a graph. Its root x is primitive, so all products follow from the powers of x.
+    GF(p^k) uses the Conway polynomial, which is unique by definition, so that no library version changes a graph. Its
+    root x is primitive: all products follow from the powers of x.
     """
     p = prime_of(q)
     if p is None:
-        raise ValueError(f"A finite field has a prime power of elements. Got {q} instead.")
+        raise ValueError(f"The order of a finite field must be a prime power. Got {q} instead.")
     numbers = np.arange(q)
     if p == q:
         return Field(
@@ -92,6 +92,6 @@ def _conway_polynomial(p: int, k: int) -> Table:
     except ImportError as error:
         raise ImportError(
             f"A graph of order {p**k} = {p}^{k} needs the library galois: pip install 'nip[fast]'. "
-            "A prime order needs nothing."
+            "A prime order does not."
         ) from error
     return np.array([int(c) for c in galois.conway_poly(p, k).coefficients()], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""An order of the vertices in which consecutive ones are adjacent, wherever one is found."""
+"""Hamiltonian paths: orders of the vertices in which consecutive ones are adjacent."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from numpy.typing import NDArray
 
 from nip.graphs.pattern import Pattern
 
-# Paths grown from the start before the longest is taken, and rotations per vertex of each (ln n is what is expected).
+# Paths grown from the start before the longest is returned, and rotations per vertex of each (about ln n are expected).
 _PATHS = 8
 _ROTATIONS = 60
 
 
 def path_order(pattern: Pattern, start: int = 0) -> NDArray[np.int64]:
-    """The vertices along a Hamiltonian path from `start`, for `nip.graphs.permute`: a window becomes part of the graph.
+    """Order the vertices along a Hamiltonian path from `start`, for `nip.graphs.permute`.
 
-    A path grows to an unvisited neighbour of its end; where there is none, the end is exchanged: an edge from the end
-    back to a vertex of the path replaces the edge after that vertex, and what follows is run through backwards (Pósa's
-    rotation). Which edge is drawn from a generator of its own, so that the same graph always gets the same order.
+    The permuted graph contains the edges between consecutive positions. A path grows to an unvisited neighbour of its
+    end. If there is none, an edge from the end back to a vertex of the path replaces the edge after that vertex, and
+    the rest of the path is reversed (Pósa's rotation). The choices come from a separate generator with fixed seeds, so
+    the same graph always gets the same order.
 
     Parameters
     ----------
     pattern : Pattern
         Undirected.
     start : int, default=0
-        The first vertex. In a bipartite graph of unequal sides it must be on the larger one.
+        The first vertex. In a bipartite graph with sides of unequal size it must be on the larger one.
 
     Returns
     -------
     ndarray of shape (n,)
-        Every vertex once. Where no Hamiltonian path was found: the longest path found, then the other vertices.
+        Every vertex once. If no Hamiltonian path was found: the longest path found, then the other vertices.
 
     References
     ----------

@@ -1,15 +1,15 @@
-"""The hypercube, laid along the sequence in Gray-code order.
+"""The hypercube, with its vertices in Gray-code order.
 
-Give position i the label ``gray(i) = i ^ (i >> 1)``, the reflected binary code, and join two positions exactly if their
+Position i has the label ``gray(i) = i ^ (i >> 1)``, the reflected binary code; two positions are adjacent if their
 labels differ in one bit. Consecutive labels of a Gray code differ in one bit, so neighbours in the sequence are
-neighbours in the graph: a window of one block on either side is part of the cube. Seen along the sequence, every
-position is joined to its *mirror image* in each aligned block of 2, 4, 8, … positions that holds it:
+neighbours in the graph: the cube contains a window of one block on either side. Along the sequence, every position is
+adjacent to its *mirror image* in each aligned block of 2, 4, 8, … positions that contains it:
 
-    0 1 2 3 | 4 5 6 7      position 1 is joined to 0 (its mirror image among 0–1),
+    0 1 2 3 | 4 5 6 7      position 1 is adjacent to 0 (its mirror image among 0–1),
       ^                    to 2 (among 0–3) and to 6 (among 0–7).
 
-Joining i and i XOR 2^k instead (plain binary order) gives the same graph under another numbering, with the same score,
-but tears neighbours apart: 3 and 4 differ in three bits.
+Plain binary order, in which i and i XOR 2^k are adjacent, gives the same graph under another numbering, with the same
+score, but neighbours in the sequence need not be adjacent: 3 and 4 differ in three bits.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def hypercube(n: int) -> Pattern:
     Parameters
     ----------
     n : int
-        Number of vertices, at least 1. Where it is no power of two, the cube of the next power is cut to its first n
-        positions: neighbours beyond the end are left out, so some degrees are lower.
+        Number of vertices, at least 1. If it is not a power of two, the cube of the next power is truncated to its
+        first n positions: neighbours beyond the end are left out, so some degrees are lower.
 
     Returns
     -------
     Pattern
-        Undirected, of degree log2 n where n is a power of two.
+        Undirected, of degree log2 n if n is a power of two.
 
     Raises
     ------

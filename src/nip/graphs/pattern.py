@@ -1,7 +1,7 @@
-"""The one object that everything reads: a graph of who attends to whom.
+"""The attention graph that scoring, attention and training share.
 
-A `Pattern` is scored, attended over, drawn and saved with the model, so that what was scored is what is trained.
-Its vertices are blocks of tokens (or single tokens, where the block size is 1).
+The same `Pattern` is scored, attended over, drawn and saved with the model, so the graph that is trained is the graph
+that was scored. Its vertices are blocks of tokens (single tokens if the block size is 1).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FILE_FORMAT = 1
 class Pattern:
     """A graph on the vertices 0 … n − 1, stored as compressed sparse rows.
 
-    Row i lists the vertices that i attends to. Every vertex attends to itself as well: these self edges are implied
-    and never stored. The graph is directed where the rows are not symmetric. Patterns cannot be changed once made;
-    two are equal when they are the same graph, whatever their names.
+    Row i lists the vertices that i attends to. Every vertex also attends to itself: these self edges are implied and
+    never stored. The graph is directed if the rows are not symmetric. Patterns are immutable; two are equal if their
+    graphs are equal, regardless of their names.
 
     Parameters
     ----------
@@ -42,18 +42,18 @@ class Pattern:
     indices : ndarray of shape (n_edges,)
         The attended vertices, ascending in each row, without the row's own vertex.
     name : str, default="custom"
-        The name under which `nip.pattern` rebuilds the graph, or any label for a graph that has none.
+        The name under which `nip.pattern` rebuilds the graph, or any label for another graph.
     parameters : mapping, default={}
-        The parameters, seed included, with which `nip.pattern` rebuilds it.
+        The parameters, including the seed, with which `nip.pattern` rebuilds it.
     causal : bool, default=False
-        Attention runs to earlier tokens only. Rows then hold earlier vertices only, and a token also attends to the
-        earlier tokens of its own block but not to the later ones. See `nip.graphs.causal`.
+        Attend to earlier tokens only: rows contain earlier vertices only, and a token attends to the earlier tokens of
+        its own block but not to the later ones. See `nip.graphs.causal`.
 
     Raises
     ------
     ValueError
-        If the rows are not sorted, hold a vertex twice, hold their own vertex or one outside 0 … n − 1, or (causal)
-        a later one.
+        If a row is not sorted, contains a vertex twice, its own vertex or one outside 0 … n − 1, or (causal) a later
+        vertex.
 
     Examples
     --------
@@ -93,7 +93,7 @@ class Pattern:
             )
         if self.causal and (indices > rows).any():
             raise ValueError(
-                "A causal pattern's rows must hold earlier vertices only; nip.graphs.causal drops the others."
+                "A causal pattern's rows must contain earlier vertices only; nip.graphs.causal drops the others."
             )
         indptr.setflags(write=False)
         indices.setflags(write=False)
@@ -115,10 +115,27 @@ class Pattern:
         parameters: Mapping[str, Any] | None = None,
         causal: bool = False,
     ) -> Pattern:
-        """Build a pattern from edges in any order: ``rows[e]`` attends to ``columns[e]``.
+        """Build a pattern from edges in any order; self edges are dropped (they are implied), repeated edges merged.
 
-        Self edges are dropped (they are implied) and repeated edges merged; ``symmetric=True`` adds every edge's
-        reverse.
+        Parameters
+        ----------
+        n : int
+            Number of vertices, at least 1.
+        rows, columns : array of shape (n_edges,)
+            Vertex ``rows[e]`` attends to ``columns[e]``.
+        symmetric : bool, default=False
+            Add the reverse of every edge.
+        name, parameters, causal
+            As for `Pattern`.
+
+        Returns
+        -------
+        Pattern
+
+        Raises
+        ------
+        ValueError
+            If an edge joins a vertex outside 0 … n − 1 or, in a causal pattern, attends to a later one.
         """
         check_int("n", n, "Pattern", minimum=1)
         i = np.asarray(rows, dtype=np.int64)
@@ -133,12 +150,12 @@ class Pattern:
         return cls(n, indptr, keys % n, name=name, parameters=parameters or {}, causal=causal)
 
     def row(self, i: int) -> NDArray[np.int64]:
-        """The vertices that `i` attends to, ascending, its own left out."""
+        """The vertices that `i` attends to, ascending, without `i` itself."""
         return self.indices[self.indptr[i] : self.indptr[i + 1]]
 
     @cached_property
     def degrees(self) -> NDArray[np.int64]:
-        """How many vertices each vertex attends to, its own left out; ndarray of shape (n,)."""
+        """Number of vertices each vertex attends to, without itself; ndarray of shape (n,)."""
         return np.diff(self.indptr)
 
     @property
@@ -153,23 +170,23 @@ class Pattern:
 
     @property
     def mean_degree(self) -> float:
-        """Mean number of vertices attended to, the own left out."""
+        """Mean number of vertices a vertex attends to, without itself."""
         return self.n_edges / self.n
 
     @property
     def density(self) -> float:
-        """Attended pairs, the own included, over n²."""
+        """Attended pairs, self edges included, over n²."""
         return (self.n_edges + self.n) / self.n**2
 
     @cached_property
     def symmetric(self) -> bool:
-        """Whether attention is mutual: i attends to j exactly if j attends to i."""
+        """Whether attention is mutual: i attends to j if and only if j attends to i."""
         rows = self.edge_rows
         return bool(np.array_equal(np.sort(self.indices * self.n + rows), rows * self.n + self.indices))
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of the graph (not of its name): equal for equal patterns, on every machine."""
+        """SHA-256 of the graph (not of its name); equal for equal patterns on every machine."""
         digest = hashlib.sha256(f"nip-pattern {self.n} {int(self.causal)}\n".encode())
         digest.update(self.indptr.astype("<i8").tobytes())
         digest.update(self.indices.astype("<i8").tobytes())
@@ -189,7 +206,7 @@ class Pattern:
         return Pattern, (self.n, self.indptr, self.indices, self.name, dict(self.parameters), self.causal)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the graph, its name and its parameters to an ``.npz`` file, complete or not at all."""
+        """Write the graph, its name and its parameters to an ``.npz`` file, atomically."""
         path = Path(path)
         header = {"format": FILE_FORMAT, "name": self.name, "parameters": dict(self.parameters), "causal": self.causal}
         with replacing(path) as file:
@@ -204,7 +221,7 @@ class Pattern:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Pattern:
-        """Read what `save` wrote. Nothing in the file is executed; a damaged or foreign file is refused."""
+        """Read a file written by `save`. Nothing in it is executed; a damaged or foreign file raises ValueError."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 header = json.loads(str(file["nip_pattern"]))
@@ -223,7 +240,15 @@ class Pattern:
 
 
 def check_int(parameter: str, value: object, caller: str, *, minimum: int) -> None:
-    """Refuse anything but an integer of at least `minimum`, with the one sentence that all rooms use."""
+    """Raise ValueError unless `value` is an integer of at least `minimum`.
+
+    Parameters
+    ----------
+    parameter, caller : str
+        The parameter and the function that the message names.
+    value : object
+    minimum : int
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
         raise ValueError(
             f"The '{parameter}' parameter of {caller} must be an integer of at least {minimum}. Got {value!r} instead."

@@ -1,7 +1,7 @@
 """Incidence graphs of finite geometries: projective planes and generalized quadrangles, at any size.
 
-The vertices are the points and the lines of a geometry of order q; a point is joined to the q + 1 lines through it, a
-line to the q + 1 points on it. No graph of that degree and diameter has much more vertices: vertices nearer than the
+The vertices are the points and the lines of a geometry of order q; a point is adjacent to the q + 1 lines through it, a
+line to the q + 1 points on it. No graph of that degree and diameter has many more vertices: vertices closer than the
 diameter D have one shortest path, those at distance D have q + 1, so NIP = 1 / (D · (q + 1)^D).
 
 ===========================  ===  ==================
@@ -11,15 +11,15 @@ projective plane PG(2, q)    3    2 (q² + q + 1)
 generalized quadrangle W(q)  4    2 (q + 1) (q² + 1)
 ===========================  ===  ==================
 
-Other sizes are made of the geometry next to them in one of two ways, neither of which lengthens a shortest path: the
-diameter is never greater than the geometry's, and the graph always connected.
+Other sizes are derived from a geometry of nearby size in one of two ways. Neither lengthens a shortest path: the
+diameter is never greater than the geometry's, and the graph is always connected.
 
 - *Doubled*: points and lines get twins with the same neighbours. Twins are two steps apart.
 - *Merged*: pairs of points and pairs of lines become one vertex with the neighbours of both.
 
-Which points and lines are chosen decides how evenly the degrees grow. Take one point and a line through it. The
-points of that line meet every other line at most once (and its other lines the points likewise), so they and the lines
-through the point come first. Simply leaving vertices out would tear shortest paths, most of which are the only one.
+The choice of points and lines decides how evenly the degrees grow. Take a point and a line through it. Every other line
+contains at most one point of that line (and every other point is on at most one line through that point), so these
+points and lines come first. Removing vertices instead would break shortest paths, most of which are unique.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ def projective_plane(n: int, *, order: int | None = None) -> Pattern:
     Parameters
     ----------
     n : int
-        Number of vertices, at least 14. Nothing is changed where n = 2 (q² + q + 1).
+        Number of vertices, at least 14. The plane is unchanged if n = 2 (q² + q + 1).
     order : int, optional
-        The order q, a prime power. Unless given: of the planes around n the one below is doubled, or the one above
-        merged where n is at least two thirds of the way to it. Any n of at least q² + q + 1 can be asked of an order.
+        The order q, a prime power. Default: of the planes around n the one below is doubled, or the one above merged
+        if n is at least two thirds of the way to it. Every order supports any n of at least q² + q + 1.
 
     Returns
     -------
     Pattern
-        Undirected, of diameter 3, consecutive vertices adjacent. The parameter ``order`` names q.
+        Undirected, of diameter 3, consecutive vertices adjacent. The parameter ``order`` is q.
 
     Raises
     ------
     ValueError
-        If n is too small or the order no prime power.
+        If n is too small or the order is not a prime power.
     ImportError
-        If the order is no prime and galois (the extra ``fast``) is not installed.
+        If the order is not prime and galois (the extra ``fast``) is not installed.
 
     Notes
     -----
     Points and lines of the plane itself are ordered by a perfect difference set D, computed from a recurrence over
-    GF(q) (Singer): point i is on line j exactly if i − j is in D modulo q² + q + 1, and D holds 0 and 1, so that point
-    0, line 0, point 1, line 1, … is a cycle of the graph. Otherwise `path_order` finds a path.
+    GF(q) (Singer): point i is on line j if and only if i − j is in D modulo q² + q + 1, and D contains 0 and 1, so that
+    point 0, line 0, point 1, line 1, … is a cycle of the graph. Otherwise `path_order` finds a path.
 
     References
     ----------
@@ -86,22 +86,22 @@ def generalized_quadrangle(n: int, *, order: int | None = None) -> Pattern:
     Parameters
     ----------
     n : int
-        Number of vertices, at least 30. Nothing is changed where n = 2 (q + 1) (q² + 1).
+        Number of vertices, at least 30. The quadrangle is unchanged if n = 2 (q + 1) (q² + 1).
     order : int, optional
-        The order q, a prime power; chosen as by `projective_plane` unless given. Any n of at least (q + 1) (q² + 1)
-        can be asked of an order.
+        The order q, a prime power; default: chosen as by `projective_plane`. Every order supports any n of at least
+        (q + 1) (q² + 1).
 
     Returns
     -------
     Pattern
-        Undirected, of diameter 4 (at most), consecutive vertices adjacent wherever `path_order` finds a path.
+        Undirected, of diameter at most 4, consecutive vertices adjacent wherever `path_order` finds a path.
 
     Raises
     ------
     ValueError
-        If n is too small or the order no prime power.
+        If n is too small or the order is not a prime power.
     ImportError
-        If the order is no prime and galois (the extra ``fast``) is not installed.
+        If the order is not prime and galois (the extra ``fast``) is not installed.
 
     References
     ----------
@@ -116,12 +116,12 @@ def generalized_quadrangle(n: int, *, order: int | None = None) -> Pattern:
 
 
 def native_size(name: str, order: int) -> int:
-    """The number of vertices of the geometry of that order, neither doubled nor merged."""
+    """Number of vertices of the geometry of that order, neither doubled nor merged."""
     return 2 * (order**2 + order + 1) if name == "projective_plane" else 2 * (order + 1) * (order**2 + 1)
 
 
 def plane_lines(q: int) -> Integers:
-    """The points of every line of PG(2, q): ndarray of shape (q² + q + 1, q + 1); point j and j + 1 are on line j."""
+    """The points of every line of PG(2, q): ndarray of shape (q² + q + 1, q + 1); points j and j + 1 are on line j."""
     difference_set = _difference_set(q)
     v = q * q + q + 1
     return (np.arange(v)[:, None] + difference_set) % v
@@ -130,9 +130,9 @@ def plane_lines(q: int) -> Integers:
 def quadrangle_lines(q: int) -> Integers:
     """The points of every line of W(q): ndarray of shape ((q + 1)(q² + 1), q + 1).
 
-    Points are (a, b, c), (a, b), (a) and one more; lines [k, l, m], [k, l], [k] and one more, all over GF(q). On [k, l,
-    m] are the (a, ak − l, al − m) and (k, l); on [k, l] the (k, b, kb + l) and (k); on [k] the (k, b) and the last
-    point; on the last line the (a) and the last point.
+    Points are (a, b, c), (a, b), (a) and one more; lines are [k, l, m], [k, l], [k] and one more, all over GF(q).
+    [k, l, m] contains every (a, ak − l, al − m) and (k, l); [k, l] every (k, b, kb + l) and (k); [k] every (k, b) and
+    the last point; the last line every (a) and the last point.
     """
     f = field(q)
     a, k, l, m = np.indices((q, q, q, q)).reshape(4, q, -1)  # noqa: E741
@@ -147,7 +147,7 @@ def quadrangle_lines(q: int) -> Integers:
 
 
 def _difference_set(q: int) -> Integers:
-    """A perfect difference set modulo q² + q + 1 that holds 0 and 1, ascending."""
+    """A perfect difference set modulo q² + q + 1 that contains 0 and 1, ascending."""
     f = field(q)
     v = q * q + q + 1
     for coefficients in product(range(q), range(q), range(1, q)):
@@ -159,10 +159,10 @@ def _difference_set(q: int) -> Integers:
 
 
 def _zeros(f: Field, coefficients: tuple[int, int, int], v: int) -> list[int] | None:
-    """Where x[i + 3] = a x[i + 2] + b x[i + 1] + c x[i] from 0, 0, 1 is zero; None if its period is not v.
+    """The zeros of x[i + 3] = a x[i + 2] + b x[i + 1] + c x[i] from 0, 0, 1; None if its period is not v.
 
-    Three terms in a row are a point of the plane, up to a factor; those with x[i] = 0 are a line. All v points are run
-    through exactly if the first, 0, 0, 1, does not come back earlier.
+    Three consecutive terms are a point of the plane, up to a factor; those with x[i] = 0 are a line. The sequence
+    visits all v points if the first, 0, 0, 1, does not recur earlier.
     """
     by_a, by_b, by_c = (f.multiply[c].tolist() for c in coefficients)
     add = f.add.tolist()
@@ -183,7 +183,7 @@ def _at_size(name: str, n: int, order: int | None) -> Pattern:
     check_int("order", q, name, minimum=2)
     native = native_size(name, q)
     if 2 * n < native:
-        raise ValueError(f"The {name} of order {q} has {native} vertices and can be merged to half. Got n={n} instead.")
+        raise ValueError(f"The {name} of order {q} has {native} vertices; n must be at least half. Got n={n} instead.")
     if prime_of(q) is None:
         raise ValueError(f"The 'order' parameter of {name} must be a prime power. Got {order} instead.")
     lines = plane_lines(q) if name == "projective_plane" else quadrangle_lines(q)
@@ -200,4 +200,4 @@ def _choose_order(name: str, n: int) -> int:
     while native_size(name, above) < n:
         below, above = above, next(q for q in range(above + 1, 2 * above + 1) if prime_of(q))
     less, more = native_size(name, below), native_size(name, above)
-    return above if 3 * (n - less) >= 2 * (more - less) else below  # about where the scores of the two cross
+    return above if 3 * (n - less) >= 2 * (more - less) else below  # approximately where the two scores cross

@@ -1,8 +1,8 @@
-"""Patterns with random rows: random, BigBird, window with random.
+"""Patterns with random blocks: random, BigBird, window with random.
 
-Every row draws its own vertices among those that it does not attend to yet, so the graph is directed;
-``symmetric=True`` adds the reverse of every edge. Draws come from the raw bits of a PCG64 generator of their own: no
-version of a library changes a graph, and the global generator is never touched.
+Every row draws among the vertices that it does not attend to yet, so the graph is directed; ``symmetric=True`` adds the
+reverse of every edge. Draws use the raw bits of a separate PCG64 generator: no library version changes a graph, and the
+global generator is never touched.
 """
 
 from __future__ import annotations
@@ -22,6 +22,21 @@ def random_rows(n: int, *, num_random_blocks: int = 4, seed: int = 0, symmetric:
     With 128 vertices or more such a graph is rarely strongly connected (some vertex is attended by none), and its score
     is then 0.
 
+    Parameters
+    ----------
+    n : int
+        Number of vertices, at least 1.
+    num_random_blocks : int, default=4
+        Vertices drawn per row; if fewer are left, all of them.
+    seed : int, default=0
+        The same seed gives the same graph on every machine.
+    symmetric : bool, default=False
+        Add the reverse of every edge.
+
+    Returns
+    -------
+    Pattern
+
     Examples
     --------
     >>> random_rows(64).degrees.tolist() == [4] * 64
@@ -39,10 +54,22 @@ def bigbird(
     seed: int = 0,
     symmetric: bool = False,
 ) -> Pattern:
-    """Global, window and random blocks, as in BigBird (arXiv 2007.14062), with the NIP paper's numbers.
+    """Global, window and random blocks, as in BigBird (arXiv 2007.14062); the defaults are the NIP paper's.
 
-    Rows draw their random blocks among those that are neither global nor in the window; asking for more than there
-    are means all.
+    Parameters
+    ----------
+    n : int
+        Number of vertices, at least 1.
+    num_global_blocks : int, default=1
+        As for `global_tokens`.
+    num_random_blocks, seed, symmetric
+        As for `random_rows`; rows draw among the vertices that are neither global nor in the window.
+    num_sliding_window_blocks : int, default=3
+        As for `local_window`.
+
+    Returns
+    -------
+    Pattern
     """
     return _window_global_random(
         "bigbird",
@@ -58,7 +85,19 @@ def bigbird(
 def local_random(
     n: int, *, num_random_blocks: int = 5, num_sliding_window_blocks: int = 3, seed: int = 0, symmetric: bool = False
 ) -> Pattern:
-    """A sliding window and random blocks. Registered as ``local+random``."""
+    """A sliding window and random blocks. Registered as ``local+random``.
+
+    Parameters
+    ----------
+    n : int
+        Number of vertices, at least 1.
+    num_random_blocks, num_sliding_window_blocks, seed, symmetric
+        As for `bigbird`.
+
+    Returns
+    -------
+    Pattern
+    """
     return _window_global_random(
         "local+random",
         n,
@@ -98,9 +137,19 @@ def _window_global_random(
 
 
 def draw_rows(attended: Pattern, per_row: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For every vertex, `per_row` distinct vertices that it does not attend to yet; all where there are fewer.
+    """Draw `per_row` distinct vertices for every vertex that it does not attend to yet; all if there are fewer.
 
-    Returns the edges as (rows, columns).
+    Parameters
+    ----------
+    attended : Pattern
+        The edges that exist already.
+    per_row : int
+    seed : int
+
+    Returns
+    -------
+    rows, columns : ndarray of shape (n_edges,)
+        Vertex ``rows[e]`` attends to ``columns[e]``.
     """
     n = attended.n
     raw = np.random.PCG64(seed).random_raw
@@ -123,8 +172,8 @@ def draw_rows(attended: Pattern, per_row: int, seed: int) -> tuple[NDArray[np.in
 
 
 def below(n: int, raw: Callable[[], int]) -> int:
-    """A uniform number in [0, n) from a source of uniform 64-bit numbers."""
-    limit = 2**64 - 2**64 % n  # above it the remainder would favour small numbers
+    """A uniform integer in [0, n) from a source of uniform 64-bit integers."""
+    limit = 2**64 - 2**64 % n  # rejecting larger values keeps the remainder unbiased
     while (bits := int(raw())) >= limit:
         pass
     return bits % n

@@ -1,7 +1,7 @@
-"""A bipartite graph at another size: twins of its vertices, or pairs of them made one.
+"""Resize a bipartite graph by adding twins of its vertices or by merging pairs of them.
 
-Graphs are given by their *flags*, the incident pairs (point, line), as two arrays; every point and line has one. Both
-ways leave no two vertices farther apart than they were, but for twins, which are two steps apart.
+Graphs are given by their *flags*, the incident pairs (point, line), as two arrays; every point and line has one.
+Neither operation increases a distance; twins are two steps apart.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Integers = NDArray[np.int64]
 
 
 def doubled(points: Integers, lines: Integers, more: int) -> tuple[Integers, Integers]:
-    """Give twins, with the same neighbours, to `more` vertices: to as many points as lines, or one point more.
+    """Add `more` twins with the same neighbours: equal numbers of points and lines, or one point more.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ def doubled(points: Integers, lines: Integers, more: int) -> tuple[Integers, Int
         The point and the line of every flag; point 0 is on line 0.
     more : int
         Number of twins. The points of line 0 and the lines through point 0 get theirs first, then their neighbours,
-        then the others; beyond one twin each a second round begins.
+        then the others; after one twin each, a second round starts.
 
     Returns
     -------
-    (ndarray, ndarray)
-        The flags of the new graph; twins are numbered after the others.
+    points, lines : ndarray of shape (n_flags,)
+        The flags of the new graph; twins are numbered after the original vertices.
     """
     through, on = _joined(points, lines), _joined(lines, points)
     copies = []
@@ -50,20 +50,20 @@ def doubled(points: Integers, lines: Integers, more: int) -> tuple[Integers, Int
 
 
 def merged(points: Integers, lines: Integers, fewer: int) -> tuple[Integers, Integers]:
-    """Make one vertex of each of `fewer` pairs: of as many pairs of points as of lines, or one pair of lines more.
+    """Merge `fewer` pairs of vertices: equal numbers of pairs of points and of lines, or one pair of lines more.
 
     Parameters
     ----------
     points, lines : ndarray of shape (n_flags,)
         The point and the line of every flag; point 0 is on line 0.
     fewer : int
-        Number of pairs. First come the points of line 0, which have no other line in common, and the lines through
-        point 0; then always a vertex of least degree, with the one that makes the fewest neighbours in all.
+        Number of pairs. First the points of line 0, which have no other line in common, and the lines through point 0;
+        then repeatedly a vertex of minimum degree with the vertex that minimizes the size of their joint neighbourhood.
 
     Returns
     -------
-    (ndarray, ndarray)
-        The flags of the new graph, repeated where both of a pair were on the same.
+    points, lines : ndarray of shape (n_flags,)
+        The flags of the new graph; a flag is repeated if both vertices of a pair had it.
     """
     joined = _joined(points, lines), _joined(lines, points)
     sides = tuple(_Side([set(x) for x in rows], np.arange(len(rows))) for rows in joined)
@@ -90,7 +90,7 @@ def _joined(own: Integers, others: Integers) -> list[list[int]]:
 
 
 def _around(first: int, on: list[list[int]], through: list[list[int]], last: int) -> list[int]:
-    """The vertices of one side, those nearest to the vertex `first` of the other side before the rest, `last` late."""
+    """One side's vertices: the neighbours of `first` with `last` at the end, those two steps from `last`, the rest."""
     found = dict.fromkeys([*(i for i in on[first] if i != last), last])
     for near in through[last]:
         found.update(dict.fromkeys(on[near]))
@@ -99,13 +99,13 @@ def _around(first: int, on: list[list[int]], through: list[list[int]], last: int
 
 @dataclass
 class _Side:
-    """The points of a geometry, or its lines: for each the vertices of the other side that it is joined to."""
+    """The points of a geometry, or its lines, each with its neighbours on the other side."""
 
     joined: list[set[int]]
     merged_into: Integers
 
     def merge(self, i: int, j: int, other: _Side) -> None:
-        """Make j part of i."""
+        """Merge j into i."""
         for x in self.joined[j]:
             other.joined[x].discard(j)
             other.joined[x].add(i)
@@ -114,7 +114,7 @@ class _Side:
         self.merged_into[self.merged_into == j] = i
 
     def merge_most_alike(self, other: _Side) -> None:
-        """Merge a vertex of least degree with the one with which it has the fewest neighbours in all."""
+        """Merge a vertex of minimum degree with the one that minimizes the size of their joint neighbourhood."""
         degrees = np.array([len(x) or np.inf for x in self.joined], dtype=np.float64)
         i = int(degrees.argmin())
         neighbours = [y for x in self.joined[i] for y in other.joined[x]]

@@ -1,4 +1,4 @@
-"""Patterns without chance: complete, sliding window, global blocks, and window with global blocks."""
+"""Deterministic patterns: complete, sliding window, global blocks, and window with global blocks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def complete(n: int) -> Pattern:
 def local_window(n: int, *, num_sliding_window_blocks: int = 3) -> Pattern:
     """Vertex i attends to the vertices j with |i − j| ≤ w // 2. Registered as ``local``.
 
-    A window of w = 3 is one vertex on either side; w = 1 (and 0) attends to the own vertex only.
+    A window of w = 3 is one vertex on either side; w = 1 (and 0) attends to itself only.
 
     Examples
     --------
@@ -41,7 +41,7 @@ def local_window(n: int, *, num_sliding_window_blocks: int = 3) -> Pattern:
 
 
 def global_tokens(n: int, *, num_global_blocks: int = 1) -> Pattern:
-    """The first g vertices attend to all and are attended by all: with g = 1 a star. Registered as ``global``.
+    """The first g vertices attend to all and are attended by all; g = 1 is a star. Registered as ``global``.
 
     Examples
     --------
@@ -56,6 +56,19 @@ def global_tokens(n: int, *, num_global_blocks: int = 1) -> Pattern:
 
 def longformer(n: int, *, num_global_blocks: int = 1, num_sliding_window_blocks: int = 3) -> Pattern:
     """The union of `global_tokens` and `local_window`, as in Longformer (arXiv 2004.05150).
+
+    Parameters
+    ----------
+    n : int
+        Number of vertices, at least 1.
+    num_global_blocks : int, default=1
+        As for `global_tokens`.
+    num_sliding_window_blocks : int, default=3
+        As for `local_window`.
+
+    Returns
+    -------
+    Pattern
 
     Examples
     --------
@@ -76,7 +89,21 @@ def longformer(n: int, *, num_global_blocks: int = 1, num_sliding_window_blocks:
 
 
 def window_edges(n: int, num_sliding_window_blocks: int, caller: str) -> Edges:
-    """Both directions of every edge of a sliding window of w blocks: |i − j| ≤ w // 2."""
+    """Both directions of every edge of a sliding window of w blocks: |i − j| ≤ w // 2.
+
+    Parameters
+    ----------
+    n : int
+        Number of vertices.
+    num_sliding_window_blocks : int
+        The window w.
+    caller : str
+        The pattern that an error message names.
+
+    Returns
+    -------
+    rows, columns : ndarray of shape (n_edges,)
+    """
     check_int("num_sliding_window_blocks", num_sliding_window_blocks, caller, minimum=0)
     reach = min(num_sliding_window_blocks // 2, n - 1)
     rows = np.repeat(np.arange(n), 2 * reach + 1)
@@ -86,7 +113,21 @@ def window_edges(n: int, num_sliding_window_blocks: int, caller: str) -> Edges:
 
 
 def global_edges(n: int, num_global_blocks: int, caller: str) -> Edges:
-    """One direction of every edge that joins one of the first g vertices to another."""
+    """One direction of every edge that joins one of the first g vertices to another.
+
+    Parameters
+    ----------
+    n : int
+        Number of vertices.
+    num_global_blocks : int
+        The number g of global vertices.
+    caller : str
+        The pattern that an error message names.
+
+    Returns
+    -------
+    rows, columns : ndarray of shape (n_edges,)
+    """
     check_int("num_global_blocks", num_global_blocks, caller, minimum=0)
     rows, columns = np.divmod(np.arange(min(num_global_blocks, n) * n), n)
     return rows, columns
