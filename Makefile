@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything themselves on a machine with python3 (3.11 or later).
+# `make demo` and `make test` need only python3 (3.11 or later): they create .venv on first use.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -7,15 +7,15 @@ STAMP := .venv/.installed
 
 env: $(STAMP)
 
-# The stamp makes a second call free; a changed pyproject, constraint or kernel installs again.
+# The stamp skips the installation unless pyproject.toml, the constraints, setup.py or the kernel changed.
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "nip needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[attention,fast,train,data,report,peers,cluster,finetune,pretrain,postgresql,dev]'
 	touch $@
 
-# The main job in small: score, generate, train, test, report. Short expressions of at most 62 tokens in 16 blocks of 4, so
-# that a few minutes on two cores are enough to learn something. Stopped, it goes on where it was.
+# A small end-to-end run: score, generate, train, test, report. Short expressions of at most 62 tokens in 16 blocks of 4, so
+# that a few minutes on two cores are enough to learn something. A stopped run resumes.
 DEMO := runs/demo
 DEMO_RUN := --task listops --data $(DEMO)/data --seed 42 --seq-len 64 --block-size 4 --max-steps 2500 --warmup 0.1 \
 	--learning-rate 1e-3 --eval-every 250
@@ -26,8 +26,8 @@ demo: env
 	$(BIN)/nip lra --model local $(DEMO_RUN) --out $(DEMO)/local
 	$(BIN)/nip report $(DEMO)/hypercube $(DEMO)/local --out $(DEMO)/report.html
 
-# Pretraining in small, some 20 minutes on two cores: the text that packages carry (apt install bible-kjv-text dict-gcide; the
-# Brown corpus where it is), a tokenizer trained on it, a tiny BERT over a hypercube of 512 tokens. Stopped, it goes on.
+# A small pretraining run, about 20 minutes on two cores: text from packages (apt install bible-kjv-text dict-gcide; the
+# Brown corpus if installed), a tokenizer trained on it, a tiny BERT over a hypercube of 512 tokens. A stopped run resumes.
 PRETRAIN_DEMO := runs/pretrain-demo
 pretrain-demo: env
 	$(BIN)/nip data texts --out $(PRETRAIN_DEMO)/texts
@@ -43,19 +43,19 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Each process takes whole files: what a file's tests share is made once.
+# Each process takes full test files, so that the fixtures of a file are created once.
 JOBS ?= 2
 test: check
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
-# DeepSpeed imports torch while it is installed, and compiles what it needs at its first start.
+# DeepSpeed imports torch during its installation and compiles extensions on first use.
 DEEPSPEED := deepspeed==0.19.8
 test-full: check
 	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt '$(DEEPSPEED)' ninja
 	$(BIN)/pytest -m ""
 
-# Hugging Face models with the newest transformers, and with the minor version before it, in an environment that lies on
-# top of .venv and holds nothing else.
+# Hugging Face models with the newest transformers, and with the minor version before it, in an environment layered on .venv
+# that contains nothing else.
 HF_BEFORE := 5.22
 HF_TESTS := $(wildcard tests/models/test_huggingface*.py) tests/models/test_positions.py tests/finetuning
 test-hf: env

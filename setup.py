@@ -1,6 +1,6 @@
-"""The compiled attention kernel: one library for each instruction set, none of them needed to install or use nip.
+"""Build the compiled attention kernel: one optional library for each instruction set.
 
-Without a C++ compiler the installation succeeds all the same, and `nip doctor` says what to type for the kernel.
+Without a C++ compiler the installation still succeeds, and `nip doctor` prints how to build the kernel.
 """
 
 import copy
@@ -12,7 +12,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# Never -ffast-math, which changes the whole process, nor -march=native, which ties a wheel to one machine.
+# Never -ffast-math, which sets flush-to-zero for the process, nor -march=native, which ties a wheel to one machine.
 FLAGS = [
     "-std=c++17", "-O2", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp",
     "-fvisibility=hidden", "-Wno-psabi",
@@ -25,16 +25,16 @@ if re.fullmatch("x86_64|amd64", platform.machine().lower()):
 
 
 class BuildKernel(build_ext):
-    """The builds are plain libraries that ctypes opens: no Python functions to export."""
+    """Build plain shared libraries for ctypes: they export no Python functions."""
 
     def build_extension(self, ext):
-        """Compile into a folder of its own: all builds have one source, and are made at the same time."""
+        """Compile each build in a separate folder: they share one source file and run in parallel."""
         own = copy.copy(self)
         own.build_temp = str(Path(self.build_temp) / ext.name)
         build_ext.build_extension(own, ext)
 
     def get_export_symbols(self, ext):
-        """Leave the visible functions to the source."""
+        """Return no symbols: the source declares which functions are visible."""
         return []
 
 

@@ -1,18 +1,18 @@
 // The backward pass. With P the probabilities, dP = dO V^T and delta = rowsum(dO * O) - dlse:
-// dV = P^T dO, dS = P * (dP - delta) * scale, dK = dS^T Q, dQ = dS K. Of a pair that dropout takes away, P in dV and dP are
-// zero, the others grow; P in dS stays.
+// dV = P^T dO, dS = P * (dP - delta) * scale, dK = dS^T Q, dQ = dS K. With dropout, P in dV and dP are zero for dropped
+// pairs and scaled by 1 / (1 - p) for the others; P in dS is unchanged.
 #pragma once
 
 #include "forward.h"
 
 namespace {
 
-// By query: what its probabilities are normalised with, -lse in powers of two, and delta * scale.
+// Per query: the normalizer of its probabilities, -lse in base 2, and delta * scale.
 struct Rows {
     Buffer shift, delta;
 };
 
-// Fills both, and finds the blocks that a gradient reaches: none reaches the padding where a model masks its result.
+// Fills both, and finds the blocks with a nonzero gradient: padding has none if the model masks its result.
 template <class E>
 void prepare_rows(Call& call, const Rows& rows) {
     typedef typename E::Element Element;
@@ -46,7 +46,7 @@ void prepare_rows(Call& call, const Rows& rows) {
     }
 }
 
-// What the lanes of a tile are: keys, or queries with what belongs to them.
+// The lanes of a tile: keys, or queries with their shift, delta and dropout state.
 template <int C>
 struct Lanes {
     int64_t first, count;
@@ -54,8 +54,8 @@ struct Lanes {
     Fate fates[C * W] = {};                                  // of queries
 };
 
-// Scores and dP of a piece, (tokens, lanes), become P and dS in words, at or before the place where they were; where a word
-// holds two numbers, those of two tokens, and dS of two lanes in `across` too.
+// Replaces scores and dP of a piece, (tokens, lanes), by P and dS in words, in place. A bfloat16 word packs two tokens;
+// `across` also gets dS with two lanes per word.
 template <class E, int C, bool KEYS_IN_LANES>
 NIP_INLINE void probabilities(const Call& call, const Rows& rows, int64_t bh, const Piece& piece, const Lanes<C>& lanes,
                               const float* s, const float* g, float* to_p, float* to_ds, float* across) {
@@ -108,8 +108,8 @@ NIP_INLINE void probabilities(const Call& call, const Rows& rows, int64_t bh, co
         }
 }
 
-// dk and dv of `count` keys from token t0 by one part of a column, into (count, d) each; and where `dq` is given, what the
-// queries of head bh get from these keys is added to dq(bh, entry of the layout, token).
+// dk and dv of `count` keys, starting at token t0, from one part of a column, into (count, d) each. If `dq` is given, the
+// contribution of these keys to the queries of head bh is added to dq(bh, entry of the layout, token).
 template <class E, int C, int D, class Result, class Dq>
 void column_tile(const Call& call, const Rows& rows, int64_t b, int64_t kv, const Part& part, int64_t t0, int64_t count,
                  Scratch& own, Result* dk, Result* dv, const Dq* dq) {
@@ -184,7 +184,7 @@ void column_tile(const Call& call, const Rows& rows, int64_t b, int64_t kv, cons
     store_elements(dv, dv_sum, count * d);
 }
 
-// dq of `count` queries from token t0 by one part of a row, into (count, d).
+// dq of `count` queries, starting at token t0, from one part of a row, into (count, d).
 template <class E, int C, int D, class Result>
 void row_tile(const Call& call, const Rows& rows, int64_t bh, const Part& part, int64_t t0, int64_t count, Scratch& own,
               Result* dq) {
@@ -226,7 +226,7 @@ void row_tile(const Call& call, const Rows& rows, int64_t bh, const Part& part, 
     store_elements(dq, sum, count * d);
 }
 
-// A long row or column of a result is the sum of its parts.
+// Sums the parts of a long row or column of a result.
 template <class Result>
 void join(const Call& call, const std::vector<int32_t>& row, const float* slots, int64_t slot_floats, Result* out) {
     const int64_t floats = (call.end_of(row[0]) - row[0] * call.block) * call.head_dim;
@@ -282,13 +282,13 @@ void backward(Call& call) {
     };
 
     if (by_head) {
-        std::vector<const Part*> in_order;  // the sums of dq want the keys in order
+        std::vector<const Part*> in_order;  // dq is summed over the keys in order
         for (const Part& part : call.columns.parts) in_order.push_back(&part);
         std::stable_sort(in_order.begin(), in_order.end(), [](auto x, auto y) { return x->row < y->row; });
 #pragma omp parallel for num_threads(call.threads) schedule(dynamic, 1)
         for (int64_t kv_head = 0; kv_head < kv_all; ++kv_head) {
             Scratch own = call.scratch(scratch);
-            const int64_t first = kv_head * call.group;  // batch * heads + head: heads of a group are neighbours
+            const int64_t first = kv_head * call.group;  // batch * heads + head: heads of a group are contiguous
             float* whole = reinterpret_cast<float*>(dq + first * head);
             if (E::PACK > 1) whole = heads.at(thread_number() * call.group * head);
             std::memset(whole, 0, 4 * call.group * head);

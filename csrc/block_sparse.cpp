@@ -1,13 +1,13 @@
-// Block-sparse attention on a CPU: forward and backward, after FlashAttention (arXiv 2205.14135) with blocks left out. Each
-// build of this file for one instruction set is a library of its own; nip.attention.native picks one and calls the two
-// functions at the end. The design and its figures: docs/performance.md.
+// Block-sparse attention on a CPU: forward and backward, after FlashAttention (arXiv 2205.14135) with blocks skipped. Each
+// build of this file for one instruction set is a separate library; nip.attention.native selects one and calls the two
+// functions at the end. Design and measurements: docs/performance.md.
 //
 // Axes as in nip.attention.layout. A tile has `T` lanes, one or two vectors: queries in the passes over rows (forward, and
-// dq by itself), keys in the pass over columns (dk and dv, and dq if the same thread has the whole head). The other side
-// goes through piece by piece in broadcasts, so sums and maxima of a row never cross lanes.
+// dq alone), keys in the pass over columns (dk and dv, and dq if one thread computes the full head). The other side is
+// broadcast piece by piece, so sums and maxima of a row never cross lanes.
 //
 // No result depends on the number of threads: every output is one chain of sums in an order fixed by the layout. Rows and
-// columns that are far longer than the others are cut in parts, also fixed by the layout, that are summed in order.
+// columns that are far longer than the others are split into parts, also fixed by the layout, that are summed in order.
 
 #include "backward.h"
 
@@ -56,8 +56,8 @@ int run(const NipAttention* problem) try {
 
 extern "C" {
 
-// 0; 1 if there is not enough memory; 2 if this build has no bfloat16. head_dim must be a multiple of 16, and strides even
-// for bfloat16.
+// Returns 0; 1 if memory is exhausted; 2 if this build has no bfloat16. head_dim must be a multiple of 16; for bfloat16 the
+// strides must be even.
 __attribute__((visibility("default"))) int nip_attention_forward(const NipAttention* problem) { return run<Forward>(problem); }
 
 __attribute__((visibility("default"))) int nip_attention_backward(const NipAttention* problem) {

@@ -5,14 +5,14 @@
 
 namespace {
 
-// exp2 as exact as the numbers that it will be multiplied with.
+// exp2 to the precision of the elements that it is multiplied with.
 template <class E>
 NIP_INLINE vf power(vf x) {
     if constexpr (E::PACK == 2) return exp2_rough(x);
     return exp2(x);
 }
 
-// The scores of a chunk become probabilities, in words; their sums are added to `sum`.
+// Replaces the scores of a chunk by probabilities, in words, and adds them to `sum`.
 template <class E, int C>
 NIP_INLINE void exponentials(const Call& call, const Piece* pieces, int64_t n_pieces, const Fate* fates, const vf* shift,
                              vf* sum, float* scores) {
@@ -25,7 +25,7 @@ NIP_INLINE void exponentials(const Call& call, const Piece* pieces, int64_t n_pi
             for (int lane = 0; lane < W; ++lane) x[lane] = fates[c * W + lane].first, y[lane] = fates[c * W + lane].second;
             first[c] = load_ints(x), second[c] = load_ints(y);
         }
-    float* to = scores;  // words take no more room than scores: nothing is overwritten before it is read
+    float* to = scores;  // words take no more space than scores: nothing is overwritten before it is read
     for (const Piece* piece = pieces; piece < pieces + n_pieces; ++piece) {
         const int64_t rows = padded<E>(*piece);
         for (int64_t row = 0; row < rows; row += E::PACK, to += T)
@@ -45,7 +45,7 @@ NIP_INLINE void exponentials(const Call& call, const Piece* pieces, int64_t n_pi
     }
 }
 
-// Attention of `count` queries from token t0, over the pieces of one part of a row.
+// Attention of `count` queries, starting at token t0, over the pieces of one part of a row.
 template <class E, int C, int D>
 void forward_tile(const Call& call, int64_t bh, const Part& part, int64_t t0, int64_t count, Scratch& own, float* slot) {
     typedef typename E::Element Element;
@@ -123,7 +123,7 @@ void forward_tile(const Call& call, int64_t bh, const Part& part, int64_t t0, in
     }
 }
 
-// Puts the parts of a long row together.
+// Combines the parts of a long row.
 template <class E>
 void join_forward(const Call& call, int64_t bh, const std::vector<int32_t>& row, const float* slots, int64_t slot_floats) {
     const int64_t d = call.head_dim, size = call.end_of(row[0]) - row[0] * call.block, tail = call.block * d;

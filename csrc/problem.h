@@ -1,4 +1,4 @@
-// The problem that a call is given, and how it is cut into tasks.
+// The arguments of a call, and their division into tasks.
 #pragma once
 
 #include "products.h"
@@ -21,16 +21,16 @@ extern "C" {
 struct NipAttention {
     int64_t batch, heads, kv_heads, tokens, head_dim, block, n, threads;
     int64_t q_stride[3], k_stride[3], v_stride[3], dout_stride[3];
-    const void *q, *k, *v, *dout;       // float32, or bfloat16 as `bf16` says
+    const void *q, *k, *v, *dout;       // float32, or bfloat16 if `bf16`
     const float* dlse;                  // contiguous, may be null
     void* out;                          // of q's type, contiguous
     float* lse;                         // contiguous
     void *dq, *dk, *dv;                 // of q's type, contiguous
     const int32_t *indptr, *indices;    // attended blocks of each row, ascending
-    const int32_t *query_ids, *key_ids;  // (batch, tokens) or null: only pairs of equal ids count; keys < 0 never do
+    const int32_t *query_ids, *key_ids;  // (batch, tokens) or null: a pair is allowed if its ids are equal and key id >= 0
     uint64_t seed;                      // of dropout
-    float scale, growth;                // growth: what kept probabilities are multiplied with
-    uint32_t dropped;                   // share of probabilities that are dropped, of 2^32
+    float scale, growth;                // growth: factor of the probabilities that dropout keeps
+    uint32_t dropped;                   // dropout probability * 2^32
     int32_t causal, bf16;
 };
 }
@@ -38,12 +38,12 @@ struct NipAttention {
 namespace {
 
 constexpr int64_t SCORES = 4096;       // scores of a chunk in the forward pass: 16 KiB, half of a small L1 cache
-constexpr int64_t SCORES_BACK = 1024;  // the backward pass keeps two such buffers, and its rows, there
-constexpr int64_t CHUNK = 256;         // tokens of a chunk at most
-constexpr int64_t PIECE = 64;          // tokens of a piece at most; even
-constexpr int64_t PART = 2048;         // tokens that make a row long, and of each part of a long row
-constexpr int64_t WORK = 6144;         // floats that a pass has for scores, all its buffers together
-constexpr size_t AHEAD = 2;           // pieces from the one computed to the one fetched into the cache
+constexpr int64_t SCORES_BACK = 1024;  // the same in the backward pass, which also keeps a second buffer and its rows in L1
+constexpr int64_t CHUNK = 256;         // maximum number of tokens in a chunk
+constexpr int64_t PIECE = 64;          // maximum number of tokens in a piece; even
+constexpr int64_t PART = 2048;         // a row of more tokens is split into parts of this size
+constexpr int64_t WORK = 6144;         // floats of all score buffers of a pass together
+constexpr size_t AHEAD = 2;           // prefetch distance in pieces
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
 int thread_number() {
@@ -56,10 +56,10 @@ int thread_number() {
 
 struct Part {
     int32_t row, begin, end;
-    int32_t slot;  // where this part of a long row is kept; -1: the whole row
+    int32_t slot;  // where the partial result of a long row is stored; -1: the part is a full row
 };
 
-// Rows of the layout, or its columns.
+// The rows of the layout, or its columns.
 struct Side {
     std::vector<int32_t> start, other, slot;  // `slot` by entry
     std::vector<Part> parts;
@@ -81,7 +81,7 @@ struct Side {
                 const int32_t end = std::min<int64_t>(begin + step, start[i + 1]);
                 std::fill(slot.begin() + begin, slot.begin() + end, slots);
                 long_rows.back().push_back(slots);
-                parts.push_back({i, begin, end, slots++});  // the longest tasks come first
+                parts.push_back({i, begin, end, slots++});  // the longest tasks are scheduled first
             }
         }
         parts.insert(parts.end(), whole.begin(), whole.end());
@@ -98,13 +98,13 @@ struct Buffer {
     float* at(int64_t offset) const { return memory.get() + offset; }
 };
 
-// What a thread works in: first scores, then rows of tiles, from `rows` on.
+// The working memory of a thread: scores, then, from `rows`, the rows of tiles.
 struct Scratch {
     float *scores, *rows;
     std::vector<Piece> pieces;
 };
 
-// What a block of tokens has, to tell whether a pair of blocks counts.
+// Range of the ids in a block of tokens: whether any token is real and whether all are.
 struct Ids {
     int32_t low = 0, high = 0;
     bool any = true, all = true;
@@ -114,14 +114,14 @@ struct Call : NipAttention {
     Side rows, columns;
     std::vector<int32_t> entry;  // of the rows, by entry of the columns
     std::vector<Ids> query_blocks, key_blocks;
-    std::vector<char> live;  // (batch, heads, n): a gradient reaches the block
+    std::vector<char> live;  // (batch, heads, n): the block has a nonzero gradient
     float factor, forbidden;
     int64_t group, scratch_floats;
 
     explicit Call(const NipAttention& problem) : NipAttention(problem) {
         group = heads / kv_heads;
         factor = scale * LOG2E;
-        if (factor == 0) factor = 1e-37f;  // all scores alike, and forbidden ones still forbidden
+        if (factor == 0) factor = 1e-37f;  // scores become equal, but forbidden pairs stay at -inf
         forbidden = factor > 0 ? -INFINITY : INFINITY;
         scratch_floats = WORK + (8 * W + PIECE) * head_dim + 64;
         rows.start.assign(indptr, indptr + n + 1);
@@ -170,7 +170,8 @@ struct Call : NipAttention {
 
     int64_t end_of(int64_t i) const { return std::min(tokens, (i + 1) * block); }
 
-    // Does any pair of these blocks count, and must each be looked at? Ranges of ids that meet may still share none.
+    // Whether any pair of these blocks may be allowed; `masked`: each pair must be tested. Overlapping ranges of ids may
+    // still have no id in common.
     bool counts(int64_t b, int64_t i, int64_t j, bool* masked) const {
         *masked = false;
         if (!query_ids) return true;
@@ -193,7 +194,7 @@ struct Call : NipAttention {
     }
 };
 
-// Adds block `block` of the other side to the pieces.
+// Appends block `block` of the other side to the pieces.
 inline void add_pieces(const Call& call, int64_t block, int32_t entry, bool masked, bool triangle, std::vector<Piece>& pieces) {
     const int64_t end = call.end_of(block);
     for (int64_t t = block * call.block; t < end; t += PIECE)
@@ -210,7 +211,7 @@ inline void keys_of(const Call& call, int64_t b, const Part& part, std::vector<P
     }
 }
 
-// Calls chunk(first piece, pieces, tokens) for stretches of at most `limit` tokens.
+// Calls chunk(first piece, pieces, tokens) for runs of pieces of at most `limit` tokens.
 template <class E, class Chunk>
 NIP_INLINE void chunks(const std::vector<Piece>& pieces, int64_t limit, const Chunk& chunk) {
     for (size_t x = 0; x < pieces.size();) {
@@ -234,12 +235,12 @@ NIP_INLINE void tiles(const Call& call, int64_t block, const Tile& tile) {
     }
 }
 
-// Ids of a tile's lanes; -2, which no other side has, past its end.
+// Ids of a tile's lanes; -2, which never matches, past its end.
 inline void lanes_of_ids(const int32_t* ids, int64_t count, int64_t lanes, int32_t* out) {
     for (int64_t x = 0; x < lanes; ++x) out[x] = x < count ? ids[x] : -2;
 }
 
-// Forbidden pairs among the scores of a piece: ids that differ, and in a causal diagonal block what comes later.
+// Masks forbidden pairs in the scores of a piece: different ids, and later keys in a causal diagonal block.
 // `ids` are those of the piece's tokens, or null.
 template <int C, bool KEYS_IN_LANES>
 __attribute__((noinline)) void forbid(const Call& call, const Piece& piece, const int32_t* lane_ids, const int32_t* ids,
@@ -257,14 +258,14 @@ __attribute__((noinline)) void forbid(const Call& call, const Piece& piece, cons
         }
 }
 
-// A thread has a whole head, or rows and columns are shared out and the scores computed twice: whichever takes less time.
-// Both give the same bits.
+// Either each thread computes full heads, or rows and columns are distributed and the scores are computed twice: whichever
+// takes less time. Both give bit-identical results.
 inline bool head_by_head(const Call& call) {
     const int64_t units = call.batch * call.kv_heads, rounds = (units + call.threads - 1) / call.threads;
     return rounds * call.threads * 5 <= units * 7;
 }
 
-// Large results are fresh memory: fewer, larger pages take less time to get.
+// Large results are newly mapped memory: huge pages cause fewer page faults.
 inline void large_pages(const void* p, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
     constexpr uintptr_t page = 1 << 21;

@@ -1,5 +1,5 @@
-// The matrix products that attention consists of, for float32 and, where the processor has AVX512-BF16, bfloat16. Their
-// operands are words of four bytes: one float, or two bfloat16 that are multiplied with two others and added at once.
+// The matrix products of attention, for float32 and, with AVX512-BF16, bfloat16. Their operands are four-byte words: one
+// float, or two bfloat16 that are multiplied pairwise with another word's and added in one instruction.
 #pragma once
 
 #include "vectors.h"
@@ -16,7 +16,7 @@ struct BFloat {
     static constexpr int PACK = 2;
 };
 
-// sum + a * b, by word. Words go by as floats, whatever they hold: nothing but this looks inside.
+// sum + a * b, by word. Words are typed as float whatever they contain: only this function interprets them.
 template <class E>
 NIP_INLINE vf multiply_add(vf sum, vf a, vf b) {
 #if defined(__AVX512BF16__)
@@ -40,7 +40,7 @@ NIP_INLINE uint16_t rounded(float x) {
     return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
-// W elements as floats, and `count` floats as elements.
+// Load W elements as floats; store `count` floats as elements.
 NIP_INLINE vf load_elements(const float* p) { return load(p); }
 NIP_INLINE vf load_elements(const uint16_t* p) {
     typedef uint16_t halves __attribute__((vector_size(2 * W), aligned(2), may_alias));
@@ -59,26 +59,26 @@ NIP_INLINE void store_elements(uint16_t* to, const float* from, int64_t count) {
 }
 
 #if defined(__AVX512BF16__)
-// Orders in which two vectors of halves come to lie side by side.
+// Permutations that interleave two vectors of 16-bit halves.
 alignas(64) constexpr uint16_t LOWER_HALVES[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
 alignas(64) constexpr uint16_t UPPER_HALVES[32] = {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
                                                    24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
 
-// Two vectors of floats as one of words: bfloat16 of `low` in the lower halves.
+// Packs two vectors of floats into one of words: `low` as bfloat16 in the lower halves.
 NIP_INLINE vf pair_up(vf low, vf high) {
     const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
     const __m512i upper = _mm512_castsi256_si512(_mm512_extracti64x4_epi64(both, 1));
     return (vf)_mm512_permutex2var_epi16(both, _mm512_load_si512(LOWER_HALVES), upper);
 }
 
-// One vector of floats as bfloat16, side by side: W / 2 words.
+// Stores one vector of floats as contiguous bfloat16: W / 2 words.
 NIP_INLINE void store_row(float* to, vf x) {
     const __m256bh half = _mm512_cvtneps_pbh((__m512)x);
     std::memcpy(to, &half, 32);
 }
 
-// Columns of two rows of bfloat16 in words: C vectors of W each. A missing second row is zeros.
+// Interleaves two rows of bfloat16 into words, column by column: C vectors of W each. A missing second row is zeros.
 template <int C>
 NIP_INLINE void pair_rows(const uint16_t* first, const uint16_t* second, vf* out) {
     if constexpr (C == 2) {
@@ -99,23 +99,23 @@ NIP_INLINE vf pair_up(vf low, vf) { return low; }
 NIP_INLINE void store_row(float*, vf) {}
 #endif
 
-// A stretch of tokens: `count` of them from `first`.
+// A range of tokens: `count` of them, starting at `first`.
 struct Piece {
     int64_t first;
     int32_t count;
-    int32_t entry;  // of the layout, that it belongs to
-    bool masked;    // some of its pairs are forbidden
-    bool triangle;  // it lies in a diagonal block of causal attention
+    int32_t entry;  // the entry of the layout that it belongs to
+    bool masked;    // some of its pairs may be forbidden
+    bool triangle;  // it belongs to a diagonal block of causal attention
 };
 
-// Tokens of a piece in the buffers, where two of them share a word.
+// Number of tokens of a piece in the buffers: rounded up to full words.
 template <class E>
 NIP_INLINE int64_t padded(const Piece& piece) {
     return (piece.count + E::PACK - 1) / E::PACK * E::PACK;
 }
 
-// out (rows, C vectors) = a (rows, words) times b (words, C vectors), all of them without gaps.
-// Each element is one chain over the words in ascending order, whatever the shape of the tile: the bits do not depend on it.
+// out (rows, C vectors) = a (rows, words) times b (words, C vectors), all contiguous.
+// Each element is one chain of sums over the words in ascending order, so its bits do not depend on the shape of the tile.
 template <class E, int R, int C, int N>
 NIP_INLINE void score_tile(const float* a, const float* b, int64_t words, float* out) {
     const int64_t n = N ? N : words;
@@ -141,7 +141,7 @@ __attribute__((noinline)) void score_rows(const float* a, int64_t rows, const fl
     for (; row < rows; ++row) score_tile<E, 1, C, N>(a + row * n, b, n, out + row * T);
 }
 
-// Rows one after another in words, as score_rows wants them: where they lie, if they already do, or a copy.
+// Contiguous rows in words, as score_rows needs them: the rows themselves if they are contiguous, else a copy.
 template <class E>
 NIP_INLINE const float* packed(const typename E::Element* rows, int64_t stride, int64_t count, int64_t head_dim, float* copy) {
     if (stride == head_dim) return reinterpret_cast<const float*>(rows);
@@ -150,7 +150,7 @@ NIP_INLINE const float* packed(const typename E::Element* rows, int64_t stride, 
     return copy;
 }
 
-// What becomes of a sum of products: target = (target * before + sum) * after, by row; `fresh` leaves the target out.
+// How a sum of products is stored: target = (target * before + sum) * after, by row; `fresh` ignores the old target.
 struct Update {
     float* target;
     int64_t stride;
@@ -224,7 +224,7 @@ __attribute__((noinline)) void product(const float* left, int64_t rows, const Pi
         }
 }
 
-// rows (count, head_dim) with any stride -> transposed (words, lanes); lanes past count are zeros.
+// rows (count, head_dim) of any stride -> transposed (words, lanes); lanes past count are zero.
 template <class E>
 inline void transpose(const typename E::Element* rows, int64_t stride, int64_t count, int64_t head_dim, int64_t lanes,
                       float* out) {

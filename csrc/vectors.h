@@ -1,5 +1,5 @@
-// Vectors of floats as wide as the instruction set that this file is compiled for, and the functions of them that attention
-// needs. Plain GCC vector extensions: what is no AVX-512 or AVX2 becomes vectors of four (SSE, NEON).
+// Float vectors of the width of the instruction set that this file is compiled for, and the vector functions of attention.
+// Plain GCC vector extensions: without AVX-512 and AVX2 vectors have four floats (SSE, NEON).
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int W = 16;              // floats in a vector
-constexpr int ROWS[3] = {0, 16, 8};  // rows of a product that is so many vectors wide: what the registers hold
+constexpr int ROWS[3] = {0, 16, 8};  // rows of a product tile of 1 and of 2 vectors: limited by the registers
 #elif defined(__AVX2__)
 constexpr int W = 8;
 constexpr int ROWS[3] = {0, 8, 4};
@@ -43,7 +43,7 @@ NIP_INLINE vi ascending(int32_t first) {
     for (int i = 0; i < W; ++i) x[i] = i;
     return load_ints(x) + splat_int(first);
 }
-// y if either is NaN, as the instruction has it, which GCC does not find by itself.
+// y if either is NaN, the semantics of the max instruction, which GCC does not select by itself.
 NIP_INLINE vf larger(vf x, vf y) {
 #if defined(__AVX512F__)
     return (vf)_mm512_maskz_max_ps(0xffff, (__m512)x, (__m512)y);  // the plain one warns in GCC 12
@@ -73,7 +73,7 @@ NIP_INLINE vf power_of_two(vf x, const Polynomial& polynomial) {
     return x < least ? vf{} : scaled;
 }
 
-// To a unit in the last place. Coefficients: Cephes, exp2f.
+// Accurate to one unit in the last place. Coefficients: Cephes, exp2f.
 NIP_INLINE vf exp2(vf x) {
     return power_of_two(x, [](vf f) __attribute__((always_inline)) {
         vf p = splat(1.535336188319500e-4f);
@@ -86,7 +86,7 @@ NIP_INLINE vf exp2(vf x) {
     });
 }
 
-// To 8e-5 of itself, a twenty-fifth of what rounding it to bfloat16 may change. Minimax coefficients.
+// Relative error 8e-5, a twenty-fifth of the rounding error of bfloat16. Minimax coefficients.
 NIP_INLINE vf exp2_rough(vf x) {
     return power_of_two(x, [](vf f) __attribute__((always_inline)) {
         vf p = splat(5.517167e-2f);
@@ -96,9 +96,9 @@ NIP_INLINE vf exp2_rough(vf x) {
     });
 }
 
-// Dropout from a counter: the fate of a pair of tokens is a hash of the call's seed, the query and the key, so that forward
-// and backward agree whatever thread computes them. Rows by SplitMix64, keys by lowbias32 (C. Wellons' hash prospector)
-// with the second half of the row's key added between its rounds.
+// Counter-based dropout: whether a pair of tokens is dropped is a hash of the call's seed, the query and the key, so forward
+// and backward agree for any assignment to threads. Rows by SplitMix64, keys by lowbias32 (C. Wellons' hash prospector)
+// with the second half of the row's hash added between its rounds.
 struct Fate {
     uint32_t first, second;  // of one query
 };
@@ -111,7 +111,7 @@ inline Fate fate(uint64_t seed, uint64_t query) {
     return {uint32_t(z), uint32_t(z >> 32)};
 }
 
-// All bits set where the probability is kept. `limit` is the share of 2^32 that is dropped.
+// All bits set where the probability is kept. `limit` is the dropout probability * 2^32.
 NIP_INLINE vi kept(vi first, vi second, vi key, uint32_t limit) {
     vu x = (vu)key * 0x9e3779b1u + (vu)first;
     x ^= x >> 16;

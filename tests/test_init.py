@@ -1,11 +1,11 @@
-"""The package without its extras: what a plain installation does and says."""
+"""A plain installation without extras."""
 
 import subprocess
 import sys
 
 import pytest
 
-# A finder that comes first and knows no torch and no numba, as where the extras are not installed.
+# A finder placed first that hides the packages of the extras.
 WITHOUT_EXTRAS = """
 import sys
 class Absent:

@@ -1,4 +1,4 @@
-"""Which sparse graph should self-attention run on? Score it, attend over it, train on it."""
+"""Self-attention on sparse graphs: build a graph, score it, attend over it, train on it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "sparsify",
 ]
 
-# Loaded on first use: attention needs torch, which scoring and drawing a graph must not wait for.
+# Loaded on first use: attention imports torch, which scoring and drawing a graph do not need.
 _LAZY = {
     "attend": "nip.attention",
     "backends": "nip.attention",

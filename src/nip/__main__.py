@@ -1,4 +1,4 @@
-"""`python -m nip` is `nip`: what launchers of several processes can start."""
+"""`python -m nip` runs the command line, so that launchers such as torchrun can start it as a module."""
 
 from nip.cli import main
 

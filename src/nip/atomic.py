@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import IO
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file to write whose name appears only once the block has ended without an error.
+    """Write a file atomically: `path` is created or replaced only if the block ends without an error.
 
-    It is written under a temporary name in the same folder, forced to the disk, and renamed over `path`, so that
-    neither an exception nor ``kill -9`` nor a power cut leaves half a file or loses the old one.
+    The data is written to a temporary file in the same folder, synced to disk and renamed over `path`. Neither an
+    exception nor ``kill -9`` nor a power failure leaves a partial file or loses the old one.
 
     Examples
     --------
@@ -46,13 +46,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def locate(error: OSError, path: str | os.PathLike[str]) -> None:
-    """Let an error of writing say what could not be written; of a full disk the system does not say."""
+    """Add the path to an error raised by a write; the system omits it, for instance, when the disk is full."""
     if error.filename is None and error.errno is not None:
         error.filename, error.strerror = str(path), f"could not be written: {error.strerror}"
 
 
 def usual_mode() -> int:
-    """The permissions that a new file has here; temporary ones begin with fewer."""
+    """The permissions of a new file under the current umask; temporary files start with fewer."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask

@@ -1,4 +1,4 @@
-"""The processor, as the system describes it."""
+"""Properties of the CPU, as reported by the operating system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DESCRIPTION = Path("/proc/cpuinfo")
 
 
 def processor_field(field: str) -> str | None:
-    """What Linux says of the first processor under that name, such as ``flags``; None if it says nothing."""
+    """The value of a field of ``/proc/cpuinfo``, such as ``flags``, for the first CPU; None if there is none."""
     try:
         lines = _DESCRIPTION.read_text("utf-8", errors="replace").splitlines()
     except OSError:
@@ -20,20 +20,20 @@ def processor_field(field: str) -> str | None:
 
 
 def processor_name() -> str:
-    """The processor's type."""
+    """The CPU model."""
     return processor_field("model name") or platform.processor() or platform.machine()
 
 
 def processor_flags() -> frozenset[str]:
-    """What the processor computes beyond its basis, by Linux's names such as ``avx2``; empty if Linux does not say."""
+    """Instruction-set extensions by their Linux names, such as ``avx2``; empty if the system does not list them."""
     return frozenset((processor_field("flags") or processor_field("Features") or "").split())
 
 
 def computes_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself: elsewhere it is far slower than 32 bits."""
+    """Whether the CPU has bfloat16 multiply instructions; without them bfloat16 is far slower than fp32."""
     return not processor_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def usable_cores() -> int:
-    """How many this process may use, where the system tells; else how many there are."""
+    """Number of cores that this process may use; if the system does not report it, the number of cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
