@@ -19,11 +19,10 @@ import typer
 
 from nip.cli.lra import lra_command, resolve
 from nip.cli.options import Json, emit
-from nip.report.sections import duration
+from nip.formatting import format_duration, format_percent
 from nip.study.execute import Outcome
 from nip.study.panel import PlannedRun
 from nip.study.runs import read_run
-from nip.study.statistics import percent_text
 
 if TYPE_CHECKING:
     from nip.study.execute import Performer
@@ -58,12 +57,12 @@ class Progress:
         if outcome.error is None:
             self._took.setdefault((run.label, run.config.layers), []).append(outcome.seconds)
             result = read_run(self._study / run.name).result
-            says = percent_text(result.test_accuracy) if result else "no result"
+            says = format_percent(result.test_accuracy) if result else "no result"
         else:
             says = f"failed: {outcome.error}"
         left = self.seconds_left()
-        about = "" if left is None or not self._waiting else f"; about {duration(left)} to go"
-        return f"{done} of {self._total}: {run.name} {says} ({duration(outcome.seconds)}){about}"
+        about = "" if left is None or not self._waiting else f"; about {format_duration(left)} to go"
+        return f"{done} of {self._total}: {run.name} {says} ({format_duration(outcome.seconds)}){about}"
 
     def seconds_left(self) -> float | None:
         """Seconds that the rest takes if every run takes what its like took; None before the first has succeeded."""

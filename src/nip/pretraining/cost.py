@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from nip.formatting import format_bytes
 from nip.graphs import Pattern
 from nip.models.huggingface.sparsify import attention_layers
 
@@ -161,7 +162,7 @@ class Memory:
     def __str__(self) -> str:
         parts = (("weights", self.weights), ("gradients", self.gradients), ("optimizer", self.moments),
                  ("layers", self.activations), ("output layer", self.head))  # fmt: skip
-        return f"{_in_words(self.total)} ({', '.join(f'{name} {_in_words(size)}' for name, size in parts)})"
+        return f"{format_bytes(self.total)} ({', '.join(f'{name} {format_bytes(size)}' for name, size in parts)})"
 
 
 def memory_of(
@@ -218,7 +219,3 @@ def memory_of(
 def _dense(model: PreTrainedModel) -> int:
     """How many layers attend to all tokens."""
     return sum(site.graph is None or site.graph.name == "softmax" for site in attention_layers(model))
-
-
-def _in_words(size: float) -> str:
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"

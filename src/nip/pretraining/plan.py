@@ -12,13 +12,14 @@ import torch
 from accelerate import DistributedType
 
 from nip.data.corpus import Corpus, open_corpus
+from nip.formatting import format_count, format_percent
 from nip.pretraining.checks import SHARDED, graph_of, refuse_impossible, settled, slow_precision
 from nip.pretraining.cost import Memory, memory_of, work_of
 from nip.pretraining.microbatches import training_parts
 from nip.pretraining.model import MaskedObjective, total_loss
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import masking_of, micro_batch, new_model, positions_in
-from nip.pretraining.throughput import DTYPES, Forecast, in_words, masked_in, outlook, pace, peak_of
+from nip.pretraining.throughput import DTYPES, Forecast, masked_in, outlook, pace, peak_of
 from nip.training.distributed import new_accelerator
 
 DEVICES = {"A100": 312e12, "H100": 989e12}
@@ -99,22 +100,22 @@ class Plan:
 
     def in_words(self) -> str:
         """For a reader."""
-        lines = [f"{in_words(self.weights)} weights."]
+        lines = [f"{format_count(self.weights)} weights."]
         for each in self.stages:
             lines.append(
-                f"{each.length} tokens: attention over {100 * each.density:.1f} % of the pairs, "
+                f"{each.length} tokens: attention over {format_percent(each.density)} of the pairs, "
                 f"{each.flops / 1e9:.3g} GFLOP a token; a process that computes {each.micro_batch} samples at once "
                 f"takes about {each.memory}."
             )
         lines.append(
-            f"Products of matrices run at {self.peak / 1e9:,.0f} GFLOP/s here, training at {100 * self.reached:.0f} % "
-            "of that."
+            f"Products of matrices run at {self.peak / 1e9:,.0f} GFLOP/s here, training at "
+            f"{format_percent(self.reached, 0)} of that."
         )
         lines += self.here.sentences
         for name, there in self.elsewhere.items():
             lines.append(
-                f"One {name} at {100 * REACHED:.0f} % of its {DEVICES[name] / 1e12:.0f} TFLOP/s: "
-                f"{in_words(there.tokens)} tokens in {there.seconds / 3600:,.3g} h."
+                f"One {name} at {format_percent(REACHED, 0)} of its {DEVICES[name] / 1e12:.0f} TFLOP/s: "
+                f"{format_count(there.tokens)} tokens in {there.seconds / 3600:,.3g} h."
             )
         return "\n".join([*lines, *(f"Warning: {sentence}" for sentence in self.warnings)])
 

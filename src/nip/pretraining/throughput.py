@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from nip.formatting import format_count
 from nip.pretraining.cost import matmul_peak, timed, work_of
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import Run, new_model
@@ -73,9 +74,9 @@ class Forecast:
         """For a reader, the figures first."""
         hours = f"{self.seconds / 3600:,.3g} h" if self.seconds >= 3600 else f"{self.seconds / 60:,.3g} min"
         steps = f"{self.steps:,.0f} step" + ("" if round(self.steps) == 1 else "s")
-        published = "; ".join(f"{run.name} {in_words(run.tokens)}" for run in PUBLISHED)
+        published = "; ".join(f"{run.name} {format_count(run.tokens)}" for run in PUBLISHED)
         return [
-            f"In {hours} this machine sees {in_words(self.tokens)} tokens in {steps}: "
+            f"In {hours} this machine sees {format_count(self.tokens)} tokens in {steps}: "
             f"{self.tokens / self.seconds:,.0f} a second, {self.tokens / self.corpus:.3g} times the corpus, "
             f"{self.tokens / self.weights:.3g} for each weight.",
             f"Published runs saw: {published}.",
@@ -88,8 +89,9 @@ class Forecast:
         if self.tokens >= wanted:
             return None
         return (
-            f"{in_words(self.tokens)} tokens are few for {in_words(self.weights)} weights: "
-            f"{in_words(wanted)} are {TOKENS_PER_WEIGHT:g} for each. A smaller model or a larger budget does better."
+            f"{format_count(self.tokens)} tokens are few for {format_count(self.weights)} weights: "
+            f"{format_count(wanted)} are {TOKENS_PER_WEIGHT:g} for each. "
+            "A smaller model or a larger budget does better."
         )
 
 
@@ -158,20 +160,6 @@ def pace(step: Callable[[], object], device: torch.device, repeats: int = 3) -> 
     """Seconds that a step takes, once it runs smoothly: a median of some, after one that does not count."""
     step()
     return statistics.median(timed(step, device) for _ in range(repeats))
-
-
-def in_words(number: float) -> str:
-    """A count that is easy to read.
-
-    Examples
-    --------
-    >>> in_words(12_100_000_000), in_words(335_174_458), in_words(5_000)
-    ('12.1 billion', '335 million', '5,000')
-    """
-    for size, word in ((1e9, "billion"), (1e6, "million")):
-        if number >= size:
-            return f"{number / size:,.3g} {word}" if number < 1000 * size else f"{number / size:,.0f} {word}"
-    return f"{number:,.0f}"
 
 
 SLOW = 5e9  # FLOPs a second

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
+from nip.formatting import format_percent
 from nip.report.html import tag
-from nip.study.statistics import percent_text
 
 N_COLOURS = 7
 WIDTH, HEIGHT = 460, 270
@@ -41,7 +41,7 @@ class Reference:
     @property
     def lines(self) -> list[str]:
         """The name, a word a line, and the value."""
-        return [*self.label.split(), percent_text(self.y)]
+        return [*self.label.split(), format_percent(self.y)]
 
 
 def colour_class(run: int) -> str:
@@ -192,7 +192,7 @@ def _curve(one: Series, points: Sequence[tuple[float, float, float, float]], per
         if one.split == "dev":
             dots.append(f"M{x:g} {y:g}h0")
     read_out = [
-        [x, y, f"{at:,.4g}" if at != int(at) else f"{int(at):,}", percent_text(value) if percent else f"{value:.4g}"]
+        [x, y, f"{at:,.4g}" if at != int(at) else f"{int(at):,}", format_percent(value) if percent else f"{value:.4g}"]
         for x, y, at, value in points
         if math.isfinite(value)
     ]
@@ -252,7 +252,7 @@ def interval_chart(estimates: Sequence[Estimate], *, title: str, references: Seq
         drawn.append(
             tag(
                 "text",
-                f"{reference.label} {percent_text(reference.y)}",
+                f"{reference.label} {format_percent(reference.y)}",
                 x=x,
                 y=y,
                 class_=f"reference-label {anchor}",
@@ -261,7 +261,7 @@ def interval_chart(estimates: Sequence[Estimate], *, title: str, references: Seq
     for k, one in enumerate(estimates):
         y = 8 + row * k
         drawn.append(tag("text", one.label, x=edge, y=y + 16, class_="label strong"))
-        shown = percent_text(one.value)
+        shown = format_percent(one.value)
         if one.interval:
             shown += f" ({one.interval[0] * 100:.1f}–{one.interval[1] * 100:.1f})"
         drawn.append(tag("text", shown, x=WIDTH - edge, y=y + 16, class_="label end"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import nip
+from nip.formatting import DASH, format_duration, format_percent
 from nip.report.charts import Estimate, Reference, Series, colour_class, interval_chart, line_chart
 from nip.report.command import reproduction_command
 from nip.report.html import tag
@@ -18,7 +19,6 @@ from nip.report.scores import Setting, run_graph
 from nip.scoring.table import cells
 from nip.study.finding import Finding, Group, listed
 from nip.study.runs import Run
-from nip.study.statistics import percent_text
 
 NIP_EXPLAINED = (
     "NIP (normalized information payload) asks how much of what a token knows still reaches the farthest other token "
@@ -26,7 +26,6 @@ NIP_EXPLAINED = (
     "same size. Bottleneck NIP lets all farthest pairs talk at once and divides by how far each relay on the way lies "
     "above its share of the traffic, so that a graph whose traffic all runs through one hub does not win by it."
 )
-DASH = "–"
 MOST_ESTIMATES = 20  # runs that the first picture has a row for; of more, only their means over the seeds
 
 Numbers = Mapping[Path, int]
@@ -94,21 +93,21 @@ def runs_table(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
             interval = result.interval
             ends = f"{interval[0] * 100:.1f}–{interval[1] * 100:.1f}" if interval else "no interval"
             tested = f" of {result.n_test:,}" if result.n_test else ""
-            data.append(tag("td", tag("b", percent_text(result.test_accuracy)), tag("small", ends + tested)))
-            data += [tag("td", percent_text(result.baselines[k]) if k in result.baselines else DASH) for k in kinds]
+            data.append(tag("td", tag("b", format_percent(result.test_accuracy)), tag("small", ends + tested)))
+            data += [tag("td", format_percent(result.baselines[k]) if k in result.baselines else DASH) for k in kinds]
             data.append(tag("td", _learnt(result.learnt), class_="text"))
-            dev = None if result.dev_accuracy is None else percent_text(result.dev_accuracy)
+            dev = None if result.dev_accuracy is None else format_percent(result.dev_accuracy)
             best = None if result.best_step is None else tag("small", f"at step {result.best_step:,}")
             data.append(tag("td", dev or DASH, best))
             data.append(tag("td", DASH if result.steps is None else f"{result.steps:,}"))
             data.append(tag("td", f"{result.tokens_per_second:,.0f}" if result.tokens_per_second else DASH))
-            data.append(tag("td", duration(result.seconds)))
+            data.append(tag("td", format_duration(result.seconds)))
         else:
             data.append(tag("td", tag("span", "unfinished", class_="badge open")))
             data += [tag("td", DASH) for _ in kinds] + [tag("td", DASH, class_="text")]
             data.append(tag("td", *_latest_dev(run)))
             data.append(tag("td", f"{run.last_step:,}", tag("small", f"of {config.max_steps:,}")))
-            data += [tag("td", DASH), tag("td", duration(run.last_seconds or None))]
+            data += [tag("td", DASH), tag("td", format_duration(run.last_seconds or None))]
         rows.append(tag("tr", name, *data))
     return tag(
         "section",
@@ -267,24 +266,6 @@ def baselines(runs: Sequence[Run]) -> list[Reference]:
     return [Reference(key.replace("_", " "), value) for key, value in found]
 
 
-def duration(seconds: float | None) -> str:
-    """A time span as a reader says it.
-
-    Examples
-    --------
-    >>> duration(42.4), duration(754), duration(3 * 3600 + 125)
-    ('42 s', '12 min 34 s', '3 h 2 min')
-    """
-    if seconds is None or not math.isfinite(seconds):
-        return DASH
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
-
-
 def _settings(run: Run) -> str:
     if run.facts is None:
         return run.config.to_json().rstrip()
@@ -304,7 +285,7 @@ def _latest_dev(run: Run) -> list[Element | str]:
     curve = run.curves.get("dev")
     if curve is None or not math.isfinite(curve.accuracy[-1]):
         return [DASH]
-    return [percent_text(curve.accuracy[-1]), tag("small", f"latest, step {curve.steps[-1]:,}")]
+    return [format_percent(curve.accuracy[-1]), tag("small", f"latest, step {curve.steps[-1]:,}")]
 
 
 def table(head: Sequence[Element], rows: Sequence[Element]) -> Element:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nip.atomic import replacing
+from nip.formatting import DASH
 from nip.report.scatter import draw_panel
 from nip.runs.folder import write_json
 from nip.scoring.table import relative_text
 from nip.study.outcome import PREDICTORS, Cell, Found, Panel
-
-DASH = "–"
 
 
 def write_results(study: Path, panel: Panel, outcome: Mapping[str, Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nip.formatting import format_percent
+
 Z95 = 1.959963984540054
 
 
@@ -125,12 +127,12 @@ def in_words(result: Mapping[str, Any]) -> str:
     low, high = result["interval"]
     baselines = result["baselines"]
     known = {"commonest_label": "always the commonest label gives", "root_operator": "knowing only the root operator"}
-    beside = ", ".join(f"{known.get(name, name)} {100 * share:.1f} %" for name, share in baselines.items())
+    beside = ", ".join(f"{known.get(name, name)} {format_percent(share)}" for name, share in baselines.items())
     number = f"{result['n_test']:,} examples"
     if "n_answers" in result:
         number = f"{result['n_answers']:,} answers in {number}"
     return (
-        f"Test accuracy {100 * result['test_accuracy']:.1f} % (95 % interval {100 * low:.1f}–{100 * high:.1f} %, "
-        f"{number}) with the weights of step {result['best_step']:,}.\n"
+        f"Test accuracy {format_percent(result['test_accuracy'])} (95 % interval {100 * low:.1f}–"
+        f"{format_percent(high)}, {number}) with the weights of step {result['best_step']:,}.\n"
         f"{'Learnt' if result['learnt'] else 'Not learnt'}: {beside}."
     )

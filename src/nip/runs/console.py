@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from nip.formatting import format_clock, format_percent
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -62,9 +64,10 @@ class Console:
 
     def step(self, step: int, loss: float, accuracy: float, rate: float, left: float, best: float | None) -> None:
         """Show where the run is: tokens a second, seconds left, best development accuracy so far."""
-        developed = "" if best is None else f"  best dev {100 * best:.1f} %"
+        developed = "" if best is None else f"  best dev {format_percent(best)}"
         text = (
-            f"loss {loss:.4f}  accuracy {100 * accuracy:.1f} %{developed}  {rate:,.0f} tokens/s  {_duration(left)} left"
+            f"loss {loss:.4f}  accuracy {format_percent(accuracy)}{developed}  {rate:,.0f} tokens/s  "
+            f"{format_clock(left)} left"
         )
         if self._bar:
             if not self._bar.tasks:
@@ -75,9 +78,3 @@ class Console:
             self._last_line = time.monotonic()
             of = "" if self._total is None else f" of {self._total:,}"
             print(f"step {step:,}{of}  {text}", file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from nip.formatting import format_percent
 from nip.study.runs import Result, Run
-from nip.study.statistics import percent_text
 
 NOT_COMPARED = ("seed", "backend", "gradient_accumulation", "graph")  # a graph file is told apart by its checksum
 ANSWERS = {
@@ -155,7 +155,7 @@ def _verdict(finished: Sequence[Group]) -> str:
     bars = sorted({result.bar for result in results if result.bar})
     if any(result.bar is None for result in results):
         return "; without a baseline on record it cannot be said whether that is more than guessing."
-    named = listed([f"{ANSWERS.get(name, name)} gives {percent_text(value)}" for name, value in bars])
+    named = listed([f"{ANSWERS.get(name, name)} gives {format_percent(value)}" for name, value in bars])
     learnt = [sum(result.learnt is True for result in group.results) for group in finished]
     if any(result.learnt is None for result in results):
         return f"; {named}, and without an interval it cannot be said who learnt more than that."
@@ -180,11 +180,11 @@ def _accuracy(group: Group) -> str:
     if len(results) > 1:
         values = [result.test_accuracy for result in results]
         return (
-            f"{group.label} reached {percent_text(group.accuracy)} (mean of {len(values)} seeds, "
+            f"{group.label} reached {format_percent(group.accuracy)} (mean of {len(values)} seeds, "
             f"{min(values) * 100:.1f}–{max(values) * 100:.1f})"
         )
     interval = results[0].interval
-    return f"{group.label} reached {percent_text(group.accuracy)}" + (
+    return f"{group.label} reached {format_percent(group.accuracy)}" + (
         f" (95 % interval {interval[0] * 100:.1f}–{interval[1] * 100:.1f})" if interval else ""
     )
 

@@ -193,14 +193,3 @@ def _permutation(x: Floats, y: Floats, kind: str) -> float:
     r = np.abs(_rows(np.tile(x, (len(order), 1)), y[order], kind))
     observed = abs(_rows(x[None], y[None], kind)[0])
     return float((r >= observed - 1e-12).mean())
-
-
-def percent_text(share: float) -> str:
-    """A share in percent, one decimal.
-
-    Examples
-    --------
-    >>> percent_text(0.3634)
-    '36.3 %'
-    """
-    return f"{share * 100:.1f} %"
