@@ -1,12 +1,12 @@
-// Random cases through the compiled kernel, for the sanitizers: every buffer is on the heap and exactly as long as the
-// kernel may use it, gaps between strided rows and unwritten results hold NaN, and results are compared with the formula
-// of attention in double, and of its dropout. Where the build computes bfloat16, every other case is in it. Built and run
-// by test_sanitizers.py:
+// Random cases for the compiled kernel under sanitizers: every buffer is on the heap and exactly as long as the kernel may
+// use it, gaps between strided rows and unwritten results contain NaN, and results are compared with the formula of
+// attention in double, including dropout. If the build supports bfloat16, every other case uses it. Built and run by
+// test_sanitizers.py:
 //
 //     check_kernel FIRST COUNT [BUFFER]     the cases FIRST ... FIRST + COUNT - 1
 //
-// With BUFFER (q, indices, dk, ...) that buffer is one element too short, or, if it is `leak`, memory is not given back:
-// the sanitizer must see either, else it would see nothing in the kernel.
+// With BUFFER (q, indices, dk, ...) that buffer is one element too short, or, if it is `leak`, memory is not freed: the
+// sanitizer must detect either, else it does not check the kernel.
 
 #include "block_sparse.cpp"
 
@@ -42,7 +42,7 @@ T narrow(Wide x) {
     return bits >> 16;
 }
 
-// What the kernel gets of an array: a heap buffer of exactly its length. In `source` bfloat16 is float.
+// The kernel's copy of an array: a heap buffer of exactly its length. In `source` bfloat16 is float.
 template <class T>
 struct Exact {
     typedef decltype(widen(T())) Wide;
@@ -66,7 +66,7 @@ struct Exact {
     void read_back() { std::transform(data(), data() + length, source.begin(), [](T x) { return widen(x); }); }
 };
 
-// A tensor (batch, heads, tokens, head_dim) with any strides, even ones of bfloat16.
+// A tensor (batch, heads, tokens, head_dim) with any strides, even ones for bfloat16.
 template <class T>
 struct Strided : Exact<T> {
     using Exact<T>::source;
@@ -75,7 +75,7 @@ struct Strided : Exact<T> {
     void make(int64_t batch, int64_t heads, int64_t tokens, int64_t d, float size) {
         int64_t *b = &stride[0], *h = &stride[1], *t = &stride[2];
         const int64_t gap = 4 / sizeof(T);
-        this->lead = chance(0.2);  // whatever the alignment
+        this->lead = chance(0.2);  // any alignment
         switch (integer(0, 5)) {
             case 0: *t = heads * d, *h = d, *b = tokens * *t; break;                                   // tokens before heads
             case 1: *t = 3 * heads * d, *h = d, *b = tokens * *t; break;                               // one of q, k, v packed
@@ -125,7 +125,7 @@ struct Case {
     }
 
     explicit Case(uint64_t number) {
-        const bool large = number % 16 == 15;  // rows and columns that are cut in parts
+        const bool large = number % 16 == 15;  // rows and columns that are split into parts
         block = large ? one_of<int64_t>({1, 2, 8, 16, 31}) : one_of<int64_t>({1, 3, 7, 8, 15, 16, 17, 32, 33, 64, 65, 100, 128});
         if (!large && chance(0.3)) block = integer(1, 128);
         const int64_t whole = large ? integer(2050, 2400) : one_of<int64_t>({1, 8, 40, 130, 300});
@@ -170,7 +170,7 @@ struct Case {
         visit("out", out), visit("lse", lse), visit("dq", dq), visit("dk", dk), visit("dv", dv);
     }
 
-    // Both passes with so many threads; the results in a row, for a comparison of bits.
+    // Both passes with this number of threads; the results concatenated, for a bitwise comparison.
     std::vector<float> run(int64_t threads) {
         each([](const char* name, auto& x) { x.expose(name); });
         NipAttention problem{};  // fields that a case does not name stay zero
@@ -207,7 +207,7 @@ struct Case {
         std::exit(1);
     }
 
-    // `sizes`: what the terms of each number add up to without their signs.
+    // `sizes`: the sum of the absolute terms of each result.
     void agree(const char* what, const std::vector<float>& found, const std::vector<double>& right,
                const std::vector<double>& sizes, double tolerance) const {
         for (size_t x = 0; x < right.size(); ++x) {
@@ -225,8 +225,8 @@ struct Case {
     float growth() const { return 1 / (1 - dropout); }
     uint32_t dropped() const { return dropout * 4294967296.0; }
 
-    // What a probability is multiplied with: the kernel's counter-based dropout once more, from its description. The key of
-    // a row is a number of the series SplitMix64, and two rounds of multiply and shift mix it with the column.
+    // The dropout factor of a probability: the kernel's counter-based dropout, reimplemented from its description. The key
+    // of a row is a number of the SplitMix64 series, and two rounds of multiply and shift mix it with the column.
     double kept(int64_t row, int64_t column) const {
         uint64_t z = seed;
         z += uint64_t(row) * 0x9e3779b97f4a7c15;
@@ -241,7 +241,7 @@ struct Case {
         return (x ^ x / (1 << 15)) < dropped() ? 0.0 : growth();
     }
 
-    // The formula of attention and of its gradients, pair by pair in double, each with the sizes of its terms.
+    // The formulas of attention and its gradients, pair by pair in double, each with the sizes of its terms.
     void compare() const {
         const int64_t d = head_dim;
         std::vector<double> o(out.source.size()), l(lse.source.size()), gq(dq.source.size()), gk(dk.source.size()), gv(gk);
@@ -297,9 +297,9 @@ struct Case {
                     }
                 }
             }
-        // Sums of equal terms (all tokens may be one) round in one direction.
+        // Sums of equal terms (all tokens may be equal) round in one direction.
         const double exact = (32 + 0.5 * tokens * heads / kv_heads) * 6e-8 * (1 + greatest);
-        // bfloat16 rounds by 1/512: probabilities and the result; of a gradient the result twice (in delta), dS and itself.
+        // bfloat16 rounds by 1/512: probabilities and the result; for a gradient the result twice (in delta), dS and itself.
         const double tolerance = exact + (sizeof(T) == 2 ? 5.0 / 512 : 0);
         agree("lse", lse.source, l, std::vector<double>(l.size(), 1), exact + (sizeof(T) == 2 ? 1e-4 : 0));
         agree("out", out.source, o, o_size, tolerance), agree("dv", dv.source, gv, gv_size, tolerance);

@@ -37,7 +37,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Small tensors only: threads would fight the other test workers."""
+    """One thread: the tensors are small, and threads would compete with the other test workers."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def one_thread():
 
 @pytest.fixture
 def uncompiled_flex(monkeypatch):
-    """FlexAttention without its compiler, which would take seconds for each of the many shapes; masks are the same."""
+    """FlexAttention without compilation, which would take seconds for each of the many shapes; masks are the same."""
     from nip.attention import flex
 
     monkeypatch.setattr(flex, "_compiled", lambda: flex_attention)
@@ -54,13 +54,13 @@ def uncompiled_flex(monkeypatch):
 
 @pytest.fixture(scope="session")
 def allowed():
-    """Who may attend to whom, pair by pair: `attention_cases.allowed`."""
+    """The allowed pairs: `attention_cases.allowed`."""
     return cases.allowed
 
 
 @pytest.fixture(scope="session")
 def oracle():
-    """Result and log-sum-exp of attention as its formula says, in float64."""
+    """Result and log-sum-exp of attention by its formula, in float64."""
 
     def attention(q, k, v, pattern, block_size, *, bias=None, scale=None, **masks):
         mask = cases.allowed(pattern, block_size, q.shape[2], len(q), **masks)

@@ -123,7 +123,7 @@ def without_gradients_if_it_must(call, backend, **more):
 
 def test_rows_with_nothing_to_attend_to_are_zero_and_leave_gradients_finite(backend):
     real = torch.ones(2, 40, dtype=torch.bool)
-    real[0] = False  # a whole sequence of padding
+    real[0] = False  # a sequence of padding only
     real[1, :16] = False  # the only block that the first block attends to
     call = cases.simple(40, key_padding_mask=real)
     call.pattern = Pattern.from_edges(3, [1, 2], [2, 1])
@@ -145,7 +145,7 @@ def test_a_bias_of_minus_infinity_forbids(backend):
     out = without_gradients_if_it_must(call, backend).attend(backend)
     expected = call.expected()[0]
     assert (out[:, :, 3] == 0).all()
-    others = torch.arange(20) != 3  # where the formula is 0 / 0
+    others = torch.arange(20) != 3  # for token 3 the formula is 0 / 0
     cases.close("out", out[:, :, others], expected[:, :, others], 1e-5)
     assert all(torch.isfinite(x).all() for x in backward(call, backend, out)[:3])
 
@@ -153,7 +153,7 @@ def test_a_bias_of_minus_infinity_forbids(backend):
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_scores_of_ten_thousand_are_computed_like_any_other(backend, dtype):
     # Sums of two products of ±100 or 0, exact in every dtype: scores of −20,000 to 20,000 in steps of 10,000, many of
-    # them equal. So probabilities are exact fractions, and the tolerance is that of small scores.
+    # them equal. Probabilities are therefore exact fractions, and the tolerance is that of small scores.
     call = cases.simple(70, batch=1, dtype=dtype, scale=1.0)
     for x in (call.q, call.k):
         signs = torch.randint(-1, 2, (1, 2, 70, 2), generator=torch.Generator().manual_seed(int(x is call.q)))
@@ -167,7 +167,7 @@ def test_scores_of_ten_thousand_are_computed_like_any_other(backend, dtype):
     if out.requires_grad:
         gradients = torch.autograd.grad(out.square().sum(), call.inputs)
         for x, y in zip(gradients, torch.autograd.grad(expected.square().sum(), copies), strict=True):
-            # Backward passes recompute probabilities from a log-sum-exp that is rounded by its size.
+            # Backward passes recompute probabilities from a log-sum-exp whose rounding error grows with its size.
             cases.close("gradient", x, y, cases.tolerance(dtype) + cases.tolerance(kept, largest))
 
 
@@ -198,7 +198,7 @@ def test_not_a_number_is_passed_on_to_whoever_attends_to_it(backend, which):
         assert out[torch.arange(64) != 3].isfinite().all()
     elif which == "k":
         assert out[reached].isnan().all()
-        if backend in {"native", "gather"}:  # the others look at every key before they forbid some
+        if backend in {"native", "gather"}:  # the others read every key before masking
             assert out[~reached].isfinite().all()
     else:  # dense backends multiply every value, by zero
         assert out[reached][:, 2].isnan().all()
@@ -233,7 +233,7 @@ def test_any_scale_keeps_forbidden_pairs_forbidden(backend, name, scale):
 
 
 def test_padding_queries_of_several_documents_stay_in_theirs(backend):
-    real = torch.arange(12)[None] < 8  # the last block attends to others, but not to itself
+    real = torch.arange(12)[None] < 8  # the last block attends to other blocks, but not to itself
     ids = torch.tensor([[1] * 4 + [2] * 4 + [1, 1, 2, 2]])
     cases.check(cases.simple(12, "softmax", 4, 1, 1, 1, 4, key_padding_mask=real, segment_ids=ids), backend)
 
@@ -273,5 +273,5 @@ def test_wrong_input_gets_one_sentence_and_never_reaches_the_kernel(backend, wro
     with pytest.raises(ValueError) as error:
         nip.attend(**{**right, **wrong}, backend=backend)
     assert "\n" not in str(error.value)
-    with pytest.raises(AssertionError, match="the kernel was called"):  # as it is with nothing wrong
+    with pytest.raises(AssertionError, match="the kernel was called"):  # as with valid arguments
         nip.attend(**right, backend=backend)

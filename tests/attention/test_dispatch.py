@@ -69,9 +69,9 @@ GPU_CHOICES = [
     # pattern, tokens, options, choice on a GPU
     ("hypercube", 2048, {}, "flex"),
     ("hypercube", 1024, {}, "dense"),  # half of the tiles
-    ("hypercube", 1000, {"return_lse": True}, "flex"),  # dense attention gives none
+    ("hypercube", 1000, {"return_lse": True}, "flex"),  # dense attention returns none
     ("hypercube", 512, {}, "dense"),
-    ("random", 4096, {}, "dense"),  # blocks are few, tiles are not
+    ("random", 4096, {}, "dense"),  # few blocks, but many tiles
     ("random", 16384, {}, "flex"),  # a dense mask would take tokens² bytes
     ("softmax", 16384, {}, "dense"),  # and needs no mask
     ("softmax", 16384, {"segment_ids": torch.zeros(1, 16384, dtype=torch.int32)}, "flex"),
@@ -83,7 +83,7 @@ GPU_CHOICES = [
 
 @pytest.mark.parametrize(("name", "tokens", "options", "choice"), GPU_CHOICES)
 def test_auto_weighs_tiles_on_a_gpu(name, tokens, options, choice, monkeypatch):
-    """Only what a choice looks at of a tensor stands in for one: there need not be a GPU."""
+    """A stand-in with the tensor attributes that the choice reads, so that no GPU is needed."""
     monkeypatch.setattr(flex, "missing", lambda device=None: None)
     given = dict(options)
     q = SimpleNamespace(
@@ -115,14 +115,14 @@ def test_attention_is_one_graph_of_a_compiled_model(name, masked):
 
     torch._dynamo.reset()
     compiled, taken = torch.compile(loss, fullgraph=True, backend="aot_eager"), set()
-    for batch, tokens in ((2, 512), (3, 500), (2, 32)):  # sizes that change, and what auto takes with them
+    for batch, tokens in ((2, 512), (3, 500), (2, 32)):  # changing sizes, and with them the backend that auto selects
         pattern = nip.pattern("hypercube", -(-tokens // 16))
         q, k, v = (torch.randn(batch, 2, tokens, 16, requires_grad=True) for _ in range(3))
         real = torch.arange(tokens).expand(batch, -1) < tokens // 2 if masked else None
         arguments = (q, k, v, pattern, real)
         taken.add(nip.explain(q, k, v, pattern, backend=name).backend)
         if taken & {"gather"}:
-            pytest.skip("without the kernel auto takes gather, which torch.compile leaves out of its graph")
+            pytest.skip("without the kernel auto selects gather, which torch.compile excludes from its graph")
         gradients = torch.autograd.grad(compiled(*arguments), (q, k, v))
         for found, right in zip(gradients, torch.autograd.grad(loss(*arguments), (q, k, v)), strict=True):
             torch.testing.assert_close(found, right)
@@ -142,8 +142,8 @@ def test_gather_breaks_the_graph_but_not_the_result():
         torch.testing.assert_close(gradient, right)
 
 
-def test_a_backend_asked_for_by_name_is_taken():
-    assert nip.explain(**tensors(), backend="reference") == Choice("reference", "asked for by name")
+def test_a_backend_requested_by_name_is_used():
+    assert nip.explain(**tensors(), backend="reference") == Choice("reference", "requested by name")
 
 
 def test_default_scale_is_that_of_the_head_dimension():

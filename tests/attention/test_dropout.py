@@ -1,4 +1,4 @@
-"""Dropout of every backend that has it: which pairs are dropped, how often, and the same ones in both passes."""
+"""Dropout of every backend that supports it: which pairs, how often, and the same ones in both passes."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ P = 0.25
 
 @pytest.fixture
 def call(backend):
-    """As many values as tokens: with one-hot values the result is the probabilities themselves."""
+    """One-hot values of head_dim = tokens: the result is the probabilities themselves."""
     call = cases.simple(96, "bigbird", head_dim=96, heads=4, kv_heads=2, dropout_p=P)
     call.keywords["key_padding_mask"] = torch.arange(96) < torch.tensor([[96], [70]])
     if call.refusal(backend):
@@ -73,7 +73,7 @@ def test_heads_sequences_and_calls_drop_other_pairs(backend, call):
     draws = [*one.flatten(0, 1), *other.flatten(0, 1)]
     for i, x in enumerate(draws):
         for y in draws[:i]:
-            both = (x & y)[pairs].double().mean().item()  # independent draws meet in a share of p²
+            both = (x & y)[pairs].double().mean().item()  # independent draws coincide with probability p²
             assert abs(both - P**2) < 5 * (P**2 * (1 - P**2) / pairs.sum().item()) ** 0.5
 
 

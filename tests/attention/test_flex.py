@@ -1,4 +1,4 @@
-"""FlexAttention: its masks pair by pair, everything by torch's own dense arithmetic for it, and its compiled form."""
+"""FlexAttention: its masks pair by pair, its results in torch's eager (dense) mode, and its compiled form."""
 
 import dataclasses
 
@@ -22,12 +22,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def dense_math(monkeypatch):
-    """FlexAttention as torch computes it without a compiler: all pairs, masks and biases as given, any dtype.
+    """FlexAttention in torch's eager mode: all pairs, masks and biases as given, any dtype.
 
-    What is left out is the list of tiles, which the tests of `nip.attention.tiles` and the compiled test look at.
+    It ignores the list of tiles, which the tests of `nip.attention.tiles` and the compiled test cover.
     """
     monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-    monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)  # it refuses gradients on a CPU
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)  # it rejects gradients on a CPU
     monkeypatch.setattr(flex, "_compiled", lambda: torch_flex.flex_attention)
     monkeypatch.setitem(
         BACKENDS, "flex", dataclasses.replace(BACKENDS["flex"], missing=lambda: None, refuses=lambda *_: None)
@@ -74,7 +74,7 @@ def test_the_mask_is_the_patterns_and_skips_only_what_it_forbids(problem):
     assert torch.equal(tokenwise[:, :tokens, :tokens], expected)
     assert not tokenwise[:, :tokens, tokens:].any()
 
-    tokenwise = tokenwise & (torch.arange(length)[:, None] < tokens)  # queries that are cut off may be skipped
+    tokenwise = tokenwise & (torch.arange(length)[:, None] < tokens)  # padding queries may be skipped
     tiles = length // TILE
     tilewise = tokenwise.view(batch, tiles, TILE, tiles, TILE)
     by_query = mask.to_dense()[0, 0].bool()
@@ -83,7 +83,7 @@ def test_the_mask_is_the_patterns_and_skips_only_what_it_forbids(problem):
     if mask.full_kv_num_blocks is not None:
         full = torch_flex._ordered_to_dense(mask.full_kv_num_blocks, mask.full_kv_indices, tiles)[0, 0].bool()
     padded = torch.zeros(batch, length, length, dtype=torch.bool)
-    padded[:, tokens:] = True  # queries that are cut off may do anything
+    padded[:, tokens:] = True  # padding queries may attend to anything
     padded[:, :tokens, :tokens] = expected
     assert (
         padded.view(batch, tiles, TILE, tiles, TILE).all(4).all(2) | ~full
@@ -92,7 +92,7 @@ def test_the_mask_is_the_patterns_and_skips_only_what_it_forbids(problem):
     for part in ("", "full_"):
         forth = getattr(mask, f"{part}kv_num_blocks"), getattr(mask, f"{part}kv_indices")
         back = getattr(mask, f"{part}q_num_blocks"), getattr(mask, f"{part}q_indices")
-        if forth[0] is not None:  # the backward pass goes through the same tiles
+        if forth[0] is not None:  # the backward pass uses the same tiles
             dense = (torch_flex._ordered_to_dense(*x, tiles) for x in (forth, back))
             assert torch.equal(next(dense).mT, next(dense))
 
@@ -148,8 +148,8 @@ def test_bias_is_added_and_gets_its_gradient(bias_batch, dense_math, monkeypatch
 REFUSED = [
     (torch.float32, {"needs_grad": True}, "on a CPU it has no backward pass"),
     (torch.float32, {"return_lse": True}, "on a CPU it does not return the log-sum-exp"),
-    (torch.float32, {"dropout_p": 0.1}, "it has no dropout"),
-    (torch.float64, {}, "it does not compute float64"),
+    (torch.float32, {"dropout_p": 0.1}, "it does not support dropout"),
+    (torch.float64, {}, "it does not support float64"),
 ]
 
 
@@ -225,7 +225,7 @@ def test_compiled_with_masks_and_bias_equals_the_formula(dtype, masked):
 def test_goes_into_the_graph_of_a_compiled_model():
     pattern, qkv = nip.pattern("hypercube", 32), tensors(2, 2, 2, 512, 16, torch.float32, grad=False)
 
-    # torch's C++ for FlexAttention takes no operation after it into its kernel, and fails where the compiler tries to.
+    # torch's C++ kernel for FlexAttention cannot fuse a following operation, and fails if the compiler tries to.
     @torch.compile(fullgraph=True, backend="aot_eager")
     def model(q, k, v):
         return nip.attend(2 * q, k, v, pattern, 16, backend="flex") + 1

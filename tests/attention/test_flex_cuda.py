@@ -1,4 +1,4 @@
-"""FlexAttention compiled for a GPU, forward and backward; skipped where there is none."""
+"""FlexAttention compiled for a GPU, forward and backward; skipped without a GPU."""
 
 import pytest
 import torch

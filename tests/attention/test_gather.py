@@ -1,4 +1,4 @@
-"""What only gather promises: memory in proportion to the attended blocks, and the same bits every time."""
+"""Guarantees of gather only: memory proportional to the attended blocks, and bit-identical results on every run."""
 
 import json
 import subprocess
@@ -18,8 +18,8 @@ torch.set_num_threads(1)
 def peak(name, tokens, backend):
     q, k, v = (torch.randn(1, 1, tokens, 16, requires_grad=True) for _ in range(3))
     pattern = nip.pattern(name, -(-tokens // 16))
-    ctypes.CDLL(None).malloc_trim(0)  # or else memory freed before would be used again unseen
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    ctypes.CDLL(None).malloc_trim(0)  # otherwise memory freed earlier would be reused without being counted
+    Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark
     before = status("VmRSS")
     nip.attend(q, k, v, pattern, 16, backend=backend).sum().backward()
     return status("VmHWM") - before
@@ -43,11 +43,11 @@ def test_memory_is_that_of_the_attended_blocks():
     for name in ("longformer", "bigbird"):
         pattern = nip.pattern(name, 1024)
         attended = 4 * 16**2 * (pattern.n_edges + pattern.n)  # bytes of the attended scores
-        # Tokens · head_dim tensors (result, gradients) and one chunk of panels come on top of the scores.
+        # In addition to the scores: tensors of tokens · head_dim (result, gradients) and one chunk of panels.
         assert peaks[name, 16384, "gather"] < attended + 32 * 2**20 < scores / 10
-        # Four times the tokens, about four times the blocks: no sixteenfold growth.
+        # Four times the tokens, about four times the blocks: the growth is not sixteenfold.
         assert peaks[name, 16384, "gather"] < 6 * peaks[name, 4096, "gather"] + 4 * 2**20
-    # The measurement sees what dense attention needs: at least one score matrix.
+    # The measurement does detect dense attention: at least one score matrix.
     assert peaks["longformer", 4096, "reference"] > 4 * 4096**2
 
 
@@ -98,7 +98,7 @@ def test_rows_that_no_gradient_reaches_are_left_out_of_the_backward_pass(oracle,
     weights = torch.randn(2, 2, 100, 8, dtype=torch.float64) * real[:, None, :, None]
     out, lse = nip.attend(q, k, v, pattern, 16, real, return_lse=True, backend="gather")
     expected_out, expected_lse = oracle(q, k, v, pattern, 16, key_padding_mask=real)
-    lse_weights = weights[..., 0] + (torch.arange(100) == 50)  # one padding query's log-sum-exp counts
+    lse_weights = weights[..., 0] + (torch.arange(100) == 50)  # the log-sum-exp of one padding query has a gradient
     visited = []
     rows = gather._Rows.scores
     monkeypatch.setattr(gather._Rows, "scores", lambda self, g, q, k: visited.extend(q.tolist()) or rows(self, g, q, k))

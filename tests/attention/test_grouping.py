@@ -38,7 +38,7 @@ def test_every_pair_of_blocks_with_an_allowed_pair_of_tokens_is_in_one_group(
     full[:, :tokens, :tokens] = pairs
     n = layout.n
     by_block = full.view(batch, n, b, n, b)
-    # A query that only fills the last block, or a padding query, attends like any other: only keys are cut off.
+    # A query that pads the last block, or a padding query, attends like any other: only keys are masked.
     needed = by_block.any(4).any(2)
     whole = by_block[:, :, : min(b, tokens - (n - 1) * b)].all(4).all(2)
 

@@ -18,7 +18,7 @@ def test_lists_the_blocks_whose_tokens_the_lifted_pattern_joins(name, n, block_s
     blocks = np.zeros((n, n), dtype=bool)
     blocks[layout.rows, layout.indices] = True
     assert np.array_equal(blocks, expected)
-    assert layout.indices.size == expected.sum()  # none twice
+    assert layout.indices.size == expected.sum()  # no duplicates
     assert layout.density == expected.mean()
     assert layout.causal == (causal_pattern or causal_argument)
     assert all(

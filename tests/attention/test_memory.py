@@ -1,4 +1,4 @@
-"""Memory of results that is kept and used again: never that of a tensor that still lives."""
+"""The memory cache of results: it never reuses the memory of a tensor that is still alive."""
 
 import copy
 import mmap
@@ -37,7 +37,7 @@ def test_gives_what_was_asked_for():
         assert (x.shape, x.dtype, x.device.type, x.requires_grad) == (shape, dtype, "cpu", False)
         assert x.is_contiguous()
         assert x.data_ptr() % 64 == 0
-        x.copy_(torch.arange(x.numel()).view(shape))  # all of it is there
+        x.copy_(torch.arange(x.numel()).view(shape))  # all of it is writable
         assert x.flatten()[-1] == torch.tensor(x.numel() - 1, dtype=dtype)
 
 
@@ -64,8 +64,8 @@ def test_the_same_memory_comes_again_once_no_view_is_left():
 
 def test_another_shape_and_dtype_of_as_many_pages_takes_it_too():
     place = large().data_ptr()
-    assert memory.empty((BYTES // 2 - 100,), torch.bfloat16).data_ptr() == place  # fills the last page not quite
-    memory.empty((2 * BYTES,), torch.uint8)  # not from it: it is too small
+    assert memory.empty((BYTES // 2 - 100,), torch.bfloat16).data_ptr() == place  # does not quite fill the last page
+    memory.empty((2 * BYTES,), torch.uint8)  # not from the cache: its block is too small
     assert memory.kept() == 3 * BYTES
 
 
@@ -85,7 +85,7 @@ def test_keeps_no_more_than_the_limit(monkeypatch):
     del tensors
     assert memory.kept() == 3 * BYTES
     large(shape=(2, *LARGE))
-    assert memory.kept() == 3 * BYTES  # and of another size nothing
+    assert memory.kept() == 3 * BYTES  # and no blocks of other sizes
 
 
 STATM = Path("/proc/self/statm")
@@ -116,7 +116,7 @@ def test_no_two_tensors_that_live_share_memory(steps):
     for number, (step, which) in enumerate(steps):
         if step == "new":
             alive.append((large(number, shape=(which % 3 + 1, 70000)), number))
-        elif alive and step == "view":  # the tensor itself goes
+        elif alive and step == "view":  # the tensor itself is deleted
             x, written = alive.pop(which % len(alive))
             alive.append((x[-1:, which:], written))
         elif alive:
@@ -143,7 +143,7 @@ def test_threads_never_get_the_same_memory():
     for thread in threads:
         thread.join()
     assert not wrong
-    assert 2 * BYTES <= memory.kept() <= 12 * BYTES  # no more than was lent at once: x, y and the next x of each thread
+    assert 2 * BYTES <= memory.kept() <= 12 * BYTES  # at most what was in use at once: x, y, next x per thread
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -154,7 +154,7 @@ def test_a_forked_child_has_its_own():
     assert x.data_ptr() == kept_place
     del x
     child = os.fork()
-    if child == 0:  # no threads here, nor pytest: numpy, and out
+    if child == 0:  # without threads and pytest: use numpy only, then exit
         try:
             taken = large()
             same = taken.data_ptr() == kept_place and (taken.numpy() == 1).all() and (y.numpy() == 2).all()
@@ -219,7 +219,7 @@ def test_calls_of_attend_leak_nothing_and_need_no_new_memory(dtype, monkeypatch)
 
     expected = [x.clone() for x in step()]
     first = memory.kept()
-    assert first >= 4 * inputs[0].nbytes  # the result and three gradients, or what they were computed in
+    assert first >= 4 * inputs[0].nbytes  # the result and three gradients, or the buffers they were computed in
     count = len(mapped)
     for _ in range(20):
         assert all(torch.equal(x, y) for x, y in zip(step(), expected, strict=True))

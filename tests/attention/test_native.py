@@ -1,4 +1,4 @@
-"""What the compiled kernel promises beyond the suite of all backends."""
+"""Guarantees of the compiled kernel beyond the test suite of all backends."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def tensors(batch=2, heads=4, kv_heads=2, tokens=200, head_dim=32, dtype=torch.f
 
 
 def results(q, k, v, pattern, block_size=16, backend="native", **options):
-    """Result, log-sum-exp and the three gradients, which come through both."""
+    """Result, log-sum-exp and the three gradients, which depend on both."""
     out, lse = nip.attend(q, k, v, pattern, block_size, return_lse=True, backend=backend, **options)
     loss = (out * out.detach().cos()).sum() + lse[lse > -torch.inf].sin().sum()
     return [out, lse, *torch.autograd.grad(loss, (q, k, v))]
@@ -40,7 +40,7 @@ def agree(actual, expected, tolerance):
 
 SHAPES = [
     # batch, heads, kv_heads, tokens, head_dim, block, pattern, causal
-    (1, 1, 1, 3000, 16, 16, "global", False),  # long rows and columns are cut in parts
+    (1, 1, 1, 3000, 16, 16, "global", False),  # long rows and columns are split into parts
     (1, 2, 1, 2500, 16, 1, "longformer", True),
     (3, 4, 2, 333, 32, 16, "hypercube", False),
     (1, 2, 2, 700, 64, 48, "bigbird", True),
@@ -81,7 +81,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape):
                 2,
                 4,
                 7,
-            ):  # few: a thread has a whole head; many: rows and columns are shared out
+            ):  # few: a thread computes a full head; many: rows and columns are distributed
                 torch.set_num_threads(threads)
                 torch.manual_seed(0)
                 found.append(results(*given, pattern, block, causal=causal, dropout_p=0.2))
@@ -92,7 +92,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape):
 
 
 def test_a_global_row_is_cut_in_parts():
-    # Else the first shape would not test what it says: 188 blocks are more than a part of 2,048 tokens.
+    # Otherwise the first shape would not split its rows: 188 blocks are more than a part of 2,048 tokens.
     degrees = np.diff(block_layout(nip.pattern("global", 188), 16, 3000).indptr)
     assert degrees.max() * 16 > 2048
     assert degrees.max() > 4 * degrees.mean()

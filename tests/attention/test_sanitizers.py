@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def flags():
-    """What setup.py compiles the kernel with: for all builds, and for each instruction set."""
+    """The compiler flags in setup.py: for all builds, and for each instruction set."""
     setup, setuptools.setup = setuptools.setup, lambda **_: None
     try:
         script = runpy.run_path(str(ROOT / "setup.py"))
@@ -45,7 +45,7 @@ def run(*command):
     environment = {
         "ASAN_OPTIONS": "detect_leaks=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "OMP_WAIT_POLICY": "passive",  # cases run on more threads than there may be cores
+        "OMP_WAIT_POLICY": "passive",  # cases may use more threads than there are cores
     }
     return subprocess.run(
         [str(word) for word in command], env={**os.environ, **environment}, capture_output=True, text=True
@@ -58,7 +58,7 @@ def test_a_thousand_cases_stay_in_bounds_leak_nothing_and_equal_the_formula(isa,
     program = compile_check(tmp_path, *always, *by_isa[isa], *SANITIZERS)
     done = run(program, 0, 1000)
     assert (done.returncode, done.stdout) == (0, "1000 cases\n"), done.stderr[-3000:]
-    # The sanitizers see into the kernel: a buffer that is one element short, and memory that is kept, end the program.
+    # The sanitizers do check the kernel: a buffer that is one element short, or a leak, terminates the program.
     for planted in BUFFERS:
         done = run(program, 0, 60, planted)
         assert done.returncode != 0, planted

@@ -21,7 +21,7 @@ def layouts(draw):
 
 
 def pairs(layout, pattern):
-    """Who attends to whom, token by token."""
+    """The allowed pairs of tokens."""
     if layout.causal and not pattern.causal:
         pattern = causal(pattern)
     mask = to_mask(lift(pattern, layout.block_size)) | np.eye(layout.n_padded, dtype=bool)
@@ -36,7 +36,7 @@ def test_a_tile_is_listed_if_any_pair_attends_and_full_if_all_do(drawn):
     found = tiling(layout)
     assert found.n == -(-layout.n_tokens // TILE)
     listed = {(int(i), int(j)): bool(full) for i, j, full in zip(found.rows, found.columns, found.full, strict=True)}
-    assert len(listed) == found.rows.size  # none twice
+    assert len(listed) == found.rows.size  # no duplicates
     for i in range(found.n):
         for j in range(found.n):
             tile = mask[i * TILE : (i + 1) * TILE, j * TILE : (j + 1) * TILE]

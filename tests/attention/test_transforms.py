@@ -1,4 +1,4 @@
-"""Attention under what torch does to functions: vmap, torch.func, export, autocast, checkpoints, second derivatives."""
+"""Attention under torch's transforms: vmap, torch.func, export, autocast, checkpointing, second derivatives."""
 
 import pytest
 import torch
@@ -155,14 +155,14 @@ def test_under_autocast_dtypes_are_those_of_torchs_own_attention(backend):
         if gradients_too:
             gradients = torch.autograd.grad(out.float().square().sum(), inputs)
             assert [x.dtype for x in gradients] == list(dtypes)
-    with pytest.raises(ValueError, match="must have one dtype"):  # as torch's own attention refuses it
+    with pytest.raises(ValueError, match="must have one dtype"):  # as in torch's own attention
         nip.attend(q, k, v.bfloat16(), nip.pattern("softmax", 4), backend=backend)
 
 
 def test_explain_chooses_for_the_dtype_of_autocast():
     q, k, v = (x.detach() for x in cases.simple(64).inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        half = nip.explain(q.double(), k.double(), v.double(), nip.pattern("hypercube", 4))  # float64 stays
+        half = nip.explain(q.double(), k.double(), v.double(), nip.pattern("hypercube", 4))  # float64 is kept
         chosen = nip.explain(q, k.bfloat16(), v, nip.pattern("hypercube", 4))
     assert half == nip.explain(q.double(), k.double(), v.double(), nip.pattern("hypercube", 4))
     assert chosen == nip.explain(*(x.bfloat16() for x in (q, k, v)), nip.pattern("hypercube", 4))

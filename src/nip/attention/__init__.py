@@ -1,4 +1,4 @@
-"""Running on a graph: block-sparse attention over a pattern."""
+"""Block-sparse attention over a pattern."""
 
 from nip.attention.dispatch import BACKENDS, Backend, Choice, attend, backends, explain
 from nip.attention.layout import BlockLayout, block_layout

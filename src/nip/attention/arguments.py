@@ -1,4 +1,4 @@
-"""Whether the tensors and options given to `attend` fit each other: what does not never reaches a backend."""
+"""Validation of the arguments of `attend`, before any backend runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Options:
     key_padding_mask: Tensor | None = None
     """(batch, tokens) bool, True where the token is real: only real tokens are attended to."""
     segment_ids: Tensor | None = None
-    """(batch, tokens) integer: attention stays inside equal ids."""
+    """(batch, tokens) integer: tokens attend only to tokens with the same id."""
     bias: Tensor | None = None
     """(1 or batch, heads, tokens, tokens), added to the scaled scores."""
     dropout_p: float = 0.0
-    """Each probability becomes zero with this chance, the others grow by 1 / (1 − dropout_p)."""
+    """Dropout probability on the attention probabilities; the others are scaled by 1 / (1 − dropout_p)."""
     return_lse: bool = False
-    """Whether the log-sum-exp of the scores is wanted."""
+    """Whether to return the log-sum-exp of the scores."""
     needs_grad: bool = False
-    """Whether gradients will be asked for: some input requires them, and they are not switched off."""
+    """Whether some input requires gradients and gradients are enabled."""
 
 
 def check_arguments(
@@ -42,7 +42,22 @@ def check_arguments(
     dropout_p: float,
     return_lse: bool,
 ) -> Options:
-    """What `attend` was given beside q, k and v, with defaults filled in, or a ValueError in one sentence."""
+    """Check the arguments of `attend` and fill in defaults.
+
+    Parameters
+    ----------
+    q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse
+        As for `nip.attention.dispatch.attend`.
+
+    Returns
+    -------
+    Options
+
+    Raises
+    ------
+    ValueError
+        If a shape, dtype, device or value is invalid.
+    """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != 4 or 0 in x.shape:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Torch's own dense attention with the pattern as a mask: for patterns that leave out little, and for short inputs."""
+"""torch's dense attention with the pattern as a mask, for dense patterns and short inputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ from nip.attention.reference import allowed_pairs
 def attend_dense(
     q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options
 ) -> tuple[Tensor, Tensor | None]:
-    """Softmax attention by `torch.nn.functional.scaled_dot_product_attention`; no bias and no log-sum-exp.
+    """Softmax attention by `torch.nn.functional.scaled_dot_product_attention`, without bias and log-sum-exp.
 
-    Without token masks a complete pattern is plain attention, and needs no mask at all.
+    A complete pattern without token masks needs no mask at all.
+
+    Parameters
+    ----------
+    q, k, v, layout, options
+        As for `nip.attention.reference.attend_reference`.
+
+    Returns
+    -------
+    (Tensor, None)
+        The attention output, (batch, heads, tokens, head_dim).
     """
     with torch.autocast(q.device.type, enabled=False):
         return _attend(q, k, v, layout, options), None
@@ -24,7 +34,7 @@ def attend_dense(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options) -> Tensor:
     grouped, scale = q.shape[1] != k.shape[1], options.scale
-    if scale <= 0:  # torch multiplies the −inf of forbidden pairs by it
+    if scale <= 0:  # torch multiplies the −inf of forbidden pairs by the scale
         q, scale = q * scale, 1.0
     if layout.complete and options.key_padding_mask is None and options.segment_ids is None:
         return scaled_dot_product_attention(
@@ -34,6 +44,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Optio
         allowed = options.key_padding_mask[:, None, None, :]  # the same for all queries: no tokens × tokens mask
     else:
         allowed = allowed_pairs(layout, options, q.device)
-    nothing = ~allowed.any(-1, keepdim=True)  # torch's kernels differ on such rows: let them attend, then cut them off
+    nothing = ~allowed.any(-1, keepdim=True)  # torch's kernels disagree on such rows: let them attend, then zero them
     out = scaled_dot_product_attention(q, k, v, allowed | nothing, options.dropout_p, scale=scale, enable_gqa=grouped)
     return out.masked_fill(nothing, 0.0)

@@ -1,4 +1,4 @@
-"""`attend`: the one place that checks the arguments of attention and chooses who computes it."""
+"""`attend`: checks the arguments of attention and selects the backend."""
 
 from __future__ import annotations
 
@@ -24,55 +24,55 @@ Run = Callable[[Tensor, Tensor, Tensor, BlockLayout, Options], tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute attention, and whether it can be used here."""
+    """A backend of `attend`, and whether it is available on this machine."""
 
     name: str
     available: bool
     reason: str
-    """What it is good for, or why it is not available."""
+    """What it computes, or why it is not available."""
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """What stands behind a backend's name."""
+    """The functions that implement a backend."""
 
     run: Run
     purpose: str
     missing: Callable[[], str | None] = lambda: None
-    """Why it cannot be used on this machine; None if it can."""
+    """Why it cannot run on this machine; None if it can."""
     refuses: Callable[[Tensor, Options], str | None] = lambda q, options: None
     """Why it cannot compute this call; None if it can."""
     build: Callable[[], str] = lambda: ""
-    """What else to say of it on this machine, after its purpose."""
+    """Details of the installed build, appended to the purpose."""
 
 
 def _dense_refuses(q: Tensor, options: Options) -> str | None:
     if options.return_lse:
         return "torch's attention does not return the log-sum-exp"
     if options.bias is not None:
-        return "rows that the bias forbids altogether are undefined in torch's attention"
+        return "torch's attention is undefined for rows in which the bias masks every key"
     return None
 
 
-# How its rows are grouped hangs on the values of masks: a compiled model stops here, and goes on after it.
+# The grouping of rows depends on the values of the masks, so torch.compile breaks the graph here.
 _gather: Run = torch.compiler.disable(attend_gather)  # type: ignore[no-untyped-call]
 
 BACKENDS: dict[str, Implementation] = {
     "native": Implementation(
-        native.attend_native, "compiled kernel for a CPU, up to float32", native.missing, native.refuses, native.build
+        native.attend_native, "compiled CPU kernel, float32 and below", native.missing, native.refuses, native.build
     ),
     "flex": Implementation(
         flex.attend_flex, "torch's FlexAttention, tiles of 128 tokens", flex.missing, flex.refuses, flex.build
     ),
     "gather": Implementation(_gather, "plain torch on any device, attended blocks only"),
     "dense": Implementation(attend_dense, "torch's dense attention with the pattern as a mask", refuses=_dense_refuses),
-    "reference": Implementation(attend_reference, "every score written out: the oracle of the others"),
+    "reference": Implementation(attend_reference, "all scores materialized: the oracle of the others"),
 }
-"""In the order in which ``backend="auto"`` would rather have them for a sparse pattern."""
+"""In the order in which ``backend="auto"`` prefers them for a sparse pattern."""
 
 
 def backends() -> list[Backend]:
-    """All backends, with whether each is available on this machine and why.
+    """List all backends, with whether each is available on this machine and why.
 
     Examples
     --------
@@ -134,12 +134,12 @@ def attend(
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Softmax attention in which each block of tokens attends to the blocks that the pattern names, and to itself.
+    """Softmax attention in which each block of tokens attends to its neighbours in the pattern and to itself.
 
-    A query that may attend to nothing (all its keys are padding or other documents) gives zeros, and no gradient.
-    A padding query still attends to the real keys of its row, as in torch; ignore its result.
+    A query with no allowed key (all are padding or belong to other documents) gets zeros and no gradient. A padding
+    query still attends to the real keys of its row, as in torch; ignore its result.
 
-    Under autocast q, k and v are cast to its dtype, as for torch's own attention; float64 stays.
+    Under autocast q, k and v are cast to its dtype, as in torch's own attention; float64 is kept.
 
     Parameters
     ----------
@@ -151,36 +151,37 @@ def attend(
     pattern : Pattern
         A graph on ⌈tokens / block_size⌉ vertices.
     block_size : int, default=16
-        Tokens of one block. Any number of tokens will do: the last block may be shorter.
+        Tokens per block; the last block may be shorter.
     key_padding_mask : bool Tensor of shape (batch, tokens), optional
         True where a token is real. Only real tokens are attended to.
     segment_ids : integer Tensor of shape (batch, tokens), optional
-        Packed documents: tokens attend to tokens of the same id only.
+        Packed documents: tokens attend only to tokens with the same id.
     bias : Tensor of shape (1 or batch, heads, tokens, tokens), optional
-        Added to the scaled scores; only attended blocks of it are read, and get a gradient.
+        Added to the scaled scores; only its attended blocks are read and get a gradient.
     causal : bool, default=False
-        Attend to the own and earlier tokens only. A causal pattern implies it.
+        Attend to the token itself and earlier tokens only. A causal pattern implies it.
     scale : float, optional
-        Scores are ``scale · q kᵀ``; 1 / √head_dim unless given.
+        Scores are ``scale · q kᵀ``; default: 1 / √head_dim.
     dropout_p : float in [0, 1), default=0.0
-        Chance that a probability is dropped, the others growing in proportion; drawn from torch's generator, so
-        `torch.manual_seed` decides. Zero it in evaluation: attention does not know the model's mode.
+        Dropout probability on the attention probabilities, drawn from torch's generator (`torch.manual_seed`). Pass 0
+        in evaluation: attention does not know the model's mode.
     return_lse : bool, default=False
-        Return the natural log-sum-exp of each query's scores too.
+        Also return the natural log-sum-exp of each query's scores.
     backend : str, default="auto"
-        A name among `backends`, or "auto": whichever is fastest here for this input. The result is the pattern's in any
-        case; `explain` tells which one auto takes and why.
+        A name from `backends`, or "auto": the fastest for this input on this machine. All compute the same pattern;
+        `explain` returns the backend that "auto" selects and why.
 
     Returns
     -------
     Tensor of shape (batch, heads, tokens, head_dim)
-        And, with ``return_lse``, a Tensor of shape (batch, heads, tokens), −inf where nothing is attended to;
+        With ``return_lse`` also a Tensor of shape (batch, heads, tokens), −inf for queries with no allowed key;
         float32 for half-precision inputs.
 
     Raises
     ------
     ValueError
-        If shapes, dtypes or devices do not fit each other or the pattern, or the backend is unknown or cannot do this.
+        If shapes, dtypes or devices do not match each other or the pattern, the backend is unknown, not available or
+        does not support the arguments.
 
     Examples
     --------
@@ -196,7 +197,7 @@ def attend(
     """
     q, k, v = _as_autocast(q, k, v)
     options = check_arguments(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
-    # A pattern is made for one length: torch.compile must not leave the length open, and operator.index settles it.
+    # A pattern has a fixed length: operator.index makes torch.compile specialize on the number of tokens.
     layout = _layout(pattern, block_size, operator.index(q.shape[2]), causal)
     name = _choose(q, layout, options, backend)[0]
     out, lse = BACKENDS[name].run(q, k, v, layout, options)
@@ -212,7 +213,7 @@ def _layout(pattern: Pattern, block_size: int, n_tokens: int, causal: bool) -> B
 
 @dataclass(frozen=True)
 class Choice:
-    """Which backend computes a call, and why."""
+    """The backend that computes a call, and why."""
 
     backend: str
     reason: str
@@ -236,7 +237,21 @@ def explain(
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Choice:
-    """Tell which backend `attend` takes for the same arguments, and why; nothing is computed.
+    """Return the backend that `attend` selects for the same arguments, and why, without computing anything.
+
+    Parameters
+    ----------
+    q, k, v, pattern, block_size, key_padding_mask, segment_ids, bias, causal, scale, dropout_p, return_lse, backend
+        As for `attend`.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    ValueError
+        As for `attend`.
 
     Examples
     --------
@@ -257,7 +272,7 @@ Reason = Callable[[Tensor, BlockLayout, Options], str]
 
 
 def _choose(q: Tensor, layout: BlockLayout, options: Options, backend: str) -> tuple[str, Reason]:
-    """The backend's name and its reason, put into words only when asked for: torch.compile comes through here."""
+    """The backend's name and a function that words the reason, called only by `explain`: torch.compile traces this."""
     if backend != "auto":
         _check_backend(q, options, backend)
         return backend, _by_name
@@ -275,7 +290,7 @@ def _choose(q: Tensor, layout: BlockLayout, options: Options, backend: str) -> t
 
 
 def _by_name(q: Tensor, layout: BlockLayout, options: Options) -> str:
-    return "asked for by name"
+    return "requested by name"
 
 
 def _attended(layout: BlockLayout) -> str:
@@ -283,11 +298,11 @@ def _attended(layout: BlockLayout) -> str:
 
 
 def _sparse_pays(q: Tensor, layout: BlockLayout, options: Options) -> str:
-    return f"{_attended(layout)}, and leaving out the others pays"
+    return f"{_attended(layout)}, and skipping the others is faster"
 
 
 def _dense_pays(q: Tensor, layout: BlockLayout, options: Options) -> str:
-    return f"{_attended(layout)} by {_rows(q)} rows: leaving out the others costs more than it saves"
+    return f"{_attended(layout)} by {_rows(q)} rows: skipping the others costs more than it saves"
 
 
 def _dense_cannot(q: Tensor, layout: BlockLayout, options: Options) -> str:
@@ -300,15 +315,15 @@ def _in_tiles(layout: BlockLayout) -> str:
 
 
 def _flex_pays(q: Tensor, layout: BlockLayout, options: Options) -> str:
-    return f"{_in_tiles(layout)}, and a GPU leaves out the others (a rule that was not measured)"
+    return f"{_in_tiles(layout)}, and a GPU skips the others (heuristic, not measured)"
 
 
 def _dense_in_tiles(q: Tensor, layout: BlockLayout, options: Options) -> str:
-    return f"{_in_tiles(layout)}: too many or too short to leave out the others (a rule that was not measured)"
+    return f"{_in_tiles(layout)}: too dense or too short to skip the others (heuristic, not measured)"
 
 
-# Not measured: a careful rule. FlexAttention is known to lose to dense attention below about a thousand tokens, its
-# masked tiles may cost twice a dense one's, and a mask for dense attention takes tokens² bytes.
+# A conservative heuristic, not measured. FlexAttention is known to be slower than dense attention below about a
+# thousand tokens, its masked tiles may cost twice a dense one's, and a mask for dense attention takes tokens² bytes.
 _GPU_TOKENS_FLEX = 1024
 _GPU_COST_OF_A_TILE = 2.0
 _GPU_TOKENS_MASKED = 4096
@@ -336,7 +351,7 @@ def _rows(q: Tensor) -> int:
 
 # Measured for forward and backward together with head_dim 32 and 64 on two cores with AVX-512; only the ratios matter.
 _NS_PER_PAIR_DENSE = 4.5
-_NS_PER_PAIR_DENSE_DROPOUT = 13.0  # torch then writes every score out
+_NS_PER_PAIR_DENSE_DROPOUT = 13.0  # torch then materializes all scores
 _NS_PER_PAIR = {"gather": 10.0, "native": 3.5, "portable": 11.0}
 _NS_PER_CALL = {"gather": 1.2e6, "native": 2e5, "portable": 2e5}
 
@@ -346,7 +361,7 @@ def _dense_is_faster(q: Tensor, layout: BlockLayout, options: Options, sparse: s
     if sparse == "native" and native.instruction_set() == "portable":
         sparse = "portable"
     saved = per_pair - _NS_PER_PAIR[sparse] * layout.density
-    # One comparison of the number of rows, which torch.compile may leave open.
+    # A single comparison of the number of rows, which torch.compile may treat as dynamic.
     return saved * layout.n_tokens * _rows(q) < _NS_PER_CALL[sparse]
 
 
@@ -362,7 +377,7 @@ def _check_backend(q: Tensor, options: Options, backend: str) -> None:
 
 
 def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Cast as torch's own attention is under autocast: all but float64, to the dtype that autocast asks for."""
+    """Cast to the autocast dtype, as in torch's own attention: all but float64."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors

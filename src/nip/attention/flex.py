@@ -1,7 +1,7 @@
 """torch's FlexAttention over the tiles of a layout: on a GPU forward and backward, on a CPU forward only.
 
-FlexAttention skips tiles of 128 × 128 tokens. Which ones are left comes straight from the layout's list of blocks; in a
-tile that is attended to in part a bit for each pair of blocks decides, together with causality, padding and segments.
+FlexAttention skips tiles of 128 × 128 tokens. The remaining tiles follow from the layout's list of blocks; a partially
+attended tile is masked by a bit for each pair of blocks, causality, padding and segments.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from nip.attention.arguments import Options
 from nip.attention.layout import BlockLayout, layout_of
 from nip.attention.tiles import TILE, bitmap, table, table_bytes, tiling
 
-# FlexAttention keeps numbers for every pair of tiles, and we a bit for every pair of blocks: 24 MiB at 131,072 tokens
-# in blocks of 16. Beyond this limit gather, whose memory follows the attended blocks, is the better choice.
+# FlexAttention stores integers for every pair of tiles, and the mask a bit for every pair of blocks: 24 MiB at 131,072
+# tokens in blocks of 16. Above this limit use gather, whose memory is proportional to the attended blocks.
 MOST_TABLE_BYTES = 2**30
 
-SMALLEST_HEAD_DIM = 16  # of the GPU's matrix units: narrower heads are filled up with zeros
+SMALLEST_HEAD_DIM = 16  # of the GPU's matrix units: narrower heads are padded with zeros
 
-# Each combination of dtype, heads, head_dim and masks is compiled once; torch would stop at eight.
+# Each combination of dtype, heads, head_dim and masks is compiled once; torch's default limit is eight.
 MOST_COMPILED = 256
 
 
 class Tables(NamedTuple):
-    """What the mask of a layout is made of, as tensors on one device; tables as `nip.attention.tiles.table`."""
+    """The mask of a layout as tensors on one device: counts and indices as returned by `nip.attention.tiles.table`."""
 
     kv_count: Tensor
     kv_indices: Tensor
@@ -59,10 +59,10 @@ def _cpu_missing() -> str | None:
     if torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
         return "torch compiles FlexAttention for processors with AVX2 only"
     if shutil.which(compiler) is None:
-        return f"torch compiles FlexAttention when it is first used, and there is no {compiler}: install g++"
+        return f"torch compiles FlexAttention on first use, and there is no {compiler}: install g++"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
-        return f"torch compiles FlexAttention when it is first used, and {header} is missing: install python3-dev"
+        return f"torch compiles FlexAttention on first use, and {header} is missing: install python3-dev"
     return None
 
 
@@ -77,7 +77,7 @@ def _cuda_missing() -> str | None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def missing(device: str | None = None) -> str | None:
-    """Why FlexAttention cannot be used on this type of device ("cpu" or "cuda"; None: on either), or None if it can."""
+    """Why FlexAttention cannot run on this type of device ("cpu" or "cuda"; None: on either), or None if it can."""
     if device == "cuda":
         return _cuda_missing()
     if device == "cpu" or _cuda_missing() is not None:
@@ -86,10 +86,10 @@ def missing(device: str | None = None) -> str | None:
 
 
 def build() -> str:
-    """Where FlexAttention runs here, for a person."""
+    """The device on which FlexAttention runs, to be appended to the backend's description."""
     if _cuda_missing() is None:
         return f", here on {torch.cuda.get_device_name()}"
-    return f", here on the CPU without gradients and only if asked for by name ({_cuda_missing()})"
+    return f", here on the CPU without gradients and only if requested by name ({_cuda_missing()})"
 
 
 def refuses(q: Tensor, options: Options) -> str | None:
@@ -101,32 +101,43 @@ def refuses(q: Tensor, options: Options) -> str | None:
     if reason is not None:
         return reason
     if q.dtype == torch.float64:
-        return "it does not compute float64"
+        return "it does not support float64"
     if options.dropout_p > 0:
-        return "it has no dropout"
+        return "it does not support dropout"
     if device == "cpu" and options.needs_grad:
-        return "on a CPU it has no backward pass (torch.no_grad() says that none is needed)"
+        return "on a CPU it has no backward pass (use torch.no_grad() if none is needed)"
     if device == "cpu" and options.return_lse:
         return "on a CPU it does not return the log-sum-exp"
     return None
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options) -> tuple[Tensor, Tensor | None]:
-    """Softmax attention over the tiles of the layout; parameters and result as `nip.attention.dispatch.attend`.
+    """Softmax attention over the tiles of the layout.
 
-    Half-precision inputs are multiplied as they are and summed in float32, and probabilities are rounded to their
-    precision, as in other fused attention. A kernel is compiled for each batch size, number of heads, head_dim, dtype,
-    kind of masks, block size and length, rounded up to a power of two (with a bias: for each length).
+    Half-precision inputs are multiplied in their dtype and accumulated in float32, and probabilities are rounded to the
+    input precision, as in other fused attention. A kernel is compiled for each batch size, number of heads, head_dim,
+    dtype, kind of masks, block size and length, rounded up to a power of two (with a bias: for each length).
+
+    Parameters
+    ----------
+    q, k, v, layout, options
+        As for `nip.attention.reference.attend_reference`.
+
+    Returns
+    -------
+    out, lse
+        As for `nip.attention.reference.attend_reference`.
 
     Raises
     ------
     ValueError
-        If the tables of the layout would take more than a gibibyte, or the processor's compiler fails.
+        If the tables of the layout would take more than a gibibyte, or compilation fails.
 
     Notes
     -----
-    Time O(attended tiles · 128² · head_dim). Memory beside inputs and results: `nip.attention.tiles.table_bytes`, kept
-    for the layouts used last, and a copy of inputs whose length is no power of two.
+    Time O(attended tiles · 128² · head_dim). Memory in addition to inputs and results:
+    `nip.attention.tiles.table_bytes`, cached for the most recent layouts, and a copy of inputs whose length is not a
+    power of two.
 
     References
     ----------
@@ -136,9 +147,8 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: O
     fill = 0, max(0, SMALLEST_HEAD_DIM - width), 0, filled(tokens) - tokens
     padded = [pad(x, fill) if any(fill) else x for x in (q, k, v)]
     if q.device.type == "cpu" and not options.needs_grad:
-        padded = [
-            x.detach() for x in padded
-        ]  # torch refuses what could need gradients, even where they are switched off
+        # torch rejects inputs that require gradients, even where gradients are disabled
+        padded = [x.detach() for x in padded]
     call: Any = flex_attention if torch.compiler.is_compiling() else _compiled()
     with torch.autocast(q.device.type, enabled=False):
         out, aux = call(
@@ -147,7 +157,7 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: O
             block_mask=block_mask(layout, options, q.device),
             scale=options.scale,
             enable_gqa=q.shape[1] != k.shape[1],
-            kernel_options={"BACKEND": "TRITON"},  # FLASH, if ever torch's choice, misreads masks of simple functions
+            kernel_options={"BACKEND": "TRITON"},  # FLASH, which torch may select, misreads masks of simple functions
             return_aux=AuxRequest(lse=options.return_lse),
         )
     return out[:, :, :tokens, :width], aux.lse[:, :, :tokens] if options.return_lse else None
@@ -155,8 +165,8 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: O
 
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[..., Any]:
-    # Every size is compiled in: with sizes left open torch 2.13 writes C++ for a CPU that its compiler rejects, and
-    # kernels for a GPU that check every bound.
+    # Static shapes: with dynamic ones torch 2.13 generates C++ for a CPU that does not compile, and kernels for a GPU
+    # that check every bound.
     compiled: Callable[..., Any] = torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
     def call(*tensors: Tensor, **keywords: Any) -> Any:
@@ -171,15 +181,31 @@ def _compiled() -> Callable[..., Any]:
 
 
 def filled(n_tokens: int) -> int:
-    """The length that is compiled for: 1, 2, 4, 8, … tiles, so that few kernels serve all. Empty tiles cost nothing."""
+    """The padded length: 1, 2, 4, 8, … tiles, so that few kernels serve all lengths. Empty tiles cost nothing."""
     tiles = -(-n_tokens // TILE)
     return TILE << (tiles - 1).bit_length()
 
 
 def block_mask(layout: BlockLayout, options: Options, device: torch.device) -> BlockMask:
-    """Everything that may be attended to, as FlexAttention takes it, for sequences of the length `filled`.
+    """Build FlexAttention's mask of the allowed pairs, for sequences padded to the length `filled`.
 
-    Queries beyond the end of the sequence may attend to anything: they are cut off.
+    Queries beyond the end of the sequence may attend to anything: their results are dropped.
+
+    Parameters
+    ----------
+    layout : BlockLayout
+    options : Options
+        Only its token masks are used.
+    device : torch.device
+
+    Returns
+    -------
+    BlockMask
+
+    Raises
+    ------
+    ValueError
+        If the tables of the layout would take more than a gibibyte.
     """
     real, segments = options.key_padding_mask, options.segment_ids
     length = filled(layout.n_tokens)
@@ -213,7 +239,7 @@ def _cached_tables(layout: BlockLayout, device: torch.device, allows_full: bool)
         )
     found, length = tiling(layout), filled(layout.n_tokens)
     full = found.full if allows_full else found.full & False
-    # By query (kv_…), then by key (q_…), both for the tiles that are masked; then the same for those that are not.
+    # By query (kv_…), then by key (q_…), both for the masked tiles; then the same for the full ones.
     tables: list[Tensor | None] = []
     for chosen in (~full, full):
         rows, columns = found.rows[chosen], found.columns[chosen]
@@ -229,7 +255,7 @@ def _cached_tables(layout: BlockLayout, device: torch.device, allows_full: bool)
 def _attended(
     tables: Tables, real: Tensor | None, segments: Tensor | None, *, is_causal: bool
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """The mask inside a tile. Numbers come as tensors: a Python number would be compiled in."""
+    """The mask inside a tile. Integers are passed as tensors: Python integers would be compiled in as constants."""
     bits, block_size, n_tokens = tables.bits, tables.block_size, tables.n_tokens
 
     def attended(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -246,7 +272,7 @@ def _attended(
 
 
 def _biased(bias: Tensor, tokens: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Scores plus bias; positions beyond the end read that of the last token."""
+    """The score plus the bias; positions beyond the end read the bias of the last token."""
     if bias.dtype == torch.float64:
         bias = bias.float()
     last = torch.tensor(tokens - 1, dtype=torch.int32, device=bias.device)

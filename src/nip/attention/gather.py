@@ -1,9 +1,8 @@
-"""Block-sparse attention in plain torch, on any device: only attended blocks are ever computed or stored.
+"""Block-sparse attention in plain torch, on any device: only attended blocks are computed or stored.
 
-Rows that attend to equally many blocks are done together: their blocks of keys and values are gathered into panels, and
-the rest is batched matrix products. The rows go through in chunks that fit the processor's caches, in buffers that are
-used again and again, so memory stays far below that of all scores; the backward pass computes the scores once more
-instead of keeping them.
+Rows that attend to the same number of blocks are computed together: their blocks of keys and values are gathered into
+panels, followed by batched matrix products. Rows are processed in chunks that fit the CPU caches, in reused buffers, so
+memory stays far below that of all scores; the backward pass recomputes the scores instead of storing them.
 """
 
 from __future__ import annotations
@@ -21,27 +20,37 @@ from nip.attention.grouping import Mask, RowGroup, block_mask, group_rows
 from nip.attention.layout import BlockLayout
 from nip.attention.tables import Buffers, bias_blocks, from_bias_blocks, from_table, to_table
 
-# Bytes of one panel of keys: a chunk should stay in a CPU's caches and still be worth the cost of a call; a GPU needs
-# more work at once. A row that needs more than this is a chunk of its own.
+# Bytes of one panel of keys: a chunk should fit the CPU caches and still amortize the cost of a call; a GPU needs
+# larger chunks. A row that needs more than this is a separate chunk.
 PANEL_BYTES = {"cpu": 2 * 2**20, "other": 64 * 2**20}
 
 
 def attend_gather(
     q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options
 ) -> tuple[Tensor, Tensor | None]:
-    """Softmax attention over the blocks of the layout; parameters and result as `nip.attention.dispatch.attend`.
+    """Softmax attention over the blocks of the layout.
 
-    Half-precision inputs are computed in float32. On a CPU the result and the gradients are the same bit for bit on
-    every run with the same number of threads; on a GPU the gradients are if torch is told to be deterministic.
+    Half-precision inputs are computed in float32. On a CPU the result and the gradients are bit-identical on every run
+    with the same number of threads; on a GPU the gradients are if torch's deterministic algorithms are enabled.
+
+    Parameters
+    ----------
+    q, k, v, layout, options
+        As for `nip.attention.reference.attend_reference`.
+
+    Returns
+    -------
+    out, lse
+        As for `nip.attention.reference.attend_reference`.
 
     Notes
     -----
-    Time O(attended blocks · b² · head_dim). Memory beside inputs, result and gradients: O(b · (b + head_dim)) for each
-    attended block of one chunk of rows, which is a fixed number of bytes or one row, whichever is more.
+    Time O(attended blocks · b² · head_dim). Memory in addition to inputs, result and gradients: O(b · (b + head_dim))
+    for each attended block of one chunk of rows, which is a fixed number of bytes or one row, whichever is larger.
     """
     seed = 0
     if options.dropout_p > 0:
-        # One number from torch's generator: torch.manual_seed decides, and the backward pass can draw the same again.
+        # A seed from torch's generator, from which the backward pass repeats the draws of the forward pass.
         seed = int(torch.randint(2**63 - 1, ()).item())
     mask = block_mask(layout, options, q.device)
     groups = group_rows(layout, options, mask, q.shape[0], q.shape[1], k.shape[1], q.device)
@@ -52,7 +61,7 @@ def attend_gather(
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """All that both passes need to know beside the tensors."""
+    """The arguments of both passes other than tensors."""
 
     layout: BlockLayout
     options: Options
@@ -83,7 +92,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-        """`torch.func.vmap`: one after another, since the groups of rows are made for one batch."""
+        """`torch.func.vmap` as a loop, since the groups of rows are for one batch."""
         pairs = list(zip(inputs, in_dims, strict=True))
         results = [
             _Gather.apply(*(x if dim is None else x.select(dim, i) for x, dim in pairs))  # type: ignore[no-untyped-call]
@@ -94,7 +103,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Rows:
-    """One pass: its blocks as tables, its chunks of rows, and the steps that both passes share."""
+    """One pass: its tables of blocks, its chunks of rows, and the steps that both passes share."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, call: _Call) -> None:
         self.layout, self.options, self.mask, self.groups = call.layout, call.options, call.mask, call.groups
@@ -135,8 +144,8 @@ class _Rows:
         dbias = None
         if self.bias is not None and bias_needs_grad:
             dbias = self.q.new_zeros(self.bias.shape[:4].numel(), self.b**2)
-        if self.options.dropout_p == 0:  # or else the draws must be those of the forward pass, chunk by chunk
-            self.leave_out(dout, dlse)
+        if self.options.dropout_p == 0:  # with dropout the chunks must repeat the draws of the forward pass
+            self.skip_rows_without_gradient(dout, dlse)
         dq = self.new_rows()
         for group, queries, keys in self.chunks():
             scores, q_rows, k_panel = self.scores(group, queries, keys)
@@ -174,14 +183,14 @@ class _Rows:
         return *gradients, dbias
 
     def new_rows(self) -> Tensor:
-        """Table of the queries' shape, with zeros for the rows that are in no group: nothing will be written there."""
+        """A table of the queries' shape, zero for the rows that are in no group and are therefore never written."""
         covered = sum(len(group.queries) for group in self.groups)
         return torch.empty_like(self.q) if covered == len(self.q) else torch.zeros_like(self.q)
 
-    def leave_out(self, dout: Tensor, dlse: Tensor | None) -> None:
-        """Keep only the rows that a gradient reaches.
+    def skip_rows_without_gradient(self, dout: Tensor, dlse: Tensor | None) -> None:
+        """Keep only the rows with a nonzero gradient.
 
-        None reaches the padding at the end of a sequence where the model masks its result, often half of all rows.
+        Padding at the end of a sequence has none if the model masks its result; it is often half of all rows.
         """
         reached = dout.any(-1) if dlse is None else dout.any(-1) | dlse.any(-1)
         if not reached.all():
@@ -189,7 +198,7 @@ class _Rows:
             self.groups = [replace(group, queries=group.queries[k], keys=group.keys[k]) for group, k in kept]
 
     def chunks(self) -> Iterator[tuple[RowGroup, Tensor, Tensor]]:
-        """Rows (m,) and the blocks they attend to (m, d), in the same order in both passes."""
+        """Yield rows (m,) and the blocks they attend to (m, d), in the same order in both passes."""
         limit = PANEL_BYTES.get(self.q.device.type, PANEL_BYTES["other"])
         for group in self.groups:
             row_bytes = group.keys.shape[1] * self.k.shape[1] * self.dtype.itemsize
@@ -198,7 +207,7 @@ class _Rows:
                 yield group, group.queries[start : start + step], group.keys[start : start + step]
 
     def scores(self, group: RowGroup, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Masked scores (m, b, d · b), and what they come from: (m, b, head_dim) and (m, d · b, head_dim)."""
+        """Return masked scores (m, b, d · b) with their queries (m, b, head_dim) and keys (m, d · b, head_dim)."""
         q_rows = self.buffers.gather("queries", self.q, queries, self.width)
         k_panel = self.buffers.gather("keys", self.k, keys, self.width)
         scores = self.buffers.take("scores", len(queries), self.b, k_panel.shape[1])
@@ -213,7 +222,7 @@ class _Rows:
         return scores, q_rows, k_panel
 
     def probabilities(self, group: RowGroup, scores: Tensor) -> Tensor:
-        """Softmax of the scores; zeros where nothing is attended to, for which softmax itself gives 0 / 0."""
+        """Softmax of the scores; zeros for queries with no allowed key, for which softmax gives 0 / 0."""
         probabilities = self.buffers.take("probabilities", *scores.shape)
         torch.softmax(scores, -1, out=probabilities)
         if group.partial or self.bias is not None:
@@ -221,7 +230,7 @@ class _Rows:
         return probabilities
 
     def forbidden(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """True where a token must not be attended to, (m, 1 or b, d · b)."""
+        """True for pairs that padding or segments forbid, (m, 1 or b, d · b)."""
         sequence = queries // (self.heads * self.n)
         columns = keys % self.n
         forbidden = torch.zeros((), dtype=torch.bool, device=keys.device)
@@ -235,12 +244,12 @@ class _Rows:
         return forbidden
 
     def dropout_factors(self, like: Tensor) -> Tensor:
-        """0 for what is dropped, 1 / (1 − p) for what is kept; the same in both passes."""
+        """0 for dropped probabilities, 1 / (1 − p) for kept ones; the same in both passes."""
         keep = 1 - self.options.dropout_p
         return self.buffers.take("dropout", *like.shape).bernoulli_(keep, generator=self.generator).div_(keep)
 
     def bias_entries(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Where the bias of these blocks stands: (sequence, head, i, j), together of shape (m, d)."""
+        """Indices of the bias of these blocks: (sequence, head, i, j), which broadcast to (m, d)."""
         assert self.bias is not None
         head = queries // self.n
         sequence = head // self.heads if len(self.bias) > 1 else torch.zeros_like(head)

@@ -1,8 +1,8 @@
-"""Which rows are computed together: those that attend to equally many blocks.
+"""Groups of rows that attend to the same number of blocks and are computed together.
 
-A row is one block of queries in one head of one sequence. Blocks of keys in which the row may attend to no token at all
-(padding, other documents) are dropped first, so they cost nothing. Grouping by the number of blocks left means that
-one row that attends to everything does not make the others dense.
+A row is one block of queries in one head of one sequence. Blocks of keys in which the row may attend to no token
+(padding, other documents) are dropped first, so they cost nothing. Because rows are grouped by the number of remaining
+blocks, a row that attends to everything does not make the others dense.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nip.attention.layout import BlockLayout
 
 @dataclass(frozen=True, eq=False)
 class RowGroup:
-    """Rows that attend to equally many blocks, numbered as if batch, heads and blocks were one axis."""
+    """Rows that attend to the same number of blocks, numbered over the flattened axes batch, heads and blocks."""
 
     queries: Tensor
     """(m,) ascending: (batch · heads + head) · n + i."""
@@ -28,12 +28,12 @@ class RowGroup:
     partial: bool
     """Whether some attended block must be masked token by token."""
     triangle: bool
-    """Whether the last block is the row's own in a causal layout, of which only the lower triangle counts."""
+    """Whether the last block is the row's own in a causal layout, of which only the lower triangle is attended."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Key padding and segments cut into blocks, the last block filled up."""
+    """Key padding and segments in blocks, the last block padded."""
 
     real: Tensor | None
     """(1 or batch, n, b) bool: the key may be attended to."""
@@ -42,7 +42,19 @@ class Mask:
 
 
 def block_mask(layout: BlockLayout, options: Options, device: torch.device) -> Mask:
-    """Cut the token masks into blocks; tokens that fill the last block are not real."""
+    """Reshape the token masks into blocks; tokens that pad the last block are not real.
+
+    Parameters
+    ----------
+    layout : BlockLayout
+    options : Options
+        Only its token masks are used.
+    device : torch.device
+
+    Returns
+    -------
+    Mask
+    """
     fill = layout.n_padded - layout.n_tokens
     real = options.key_padding_mask
     if real is None and fill:
@@ -51,7 +63,7 @@ def block_mask(layout: BlockLayout, options: Options, device: torch.device) -> M
     if real is not None:
         real = torch.nn.functional.pad(real, (0, fill)).view(-1, layout.n, layout.block_size)
     if segments is not None:
-        # Filled with the last id, not with a number of our own: that would be one more segment in the last block.
+        # Padded with the last id: any other would add a segment to the last block.
         filled = torch.cat([segments, segments[:, -1:].expand(-1, fill)], dim=-1)
         segments = filled.view(-1, layout.n, layout.block_size)
     return Mask(real, segments)
@@ -60,7 +72,21 @@ def block_mask(layout: BlockLayout, options: Options, device: torch.device) -> M
 def group_rows(
     layout: BlockLayout, options: Options, mask: Mask, batch: int, heads: int, kv_heads: int, device: torch.device
 ) -> list[RowGroup]:
-    """Group all rows of all heads and sequences; those with nothing to attend to are left out."""
+    """Group all rows of all heads and sequences; rows with no allowed key are left out.
+
+    Parameters
+    ----------
+    layout : BlockLayout
+    options : Options
+    mask : Mask
+        The token masks of `options`, from `block_mask`.
+    batch, heads, kv_heads : int
+    device : torch.device
+
+    Returns
+    -------
+    list of RowGroup
+    """
     if options.key_padding_mask is None and options.segment_ids is None:
         return _groups_without_masks(layout, batch, heads, kv_heads, device)
     return _groups(layout, mask, batch, heads, kv_heads, device)
@@ -82,7 +108,7 @@ def _groups(
     columns = torch.tensor(layout.indices, device=device)
     alive, partial = _block_pairs(layout, mask, columns, device)
 
-    degrees = _row_sums(alive, indptr).flatten()  # (sequences · n,), sequences = 1 where all are alike
+    degrees = _row_sums(alive, indptr).flatten()  # (sequences · n,), sequences = 1 if all are equal
     masked = (_row_sums(alive & partial, indptr) > 0).flatten()
     sequence, entry = alive.nonzero(as_tuple=True)
     attended = sequence * n + columns[entry]
@@ -101,7 +127,7 @@ def _groups(
 
 
 def _block_pairs(layout: BlockLayout, mask: Mask, columns: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each entry of the layout: may anything in it be attended to, and must it be masked token by token?
+    """For each entry of the layout: whether it may contain an allowed pair, and whether it needs a mask per token.
 
     Both (sequences, n_attended) bool.
     """
@@ -113,7 +139,7 @@ def _block_pairs(layout: BlockLayout, mask: Mask, columns: Tensor, device: torch
     if mask.segments is not None:
         rows = torch.tensor(layout.rows, device=device)
         low, high = mask.segments.amin(-1), mask.segments.amax(-1)
-        # Ranges of ids that do not meet share no id. Those that meet may still share none: masked then, not wrong.
+        # Disjoint ranges of ids share no id. Overlapping ranges may still share none; the mask then forbids every pair.
         alive = alive & (low[:, rows] <= high[:, columns]) & (high[:, rows] >= low[:, columns])
         mixed = low != high
         partial = partial | mixed[:, rows] | mixed[:, columns]
@@ -129,7 +155,7 @@ def _row_sums(entries: Tensor, indptr: Tensor) -> Tensor:
 def _all_heads(
     rows: Tensor, keys: Tensor, n: int, sequences: int, batch: int, heads: int, kv_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """Repeat the rows of one head for every head, and those of one sequence for every sequence where all are alike."""
+    """Repeat the rows of one head for every head and, if all sequences are equal, those of one for every sequence."""
     if sequences < batch:
         offsets = n * torch.arange(batch, device=rows.device)
         rows = (rows + offsets[:, None]).flatten()
@@ -138,6 +164,6 @@ def _all_heads(
     queries = ((rows // n * heads + head[:, None]) * n + rows % n).flatten()
     kv_head = head // (heads // kv_heads)
     keys = ((keys // n * kv_heads + kv_head[:, None, None]) * n + keys % n).flatten(0, 1)
-    # Ascending: consecutive rows then share a head, whose keys and values stay in the processor's cache.
+    # Ascending: consecutive rows share a head, whose keys and values stay in the CPU cache.
     queries, order = queries.sort()
     return queries, keys[order]

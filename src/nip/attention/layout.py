@@ -1,21 +1,21 @@
-"""A pattern laid over a sequence: which block of queries attends to which blocks of keys.
+"""The block layout of a sequence: which block of queries attends to which blocks of keys.
 
-The axes of this room, everywhere in this order:
+The axes of this package, everywhere in this order:
 
 ==========  ====================================================================
 batch       sequences
 heads       heads of the queries; kv_heads divides it (grouped-query attention)
-tokens      query or key positions: the same number, any
+tokens      query or key positions: the same number
 head_dim    width of one head
 n           blocks, ⌈tokens / block_size⌉: the vertices of the pattern
 b           block_size
 i, j        a block of queries, a block of keys
-d           blocks that a row attends to, its own included
-m           rows (one block of queries, in one head of one sequence) done together
+d           blocks that a row attends to, including its own
+m           rows (one block of queries, in one head of one sequence) in a batch
 ==========  ====================================================================
 
-Padding rule: a length that is no multiple of the block size fills its last block with tokens that nobody attends to
-and whose own result is cut off.
+Padding rule: if the length is not a multiple of the block size, the last block is padded with tokens that no token
+attends to and whose results are dropped.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from nip.graphs.pattern import check_int
 
 @dataclass(frozen=True, eq=False)
 class BlockLayout:
-    """Compressed sparse rows over blocks, the own block included.
+    """Compressed sparse rows over blocks, each row including its own block.
 
     Parameters
     ----------
     n_tokens, block_size : int
-        The sequence and how it is cut; ``n`` blocks follow from them.
+        Length of the sequence and of a block.
     indptr : ndarray of shape (n + 1,)
         Row i is ``indices[indptr[i]:indptr[i + 1]]``.
     indices : ndarray of shape (n_attended,)
-        Attended blocks, ascending in each row, the own one always among them.
+        Attended blocks, ascending in each row, including the row's own block.
     causal : bool
-        A token attends to itself and earlier tokens only: rows then end with their own block, of which only the lower
-        triangle counts.
+        A token attends to itself and earlier tokens only: rows end with their own block, of which only the lower
+        triangle is attended.
     """
 
     n_tokens: int
@@ -60,13 +60,13 @@ class BlockLayout:
     rows: NDArray[np.int64] = field(init=False, repr=False)
     """The row of each entry of `indices`."""
     n_padded: int = field(init=False)
-    """Tokens once the last block is filled."""
+    """Number of tokens including the padding of the last block."""
     complete: bool = field(init=False)
     """Whether every token attends to every other (causal: to every earlier one)."""
     density: float = field(init=False)
     """Attended blocks over n²."""
     key: int = field(init=False)
-    """A number of its own in this process, under which `layout_of` finds it."""
+    """A unique integer in this process, with which `layout_of` finds the layout."""
 
     def __post_init__(self) -> None:
         n, attended = len(self.indptr) - 1, self.indices.size
@@ -90,13 +90,13 @@ _LAYOUTS: weakref.WeakValueDictionary[int, BlockLayout] = weakref.WeakValueDicti
 
 
 def layout_of(key: int) -> BlockLayout:
-    """The layout of that `BlockLayout.key`: torch.compile can hand on a number, but no object of ours."""
+    """The layout with that `BlockLayout.key`: torch.compile can pass an integer, but not a BlockLayout."""
     return _LAYOUTS[key]
 
 
 @lru_cache(maxsize=64, typed=True)  # typed: a block size of 16.0 must not pass for 16
 def block_layout(pattern: Pattern, block_size: int, n_tokens: int, *, is_causal: bool = False) -> BlockLayout:
-    """Lay a pattern over a sequence.
+    """Build the layout of a pattern on a sequence.
 
     Parameters
     ----------
@@ -105,12 +105,16 @@ def block_layout(pattern: Pattern, block_size: int, n_tokens: int, *, is_causal:
     block_size, n_tokens : int
         At least 1.
     is_causal : bool, default=False
-        Make the pattern causal, if it is not already.
+        Make the pattern causal if it is not already.
+
+    Returns
+    -------
+    BlockLayout
 
     Raises
     ------
     ValueError
-        If the pattern is made for another number of blocks.
+        If the pattern has a different number of blocks.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Memory of large results, kept when they are freed and used again.
+"""A cache of the memory of large results, which is reused after they are freed.
 
-The system hands out new memory page by page, zeroed, at the first touch: a fifth of the time of a long sequence. What
-is kept here is only what was freed, and at most `LIMIT` bytes.
+The system zeroes new memory page by page on first access: a fifth of the time of a long sequence. The cache contains
+only freed memory, and at most `LIMIT` bytes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 SMALLEST = 1 << 18
-"""Bytes below which torch's own allocator is as fast."""
+"""Size in bytes below which torch's allocator is as fast."""
 
 LIMIT = 1 << 30
-"""Bytes kept at most."""
+"""Maximum size of the cache in bytes."""
 
 _kept: dict[int, deque[mmap.mmap]] = {}  # by size; a deque's ends are safe from any thread
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Like `torch.empty` on the CPU, contiguous; a large tensor's memory is kept when the last view of it is gone."""
+    """Like `torch.empty` on the CPU, contiguous; a large tensor's memory returns to the cache with its last view."""
     size = torch.Size(shape).numel() * dtype.itemsize
     if size < SMALLEST:
         return torch.empty(tuple(shape), dtype=dtype)
@@ -40,12 +40,12 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def kept() -> int:
-    """Bytes that are kept now."""
+    """Current size of the cache in bytes."""
     return sum(size * len(each) for size, each in list(_kept.items()))
 
 
 def release() -> None:
-    """Give all that is kept back to the system."""
+    """Return all cached memory to the system."""
     _kept.clear()
 
 

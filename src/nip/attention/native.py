@@ -1,7 +1,7 @@
-"""The kernel in C++ (``csrc/``): block-sparse attention on a CPU, forward and backward, in float32 and bfloat16.
+"""The C++ kernel (``csrc/``): block-sparse attention on a CPU, forward and backward, in float32 and bfloat16.
 
-The library is plain C and opened with ctypes, so it is tied to no version of torch. There is one build of it for each
-instruction set; the best that the processor has is taken when it is first needed. ``NIP_NATIVE_ISA`` names another one.
+The library has a C interface and is loaded with ctypes, so it is independent of the version of torch. There is a build
+for each instruction set; the best one that the CPU supports is loaded on first use. ``NIP_NATIVE_ISA`` selects another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FLAGS = {
     "avx2": {"avx2", "fma"},
     "portable": set[str](),
 }
-"""Builds, best first, and what the processor must have for each, as /proc/cpuinfo spells it."""
+"""Builds, best first, and the CPU flags (as in /proc/cpuinfo) that each needs."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -57,7 +57,7 @@ class _Problem(ctypes.Structure):
 
 
 def instruction_sets() -> list[str]:
-    """Builds that this processor can run and that are installed, best first."""
+    """Installed builds that this CPU can run, best first."""
     found = processor_flags()
     return [isa for isa, needed in FLAGS.items() if needed <= found and _path(isa) is not None]
 
@@ -68,7 +68,7 @@ def _path(isa: str) -> Path | None:
 
 @lru_cache(maxsize=1)
 def _library() -> tuple[str, ctypes.CDLL | None, str | None]:
-    """The instruction set, its library, and why there is none."""
+    """The instruction set and its library, or why there is none."""
     if sys.platform != "linux":
         return "", None, f"it is compiled on Linux only, and this is {sys.platform}"
     wanted = os.environ.get("NIP_NATIVE_ISA")
@@ -77,7 +77,7 @@ def _library() -> tuple[str, ctypes.CDLL | None, str | None]:
         return "", None, f"it was not compiled when nip was installed; to compile it: {BUILD}"
     usable = instruction_sets()
     if wanted is not None and wanted not in usable:
-        return "", None, f"NIP_NATIVE_ISA is {wanted!r}, and this machine can use {', '.join(usable) or 'none'}"
+        return "", None, f"NIP_NATIVE_ISA is {wanted!r}, and this machine supports {', '.join(usable) or 'none'}"
     if not usable:
         return "", None, f"only {', '.join(installed)} was compiled, which this {platform.machine()} lacks; {BUILD}"
     isa = wanted or usable[0]
@@ -85,7 +85,7 @@ def _library() -> tuple[str, ctypes.CDLL | None, str | None]:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        return "", None, f"{path} cannot be opened ({error}); to compile it anew: {BUILD}"
+        return "", None, f"{path} cannot be loaded ({error}); to rebuild it: {BUILD}"
     for function in (library.nip_attention_forward, library.nip_attention_backward):
         function.argtypes, function.restype = (ctypes.POINTER(_Problem),), ctypes.c_int
     return isa, library, None
@@ -93,18 +93,18 @@ def _library() -> tuple[str, ctypes.CDLL | None, str | None]:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def missing() -> str | None:
-    """Why the kernel cannot be used on this machine, and what to type; None if it can."""
+    """Why the kernel cannot run on this machine, and the command to build it; None if it can."""
     return _library()[2]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def instruction_set() -> str:
-    """The build of the kernel that runs here, a name among `FLAGS`; empty if none does."""
+    """The build of the kernel that is loaded, a key of `FLAGS`; empty if there is none."""
     return _library()[0]
 
 
 def build() -> str:
-    """Which build of the kernel runs here, for a person."""
+    """The build of the kernel that is loaded, to be appended to the backend's description."""
     return f", here for {instruction_set()}"
 
 
@@ -113,27 +113,37 @@ def refuses(q: Tensor, options: Options) -> str | None:
     if q.device.type != "cpu":
         return f"it runs on a CPU only, not on {q.device.type}"
     if q.dtype not in DTYPES:
-        return f"it computes float32 and below, not {str(q.dtype).removeprefix('torch.')}"
+        return f"it does not support {str(q.dtype).removeprefix('torch.')}"
     if options.bias is not None:
-        return "it adds no bias"
+        return "it does not support a bias"
     return None
 
 
 def attend_native(
     q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options
 ) -> tuple[Tensor, Tensor | None]:
-    """Softmax attention over the blocks of the layout; parameters and result as `nip.attention.dispatch.attend`.
+    """Softmax attention over the blocks of the layout.
 
-    Result and gradients are the same bit for bit for any number of threads, which is `torch.get_num_threads`. What
-    dropout takes away is a function of a seed, drawn from torch's generator, and of the pair of tokens.
+    Result and gradients are bit-identical for any number of threads, which is `torch.get_num_threads`. The pairs that
+    dropout drops are a function of a seed, drawn from torch's generator, and of the pair of tokens.
+
+    Parameters
+    ----------
+    q, k, v, layout, options
+        As for `nip.attention.reference.attend_reference`.
+
+    Returns
+    -------
+    out, lse
+        As for `nip.attention.reference.attend_reference`.
 
     Notes
     -----
-    Time O(attended blocks · b² · head_dim). Memory beside inputs and results: O(attended blocks), some KiB for each
-    thread, and a copy of rows that are far longer than the others. A last dimension that is not contiguous is copied,
-    and so is everything if head_dim is no multiple of 16. bfloat16 is multiplied as it is where the build "avx512bf16"
-    runs, and sums are float32 (each thread keeps the gradient of its head's queries so, too); elsewhere, as float16
-    everywhere, it is computed in float32.
+    Time O(attended blocks · b² · head_dim). Memory in addition to inputs and results: O(attended blocks), some KiB for
+    each thread, and a copy of rows that are far longer than the others. Inputs are copied if their last dimension is
+    not contiguous or head_dim is not a multiple of 16. The build "avx512bf16" multiplies bfloat16 directly and
+    accumulates in float32 (including the gradient of the queries, which each thread stores for its head); elsewhere,
+    and for float16 everywhere, the computation is in float32.
     """
     indptr, indices = _tables(layout)
     masks = options.key_padding_mask, options.segment_ids
@@ -145,7 +155,7 @@ def attend_native(
 
 
 def _tables(layout: BlockLayout) -> tuple[Tensor, Tensor]:
-    # Anew for every call, in microseconds: if torch.export saw them first, kept ones would have no values.
+    # Not cached (it takes microseconds): tensors first created under torch.export would have no values.
     return torch.tensor(layout.indptr, dtype=torch.int32), torch.tensor(layout.indices, dtype=torch.int32)
 
 
@@ -164,7 +174,26 @@ def attend_blocks(
     scale: float,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
-    """The operator behind `attend_native`: (out, log-sum-exp), contiguous."""
+    """The torch operator of `attend_native`.
+
+    Parameters
+    ----------
+    q : Tensor of shape (batch, heads, tokens, head_dim)
+    k, v : Tensor of shape (batch, kv_heads, tokens, head_dim)
+    indptr, indices : int32 Tensor
+        The rows of the layout.
+    key_padding_mask, segment_ids : Tensor of shape (batch, tokens), optional
+    seed : int64 Tensor of shape (), optional
+        The seed of dropout.
+    block_size : int
+    causal : bool
+    scale, dropout_p : float
+
+    Returns
+    -------
+    out, lse : Tensor
+        As for `nip.attention.reference.attend_reference`, contiguous.
+    """
     dtype, width = q.dtype, q.shape[-1]
     q, k, v = (_rows(x) for x in (q, k, v))
     out, lse = memory.empty(q.shape, q.dtype), q.new_empty(q.shape[:-1], dtype=torch.float32)
@@ -193,7 +222,22 @@ def attend_blocks_backward(
     scale: float,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dq, dk, dv), contiguous."""
+    """The backward pass of `attend_blocks`.
+
+    Parameters
+    ----------
+    dout, dlse : Tensor
+        Gradients of `out` and `lse`; dlse is optional.
+    out, lse : Tensor
+        The results of `attend_blocks`.
+    q, k, v, indptr, indices, key_padding_mask, segment_ids, seed, block_size, causal, scale, dropout_p
+        As for `attend_blocks`.
+
+    Returns
+    -------
+    dq, dk, dv : Tensor
+        Contiguous, of the shapes of q, k and v.
+    """
     dtype, width = q.dtype, q.shape[-1]
     q, k, v, dout = (_rows(x) for x in (q, k, v, dout))
     results = {f"d{name}": memory.empty(x.shape, x.dtype) for name, x in (("q", q), ("k", k), ("v", v))}
@@ -207,7 +251,7 @@ def attend_blocks_backward(
 
 
 def _ids(key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """(batch, tokens) int32 of the queries and of the keys: a pair counts if they are equal."""
+    """(batch, tokens) int32 ids of the queries and of the keys: a pair is allowed if they are equal."""
     if segment_ids is not None:
         of_queries = torch.unique(segment_ids, return_inverse=True)[1].to(torch.int32)
     elif key_padding_mask is not None:
@@ -219,7 +263,7 @@ def _ids(key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> tuple[T
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The kernel wants head_dim contiguous and a multiple of 16: zeros change neither scores nor results."""
+    """Make head_dim contiguous and, with zeros, a multiple of 16, as the kernel needs; the results do not change."""
     computed = x.dtype if x.dtype == torch.bfloat16 and instruction_set() == "avx512bf16" else torch.float32
     if x.shape[-1] % 16:
         x = pad(x, (0, -x.shape[-1] % 16))
@@ -263,7 +307,7 @@ def _run(function: str, problem: _Problem, tensors: dict[str, Tensor], ids: tupl
     if ids is not None:
         problem.query_ids, problem.key_ids = ids[0].data_ptr(), ids[1].data_ptr()
     if getattr(library, function)(ctypes.byref(problem)):
-        raise MemoryError("The attention backend 'native' found too little memory.")
+        raise MemoryError("The attention backend 'native' ran out of memory.")
 
 
 @attend_blocks.register_fake
@@ -291,9 +335,9 @@ def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tenso
 
 
 class _Attend(torch.autograd.Function):
-    """The operator with its derivative as `torch.func` takes it.
+    """The operator with its derivative in the form that `torch.func` needs.
 
-    With the one registered below alone, torch refuses `torch.func.grad` and gives zeros for forward-mode derivatives.
+    With only the registration below, torch rejects `torch.func.grad` and returns zeros for forward-mode derivatives.
     """
 
     generate_vmap_rule = True

@@ -1,6 +1,6 @@
-"""Dense masked attention, written to be read: the oracle of every other backend.
+"""Dense masked attention, written for readability: the oracle of every other backend.
 
-It computes all tokens × tokens scores, so it needs the memory and time of dense attention whatever the pattern.
+It computes all tokens × tokens scores, so it needs the memory and time of dense attention for any pattern.
 """
 
 from __future__ import annotations
@@ -17,7 +17,22 @@ def attend_reference(
 ) -> tuple[Tensor, Tensor | None]:
     """Softmax attention over the allowed pairs; a query with none gets zeros and a log-sum-exp of −inf.
 
-    Parameters and result as `nip.attention.dispatch.attend`. Half-precision inputs are computed in float32.
+    Half-precision inputs are computed in float32.
+
+    Parameters
+    ----------
+    q : Tensor of shape (batch, heads, tokens, head_dim)
+    k, v : Tensor of shape (batch, kv_heads, tokens, head_dim)
+    layout : BlockLayout
+        The pattern in blocks.
+    options : Options
+        The other arguments of `nip.attention.dispatch.attend`.
+
+    Returns
+    -------
+    out : Tensor of shape (batch, heads, tokens, head_dim)
+    lse : Tensor of shape (batch, heads, tokens), or None
+        The log-sum-exp of the scores, if ``options.return_lse``.
     """
     with torch.autocast(q.device.type, enabled=False):
         kind = torch.promote_types(q.dtype, torch.float32)
@@ -28,8 +43,7 @@ def attend_reference(
         scores = options.scale * (q.to(kind) @ keys.transpose(-1, -2))  # (batch, heads, tokens, tokens)
         if options.bias is not None:
             scores = scores + options.bias.to(kind)
-        # A forbidden pair is cut off twice: from the softmax here, and by zeroing a row without any allowed pair below,
-        # where softmax would be 0 / 0.
+        # Forbidden pairs get −inf here; a row without any allowed pair, for which softmax gives 0 / 0, is zeroed below.
         scores = scores.masked_fill(~allowed_pairs(layout, options, q.device), -torch.inf)
         nothing = (scores == -torch.inf).all(-1, keepdim=True)
         probabilities = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
@@ -43,7 +57,20 @@ def attend_reference(
 
 
 def allowed_pairs(layout: BlockLayout, options: Options, device: torch.device) -> Tensor:
-    """Which query may attend to which key: bool, True = yes, (1 or batch, 1, tokens, tokens)."""
+    """The mask of the pairs that a query may attend to.
+
+    Parameters
+    ----------
+    layout : BlockLayout
+    options : Options
+        Only its token masks are used.
+    device : torch.device
+
+    Returns
+    -------
+    bool Tensor of shape (1 or batch, 1, tokens, tokens)
+        True for allowed pairs.
+    """
     tokens, b = layout.n_tokens, layout.block_size
     blocks = torch.zeros(layout.n, layout.n, dtype=torch.bool, device=device)
     blocks[torch.tensor(layout.rows, device=device), torch.tensor(layout.indices, device=device)] = True

@@ -1,7 +1,7 @@
-"""A layout seen in tiles of 128 × 128 tokens, the smallest piece that FlexAttention skips.
+"""The tiles of 128 × 128 tokens of a layout, the smallest unit that FlexAttention skips.
 
-A tile is computed if any pair of tokens in it is attended to. Small blocks leave holes in their tiles: at 16,384 tokens
-a hypercube of blocks of 16 is six times denser in tiles than in blocks.
+A tile is computed if any pair of tokens in it is attended to. Small blocks fill their tiles only partly: at 16,384
+tokens a hypercube of blocks of 16 is six times denser in tiles than in blocks.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ TILE = 128
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """The tiles of a layout in which anything is attended to.
+    """The tiles of a layout with at least one attended pair.
 
     Parameters
     ----------
     n : int
-        Tiles on a side, ⌈tokens / 128⌉.
+        Tiles per side, ⌈tokens / 128⌉.
     rows, columns : ndarray of shape (n_tiles,)
-        Where each tile stands, ascending by row, then by column.
+        The position of each tile, ascending by row, then by column.
     full : bool ndarray of shape (n_tiles,)
-        Every query in it, those beyond the end of the sequence left out, attends to all 128 keys.
+        Whether every query in the tile, except those beyond the end of the sequence, attends to all 128 keys.
     """
 
     n: int
@@ -48,7 +48,7 @@ def tiling(layout: BlockLayout) -> Tiling:
 
     Notes
     -----
-    O(attended blocks · tiles a block meets²) time, O(attended blocks + n²) memory; FlexAttention's own tables have n².
+    O(attended blocks · tiles per block²) time, O(attended blocks + n²) memory; FlexAttention's own tables take O(n²).
 
     Examples
     --------
@@ -59,7 +59,7 @@ def tiling(layout: BlockLayout) -> Tiling:
     (0.109, 0.5)
     """
     n = -(-layout.n_tokens // TILE)
-    pairs = np.zeros(n * n, dtype=np.int64)  # of tokens that attend, tile by tile
+    pairs = np.zeros(n * n, dtype=np.int64)  # attended pairs of tokens per tile
     queries, keys = layout.rows, layout.indices
     for query_tile, query_tokens in _cuts(layout, queries):
         for key_tile, key_tokens in _cuts(layout, keys):
@@ -78,7 +78,7 @@ def tiling(layout: BlockLayout) -> Tiling:
 
 
 def _cuts(layout: BlockLayout, blocks: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """For the first tile that each block meets, the second, …: that tile, and how many of the block's tokens it has."""
+    """For the first tile that each block overlaps, the second, …: the tile and the block's number of tokens in it."""
     start = blocks * layout.block_size
     end = np.minimum(start + layout.block_size, layout.n_tokens)
     most = (layout.block_size + TILE - 2) // TILE + 1
@@ -90,7 +90,22 @@ def _cuts(layout: BlockLayout, blocks: NDArray[np.int64]) -> list[tuple[NDArray[
 
 
 def table(rows: NDArray[np.int64], columns: NDArray[np.int64], n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Turn a list of tiles into FlexAttention's form: how many in each row (n,), and those first in each row (n, n)."""
+    """Convert a list of tiles to FlexAttention's format.
+
+    Parameters
+    ----------
+    rows, columns : ndarray of shape (n_tiles,)
+        The position of each tile, in any order.
+    n : int
+        Tiles per side.
+
+    Returns
+    -------
+    counts : ndarray of shape (n,)
+        Number of tiles in each row.
+    indices : ndarray of shape (n, n)
+        The columns of a row's tiles, ascending, first in each row.
+    """
     order = np.lexsort((columns, rows))
     rows, columns = rows[order], columns[order]
     counts = np.bincount(rows, minlength=n)
@@ -100,19 +115,19 @@ def table(rows: NDArray[np.int64], columns: NDArray[np.int64], n: int) -> tuple[
 
 
 def bitmap(layout: BlockLayout, length: int) -> NDArray[np.uint8]:
-    """Which pairs of blocks attend, a bit each: block j of row i is bit j % 8 of byte [i, j // 8].
+    """The attended pairs of blocks as bits: block j of row i is bit j % 8 of byte [i, j // 8].
 
-    Zeros follow for the blocks that fill up the sequence to that length.
+    Blocks that pad the sequence to `length` are zero.
     """
     blocks = -(-length // layout.block_size)
     width = -(-blocks // 8)
     bits = np.zeros(blocks * width, dtype=np.uint8)
-    # No pair is listed twice, so that adding a bit sets it.
+    # No pair occurs twice, so adding a bit sets it.
     np.add.at(bits, layout.rows * width + layout.indices // 8, (1 << layout.indices % 8).astype(np.uint8))
     return bits.reshape(blocks, width)
 
 
 def table_bytes(layout: BlockLayout, length: int) -> int:
-    """Bytes of all that `table` and `bitmap` make for a layout filled up to a length: four tables, and the bits."""
+    """Bytes of the four tables of `table` and the bits of `bitmap` for a layout padded to a length."""
     tiles, blocks = length // TILE, -(-length // layout.block_size)
     return 4 * 4 * tiles * (tiles + 1) + blocks * -(-blocks // 8)
