@@ -6,10 +6,10 @@ from nip.cli import main
 
 if __name__ == "__main__":
     if "--help" not in sys.argv:
-        from nip.finetuning.evaluate_checkpoints import prediction_words
+        from nip.finetuning.evaluate_checkpoints import prediction_argv
 
         try:
-            arguments = prediction_words(sys.argv[1:])
+            arguments = prediction_argv(sys.argv[1:])
         except (ValueError, OSError) as error:
             print(f"run_glue_predict.py: {error}", file=sys.stderr)
             sys.exit(2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nip.finetuning import arguments
-from nip.finetuning.arguments import AttentionArguments, parse, read_layers, settle_precision, words_of_file
+from nip.finetuning.arguments import AttentionArguments, parse, read_argument_file, read_layers, resolve_precision
 
 
 @dataclass
@@ -93,24 +93,24 @@ def test_what_contradicts_itself_is_refused_in_one_sentence(words: str, sentence
 def test_half_precision_without_a_gpu(bf16: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arguments, "computes_bf16", lambda: bf16)
     monkeypatch.setattr(arguments.torch.accelerator, "is_available", lambda: False)
-    words, notices = settle_precision(["--fp16", "--seed", "1", "--fp16_full_eval", "true"], frozenset())
+    words, notices = resolve_precision(["--fp16", "--seed", "1", "--fp16_full_eval", "true"], frozenset())
     assert words == (["--seed", "1", "--bf16", "--bf16_full_eval", "--use_cpu"] if bf16 else ["--seed", "1"])
     assert len(notices) == 2
-    assert settle_precision(["--fp16", "false"], frozenset()) == (["--fp16", "false"], [])
+    assert resolve_precision(["--fp16", "false"], frozenset()) == (["--fp16", "false"], [])
 
 
 def test_half_precision_with_a_gpu_stays(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arguments.torch.accelerator, "is_available", lambda: True)
-    assert settle_precision(["--fp16"], frozenset()) == (["--fp16"], [])
+    assert resolve_precision(["--fp16"], frozenset()) == (["--fp16"], [])
 
 
 def test_a_json_file_spells_the_flags(tmp_path: Path):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"do_train": True, "param": ["a=1", "b=2"], "seed": 3, "cache_dir": None}))
-    assert words_of_file(file) == ["--do_train", "true", "--param", "a=1", "b=2", "--seed", "3"]
+    assert read_argument_file(file) == ["--do_train", "true", "--param", "a=1", "b=2", "--seed", "3"]
     file.write_text("[1]")
     with pytest.raises(ValueError, match="must hold a JSON object"):
-        words_of_file(file)
+        read_argument_file(file)
 
 
 def test_a_metric_that_chooses_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

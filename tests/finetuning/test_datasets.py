@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from finetuning_files import WORDS, write_tokenizer
-from nip.finetuning.datasets import content_key, file_key, read_rows, tokenized, tokenizer_key
+from nip.finetuning.datasets import dataset_sha256, file_sha256, read_rows, tokenize_dataset, tokenizer_sha256
 
 ROWS = [{"article": "Long, and\ttold.", "abstract": "Short."}, {"article": "Ünd", "abstract": "so"}]
 
@@ -61,7 +61,7 @@ def dataset(rows: list[tuple[int, str]]) -> Any:
 
 @given(COLUMNS, COLUMNS)
 def test_keys_are_of_content(one: list[tuple[int, str]], other: list[tuple[int, str]]):
-    assert (content_key(dataset(one)) == content_key(dataset(other))) == (one == other)
+    assert (dataset_sha256(dataset(one)) == dataset_sha256(dataset(other))) == (one == other)
 
 
 def test_how_it_is_stored_does_not_matter(tmp_path: Path):
@@ -70,18 +70,18 @@ def test_how_it_is_stored_does_not_matter(tmp_path: Path):
     plain.save_to_disk(tmp_path / "saved")
     parts = datasets.concatenate_datasets([dataset(rows[:7]), dataset(rows[7:])])
     shuffled = dataset(rows[::-1]).select(range(2499, -1, -1))
-    keys = {content_key(each) for each in (plain, datasets.load_from_disk(tmp_path / "saved"), parts, shuffled)}
+    keys = {dataset_sha256(each) for each in (plain, datasets.load_from_disk(tmp_path / "saved"), parts, shuffled)}
     assert len(keys) == 1
-    assert content_key(plain.rename_column("a", "c")) not in keys
+    assert dataset_sha256(plain.rename_column("a", "c")) not in keys
 
 
 def test_a_tokenizer_is_its_rules_not_its_last_use(tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path / "one"))
-    before = tokenizer_key(tokenizer)
+    before = tokenizer_sha256(tokenizer)
     tokenizer("the cat", truncation=True, max_length=3, padding="max_length")
-    assert tokenizer_key(tokenizer) == before
-    assert tokenizer_key(AutoTokenizer.from_pretrained(write_tokenizer(tmp_path / "two"))) == before
-    assert tokenizer_key(AutoTokenizer.from_pretrained(write_tokenizer(tmp_path / "three", WORDS[1:]))) != before
+    assert tokenizer_sha256(tokenizer) == before
+    assert tokenizer_sha256(AutoTokenizer.from_pretrained(write_tokenizer(tmp_path / "two"))) == before
+    assert tokenizer_sha256(AutoTokenizer.from_pretrained(write_tokenizer(tmp_path / "three", WORDS[1:]))) != before
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_nothing_is_tokenized_twice(tmp_path: Path, command: Any):
         return {"doubled": [2 * value for value in batch["a"]]}
 
     def mapped(rows: list[tuple[int, str]], **settings: Any) -> Any:
-        return tokenized(dataset(rows), function, command, tokenizer=tokenizer, settings=settings)["doubled"][:]
+        return tokenize_dataset(dataset(rows), function, command, tokenizer=tokenizer, settings=settings)["doubled"][:]
 
     rows = [(1, "a"), (2, "b")]
     assert mapped(rows, length=3) == mapped(list(rows), length=3) == [2, 4]
@@ -114,4 +114,4 @@ def test_nothing_is_tokenized_twice(tmp_path: Path, command: Any):
 
 def test_a_files_key_is_that_of_its_bytes(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"")
-    assert file_key(tmp_path / "a") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert file_sha256(tmp_path / "a") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nip.finetuning.evaluate_checkpoints import evaluate_checkpoints, evaluation_words, prediction_words, without
+from nip.finetuning.evaluate_checkpoints import evaluate_checkpoints, evaluation_argv, prediction_argv, without
 from nip.finetuning.glue import task as glue
 from nip.finetuning.masked_lm import task as masked_lm
 from nip.report.page import write_report
@@ -56,41 +56,41 @@ def test_checkpoints_of_a_masked_language_model(model: Path, text: Path, tmp_pat
 
 
 def test_predictions_of_a_saved_model(trained: Path, tmp_path: Path):
-    words = prediction_words(["--model_name_or_path", str(trained), "--output_dir", str(tmp_path)])
+    words = prediction_argv(["--model_name_or_path", str(trained), "--output_dir", str(tmp_path)])
     glue.main(words)
     assert (tmp_path / "MRPC.tsv").read_text() == (trained / "MRPC.tsv").read_text()
-    assert prediction_words(["--model_name_or_path", str(trained)])[-3:] == [
+    assert prediction_argv(["--model_name_or_path", str(trained)])[-3:] == [
         "--output_dir",
         str(trained),
         "--do_predict",
     ]
-    other = prediction_words(["--model_name_or_path", str(trained), "--test_file", "x.csv", "--task_name", "rte"])
+    other = prediction_argv(["--model_name_or_path", str(trained), "--test_file", "x.csv", "--task_name", "rte"])
     assert "--data_dir" not in other
     assert other.count("--task_name") == 1
     with pytest.raises(ValueError, match="Name the model"):
-        prediction_words([])
+        prediction_argv([])
 
 
 def test_flags_of_training_are_left_out():
     run = {"command": ["nip", "mlm", "--train_file", "a.txt", "--fp16", "--param", "a=1", "b=2", "--seed", "3"]}
-    assert evaluation_words(run, ["--seed", "4"]) == ["--train_file", "a.txt", "--seed", "4"]
+    assert evaluation_argv(run, ["--seed", "4"]) == ["--train_file", "a.txt", "--seed", "4"]
     run["command"] += ["--validation_file", "b.txt"]
-    assert evaluation_words(run, []) == ["--seed", "3", "--validation_file", "b.txt"]
+    assert evaluation_argv(run, []) == ["--seed", "3", "--validation_file", "b.txt"]
     run["command"] += ["--streaming", "--attention_layers", "0=local", "--backend", "gather"]
-    assert evaluation_words(run, []) == ["--seed", "3", "--validation_file", "b.txt", "--streaming"]
+    assert evaluation_argv(run, []) == ["--seed", "3", "--validation_file", "b.txt", "--streaming"]
     assert without(["--a", "--b-c=1", "--d"], ["b_c"]) == ["--a", "--d"]
 
 
 def test_another_source_stands_in_for_the_runs_own():
     run = {"command": ["nip", "glue", "--task_name", "mrpc", "--data_dir", "GLUE", "--do_train"]}
-    assert evaluation_words(run, ["--validation_file", "v.csv"]) == [
+    assert evaluation_argv(run, ["--validation_file", "v.csv"]) == [
         *("--task_name", "mrpc", "--validation_file", "v.csv")
     ]
-    assert evaluation_words(run, ["--dataset_name", "other"]) == ["--dataset_name", "other"]
+    assert evaluation_argv(run, ["--dataset_name", "other"]) == ["--dataset_name", "other"]
     run = {"command": ["nip", "mlm", "--dataset_name", "wikitext", "--dataset_config_name", "raw", "--do_train"]}
-    assert evaluation_words(run, ["--validation_file", "v.txt"]) == ["--validation_file", "v.txt"]
+    assert evaluation_argv(run, ["--validation_file", "v.txt"]) == ["--validation_file", "v.txt"]
     run = {"command": ["nip", "mlm", "--train_file", "a.txt", "--validation_split_percentage", "9", "--do_train"]}
-    assert evaluation_words(run, ["--validation_file", "v.txt"]) == ["--validation_file", "v.txt"]
+    assert evaluation_argv(run, ["--validation_file", "v.txt"]) == ["--validation_file", "v.txt"]
 
 
 def test_an_evaluation_that_was_stopped_goes_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

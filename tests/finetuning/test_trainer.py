@@ -14,7 +14,7 @@ import nip
 from nip.finetuning import trainer as running
 from nip.finetuning.glue import task as glue
 from nip.finetuning.masked_lm import task as masked_lm
-from nip.finetuning.trainer import Recorded
+from nip.finetuning.trainer import RecordedTrainer
 from nip.models.huggingface.norms import use_rms_norm
 
 
@@ -78,26 +78,26 @@ def test_a_batch_in_two_parts_is_the_batch(train: Any, still: Path, mrpc: Path, 
 
 def test_the_recorded_loss_is_the_models_own(still: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     own = []
-    step = Recorded.training_step
+    step = RecordedTrainer.training_step
 
-    def watched(self: Recorded, model: Any, inputs: Any, items: Any = None) -> Any:
+    def watched(self: RecordedTrainer, model: Any, inputs: Any, items: Any = None) -> Any:
         own.append(type(model).forward(model, **inputs).loss.item())
         return step(self, model, inputs, items)
 
-    monkeypatch.setattr(Recorded, "training_step", watched)
+    monkeypatch.setattr(RecordedTrainer, "training_step", watched)
     train_glue(still, mrpc, tmp_path / "out", "--max_steps", "3")
     assert [row["loss"] for row in rows(tmp_path / "out")] == pytest.approx(own, rel=1e-5)
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    step = Recorded.training_step
+    step = RecordedTrainer.training_step
 
-    def stopped(self: Recorded, model: Any, inputs: Any, items: Any = None) -> Any:
+    def stopped(self: RecordedTrainer, model: Any, inputs: Any, items: Any = None) -> Any:
         if self.state.global_step == at:
             raise KeyboardInterrupt
         return step(self, model, inputs, items)
 
-    monkeypatch.setattr(Recorded, "training_step", stopped)
+    monkeypatch.setattr(RecordedTrainer, "training_step", stopped)
 
 
 EVALUATED = "--do_eval --eval_strategy steps --eval_steps 2 --save_steps 2 --logging_steps 5".split()  # noqa: SIM905
@@ -139,8 +139,8 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_takes_no_further_step(
     out = tmp_path / "out"
     words = ["--max_steps", "4", "--save_steps", "2"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Recorded, "save_model", lambda self, *a, _internal_call=False, **k: (
-            Recorded.__base__.save_model(self, *a, _internal_call=True, **k) if _internal_call else interrupted()
+        patch.setattr(RecordedTrainer, "save_model", lambda self, *a, _internal_call=False, **k: (
+            RecordedTrainer.__base__.save_model(self, *a, _internal_call=True, **k) if _internal_call else interrupted()
         ))  # fmt: skip
         train_glue(model, mrpc, out, *words)
     train_glue(model, mrpc, out, *words)

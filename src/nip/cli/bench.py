@@ -466,9 +466,9 @@ def encoder_command(
     Example: nip bench encoder --seq-len 2048 --dropout 0 --pass training
     """
     from nip.bench.huggingface import HEADER, Encoder, bench_encoder, caption, cells, to_markdown
-    from nip.finetuning.datasets import quiet
+    from nip.finetuning.datasets import disable_progress_bars
 
-    quiet()
+    disable_progress_bars()
     lengths = [integer(text, "A sequence length") for text in split(seq_len)]
     chances = [number(text, "Dropout") for text in split(dropout)]
     given = {"layers": layers, "width": width, "heads": heads}

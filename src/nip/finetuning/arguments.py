@@ -238,20 +238,20 @@ def parse(
         (task_class, AttentionArguments, ModelArguments, RunArguments, training_class), program, description
     )
     if len(words) == 1 and words[0].endswith(".json"):
-        words = words_of_file(Path(words[0]))
+        words = read_argument_file(Path(words[0]))
     if "-h" in words or "--help" in words:
         parser.print_help()
         raise SystemExit(0)
     translated, notices = translate(words, parser.names)
     given = frozenset(word[2:].partition("=")[0] for word in translated if word.startswith("--"))
-    translated, more = settle_precision(translated, given)
+    translated, more = resolve_precision(translated, given)
     notices += more
     if "overwrite_output_dir" in given:
         notices.append(
             "--overwrite_output_dir replaces a finished run there; an unfinished one with these settings goes on"
         )
     for notice in notices:
-        tell(notice)
+        print_notice(notice)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of names that transformers will drop one day
         try:
@@ -259,11 +259,11 @@ def parse(
         except ValueError as error:
             raise ValueError(" ".join(str(error).split())) from error  # transformers' own may fill several lines
     task, attention, model, run, training = read
-    refuse_contradictions(given, training, run)
+    check_contradictions(given, training, run)
     return Command(attention, model, run, task, training, (*program.split(), *words), given)
 
 
-def tell(notice: str) -> None:
+def print_notice(notice: str) -> None:
     """Say a line on standard error, once for all processes."""
     import os
 
@@ -271,7 +271,7 @@ def tell(notice: str) -> None:
         print(f"nip: {notice}", file=sys.stderr)
 
 
-def words_of_file(path: Path) -> list[str]:
+def read_argument_file(path: Path) -> list[str]:
     """The flags that a JSON object spells, as words.
 
     Raises
@@ -295,7 +295,7 @@ def words_of_file(path: Path) -> list[str]:
     return words
 
 
-def settle_precision(words: Sequence[str], given: frozenset[str]) -> tuple[list[str], list[str]]:
+def resolve_precision(words: Sequence[str], given: frozenset[str]) -> tuple[list[str], list[str]]:
     """Half precision for a machine without a GPU: bfloat16 where the processor computes it, else 32 bits.
 
     Returns
@@ -336,7 +336,7 @@ def _drop(words: list[str], name: str) -> None:
     del words[place : place + (1 if alone else 2)]
 
 
-def refuse_contradictions(given: frozenset[str], training: TrainingArguments, run: RunArguments) -> None:
+def check_contradictions(given: frozenset[str], training: TrainingArguments, run: RunArguments) -> None:
     """Refuse what cannot both be meant, and complete what follows from what was said.
 
     ``--metric_for_best_model`` and ``--early_stopping_patience`` mean that the best model is taken at the end.
@@ -364,7 +364,9 @@ def refuse_contradictions(given: frozenset[str], training: TrainingArguments, ru
         )
     wants_best = run.early_stopping_patience is not None or "metric_for_best_model" in given
     if "metric_for_best_model" in given and training.do_train and not evaluates:
-        tell("--metric_for_best_model does nothing: without --eval_strategy no model is found best while training")
+        print_notice(
+            "--metric_for_best_model does nothing: without --eval_strategy no model is found best while training"
+        )
     if evaluates and wants_best and not training.load_best_model_at_end:
         if "load_best_model_at_end" in given:
             raise ValueError("A metric for the best model and early stopping need --load_best_model_at_end to be on.")

@@ -112,10 +112,10 @@ def read_json(path: Path) -> Any:
         return None
 
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
-def refuse_sources(task: Any, example: str) -> None:
+def check_data_source(task: Any, example: str) -> None:
     """Refuse settings that name no data, or some in two ways.
 
     Parameters
@@ -138,15 +138,15 @@ def refuse_sources(task: Any, example: str) -> None:
         raise ValueError("--dataset_config_name needs --dataset_name.")
 
 
-def wanted_parts(command: Command) -> list[str]:
+def needed_splits(command: Command) -> list[str]:
     """The parts that the command trains on, evaluates and predicts."""
     training = command.training
     evaluates = training.do_eval or (training.do_train and str(training.eval_strategy.value) != "no")
     asked = {"train": training.do_train, "validation": evaluates, "test": training.do_predict}
-    return [part for part in PARTS if asked[part]]
+    return [part for part in SPLITS if asked[part]]
 
 
-def read_parts(command: Command, read: Callable[[Path, str], Any]) -> dict[str, tuple[str, Any]]:
+def read_splits(command: Command, read: Callable[[Path, str], Any]) -> dict[str, tuple[str, Any]]:
     """Where each part that the command needs is from, in words, and its rows.
 
     Parameters
@@ -165,7 +165,7 @@ def read_parts(command: Command, read: Callable[[Path, str], Any]) -> dict[str, 
     if task.dataset_name is not None:
         hub = read_hub(task.dataset_name, task.dataset_config_name, cache_dir=command.model.cache_dir)
     found = {}
-    for part in wanted_parts(command):
+    for part in needed_splits(command):
         if hub is None:
             file = getattr(task, f"{part}_file")
             if file is None:
@@ -179,25 +179,25 @@ def read_parts(command: Command, read: Callable[[Path, str], Any]) -> dict[str, 
     return found
 
 
-def limited(command: Command, part: str, data: Any) -> Any:
+def select_samples(command: Command, part: str, data: Any) -> Any:
     """The first rows of a part, as many as the command uses."""
     run = command.run
     limits: Sequence[int | None] = (run.max_train_samples, run.max_eval_samples, run.max_predict_samples)
-    limit = dict(zip(PARTS, limits, strict=True))[part]
+    limit = dict(zip(SPLITS, limits, strict=True))[part]
     return data if limit is None else data.select(range(min(limit, len(data))))
 
 
 ROWS = 1000
 
 
-def content_key(data: Any) -> str:
+def dataset_sha256(data: Any) -> str:
     """SHA-256 of a Dataset's columns and rows; how it is stored does not matter.
 
     Examples
     --------
     >>> from datasets import Dataset
     >>> one, other = Dataset.from_dict({"a": [1, 2]}), Dataset.from_dict({"a": [2, 1]})
-    >>> content_key(one) == content_key(other.select([1, 0]))
+    >>> dataset_sha256(one) == dataset_sha256(other.select([1, 0]))
     True
     """
     digest = hashlib.sha256(json.dumps([len(data), data.column_names]).encode())
@@ -206,13 +206,13 @@ def content_key(data: Any) -> str:
     return digest.hexdigest()
 
 
-def file_key(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tokenizer_key(tokenizer: Any) -> str:
+def tokenizer_sha256(tokenizer: Any) -> str:
     """SHA-256 of a tokenizer's vocabulary and rules, without what it was last asked to do."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -226,7 +226,7 @@ def tokenizer_key(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([rules, told], sort_keys=True).encode()).hexdigest()
 
 
-def tokenized(
+def tokenize_dataset(
     data: Any,
     function: Callable[[Mapping[str, list[Any]]], Mapping[str, list[Any]]],
     command: Command,
@@ -258,7 +258,12 @@ def tokenized(
     Dataset
         Its `_fingerprint` says what it was made of, as the name of the cache does.
     """
-    made_of = [key or content_key(data), tokenizer_key(tokenizer), dict(settings), list(remove or data.column_names)]
+    made_of = [
+        key or dataset_sha256(data),
+        tokenizer_sha256(tokenizer),
+        dict(settings),
+        list(remove or data.column_names),
+    ]
     name = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
     folder = cache_folder(command)
     processes = command.run.preprocessing_num_workers
@@ -287,7 +292,7 @@ def cache_folder(command: Command) -> Path:
     return folder
 
 
-def quiet() -> None:
+def disable_progress_bars() -> None:
     """No bars of `datasets` and `transformers` where standard error is no terminal."""
     import datasets
     from transformers.utils import logging

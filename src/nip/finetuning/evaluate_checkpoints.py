@@ -122,7 +122,7 @@ def without(words: Sequence[str], names: Sequence[str]) -> list[str]:
     return kept
 
 
-def evaluation_words(run: dict[str, Any], more: Sequence[str]) -> list[str]:
+def evaluation_argv(run: dict[str, Any], more: Sequence[str]) -> list[str]:
     """The flags that evaluate a run's data: the run's own, and others after them, which may name another source.
 
     Where the run took its texts to evaluate from its training file, it does so again.
@@ -178,7 +178,7 @@ def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[s
     if not found:
         raise ValueError(f"{folder} has no checkpoints: train with --save_steps.")
     main = importlib.import_module(TASKS[run["kind"]]).main
-    flags = evaluation_words(run, more)
+    flags = evaluation_argv(run, more)
     out = out or folder / "checkpoints.json"
     rows = _unfinished(out, found, more)
     for step, checkpoint in found[len(rows) :]:
@@ -214,7 +214,7 @@ def draw_checkpoints(rows: Sequence[dict[str, Any]], path: Path) -> None:
     save_svg(figure, path)
 
 
-def prediction_words(words: Sequence[str]) -> list[str]:
+def prediction_argv(words: Sequence[str]) -> list[str]:
     """The flags of ``nip glue`` that predict with a saved model: what is not said is as the model's run had it.
 
     Predictions are written into the model's folder where no other is named.

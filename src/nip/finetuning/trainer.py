@@ -1,12 +1,12 @@
 """How every finetuning task runs: claim the folder, train or go on, evaluate, predict, and say what came of it.
 
-A new task is a function that makes a `Setup` of a `Command`, and a call::
+A new task is a function that makes a `TaskSetup` of a `Command`, and a call::
 
     def main(words: Sequence[str]) -> dict[str, Any]:
         command = parse(words, QaArguments, program="nip qa")
         with begin(command, kind="qa", task="squad") as claim:
             setup = prepare(command)          # data, model, metrics: everything that can be wrong is told here
-            return carry_out(command, setup, claim)
+            return run_task(command, setup, claim)
 
 Training that was stopped goes on with the same command and comes to the same weights; training that has ended is not
 repeated, and its model is evaluated and predicts.
@@ -48,7 +48,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import ProgressCallback, TrainerState
 
 from nip.finetuning.arguments import Command, described
-from nip.finetuning.datasets import file_key, quiet
+from nip.finetuning.datasets import disable_progress_bars, file_sha256
 from nip.finetuning.evaluate_checkpoints import draw_curves
 from nip.finetuning.output_dir import STATE_FILE, Claim, claimed_output, clear, output_folder
 from nip.models.huggingface.config import ENTRY
@@ -60,7 +60,7 @@ from nip.runs.folder import Metrics, read_metrics, read_run_file, write_json, wr
 from nip.runs.process import peak_mib
 
 
-class Recorder(TrainerCallback):  # type: ignore[misc]
+class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
     """Writes ``metrics.jsonl`` and says how the run goes.
 
     A step's loss is the mean over everything that the step covers, in all processes. Losses stay on the device until
@@ -79,7 +79,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, path: Path, console: Console, *, main: bool) -> None:
         self.path = path
-        self.trainer: Recorded | None = None
+        self.trainer: RecordedTrainer | None = None
         self._console, self._main, self._training = console, main, False
         self._file: Metrics | None = None
         self._open_loss: torch.Tensor | None = None
@@ -171,7 +171,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             self._file.secure()
 
 
-class BestIsSaved(TrainerCallback):  # type: ignore[misc]
+class SaveBestModel(TrainerCallback):  # type: ignore[misc]
     """Saves a checkpoint after every evaluation that is the best so far, whatever ``--save_steps`` says.
 
     Otherwise the best model would be lost where it falls between two checkpoints, or where the run ends before the
@@ -188,13 +188,13 @@ class BestIsSaved(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_save or better
 
 
-class Recorded(Trainer):  # type: ignore[misc]
-    """A Trainer that tells a `Recorder` the loss and the tokens of every part of a step.
+class RecordedTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer that tells a `MetricsRecorder` the loss and the tokens of every part of a step.
 
-    Mixed with another Trainer where one is needed: ``class RecordedSeq2Seq(Recorded, Seq2SeqTrainer)``.
+    Mixed with another Trainer where one is needed: ``class RecordedSeq2SeqTrainer(RecordedTrainer, Seq2SeqTrainer)``.
     """
 
-    def __init__(self, *arguments: Any, recorder: Recorder, **named: Any) -> None:
+    def __init__(self, *arguments: Any, recorder: MetricsRecorder, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.recorder = recorder
         recorder.trainer = self
@@ -217,7 +217,7 @@ def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 @dataclass
-class Setup:
+class TaskSetup:
     """What a task brings to be trained, evaluated and predicted.
 
     Parameters
@@ -252,8 +252,8 @@ class Setup:
         ``predict(trainer, folder)`` writes predictions and returns the files.
     data : mapping
         What the data is, by content: a run with other data is another run.
-    trainer_class : type, default=Recorded
-        Another Trainer, mixed with `Recorded`.
+    trainer_class : type, default=RecordedTrainer
+        Another Trainer, mixed with `RecordedTrainer`.
     trainer_settings : mapping
         What it takes beside.
     after : callable or None
@@ -276,7 +276,7 @@ class Setup:
     describe: Callable[[Mapping[str, float]], Mapping[str, Any]] | None = None
     predict: Callable[[Any, Path], list[Path]] | None = None
     data: Mapping[str, str] = field(default_factory=dict)
-    trainer_class: type = Recorded
+    trainer_class: type = RecordedTrainer
     trainer_settings: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[Any, Path, Mapping[str, float]], None] | None = None
 
@@ -301,7 +301,7 @@ def decisive(command: Command, processes: int) -> dict[str, Any]:
     free = getattr(command.task, "FREE", ())  # what a task says may change between two starts, such as a test file
     graph = {"attention": attention.attention}
     if attention.graph:
-        graph = {"graph": attention.graph, "graph_file": file_key(Path(attention.graph))}
+        graph = {"graph": attention.graph, "graph_file": file_sha256(Path(attention.graph))}
     if attention.attention_layers is not None:
         graph["attention_layers"] = attention.attention_layers
     chosen: dict[str, Any] = {
@@ -320,7 +320,7 @@ def decisive(command: Command, processes: int) -> dict[str, Any]:
 
 
 def outcome(
-    command: Command, setup: Setup, trained: Mapping[str, Any], measured: Mapping[str, float], metrics: Path
+    command: Command, setup: TaskSetup, trained: Mapping[str, Any], measured: Mapping[str, float], metrics: Path
 ) -> dict[str, Any]:
     """What ``result.json`` says."""
     rows = read_metrics(metrics) if metrics.is_file() and command.training.do_train else []
@@ -346,7 +346,7 @@ def outcome(
         "peak_mib": peak_mib(setup.model.device),
         "train_loss": sum(losses) / len(losses) if losses and len(losses) == len(steps) else None,
         **more,
-        "metrics": {name: finite(value) for name, value in measured.items() if is_figure(name)},
+        "metrics": {name: finite(value) for name, value in measured.items() if is_metric(name)},
     }
     asked, accuracy = result.get("n_test"), result["test_accuracy"]
     if accuracy is not None and asked and "interval" not in result:
@@ -356,7 +356,7 @@ def outcome(
     return result
 
 
-def run_facts(command: Command, setup: Setup, processes: int) -> dict[str, Any]:
+def run_facts(command: Command, setup: TaskSetup, processes: int) -> dict[str, Any]:
     """What ``run.json`` says of a run that begins: enough to run it again and to show its graph."""
     entry = getattr(setup.model.config, "nip", None) or {}
     return {
@@ -403,7 +403,7 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def is_figure(name: str) -> bool:
+def is_metric(name: str) -> bool:
     """Whether an evaluation's figure is a metric, not a time."""
     return not name.endswith(("runtime", "per_second", "preparation_time"))
 
@@ -441,11 +441,11 @@ def begin(command: Command, *, kind: str, task: str) -> Iterator[Claim]:
         state.wait_for_everyone()
         # the result alone goes to standard output, not what libraries print on the way, such as DeepSpeed's log
         with redirect_stdout(sys.stderr):
-            quiet()
+            disable_progress_bars()
             yield claim
 
 
-def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
+def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]:
     """Train, evaluate and predict as the command says; what came of it, as ``result.json`` holds it.
 
     Raises
@@ -454,7 +454,7 @@ def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
         If the metric that is to choose the best model is none of the task's, data that the command needs is missing, or
         the folder's run had other data.
     """
-    refuse_impossible(command, setup)
+    check_setup(command, setup)
     training, folder, state = command.training, claim.folder, PartialState()
     there = claim.there or {}
     if not claim.replace and there.get("data", setup.data) != dict(setup.data):
@@ -509,7 +509,7 @@ def carry_out(command: Command, setup: Setup, claim: Claim) -> dict[str, Any]:
     return result
 
 
-def refuse_impossible(command: Command, setup: Setup) -> None:
+def check_setup(command: Command, setup: TaskSetup) -> None:
     """Refuse, before anything is written, what the data or the task cannot give."""
     training = command.training
     if training.do_train and setup.train is None:
@@ -518,7 +518,7 @@ def refuse_impossible(command: Command, setup: Setup) -> None:
         raise ValueError("--do_eval needs data to evaluate.")
     if training.do_predict and setup.predict is None:
         raise ValueError("--do_predict needs data to predict.")
-    refuse_reporters(training.report_to)
+    check_report_to(training.report_to)
     best = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if training.load_best_model_at_end and best not in ("loss", *setup.metric_names):
         raise ValueError(
@@ -527,7 +527,7 @@ def refuse_impossible(command: Command, setup: Setup) -> None:
         )
 
 
-def refuse_reporters(names: Sequence[str]) -> None:
+def check_report_to(names: Sequence[str]) -> None:
     """Refuse a service that is to hear of the run, but is unknown or whose package is missing."""
     unknown = [name for name in names if name not in INTEGRATION_TO_CALLBACK]
     if unknown:
@@ -539,7 +539,7 @@ def refuse_reporters(names: Sequence[str]) -> None:
             raise ValueError(f"--report_to {name}: {' '.join(str(error).split())}") from error
 
 
-def make_trainer(command: Command, setup: Setup, metrics: Path, console: Console, *, main: bool) -> Recorded:
+def make_trainer(command: Command, setup: TaskSetup, metrics: Path, console: Console, *, main: bool) -> RecordedTrainer:
     """The Trainer of a run, its losses scaled right whatever the number of parts and processes."""
     training = command.training
     training.restore_callback_states_from_checkpoint = True  # else early stopping counts anew after a restart
@@ -551,12 +551,12 @@ def make_trainer(command: Command, setup: Setup, metrics: Path, console: Console
     setup.model.accepts_loss_kwargs = False
     callbacks: list[Any] = []
     if training.load_best_model_at_end:
-        callbacks.append(BestIsSaved())
+        callbacks.append(SaveBestModel())
     if command.run.early_stopping_patience is not None:
         callbacks.append(
             EarlyStoppingCallback(command.run.early_stopping_patience, command.run.early_stopping_threshold)
         )
-    trainer: Recorded = setup.trainer_class(
+    trainer: RecordedTrainer = setup.trainer_class(
         model=setup.model,
         args=training,
         data_collator=setup.collator,
@@ -567,7 +567,7 @@ def make_trainer(command: Command, setup: Setup, metrics: Path, console: Console
         compute_metrics=setup.metrics,
         preprocess_logits_for_metrics=setup.reduce_logits,
         callbacks=callbacks,
-        recorder=Recorder(metrics, console, main=main),
+        recorder=MetricsRecorder(metrics, console, main=main),
         **setup.trainer_settings,
     )
     for noisy in (PrinterCallback, ProgressCallback):  # they print to standard output
@@ -575,7 +575,7 @@ def make_trainer(command: Command, setup: Setup, metrics: Path, console: Console
     return trainer
 
 
-def train(trainer: Recorded, setup: Setup, checkpoint: Path | None, console: Console) -> dict[str, Any]:
+def train(trainer: RecordedTrainer, setup: TaskSetup, checkpoint: Path | None, console: Console) -> dict[str, Any]:
     """Train from the start or from a checkpoint, save the model, and say what training came to."""
     training = trainer.args
     if checkpoint is not None:
@@ -616,7 +616,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     model.load_state_dict(saved.state_dict())
 
 
-def evaluate(trainer: Recorded, setup: Setup, console: Console) -> dict[str, float]:
+def evaluate(trainer: RecordedTrainer, setup: TaskSetup, console: Console) -> dict[str, float]:
     """The metrics on every set that is evaluated; those of the first without a prefix."""
     found: dict[str, float] = {}
     for name, data in setup.evaluation.items():
@@ -625,6 +625,6 @@ def evaluate(trainer: Recorded, setup: Setup, console: Console) -> dict[str, flo
         found.update({f"{name}_{key}" if name else key: value for key, value in own.items()})
         if trainer.is_world_process_zero():
             trainer.save_metrics("eval" + (f"_{name}" if name else ""), measured)
-    said = "  ".join(f"{name} {found[name]:.4f}" for name in found if is_figure(name))
+    said = "  ".join(f"{name} {found[name]:.4f}" for name in found if is_metric(name))
     console.say(f"{setup.task}: {said}")
     return found

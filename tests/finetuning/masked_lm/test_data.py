@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from finetuning_files import WORDS
-from nip.finetuning.masked_lm.data import Endless, check_text, pieces, read_sets, read_text, stream_file, text_column
+from nip.finetuning.masked_lm.data import (
+    RepeatingStream,
+    check_text,
+    pieces,
+    read_sets,
+    read_text,
+    stream_file,
+    text_column,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +54,15 @@ def test_a_stream_begins_again_with_other_numbers(tmp_path: Path):
     file.write_text("a\nb\nc\n")
     stream = datasets.load_dataset("text", data_files=str(file), split="train", streaming=True)
     encode = lambda batch: {"input_ids": batch["text"], "special_tokens_mask": [[0]] * len(batch["text"])}  # noqa: E731
-    first = list(itertools.islice(Endless(stream, encode), 7))
+    first = list(itertools.islice(RepeatingStream(stream, encode), 7))
     assert [each["input_ids"] for each in first] == list("abcabca")
     assert [each["idx"] for each in first] == list(range(7))
-    shuffled = Endless(stream.shuffle(seed=1, buffer_size=3), encode)
+    shuffled = RepeatingStream(stream.shuffle(seed=1, buffer_size=3), encode)
     read = [each["input_ids"] for each in itertools.islice(shuffled, 30)]
     assert all(sorted(read[i : i + 3]) == ["a", "b", "c"] for i in range(0, 30, 3))
     assert len({tuple(read[i : i + 3]) for i in range(0, 30, 3)}) > 1
     assert read == [each["input_ids"] for each in itertools.islice(shuffled, 30)]  # as after a restart
-    empty = Endless(stream, lambda batch: {"input_ids": [], "special_tokens_mask": []})
+    empty = RepeatingStream(stream, lambda batch: {"input_ids": [], "special_tokens_mask": []})
     with pytest.raises(ValueError, match="stream of training texts is empty"):
         next(iter(empty))
 

@@ -12,7 +12,14 @@ from torch.nn import functional
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, AutoTokenizer
 
 from nip.finetuning.losses import classification_loss
-from nip.finetuning.masked_lm.masking import MaskedMetrics, Masking, Turns, asked_loss, only_asked, reduce_logits
+from nip.finetuning.masked_lm.masking import (
+    CountEpochs,
+    MaskedMetrics,
+    MaskingCollator,
+    masked_loss,
+    masked_tokens_only,
+    reduce_logits,
+)
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def example(n: int, number: int) -> dict:
 def test_shares(tokenizer):
     """15 % asked for, of them 80 % hidden and 10 % another: within five standard deviations."""
     n = 40_000
-    batch = Masking(tokenizer, 0.15, 3)([example(n, 0)])
+    batch = MaskingCollator(tokenizer, 0.15, 3)([example(n, 0)])
     ids, labels = batch["input_ids"][0].numpy(), batch["labels"][0].numpy()
     asked = labels != -100
     assert set(labels[asked]) == {7}
@@ -46,27 +53,27 @@ def test_shares(tokenizer):
 
 
 def test_masks_follow_from_seed_pass_and_number_alone(tokenizer):
-    masking = Masking(tokenizer, 0.3, 5)
+    masking = MaskingCollator(tokenizer, 0.3, 5)
     examples = [example(30, number) for number in (0, 1, 2)]
     before = torch.random.get_rng_state()
     together = masking(examples)
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(masking(examples[::-1])["labels"], together["labels"].flip(0))
     assert not torch.equal(together["labels"][0], together["labels"][1])
-    assert not torch.equal(Masking(tokenizer, 0.3, 6)(examples)["labels"], together["labels"])
-    Turns(masking).on_epoch_begin(None, SimpleNamespace(epoch=1.0), None)
+    assert not torch.equal(MaskingCollator(tokenizer, 0.3, 6)(examples)["labels"], together["labels"])
+    CountEpochs(masking).on_epoch_begin(None, SimpleNamespace(epoch=1.0), None)
     assert not torch.equal(masking(examples)["labels"], together["labels"])
     fixed = masking([example(30, -4)])["labels"]
-    Turns(masking).on_epoch_begin(None, SimpleNamespace(epoch=2.5), None)
+    CountEpochs(masking).on_epoch_begin(None, SimpleNamespace(epoch=2.5), None)
     assert torch.equal(masking([example(30, -4)])["labels"], fixed)
 
 
 def test_shorter_examples_are_padded(tokenizer):
-    batch = Masking(tokenizer, 0.5, 1)([example(6, 0), example(3, 1)])
+    batch = MaskingCollator(tokenizer, 0.5, 1)([example(6, 0), example(3, 1)])
     assert batch["attention_mask"].tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0]]
     assert batch["input_ids"][1, 3:].tolist() == [tokenizer.pad_token_id] * 3
     assert (batch["labels"][1, 3:] == -100).all()
-    assert Masking(tokenizer, 0.5, 1, 9)([example(6, 0)])["input_ids"].shape == (1, 9)
+    assert MaskingCollator(tokenizer, 0.5, 1, 9)([example(6, 0)])["input_ids"].shape == (1, 9)
 
 
 def test_sums_of_each_example():
@@ -113,11 +120,11 @@ def test_the_output_layer_sees_the_asked_tokens_alone(family):
     def gradients(narrow):
         model.zero_grad()
         if narrow:
-            with only_asked(model, labels):
+            with masked_tokens_only(model, labels):
                 scores = model(input_ids=ids)
         else:
             scores = model(input_ids=ids)
-        loss = asked_loss(classification_loss)(scores, labels, torch.tensor(2 * asked))
+        loss = masked_loss(classification_loss)(scores, labels, torch.tensor(2 * asked))
         loss.backward()
         found = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
         return loss.detach(), reduce_logits(scores["logits"].detach(), labels), found
@@ -138,9 +145,9 @@ def test_nothing_asked_for():
     config = CONFIG_MAPPING["bert"](vocab_size=40, max_position_embeddings=32, **TINY)
     model = AutoModelForMaskedLM.from_config(config)
     labels = torch.full((2, 8), -100)
-    with only_asked(model, labels):
+    with masked_tokens_only(model, labels):
         scores = model(input_ids=torch.ones_like(labels))
-    asked_loss(classification_loss)(scores, labels).backward()
+    masked_loss(classification_loss)(scores, labels).backward()
     assert scores["logits"].shape == (0, 40)
     assert not model.get_input_embeddings().weight.grad.any()
     assert not reduce_logits(scores["logits"], labels).any()

@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import nip
 from finetuning_files import WORDS, write_text
 from nip.finetuning.masked_lm import task as masked_lm
-from nip.finetuning.masked_lm.masking import Masking
+from nip.finetuning.masked_lm.masking import MaskingCollator
 
 SMALL = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32"
 
@@ -70,7 +70,7 @@ def test_perplexity_is_that_of_the_saved_model(model: Path, text: Path, tmp_path
     lines = text.read_text().splitlines()[: 40 * 25 // 100]
     ids = [token for line in lines for token in read(line)["input_ids"]]
     special = [int(token in read.all_special_ids) for token in ids]
-    masking = Masking(read, 0.15, 42)
+    masking = MaskingCollator(read, 0.15, 42)
     losses, right = [], []
     for number, start in enumerate(range(0, len(ids), 20)):
         piece = {"input_ids": ids[start : start + 20], "special_tokens_mask": special[start : start + 20]}

@@ -184,9 +184,9 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
         1e-2,
     )
     assert qa(*words, out=tmp_path / "whole")[0] == 0
-    from nip.finetuning.trainer import Recorded
+    from nip.finetuning.trainer import RecordedTrainer
 
-    real = Recorded.training_step
+    real = RecordedTrainer.training_step
 
     def stop(self, *arguments, **named):
         if self.state.global_step == 4:
@@ -194,7 +194,7 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
         return real(self, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Recorded, "training_step", stop)
+        patched.setattr(RecordedTrainer, "training_step", stop)
         assert qa(*words)[0] == 2
     code, _, err, out = qa(*words)
     assert code == 0 and "going on from" in err

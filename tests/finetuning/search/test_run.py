@@ -153,7 +153,7 @@ def test_a_metric_that_the_run_lacks(tmp_path):
 PROCESS = """
 import sys
 from pathlib import Path
-from test_hpo import STAND_IN, run_search, search
+from test_run import STAND_IN, run_search, search
 run_search(search(Path(sys.argv[1]), words=("--hold", sys.argv[2]), workers=int(sys.argv[3])), STAND_IN)
 """
 

@@ -12,6 +12,7 @@ from nip.finetuning.search import study as search_study
 from nip.finetuning.search.space import Range, suggest
 from nip.finetuning.search.study import (
     ask,
+    close_duplicate,
     close_lost,
     counted,
     first_number,
@@ -22,7 +23,6 @@ from nip.finetuning.search.study import (
     queue_grid,
     remember,
     retry_failed,
-    settle_repeat,
 )
 
 SPACE = {"x": (1, 2, 3), "y": ("a", "b")}
@@ -37,7 +37,7 @@ def take(study, sampler="random", limit=None, space=SPACE, seed=1):
     """The next trial that is to be performed."""
     while (trial := ask(study, space, sampler, limit, seed)) is not None:
         suggest(trial, space)
-        if not settle_repeat(study, trial, space, sampler, limit):
+        if not close_duplicate(study, trial, space, sampler, limit):
             return trial
     return None
 
@@ -88,8 +88,8 @@ def test_who_asks_at_the_same_moment_for_the_last_one(study, sampler):
     )  # the second has seen the queue before the first took it
     for trial in (first, second):
         suggest(trial, space)
-    assert settle_repeat(study, second, space, sampler, 1)
-    assert not settle_repeat(study, first, space, sampler, 1)
+    assert close_duplicate(study, second, space, sampler, 1)
+    assert not close_duplicate(study, first, space, sampler, 1)
     assert [trial.number for trial in live(study)] == [first.number]
 
 

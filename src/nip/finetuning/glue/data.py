@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nip.finetuning.arguments import tell
+from nip.finetuning.arguments import print_notice
 from nip.finetuning.datasets import read_hub, read_rows
 from nip.finetuning.glue.registry import GlueTask, glue_task
 
@@ -270,7 +270,7 @@ def from_folder(name: str, data_dir: Path, needed: Needed) -> Examples:
     def read(split: str) -> Any:
         data, dropped = read_split(folder, task, split)
         if dropped:
-            tell(f"{folder.name} {split}: {dropped:,} lines without a text or a label were left out")
+            print_notice(f"{folder.name} {split}: {dropped:,} lines without a text or a label were left out")
         return data
 
     return _of_task(task, needed, read)
@@ -363,7 +363,7 @@ def _text_columns(names: list[str], source: str) -> tuple[str, ...]:
     if not others:
         raise ValueError(f"{source} has no column with a text; it has {', '.join(names)}.")
     if len(others) > 1:  # guessed: a second column that says the label would be read, too, and go unnoticed
-        tell(f"{source}: a pair of texts is read, {' and '.join(others[:2])}; call a column id to leave it out")
+        print_notice(f"{source}: a pair of texts is read, {' and '.join(others[:2])}; call a column id to leave it out")
     return others[:2]
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, default_data_collator
 
 from nip.atomic import replacing
-from nip.finetuning.arguments import Command, parse, tell
-from nip.finetuning.datasets import tokenized
+from nip.finetuning.arguments import Command, parse, print_notice
+from nip.finetuning.datasets import tokenize_dataset
 from nip.finetuning.glue.data import Examples, Needed, from_files, from_folder, from_hub, from_set
 from nip.finetuning.glue.metrics import measure
 from nip.finetuning.glue.registry import glue_task
 from nip.finetuning.losses import classification_loss, regression_loss, smoothed
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
-from nip.finetuning.trainer import Setup, begin, carry_out, report
+from nip.finetuning.trainer import TaskSetup, begin, report, run_task
 
 DEFAULT_LENGTH = 128
 
@@ -88,16 +88,16 @@ def main(words: Sequence[str], program: str = "nip glue") -> dict[str, Any]:
         If the command, the data or the model is wrong: one sentence.
     """
     command = parse(words, GlueArguments, program=program, description=__doc__)
-    refuse_missing_files(command)
+    check_files(command)
     with begin(
         command, kind="glue", task=command.task.task_name or command.task.dataset_config_name or "files"
     ) as claim:
-        result = carry_out(command, prepare(command), claim)
+        result = run_task(command, prepare(command), claim)
     report(command, result)
     return result
 
 
-def refuse_missing_files(command: Command) -> None:
+def check_files(command: Command) -> None:
     """Refuse a command that needs a file which it does not name."""
     task, training = command.task, command.training
     if any((task.train_file, task.validation_file, task.test_file)):
@@ -127,7 +127,7 @@ def read_examples(command: Command) -> Examples:
     return from_hub(task.task_name, needed, command.model.cache_dir)
 
 
-def prepare(command: Command) -> Setup:
+def prepare(command: Command) -> TaskSetup:
     """Everything that training needs; what is wrong with the command, the model or the data is told here."""
     config = load_config(command)
     tokenizer = load_tokenizer(command, config)
@@ -144,7 +144,7 @@ def prepare(command: Command) -> Setup:
     first = next(iter(evaluated.values()), None)
     padded = command.task.pad_to_max_length
     loss = (smoothed(smoothing) if smoothing else classification_loss) if labels else regression_loss
-    return Setup(
+    return TaskSetup(
         kind="glue",
         task=examples.name,
         model=model,
@@ -240,7 +240,7 @@ def tokens(
 
     def of(data: Any, limit: int | None) -> Any:
         chosen = data if limit is None else data.select(range(min(limit, len(data))))
-        return tokenized(chosen, encode, command, tokenizer=tokenizer, settings=settings)
+        return tokenize_dataset(chosen, encode, command, tokenizer=tokenizer, settings=settings)
 
     train = None if examples.train is None else of(labelled(examples), run.max_train_samples)
     evaluated = {name: of(data, run.max_eval_samples) for name, data in examples.evaluated.items()}
@@ -269,7 +269,7 @@ def labelled(examples: Examples) -> Any:
     if not len(known):
         raise ValueError(f"No row of the training set of {examples.name} has a label.")
     if missing:
-        tell(f"{examples.name} train: {missing:,} rows without a label were left out")
+        print_notice(f"{examples.name} train: {missing:,} rows without a label were left out")
     return examples.train.select(known) if missing else examples.train
 
 

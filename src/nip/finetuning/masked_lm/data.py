@@ -146,7 +146,7 @@ def pieces(batch: Mapping[str, list[Any]], tokenizer: Any, column: str, length: 
     return {name: [row[i : i + length] for i in range(0, n, length)] for name, row in joined.items()}
 
 
-class Endless(IterableDataset):  # type: ignore[type-arg]
+class RepeatingStream(IterableDataset):  # type: ignore[type-arg]
     """A stream that begins again at its end, its examples numbered throughout.
 
     To go on after a restart is then to skip as many as were seen, which the Trainer does.

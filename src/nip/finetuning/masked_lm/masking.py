@@ -22,7 +22,7 @@ from nip.runs.accuracy import Answers
 MASKED, RANDOM = 0.8, 0.1
 
 
-class Masking:
+class MaskingCollator:
     """Makes a batch of examples, some of whose tokens are to be guessed.
 
     Of the tokens that are asked for, 80 % become the mask, 10 % another token, and 10 % stay; all others have the label
@@ -78,10 +78,10 @@ class Masking:
         return np.where(hidden, self.tokenizer.mask_token_id, np.where(changed, others, ids)), labels
 
 
-class Turns(TrainerCallback):  # type: ignore[misc]
+class CountEpochs(TrainerCallback):  # type: ignore[misc]
     """Tells the masking which pass over the data it is."""
 
-    def __init__(self, masking: Masking) -> None:
+    def __init__(self, masking: MaskingCollator) -> None:
         self.masking = masking
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -90,7 +90,7 @@ class Turns(TrainerCallback):  # type: ignore[misc]
 
 
 @contextmanager
-def only_asked(model: Any, labels: torch.Tensor) -> Iterator[None]:
+def masked_tokens_only(model: Any, labels: torch.Tensor) -> Iterator[None]:
     """Within the block, let only the tokens that are asked for through the model's output layer.
 
     Its matrix has a row for each token of the vocabulary: loss and gradients stay the same, and of the layer's work and
@@ -120,7 +120,7 @@ def only_asked(model: Any, labels: torch.Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def asked_loss(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def masked_loss(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """A loss over the tokens that are asked for, of a model's scores of these tokens or of all."""
 
     def of_asked(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:

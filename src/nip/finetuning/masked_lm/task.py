@@ -12,20 +12,27 @@ import numpy as np
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from nip.finetuning.arguments import Command, parse
-from nip.finetuning.datasets import file_key, read_hub, tokenized
+from nip.finetuning.datasets import file_sha256, read_hub, tokenize_dataset
 from nip.finetuning.losses import classification_loss, smoothed
 from nip.finetuning.masked_lm.data import (
     STREAMED_EVALUATION,
-    Endless,
+    RepeatingStream,
     check_text,
     pieces,
     read_sets,
     stream_file,
     text_column,
 )
-from nip.finetuning.masked_lm.masking import MaskedMetrics, Masking, Turns, asked_loss, only_asked, reduce_logits
+from nip.finetuning.masked_lm.masking import (
+    CountEpochs,
+    MaskedMetrics,
+    MaskingCollator,
+    masked_loss,
+    masked_tokens_only,
+    reduce_logits,
+)
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
-from nip.finetuning.trainer import Recorded, Setup, begin, carry_out, report
+from nip.finetuning.trainer import RecordedTrainer, TaskSetup, begin, report, run_task
 from nip.models.positions import positions_of
 
 DEFAULT_LENGTH = 1024
@@ -99,7 +106,7 @@ def main(words: Sequence[str], program: str = "nip mlm") -> dict[str, Any]:
     task = command.task
     name = task.dataset_config_name or task.dataset_name or Path(task.train_file or task.validation_file).stem
     with begin(command, kind="mlm", task=name.replace("/", "-")) as claim:
-        result = carry_out(command, prepare(command, name), claim)
+        result = run_task(command, prepare(command, name), claim)
     report(command, result)
     return result
 
@@ -136,7 +143,7 @@ def refuse(command: Command) -> None:
         raise ValueError("A model from scratch needs --tokenizer_name.")
 
 
-def prepare(command: Command, name: str) -> Setup:
+def prepare(command: Command, name: str) -> TaskSetup:
     """Everything that training needs; what is wrong with the command, the model or the text is told here."""
     scratch = command.model.model_name_or_path is None
     config = fresh_config(command) if scratch else load_config(command)
@@ -149,7 +156,7 @@ def prepare(command: Command, name: str) -> Setup:
     tokenizer.model_max_length = seq_len
     model = load_model(command, AutoModelForMaskedLM, config, tokenizer, seq_len, scratch=scratch)
     train, evaluated, key = texts_as_tokens(command, tokenizer, seq_len)
-    masking = Masking(
+    masking = MaskingCollator(
         tokenizer,
         command.task.mlm_probability,
         command.training.seed,
@@ -162,7 +169,7 @@ def prepare(command: Command, name: str) -> Setup:
     ):  # each process takes its own examples; sent around, batches would have to be of one shape
         command.training.accelerator_config.dispatch_batches = False
     smoothing = command.training.label_smoothing_factor
-    return Setup(
+    return TaskSetup(
         kind="mlm",
         task=name,
         model=model,
@@ -174,7 +181,7 @@ def prepare(command: Command, name: str) -> Setup:
         metrics=metrics,
         metric="accuracy",
         metric_names=("accuracy", "perplexity"),
-        loss=asked_loss(smoothed(smoothing) if smoothing else classification_loss),
+        loss=masked_loss(smoothed(smoothing) if smoothing else classification_loss),
         reduce_logits=reduce_logits,
         describe=None if evaluated is None else lambda measured: facts(evaluated, metrics),
         data=key,
@@ -182,19 +189,19 @@ def prepare(command: Command, name: str) -> Setup:
     )
 
 
-class MaskedTrainer(Recorded):
+class MaskedTrainer(RecordedTrainer):
     """A Trainer whose masks are others in every pass over the data, and whose output layer sees masked tokens alone."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.add_callback(Turns(self.data_collator))
+        self.add_callback(CountEpochs(self.data_collator))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **named: Any) -> Any:
         """The loss, and the scores of the masked tokens."""
         # compiled code would be made anew for each number of them; nn.DataParallel parts the batch further on
         if self.args.torch_compile or self.args.n_gpu > 1:
             return super().compute_loss(model, inputs, *arguments, **named)
-        with only_asked(self.model, inputs["labels"]):
+        with masked_tokens_only(self.model, inputs["labels"]):
             return super().compute_loss(model, inputs, *arguments, **named)
 
 
@@ -261,7 +268,7 @@ def texts_as_tokens(command: Command, tokenizer: Any, seq_len: int) -> tuple[Any
         column = text_column(texts.column_names, task.text_column, f"The {what} set")
         check_text(texts, column, f"The {what} set")
         settings = {"column": column, "seq_len": seq_len, "by_line": task.line_by_line, "kind": "mlm"}
-        made = tokenized(texts, encoder(column), command, tokenizer=tokenizer, settings=settings)
+        made = tokenize_dataset(texts, encoder(column), command, tokenizer=tokenizer, settings=settings)
         if not len(made):
             raise ValueError(f"The {what} set holds no text.")
         chosen = made if limit is None else made.select(range(min(limit, len(made))))
@@ -271,7 +278,7 @@ def texts_as_tokens(command: Command, tokenizer: Any, seq_len: int) -> tuple[Any
         column = text_column(_columns(train), task.text_column, "The training set")
         check_text(train, column, "The training set")
         shuffled = train.shuffle(seed=training.seed, buffer_size=task.shuffle_buffer)
-        train = Endless(shuffled, encoder(column))
+        train = RepeatingStream(shuffled, encoder(column))
     elif train is not None:
         train = as_pieces(train, "training", run.max_train_samples, 0, 1)
         key = {"train": train._fingerprint}
@@ -306,7 +313,7 @@ def _streamed(command: Command) -> tuple[Any, Any, dict[str, str]]:
         evaluated = hub["validation"] if training.do_eval else None
     else:
         train = stream_file(Path(task.train_file)) if training.do_train else None
-        key = {"train": file_key(Path(task.train_file))} if training.do_train else {}
+        key = {"train": file_sha256(Path(task.train_file))} if training.do_train else {}
         evaluated = stream_file(Path(task.validation_file)) if training.do_eval else None
     if evaluated is not None:
         evaluated = _taken(evaluated, command.run.max_eval_samples or STREAMED_EVALUATION)

@@ -18,12 +18,12 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
 from nip.atomic import replacing
 from nip.finetuning.arguments import Command, parse
-from nip.finetuning.datasets import content_key, limited, read_parts, refuse_sources, tokenized
+from nip.finetuning.datasets import check_data_source, dataset_sha256, read_splits, select_samples, tokenize_dataset
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
 from nip.finetuning.qa.answers import AnswerRules, Answers, find_answers
 from nip.finetuning.qa.data import WindowRules, check, check_tokenizer, read_squad, references, windows
 from nip.finetuning.qa.metrics import score_v1, score_v2
-from nip.finetuning.trainer import Setup, begin, carry_out, report
+from nip.finetuning.trainer import TaskSetup, begin, report, run_task
 
 DEFAULT_LENGTH = 384
 # What a window needs beside the model's inputs.
@@ -54,7 +54,7 @@ class QaArguments:
     max_answer_length: int = _flag("Tokens of the longest answer.", 30)
 
     def __post_init__(self) -> None:
-        refuse_sources(self, "squad")
+        check_data_source(self, "squad")
         if self.max_seq_length is not None:
             WindowRules(self.max_seq_length, self.doc_stride)
         self.rules  # noqa: B018 (refuses what is wrong)
@@ -77,7 +77,7 @@ def main(words: Sequence[str], program: str = "nip qa") -> dict[str, Any]:
     """
     command = parse(words, QaArguments, program=program, description=__doc__)
     with begin(command, kind="qa", task=_task(command.task)) as claim:
-        result = carry_out(command, prepare(command), claim)
+        result = run_task(command, prepare(command), claim)
     report(command, result)
     return result
 
@@ -88,7 +88,7 @@ def _task(task: QaArguments) -> str:
     return "squad_v2" if task.version_2_with_negative else "squad"
 
 
-def prepare(command: Command) -> Setup:
+def prepare(command: Command) -> TaskSetup:
     """Data, model and metrics of a command; everything that can be wrong with them is told here."""
     task, training = command.task, command.training
     if training.label_smoothing_factor:
@@ -100,9 +100,9 @@ def prepare(command: Command) -> Setup:
     check_tokenizer(tokenizer, cut)
     questions = _questions(command)
     model = load_model(command, AutoModelForQuestionAnswering, config, tokenizer, seq_len)
-    keys = {part: content_key(data) for part, data in questions.items()}
+    keys = {part: dataset_sha256(data) for part, data in questions.items()}
     cut_up = {
-        part: tokenized(
+        part: tokenize_dataset(
             data,
             partial(windows, tokenizer=tokenizer, rules=cut),
             command,
@@ -130,7 +130,7 @@ def prepare(command: Command) -> Setup:
             return []
         return write_answers(found, folder, "predict_", negative=task.version_2_with_negative)
 
-    return Setup(
+    return TaskSetup(
         kind="qa",
         task=_task(task),
         model=model,
@@ -154,8 +154,8 @@ def _questions(command: Command) -> dict[str, Any]:
     """The questions of each part that the command needs, checked and cut to as many as it wants."""
     negative = command.task.version_2_with_negative
     found = {}
-    for part, (source, rows) in read_parts(command, lambda path, _: read_squad(path)).items():
-        found[part] = limited(command, part, check(rows, source, with_negative=negative, need=part != "test"))
+    for part, (source, rows) in read_splits(command, lambda path, _: read_squad(path)).items():
+        found[part] = select_samples(command, part, check(rows, source, with_negative=negative, need=part != "test"))
     return found
 
 

@@ -28,13 +28,14 @@ import filelock
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nip.finetuning.arguments import tell
+from nip.finetuning.arguments import print_notice
 from nip.finetuning.search.arguments import Search
 from nip.finetuning.search.page import write_page
 from nip.finetuning.search.space import Range, as_words, size, suggest
 from nip.finetuning.search.study import (
     HEARTBEAT,
     ask,
+    close_duplicate,
     close_lost,
     counted,
     first_number,
@@ -44,7 +45,6 @@ from nip.finetuning.search.study import (
     queue_grid,
     remember,
     retry_failed,
-    settle_repeat,
 )
 from nip.processor import usable_cores
 from nip.runs.folder import read_metrics, write_json
@@ -167,7 +167,7 @@ def run_search(search: Search, program: Sequence[str] = PROGRAM) -> dict[str, An
             queue_grid(study, search.space, search.seed, search.trials)
         before = len(_in_state(study, TrialState.COMPLETE))
         if before:
-            tell(f"going on after {before} finished trials")
+            print_notice(f"going on after {before} finished trials")
         _perform_all(work)
     lock.unlink(missing_ok=True)
     found = outcome(search, study)
@@ -198,12 +198,14 @@ def _worker(work: _Work, index: int) -> None:
                 trial.set_user_attr("host", socket.gethostname())
                 trial.set_user_attr("lock", work.lock)
                 suggest(trial, search.space)
-                if settle_repeat(study, trial, search.space, search.sampler, search.trials):
+                if close_duplicate(study, trial, search.space, search.sampler, search.trials):
                     continue
             try:
                 _perform(work, trial, index)
             except optuna.exceptions.UpdateFinishedTrialError:
-                tell(f"trial {trial.number} was taken for lost meanwhile, having been out of reach: it comes again")
+                print_notice(
+                    f"trial {trial.number} was taken for lost meanwhile, having been out of reach: it comes again"
+                )
     except BaseException:
         work.stop.set()
         raise
@@ -218,7 +220,7 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
     words = [search.command, *search.words, *as_words(trial.params), "--output_dir", str(folder)]
     trial.set_user_attr("folder", str(folder))
     said = " ".join(f"{name}={value}" for name, value in trial.params.items() if _varies(search.space[name]))
-    tell(f"trial {number} begins: {said}")
+    print_notice(f"trial {number} begins: {said}")
     with log.open("ab") as file:
         file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} nip {shlex.join(words)}\n".encode())
         file.flush()
@@ -240,7 +242,7 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
         return
     if pruned:
         _close(study, trial, state=TrialState.PRUNED)
-        tell(f"trial {number} is stopped: it has fallen behind")
+        print_notice(f"trial {number} is stopped: it has fallen behind")
         leave_only_figures(folder)
         return
     value, error = None, None
@@ -256,10 +258,10 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
         trial.set_user_attr("error", error)
         trial.set_user_attr("log", str(log))
         _close(study, trial, state=TrialState.FAIL)
-        tell(f"trial {number} has failed: {error} ({log})")
+        print_notice(f"trial {number} has failed: {error} ({log})")
         return
     _close(study, trial, value)
-    tell(f"trial {number} comes to {search.metric} {value:.4f}; the best is {study.best_value:.4f}")
+    print_notice(f"trial {number} comes to {search.metric} {value:.4f}; the best is {study.best_value:.4f}")
     _keep_best(study, search)
 
 
@@ -394,7 +396,7 @@ def main(words: Sequence[str], program: str = "nip hpo") -> dict[str, Any]:
             print(best["again"])
         print(search.folder / "search.html")
     for row in found["failed"]:
-        tell(f"trial {row['trial']} has failed: {row['error']} ({row['log']})")
+        print_notice(f"trial {row['trial']} has failed: {row['error']} ({row['log']})")
     if found["best"] is None:
         sys.exit(1)
     return found

@@ -279,7 +279,7 @@ def _has_range(space: Space) -> bool:
     return any(isinstance(entry, Range) for entry in space.values())
 
 
-def settle_repeat(study: optuna.Study, trial: optuna.Trial, space: Space, sampler: str, limit: int | None) -> bool:
+def close_duplicate(study: optuna.Study, trial: optuna.Trial, space: Space, sampler: str, limit: int | None) -> bool:
     """Close a trial that is beyond the limit or of a point that another has; whether it was one."""
     trials = study.get_trials(deepcopy=False)
     live = counted(trials)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from nip.finetuning.arguments import Command, tell
+from nip.finetuning.arguments import Command, print_notice
 from nip.finetuning.summarization.metrics import KINDS
 
 
-def settle_generation(command: Command) -> None:
+def resolve_generation(command: Command) -> None:
     """Lengths and beams that are said in two ways say the same; generation is on where only it gives the metric."""
     task, training = command.task, command.training
     for ours, theirs in (("val_max_target_length", "generation_max_length"), ("num_beams", "generation_num_beams")):
@@ -26,7 +26,7 @@ def settle_generation(command: Command) -> None:
         raise ValueError(f"--metric_for_best_model {best} is a score of generated text: add --predict_with_generate.")
     if not training.predict_with_generate and training.do_predict:
         training.predict_with_generate = True
-        tell("--do_predict generates summaries: --predict_with_generate is on")
+        print_notice("--do_predict generates summaries: --predict_with_generate is on")
 
 
 def check_targets(command: Command, model: Any) -> None:

@@ -17,14 +17,21 @@ import numpy as np
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from nip.atomic import replacing
-from nip.finetuning.arguments import Command, parse, tell
-from nip.finetuning.datasets import content_key, limited, read_parts, read_rows, refuse_sources, tokenized
+from nip.finetuning.arguments import Command, parse, print_notice
+from nip.finetuning.datasets import (
+    check_data_source,
+    dataset_sha256,
+    read_rows,
+    read_splits,
+    select_samples,
+    tokenize_dataset,
+)
 from nip.finetuning.losses import IGNORED, classification_loss, smoothed
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
 from nip.finetuning.summarization.data import TokenRules, choose_columns, tokenize
-from nip.finetuning.summarization.generation import check_targets, set_first_token, set_language, settle_generation
+from nip.finetuning.summarization.generation import check_targets, resolve_generation, set_first_token, set_language
 from nip.finetuning.summarization.metrics import KINDS, rouge
-from nip.finetuning.trainer import Recorded, Setup, begin, carry_out, report
+from nip.finetuning.trainer import RecordedTrainer, TaskSetup, begin, report, run_task
 
 DEFAULT_LENGTH = 1024
 PREDICTIONS = "generated_predictions.txt"
@@ -59,7 +66,7 @@ class SummarizationArguments:
     forced_bos_token: str | None = _flag("First token of each summary, for models of many languages.")
 
     def __post_init__(self) -> None:
-        refuse_sources(self, "cnn_dailymail")
+        check_data_source(self, "cnn_dailymail")
         if self.text_column is not None and self.text_column == self.summary_column:
             raise ValueError(f"--text_column and --summary_column are both {self.text_column!r}.")
         for name in ("max_target_length", "val_max_target_length", "num_beams"):
@@ -68,7 +75,7 @@ class SummarizationArguments:
                 raise ValueError(f"--{name} must be an integer of at least 1. Got {value} instead.")
 
 
-class RecordedSeq2Seq(Recorded, Seq2SeqTrainer):  # type: ignore[misc]
+class RecordedSeq2SeqTrainer(RecordedTrainer, Seq2SeqTrainer):  # type: ignore[misc]
     """`Seq2SeqTrainer` that is recorded as every run is, and that several processes give no text twice."""
 
     def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
@@ -93,9 +100,9 @@ def main(words: Sequence[str], program: str = "nip summarization") -> dict[str, 
     command = parse(
         words, SummarizationArguments, program=program, training_class=Seq2SeqTrainingArguments, description=__doc__
     )
-    settle_generation(command)
+    resolve_generation(command)
     with begin(command, kind="summarization", task=_task(command.task)) as claim:
-        result = carry_out(command, prepare(command), claim)
+        result = run_task(command, prepare(command), claim)
     report(command, result)
     return result
 
@@ -106,7 +113,7 @@ def _task(task: SummarizationArguments) -> str:
     return Path(task.train_file or task.validation_file or task.test_file or "").stem
 
 
-def prepare(command: Command) -> Setup:
+def prepare(command: Command) -> TaskSetup:
     """Data, model and metrics of a command; everything that can be wrong with them is told here."""
     task, training = command.task, command.training
     config = load_config(command)
@@ -132,11 +139,11 @@ def prepare(command: Command) -> Setup:
     check_targets(command, model)
     set_first_token(command, model, tokenizer)
     if rules.prefix == "" and config.model_type in ("t5", "mt5"):
-        tell("T5's models were taught with a prefix before each text: --source_prefix 'summarize: '")
+        print_notice("T5's models were taught with a prefix before each text: --source_prefix 'summarize: '")
 
-    keys = {part: content_key(data) for part, data in texts.items()}
+    keys = {part: dataset_sha256(data) for part, data in texts.items()}
     inputs = {
-        part: tokenized(
+        part: tokenize_dataset(
             data,
             partial(
                 tokenize,
@@ -174,7 +181,7 @@ def prepare(command: Command) -> Setup:
         made = zip(_texts_of(found.predictions, tokenizer), texts["test"][columns["test"][0]][:], strict=True)
         return [write_summaries([summary if text else "" for summary, text in made], folder / PREDICTIONS)]
 
-    return Setup(
+    return TaskSetup(
         kind="summarization",
         task=_task(task),
         model=model,
@@ -196,7 +203,7 @@ def prepare(command: Command) -> Setup:
         describe=lambda metrics: _described(metrics, len(inputs["validation"])),
         predict=predict if "test" in inputs else None,
         data={part: key for part, key in keys.items() if part != "test"},
-        trainer_class=RecordedSeq2Seq,
+        trainer_class=RecordedSeq2SeqTrainer,
     )
 
 
@@ -214,7 +221,7 @@ def _texts(command: Command) -> tuple[dict[str, Any], dict[str, tuple[str, str |
     task = command.task
     texts: dict[str, Any] = {}
     columns: dict[str, tuple[str, str | None]] = {}
-    for part, (source, rows) in read_parts(command, lambda path, _: read_rows(path)).items():
+    for part, (source, rows) in read_splits(command, lambda path, _: read_rows(path)).items():
         columns[part] = choose_columns(
             rows.column_names,
             text=task.text_column,
@@ -226,7 +233,7 @@ def _texts(command: Command) -> tuple[dict[str, Any], dict[str, tuple[str, str |
         for column in columns[part]:
             if column is not None and getattr(rows.features[column], "dtype", "") not in ("string", "large_string"):
                 raise ValueError(f"{source} does not hold text in its column {column!r}.")
-        texts[part] = limited(command, part, rows)
+        texts[part] = select_samples(command, part, rows)
     text, summary = columns.get("test", ("", None))
     if summary is not None and not all(texts["test"][summary][:]):  # then they are no measure
         columns["test"] = (text, None)
