@@ -9,6 +9,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from nip.lra.config import RunConfig
 from nip.lra.graphs import run_pattern
 from nip.lra.recipes import recipe
@@ -76,3 +78,9 @@ def write_three_runs(root: Path) -> Path:
     with (cut / "metrics.jsonl").open("a") as file:
         file.write('{"step": 130, "split": "tra')
     return root
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """A folder of three runs: one that learned, one that did not, one that was killed while it wrote."""
+    return write_three_runs(tmp_path / "demo")

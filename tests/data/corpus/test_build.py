@@ -120,10 +120,10 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(many_parts, tmp_path, 
 @pytest.mark.parametrize(
     ("last", "done"),
     [
-        ("build.fates", ["formatting.documents"]),
+        ("build.fates", ["clean.documents"]),
         (
             "build._manifest",
-            ["formatting.documents", "build.fates", "build.tokenizing.train_wordpiece", "shards.Encoder"],
+            ["clean.documents", "build.fates", "build.tokenizing.train_wordpiece", "shards.Encoder"],
         ),
     ],
 )

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from nip.data import Rule, build_listops, open_split, read_manifest, write_tsv
-from nip.data.tasks import build
+from nip.data.tasks.build import build
 
 RULE = Rule(min_length=10, max_length=60)
 SIZES = (30, 5, 5)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from nip.data import open_split, read_manifest, verify
-from nip.data.tasks import build
 from nip.data.tasks import fashion_mnist as fashion
+from nip.data.tasks.build import build
 
 NAMES = [name for names in fashion.FILES.values() for name in names]
 

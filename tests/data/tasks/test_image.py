@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from nip.data import TASKS, open_split, read_manifest, verify
-from nip.data.tasks import build
 from nip.data.tasks import image as cifar
+from nip.data.tasks.build import build
 from nip.data.tasks.source import Request
 
 RNG = np.random.default_rng(0)

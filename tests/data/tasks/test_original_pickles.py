@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nip.data import TASKS, baselines, open_split, read_manifest, verify
-from nip.data.tasks import build, statistics
+from nip.data.tasks.build import build
+from nip.data.tasks.statistics import statistics
 
 SIZES = {"train": 20, "dev": 6, "test": 7}
 

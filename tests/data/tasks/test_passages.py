@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from corpus_files import bible_data, bible_verses, brown_files
 from nip.data import SPLITS, TASKS, open_split, read_manifest, verify
 from nip.data.offline.corpora import Text
-from nip.data.tasks import build
+from nip.data.tasks.build import build
 from nip.data.tasks.passages import classified, cut, paired, split_passages
 
 words = st.lists(st.sampled_from([b"a", b"of", b"Genesis", b"x" * 30]), max_size=200).map(b" ".join)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nip.data import baselines, open_split, read_manifest, verify
-from nip.data.tasks import build
+from nip.data.tasks.build import build
 from nip.data.tasks.probe import ProbeRule, draw_probe, routes, unanswerable
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nip.data import open_split, read_manifest, verify
-from nip.data.tasks import build
+from nip.data.tasks.build import build
 
 FILES = {"train": "new_aan_pairs.train.tsv", "dev": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from nip.data import SOURCES, TASKS, Rule, find_source, read_manifest, sources_of
-from nip.data.tasks import build
+from nip.data.tasks.build import build
 from nip.data.tasks.source import Request
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from nip.data import TASKS, Examples, Rule, baselines, encode, evaluate, generate
-from nip.data.tasks import statistics
+from nip.data.tasks.statistics import statistics
 
 
 def examples(*texts, labels=None):

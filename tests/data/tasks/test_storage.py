@@ -153,7 +153,8 @@ def interrupted(*_):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nip.data import Rule, build_listops, writing
+from nip.data import Rule, build_listops
+from nip.data.tasks import storage as writing
 
 real, calls = writing.checksum, iter(range(9))
 def checksum(path):

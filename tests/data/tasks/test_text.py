@@ -5,8 +5,8 @@ import csv
 import pytest
 
 from nip.data import TASKS, open_split, read_manifest, verify
-from nip.data.tasks import build
 from nip.data.tasks import text as imdb
+from nip.data.tasks.build import build
 from nip.data.tasks.source import Request
 
 N = {"train": 30, "test": 20}

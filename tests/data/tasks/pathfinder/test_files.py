@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from nip.data import SPLITS, TASKS, Examples, Rule, generate, open_split
-from nip.data.tasks import build
+from nip.data.tasks.build import build
 from nip.data.tasks.pathfinder import draw, files, write_pictures
 
 SIZES = {"train": 832, "dev": 104, "test": 104}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from nip.data import open_split, read_manifest, verify
-from nip.data.tasks import build
+from nip.data.tasks.build import build
 from nip.data.tasks.pathfinder import official_files as snakes
 
 TASK = "pathfinder32-curv_baseline"

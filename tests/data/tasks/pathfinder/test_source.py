@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nip.data import SPLITS, open_split, read_manifest, verify
-from nip.data.tasks import build
+from nip.data.tasks.build import build
 from nip.data.tasks.pathfinder import draw
 
 TASK = "pathfinder32-curv_contour_length_9"
