@@ -1,4 +1,4 @@
-"""Levi graphs (point–line incidence graphs) of small prime order, made here from coordinates: an independent source."""
+"""Levi graphs (point–line incidence graphs) of small prime order, built independently from coordinates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def points_of_projective_space(dimension: int, q: int) -> list[tuple[int, ...]]:
-    """One vector for each line through the origin of GF(q)^(dimension + 1): the first non-zero coordinate is 1."""
+    """One vector for each line through the origin of GF(q)^(dimension + 1), whose first nonzero coordinate is 1."""
     vectors = product(range(q), repeat=dimension + 1)
     return [v for v in vectors if any(v) and next(x for x in v if x) == 1]
 
 
 def projective_plane(q: int) -> list[tuple[int, int]]:
-    """PG(2, q): lines are points of the dual plane; a point is on a line where their product is 0."""
+    """PG(2, q): lines are points of the dual plane; a point is on a line if their product is 0."""
     points = points_of_projective_space(2, q)
     return [
         (i, len(points) + j)

@@ -57,7 +57,7 @@ def test_equals_plain_nip_on_vertex_transitive_graphs(graph, block_size):
 
 
 def brute_force_loads(p):
-    """Every farthest pair's unit, path by path: each shortest path carries its share of the pair's payload."""
+    """Sum the flow path by path: each shortest path of a farthest pair carries its share of the pair's payload."""
     flow_graph = nx.DiGraph((int(j), i) for i in range(p.n) for j in p.row(i))
     flow_graph.add_nodes_from(range(p.n))
     loads = [Fraction(0)] * p.n
@@ -92,7 +92,7 @@ def test_never_above_the_plain_score(p):
 
 @given(connected_patterns(7), st.data())
 def test_monotone_in_load(p, data):
-    """More load on one vertex, the mean held: its factor rises, and the payload can only fall."""
+    """A higher load on one vertex at the same mean increases its factor, and the payload can only decrease."""
     loads = exact_loads(p)
     factors = exact_congestion(loads)
     v = data.draw(st.integers(0, p.n - 1))

@@ -129,8 +129,8 @@ def test_very_small_payloads_do_not_vanish(compiled):
 
 @pytest.mark.parametrize("compiled", ENGINES)
 def test_vertices_of_one_level_may_differ_by_more_than_a_double_holds(compiled):
-    # Two arms of 400 vertices from one root, one of them bristling with leaves: 2^-400 against 12^-400.
-    arm = 400 if compiled else 100  # the vectorised engine keeps logarithms throughout
+    # Two arms of 400 vertices from one root, one of them with many leaves: 2^-400 against 12^-400.
+    arm = 400 if compiled else 100  # the vectorized engine always uses logarithms
     graph = nx.Graph()
     nx.add_path(graph, [0, *range(1, arm + 1)])
     nx.add_path(graph, [0, *range(arm + 1, 2 * arm + 1)])
@@ -148,7 +148,7 @@ def test_vertices_of_one_level_may_differ_by_more_than_a_double_holds(compiled):
 
 @pytest.mark.parametrize("bristled_first", [False, True])
 def test_contributions_of_very_different_size_meet(bristled_first):
-    # A ring of two arms of 200 vertices, one of them bristling: 2^-199 and 12^-199 meet opposite the target.
+    # A ring of two arms of 200 vertices, one of them with many leaves: 2^-199 and 12^-199 meet opposite the target.
     half = 200
     ring = nx.cycle_graph(2 * half)
     arm = range(1, half) if bristled_first else range(half + 1, 2 * half)

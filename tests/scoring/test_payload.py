@@ -11,7 +11,7 @@ from strategies import any_patterns
 
 
 def by_path_enumeration(p: Pattern):
-    """IP, CC and the diameter straight from the words of the definition: networkx lists every shortest path."""
+    """IP, CC and the diameter directly by the definition: networkx lists every shortest path."""
     # Information flows from attended to attending, against the edges i → j "i attends to j".
     flow = to_networkx(p).to_directed().reverse() if not p.symmetric else to_networkx(p)
     pairs = [(a, b) for a in range(p.n) for b in range(p.n) if (a < b if p.causal else a != b)]
@@ -79,7 +79,7 @@ def test_cycle(n):
 
 @pytest.mark.parametrize(("a", "b"), [(2, 3), (4, 4), (1, 5)])
 def test_complete_bipartite(a, b):
-    # Two vertices of one side see each other through all of the other side: a · 1/b · 1/a within the side of b
+    # Two vertices of one side communicate through all of the other side: a · 1/b · 1/a within the side of b
     both = payload(from_networkx(nx.complete_bipartite_graph(a, b)))
     sides = [Fraction(1, other) for side, other in ((b, b), (a, a)) if side > 1]
     assert both.payload == min(sides)

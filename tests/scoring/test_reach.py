@@ -67,7 +67,7 @@ def test_a_hub_reaches_everything_but_not_evenly():
 def test_many_vertices_go_in_batches(monkeypatch):
     graph = pattern("hypercube", 50)
     whole = reach(graph, 3, 4)
-    monkeypatch.setattr(sys.modules["nip.scoring.reach"], "_ENTRIES_PER_BATCH", 120)  # the name is the function's too
+    monkeypatch.setattr(sys.modules["nip.scoring.reach"], "_ENTRIES_PER_BATCH", 120)  # nip.scoring.reach is a function
     parts = reach(graph, 3, 4)
     assert (parts.reach, parts.log10_least_payload) == (whole.reach, whole.log10_least_payload)
     assert parts.even_reach == pytest.approx(whole.even_reach, rel=1e-12)

@@ -86,7 +86,7 @@ def test_the_same_seed_and_steps_find_the_same(monkeypatch):
 def test_time_ends_the_exchanges():
     begin = time.monotonic()
     search(12, 3, steps=10**9, seconds=0.2)
-    assert time.monotonic() - begin < 60  # a thousand million steps take days
+    assert time.monotonic() - begin < 60  # a billion steps take days
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_depth_adds_what_arrives_and_sorts_by_it():
     values = [row.to_dict() for row in rows]
     assert [row["even_reach"] for row in values] == sorted((row["even_reach"] for row in values), reverse=True)
     cube = next(row for row in values if row["pattern"] == "hypercube")
-    within = sum(math.comb(7, k) for k in range(5)) * 16 - 1  # of the blocks' tokens, but for the token itself
+    within = sum(math.comb(7, k) for k in range(5)) * 16 - 1  # tokens of the blocks, without the token itself
     assert cube["reach"] == pytest.approx(within / 2047) and cube["steps"] == 4
     assert cube["log10_least_payload"] is None
     shown = table.cells(next(row for row in rows if row.score.pattern == "hypercube"))

@@ -1,4 +1,4 @@
-"""How good a graph is, before training."""
+"""Scores of attention graphs, before training."""
 
 from nip.scoring.draw import save_figure
 from nip.scoring.profile import PayloadAtDistance, payload_by_distance

@@ -1,4 +1,4 @@
-"""Pictures of a pattern: its mask, and the payload that arrives by distance."""
+"""Figures of a pattern: its mask, and the payload by distance."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 INK = "#1f4e79"
 PAPER = "#f4f6f8"
 ENDINGS = (".png", ".svg", ".html")
-# A larger mask is drawn by the share of attended pairs in each cell of a grid of at most this many rows.
+# A larger mask is drawn as the share of attended pairs in each cell of a grid of at most this many rows.
 _LARGEST_DRAWN = 512
 
 
 def mask_image(pattern: Pattern) -> NDArray[np.float64]:
-    """The mask as a picture: ndarray of at most 512 × 512, the share of attended pairs (0 … 1) per cell."""
+    """The mask as an image: ndarray of at most 512 × 512, the share of attended pairs (0 … 1) per cell."""
     n = pattern.n
     cell = -(-n // _LARGEST_DRAWN)
     if cell == 1:
@@ -44,7 +44,7 @@ def mask_axes(axes: Any, pattern: Pattern) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     image = mask_image(pattern)
-    # Sparse large masks would fade: any attended pair in a cell shows.
+    # Cells of large sparse masks would be nearly blank: a cell with any attended pair has a minimum intensity.
     shown = np.where(image > 0, 0.35 + 0.65 * image / image.max(), 0.0)
     colours = LinearSegmentedColormap.from_list("mask", [PAPER, INK])
     extent = (-0.5, pattern.n - 0.5, pattern.n - 0.5, -0.5)
@@ -54,7 +54,15 @@ def mask_axes(axes: Any, pattern: Pattern) -> None:
 
 
 def payload_axes(axes: Any, pattern: Pattern, block_size: int = 1) -> None:
-    """Draw least, mean and greatest payload against distance into matplotlib axes, as log10."""
+    """Plot the minimum, mean and maximum of log10 payload against distance.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+    pattern : Pattern
+    block_size : int, default=1
+        Tokens per vertex.
+    """
     rows = payload_by_distance(pattern, block_size)
     distances = [row.distance for row in rows]
     few = len(rows) <= 40
@@ -93,17 +101,29 @@ def figure(pattern: Pattern, block_size: int = 1) -> Figure:
 
 
 def save_figure(pattern: Pattern, path: str | os.PathLike[str], block_size: int = 1) -> Path:
-    """Write the picture as ``.png``, ``.svg`` or a self-contained ``.html`` page, complete or not at all.
+    """Write the figure as ``.png``, ``.svg`` or a self-contained ``.html`` page, atomically.
+
+    Parameters
+    ----------
+    pattern : Pattern
+    path : path-like
+        The extension determines the format.
+    block_size : int, default=1
+        Tokens per vertex.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     ValueError
-        If the ending is none of these.
+        If the extension is none of these.
     """
     path = Path(path)
     ending = path.suffix.lower()
     if ending not in ENDINGS:
-        raise ValueError(f"A picture's name must end in {', '.join(ENDINGS)}. Got {str(path)!r} instead.")
+        raise ValueError(f"A figure's file name must end in {', '.join(ENDINGS)}. Got {str(path)!r} instead.")
     content = _render(figure(pattern, block_size), "svg" if ending == ".svg" else "png")
     if ending == ".html":
         title = html.escape(f"{pattern.name} on {pattern.n} vertices")
@@ -122,7 +142,7 @@ def _render(drawn: Figure, form: str) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    # The same graph gives the same file: no date, no random ids.
+    # The same graph gives the same file: no date and no random ids.
     with matplotlib.rc_context({"svg.hashsalt": "nip", "svg.fonttype": "none"}):
         drawn.savefig(buffer, format=form, metadata={"Date": None} if form == "svg" else None)
     return buffer.getvalue()

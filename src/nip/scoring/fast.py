@@ -1,17 +1,17 @@
-"""The numbers of `payload` and `congestion` at scale: token-level scores from the block graph alone.
+"""Fast computation of `payload` and `congestion`: token-level scores from the block graph alone.
 
-Tokens of adjacent blocks are adjacent, so two tokens of different blocks are as far apart as their blocks, and every
-shortest path between them crosses one new block a step. In each block that it passes through it may use any token. So
-with b tokens a block and D = b · (blocks attended, own included) − 1 the degree of a token,
+Tokens of adjacent blocks are adjacent, so the distance of two tokens of different blocks is that of their blocks, and
+every shortest path between them enters one new block per step, in which it may use any token. With b tokens per block
+and D = b · (blocks attended, own included) − 1 the degree of a token,
 
     I(token of block u, token of block v) = 1/D_v · Σ over shortest block paths of ∏ over interior blocks i of b/D_i.
 
-The N × N matrix of tokens is never needed. In a causal pattern token t of a block attends to the t tokens before it
-there, so D = b · (earlier blocks attended) + t differs within a block: an interior block passes on Σ_t 1/D(i, t), and
-the worst reader of a block is its last token.
+The N × N matrix of tokens is never needed. In a causal pattern token t of a block attends to the t tokens before it in
+the block, so D = b · (earlier blocks attended) + t differs within a block: an interior block passes on Σ_t 1/D(i, t),
+and the token of a block with the least payload is its last.
 
-The same holds for the load of congestion: the flow through a block spreads over its tokens in proportion to their
-shares.
+The load of congestion is computed in the same way: the flow through a block is distributed over its tokens in
+proportion to their shares.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class TokenPayload:
     Parameters
     ----------
     mean_degree : float
-        Mean number of tokens a token attends to, its own left out.
+        Mean number of tokens a token attends to, without itself.
     max_degree : int
-        The greatest such number.
+        Maximum of that number.
     diameter : float
-        The greatest distance between two tokens; infinite where disconnected, 0 for a single token.
+        The greatest distance between two tokens; infinite if disconnected, 0 for a single token.
     log10_payload, log10_bottleneck_payload : float or None
-        log10 of IP, plain and bottleneck-discounted; −inf where disconnected, None for a single token.
+        log10 of IP, plain and bottleneck-discounted; −inf if disconnected, None for a single token.
     worst_pair : (int, int) or None
-        Blocks (a, b) of the first farthest pair of least payload, information flowing from a to b; where the graph is
+        Blocks (a, b) of the first farthest pair of least payload, information flowing from a to b; if the graph is
         disconnected, of the first pair without a path. None for a single token.
     worst_path : tuple of int or None
-        The blocks on one shortest path from a to b; None where there is none.
+        The blocks on one shortest path from a to b; None if there is none.
     """
 
     mean_degree: float
@@ -58,11 +58,11 @@ class TokenPayload:
 
 
 def token_degrees(pattern: Pattern, block_size: int) -> NDArray[np.int64]:
-    """The number of tokens a token attends to, its own left out.
+    """The number of tokens a token attends to, without itself.
 
     Returns
     -------
-    ndarray of shape (n, 1), or (n, block_size) where the pattern is causal and the tokens of a block differ.
+    ndarray of shape (n, 1), or (n, block_size) if the pattern is causal and the tokens of a block differ.
     """
     if pattern.causal:
         degrees: NDArray[np.int64] = pattern.degrees[:, None] * block_size + np.arange(block_size)
@@ -71,7 +71,7 @@ def token_degrees(pattern: Pattern, block_size: int) -> NDArray[np.int64]:
 
 
 def token_payload(pattern: Pattern, block_size: int = 1, *, compiled: bool = sweep.COMPILED) -> TokenPayload:
-    """Score a pattern whose blocks hold `block_size` tokens each, exactly.
+    """Score a pattern with blocks of `block_size` tokens, exactly.
 
     Parameters
     ----------
@@ -80,12 +80,16 @@ def token_payload(pattern: Pattern, block_size: int = 1, *, compiled: bool = swe
     block_size : int, default=1
         Tokens per block; 1 scores the pattern's own vertices.
     compiled : bool
-        Use the loops compiled by numba; default: where it is installed.
+        Use the loops compiled by numba; default: if it is installed.
+
+    Returns
+    -------
+    TokenPayload
 
     Notes
     -----
-    Takes O(n · (n + edges)) steps for the plain score and up to three times as many with the discounted one; O(n +
-    edges) memory with numba.
+    Takes O(n · (n + edges)) steps for the plain score and up to three times that with the discounted one; O(n + edges)
+    memory with numba.
     """
     check_int("block_size", block_size, "score", minimum=1)
     degrees = token_degrees(pattern, block_size)
@@ -97,10 +101,10 @@ def token_payload(pattern: Pattern, block_size: int = 1, *, compiled: bool = swe
         last = -math.log10(max_degree)
         return TokenPayload(mean_degree, max_degree, 1, last, last, (0, 0), (0, 0))
 
-    with np.errstate(divide="ignore"):  # a first causal token has no one to attend to, and no path runs through it
+    with np.errstate(divide="ignore"):  # the first causal token attends to no other, and is interior to no path
         inverse = np.where(degrees > 0, 1 / degrees, 0.0)
         log2_end = -np.log2(degrees.max(axis=1))
-    tokens = block_size // degrees.shape[1]  # that share an entry of `degrees`
+    tokens = block_size // degrees.shape[1]  # tokens per entry of `degrees`
     shares = tokens * inverse.sum(axis=1)
     graph = (pattern.indptr, pattern.indices)
     far = sweep.farthest(*graph, shares, np.arange(pattern.n), causal=pattern.causal, compiled=compiled)

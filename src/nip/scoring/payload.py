@@ -1,10 +1,9 @@
-"""Normalized Information Payload by its definition: exact fractions, short and slow, to be read beside the paper.
+"""Normalized Information Payload by its definition: exact fractions, short and slow, for comparison with the paper.
 
-A graph passes information along its edges: a vertex hears from the vertices it attends to, and gives each of them an
-equal share of its attention, ``1 / degree``. Along a path ``a = v0, v1, …, vk = b`` what arrives at b from a is the
-product of the shares of all vertices but the first; *the information payload* ``I(a, b)`` is the sum of these products
-over all shortest paths from a to b. The graph is as good as its worst farthest pair, at the price of its edges and its
-diameter:
+Information flows along the edges: a vertex receives from the vertices it attends to, and gives each of them an equal
+share of its attention, ``1 / degree``. Along a path ``a = v0, v1, …, vk = b`` the payload from a to b is the product of
+the shares of all vertices but the first; *the information payload* ``I(a, b)`` is the sum of these products over all
+shortest paths from a to b. A graph is scored by its worst farthest pair, divided by its communication cost:
 
     IP(G)  = min I(a, b) over the pairs at the greatest distance κ
     CC(G)  = mean degree · κ                                         (communication cost)
@@ -25,18 +24,18 @@ from nip.graphs.pattern import Pattern
 
 @dataclass(frozen=True)
 class Payload:
-    """What the definition gives for one graph; all numbers exact.
+    """The exact score of a graph.
 
     Parameters
     ----------
     diameter : int or None
-        The greatest distance κ between two vertices; None where some vertex cannot hear from another.
+        The greatest distance κ between two vertices; None if some vertex cannot reach another.
     payload : Fraction or None
-        IP(G); 0 where the graph is disconnected, None where there is no pair at all (one vertex).
+        IP(G); 0 if the graph is disconnected, None if there is no pair (one vertex).
     cost : Fraction or None
-        CC(G) = mean degree · κ; None where disconnected.
+        CC(G) = mean degree · κ; None if disconnected.
     nip : Fraction or None
-        IP(G) / CC(G); 0 where disconnected, None for one vertex.
+        IP(G) / CC(G); 0 if disconnected, None for one vertex.
     worst_pair : (int, int) or None
         The first farthest pair (a, b) of least payload; information flows from a to b.
     """
@@ -49,11 +48,11 @@ class Payload:
 
 
 def information(pattern: Pattern, source: int) -> tuple[dict[int, int], dict[int, Fraction]]:
-    """The distance from `source` to every vertex that hears from it, and the payload I(source, ·) that arrives there.
+    """The distance from `source` to every vertex that it reaches, and the payload I(source, ·) there.
 
-    With P = D⁻¹A, row b of which says how b shares its attention, ``I(a, b) = (P^k)[b, a]`` for k = dist(a, b): walks
-    as long as the distance are exactly the shortest paths. Rather than powers of a matrix, this walks outwards level by
-    level; it takes O(edges) fractions.
+    With P = D⁻¹A, whose row b is the attention of b, ``I(a, b) = (P^k)[b, a]`` for k = dist(a, b): the walks of that
+    length are exactly the shortest paths. Instead of powers of a matrix, this is a breadth-first search; it takes
+    O(edges) operations on fractions.
     """
     attending = defaultdict(list)
     for reader in range(pattern.n):
@@ -76,13 +75,13 @@ def information(pattern: Pattern, source: int) -> tuple[dict[int, int], dict[int
 
 
 def payload(pattern: Pattern) -> Payload:
-    """Score a graph by the definition, in O(vertices · edges) exact fractions.
+    """Score a graph by the definition, in O(vertices · edges) operations on exact fractions.
 
     Parameters
     ----------
     pattern : Pattern
-        Its vertices are the graph's vertices; for token-level numbers give ``lift(pattern, block_size)``. Where it is
-        causal only ordered pairs count: b after a, for a is never meant to hear from b.
+        Its vertices are the graph's vertices; for token-level scores pass ``lift(pattern, block_size)``. If it is
+        causal, only pairs with b after a count, since a does not attend to b.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Payload by distance: what arrives, not only from the farthest vertices but from those at every distance."""
+"""Payload by distance: the payload not only of the farthest pairs but of the pairs at every distance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PayloadAtDistance:
     ----------
     distance : int
     pairs : int
-        Ordered pairs (a, b), b hearing from a.
+        Number of ordered pairs (a, b), information flowing from a to b.
     log10_least, log10_mean, log10_greatest : float
         log10 of the least, mean and greatest I(a, b) among them.
     """
@@ -33,11 +33,11 @@ class PayloadAtDistance:
 
 
 def payload_by_distance(pattern: Pattern, block_size: int = 1) -> list[PayloadAtDistance]:
-    """The payload at every distance that occurs, nearest first; pairs without a path are in none.
+    """The payload at every distance that occurs, in ascending order; pairs without a path are not counted.
 
     Notes
     -----
-    Takes O(n · (n + edges)) vectorised steps and bounded memory.
+    Takes O(n · (n + edges)) vectorized steps and bounded memory.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def payload_by_distance(pattern: Pattern, block_size: int = 1) -> list[PayloadAt
     with np.errstate(divide="ignore"):
         inverse = np.where(degrees > 0, 1 / degrees, 0.0)
         shares = block_size // degrees.shape[1] * inverse.sum(axis=1)
-        # What the tokens of a block receive differs only where the pattern is causal.
+        # The payload differs within a block only if the pattern is causal.
         low, mean, high = np.log2(inverse[:, -1]), np.log2(inverse.mean(axis=1)), np.log2(inverse.max(axis=1))
     collected: dict[int, tuple[int, float, float, float]] = {}
 

@@ -1,19 +1,19 @@
-"""What a model of a given depth can hear: a layer is a step, and distance beyond the number of layers is silence.
+"""Information flow in a model of given depth: each layer is one step, so no token reaches farther than the depth.
 
-NIP looks along shortest paths to the farthest vertices, however far they are. A model takes as many steps as it has
-layers of attention, each to a token itself or one it attends to. With P the matrix whose row b holds the shares with
-which token b attends, its own token included, each ``1 / (degree + 1)`` as before any training, what token b hears of a
-after h layers is ``(P^h)[b, a]``. Three numbers sum this up:
+NIP considers shortest paths to the farthest vertices at any distance. A model of h attention layers takes h steps, each
+to the token itself or to one it attends to. Let row b of P be the uniform attention of token b before training:
+``1 / (degree + 1)`` for each attended token and for b itself. After h layers, token b receives ``(P^h)[b, a]`` from a.
+Three numbers summarize this matrix:
 
-*Reach*: the share of pairs, a not b, with a distance of at most h, for which that is not zero. No training helps beyond
-it.
+*Reach*: the share of pairs, a not b, for which it is nonzero, that is, with a distance of at most h. Training cannot
+extend it.
 
-*Least payload*: the smallest of these numbers over all pairs, the payload of the worst pair at this depth; zero unless
-everything reaches everything.
+*Least payload*: its minimum over all pairs, the payload of the worst pair at this depth; zero unless every token
+reaches every other.
 
-*Even reach*: how many tokens b hears as well as if it attended to all of them alike, over the number of tokens, mean
-over b: the exponential of the entropy of row b of P^h. It counts what reach counts, but discounts what arrives faintly,
-as through a hub; 1 is the complete graph's.
+*Even reach*: the exponential of the entropy of row b of P^h, which is the effective number of tokens that b receives
+from, over the number of tokens, mean over b. Compared with reach it discounts weak contributions, as through a hub; it
+is 1 for the complete graph.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _ENTRIES_PER_BATCH = 4_000_000
 
 @dataclass(frozen=True)
 class Reach:
-    """What a model of `steps` layers of attention can hear over a pattern.
+    """The information flow over a pattern within `steps` layers of attention.
 
     Parameters
     ----------
     steps : int
     reach : float or None
-        Share of ordered pairs of different tokens (in a causal pattern: the earlier heard by the later) that are at
-        most `steps` apart; None where there is no pair.
+        Share of ordered pairs of different tokens (in a causal pattern: from the earlier to the later one) at a
+        distance of at most `steps`; None if there is no pair.
     log10_least_payload : float or None
-        log10 of the smallest share of attention among these pairs; −inf where some pair is farther apart.
+        log10 of the least payload among these pairs; −inf if some pair is farther apart.
     even_reach : float
-        Effective number of tokens heard over the number that could be, mean over all tokens, in (0, 1].
+        Effective number of tokens received from over the possible number, mean over all tokens, in (0, 1].
     """
 
     steps: int
@@ -53,13 +53,13 @@ class Reach:
     even_reach: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as valid JSON values: what is infinite becomes None."""
+        """The fields as valid JSON values: infinite numbers become None."""
         least = self.log10_least_payload
         return {**asdict(self), "log10_least_payload": None if least is None or math.isinf(least) else least}
 
 
 def reach(pattern: Pattern, steps: int, block_size: int = 1) -> Reach:
-    """How much of everything arrives within a number of steps.
+    """Measure how much information arrives within a number of steps.
 
     Parameters
     ----------
@@ -69,10 +69,14 @@ def reach(pattern: Pattern, steps: int, block_size: int = 1) -> Reach:
     block_size : int, default=1
         Tokens per vertex of the pattern.
 
+    Returns
+    -------
+    Reach
+
     Raises
     ------
     ValueError
-        If `steps` or the block size is no such integer.
+        If `steps` or the block size is not an integer of at least 1.
 
     Notes
     -----
@@ -81,7 +85,7 @@ def reach(pattern: Pattern, steps: int, block_size: int = 1) -> Reach:
 
     Examples
     --------
-    In the cube of 8 vertices 6 of the 7 others are within two steps.
+    In the cube of 8 vertices, 6 of the 7 others are within two steps.
 
     >>> from nip.graphs import pattern
     >>> two = reach(pattern("hypercube", 8), 2)
@@ -104,7 +108,7 @@ def reach(pattern: Pattern, steps: int, block_size: int = 1) -> Reach:
         heard[np.arange(rows.size), rows] = 1.0
         for _ in range(steps):
             heard = heard @ shares
-        spread = heard / b  # of a block's share each of its tokens has an equal part
+        spread = heard / b  # a block's share is divided equally among its tokens
         among = np.where(spread > 0, spread, 1.0)
         entropy = -b * (among * np.log(among)).sum(axis=1)
         could = rows + 1 if pattern.causal else np.full(rows.size, n * b)
@@ -125,7 +129,7 @@ def reach(pattern: Pattern, steps: int, block_size: int = 1) -> Reach:
 
 
 def _attention(pattern: Pattern) -> sparse.csr_array:
-    """The matrix of shares: row b attends to itself and to its neighbours alike."""
+    """The matrix of uniform attention: row b attends equally to itself and its neighbours."""
     n = pattern.n
     adjacency = sparse.csr_array((np.ones(pattern.indices.size), pattern.indices, pattern.indptr), shape=(n, n))
     return sparse.csr_array(

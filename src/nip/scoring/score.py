@@ -1,4 +1,4 @@
-"""The score of a pattern: every number that describes it, in one record."""
+"""The score of a pattern: NIP, its components and graph statistics in one record."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ class Score:
     n_vertices, block_size, n_tokens : int
         Blocks, tokens per block and their product. Everything below is about the n_tokens tokens.
     density : float
-        Attended pairs, the own included, over n_tokens².
+        Attended pairs, self edges included, over n_tokens².
     mean_degree, max_degree
-        Number of tokens attended to, the own left out.
+        Number of tokens attended to, without the token itself.
     diameter : float
-        The greatest distance; infinite where some token cannot hear from another.
+        The greatest distance; infinite if some token cannot reach another.
     cost : float
         CC = mean degree · diameter.
     payload : float or None
-        IP, the least payload among the farthest pairs; 0 where disconnected, None for a single token. Very small
-        numbers round to 0 here and stay exact in `log10_nip`.
+        IP, the least payload among the farthest pairs; 0 if disconnected, None for a single token. Very small
+        numbers underflow to 0 here and stay exact in `log10_nip`.
     nip, nip_relative : float or None
-        IP / CC, as it is and over that of the complete graph on as many tokens.
+        IP / CC, absolute and relative to the complete graph with the same number of tokens.
     log10_nip : float or None
-        log10 of `nip`, exact at any size; −inf where `nip` is 0 because the graph is disconnected.
+        log10 of `nip`, exact at any size; −inf if `nip` is 0 because the graph is disconnected.
     bottleneck_nip, bottleneck_nip_relative : float or None
         The same as `nip` and `nip_relative`, discounted for congestion (`nip.scoring.congestion`).
     log10_nip_relative, log10_bottleneck_nip_relative : float or None
         log10 of the relative scores, exact at any size.
     connected : bool
-        Whether every token can hear from every other (in a causal pattern: from every earlier one).
+        Whether every token is reached by every other (in a causal pattern: by every earlier one).
     worst_pair : (int, int) or None
-        Blocks (a, b) of a farthest pair of least payload, information flowing from a to b; a pair without a path where
+        Blocks (a, b) of a farthest pair of least payload, information flowing from a to b; a pair without a path if
         disconnected.
     worst_path : tuple of int or None
         The blocks along one shortest path from a to b.
     method : str
-        How the numbers were computed and what counted as a pair.
+        The algorithm, and which pairs are counted.
     native_n_vertices, native_nip_relative : int, float or None
         For a projective plane or generalized quadrangle: the size at which its geometry is neither doubled nor merged,
-        and the relative score there (at this block size); None for other patterns and causal ones.
+        and the relative score at that size and this block size; None for other patterns and causal ones.
     """
 
     pattern: str
@@ -96,9 +96,9 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
     ----------
     pattern : Pattern
     block_size : int, default=1
-        Tokens per vertex of the pattern. 1 is the paper's view, vertices being what attends; with b > 1 the score is
-        that of the token graph, in which tokens are adjacent exactly if their blocks are. The two differ: blocks of 16
-        on a hypercube of 128 have 0.748 of the complete graph's NIP, its vertices 2.014.
+        Tokens per vertex of the pattern. 1 is the paper's definition, in which the vertices attend; with b > 1 the
+        score is that of the token graph, in which tokens are adjacent if their blocks are. The two differ: a hypercube
+        of 128 blocks of 16 has 0.748 of the complete graph's NIP, its vertices alone 2.014.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
 
     Notes
     -----
-    Takes O(n · (n + edges)) steps on the block graph, whatever the block size.
+    Takes O(n · (n + edges)) steps on the block graph, independent of the block size.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
 
 
 def log10_complete_nip(n_tokens: int, *, causal: bool = False) -> float:
-    """log10 of the NIP of the complete graph: 1/(N − 1)², or 2/(N − 1)² where the triangle halves the mean degree."""
+    """log10 of the NIP of the complete graph: 1/(N − 1)², or 2/(N − 1)² if causality halves the mean degree."""
     return math.log10(2 if causal else 1) - 2 * math.log10(n_tokens - 1)
 
 
@@ -175,7 +175,7 @@ def _native(pattern: Pattern, block_size: int) -> tuple[int | None, float | None
         return None, None
     n = native_size(pattern.name, order)
     diameter = 3 if pattern.name == "projective_plane" else 4
-    # q + 1 paths join the farthest vertices, each over diameter − 1 blocks in which any token serves
+    # q + 1 paths connect the farthest vertices, each through any token of diameter − 1 blocks
     degree = block_size * (order + 2) - 1
     payload = (order + 1) * block_size ** (diameter - 1) / degree**diameter
     return n, payload / (degree * diameter) * (n * block_size - 1) ** 2

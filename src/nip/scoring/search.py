@@ -1,4 +1,4 @@
-"""The best graph found for a degree budget: members of all families, then edges exchanged wherever that helps."""
+"""Search for the best graph within a degree budget: members of all families, improved by edge exchanges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OBJECTIVES = ("nip_relative", "bottleneck_nip_relative")
 # Expanders drawn as candidates, and candidates from which edges are exchanged.
 _EXPANDERS = 8
 _STARTS = 2
-# Energies are in bits of score: at first a step may lose about half the score, in the end next to nothing.
+# Temperatures in bits of score: at first a step may lose about half the score, at the end almost nothing.
 _HOT, _COLD = 0.5, 0.01
 
 
@@ -46,31 +46,31 @@ def search(
     objective: str = "nip_relative",
     block_size: int = 1,
 ) -> list[Found]:
-    """Look for the graph of best score in which no vertex attends to more than `degree` others.
+    """Search for the graph of best score in which no vertex attends to more than `degree` others.
 
     Parameters
     ----------
     n : int
         Number of vertices, at least 2.
     degree : int
-        The most vertices that one may attend to, its own left out; at least 1.
+        Maximum number of vertices that a vertex may attend to, without itself; at least 1.
     seed : int, default=0
-        Decides which expanders are drawn and which edges are exchanged.
+        Of the expanders and of the edge exchanges.
     steps : int, default=2000
         Exchanges tried from each of the two starts; 0 compares the families only.
     seconds : float, optional
-        No further exchange is tried after this time. What is found then depends on the machine.
+        Stop trying exchanges after this time. The result then depends on the machine.
     objective : str, default="nip_relative"
-        Or "bottleneck_nip_relative": what decides the order of the list, and from which candidates edges are exchanged.
-        An exchange itself is judged by the plain payload.
+        Or "bottleneck_nip_relative": the sort key of the list and of the starts. The exchanges themselves optimize the
+        plain payload.
     block_size : int, default=1
         Tokens per vertex, for all scores.
 
     Returns
     -------
     list of Found
-        Best first: every family's members within the budget, each graph once, and what the exchanges led to. So the
-        first is never worse than a family's best member. Graphs made by exchanges are called ``searched from …``.
+        Best first: the members of every family within the budget, each graph once, and the results of the exchanges,
+        named ``searched from …``. The first is therefore never worse than the best member of a family.
 
     Raises
     ------
@@ -81,10 +81,9 @@ def search(
 
     Notes
     -----
-    Simulated annealing: edges a–b and c–d become a–c and b–d, which leaves all degrees as they are. A graph is judged
-    by the mean of two logarithms of payload over distance, that of its worst pair, which is the score, and the mean
-    over all vertices of each one's own worst, which shows the way where the worst pair stays the same. A step costs a
-    score, O(n · (n + edges)).
+    Simulated annealing: edges a–b and c–d become a–c and b–d, which keeps all degrees. The energy is the mean of two
+    logarithms of payload over distance: that of the worst pair, which is the score, and the mean over all vertices of
+    each one's worst, which changes even if the worst pair does not. A step costs one score, O(n · (n + edges)).
 
     Examples
     --------
@@ -116,9 +115,19 @@ def search(
 
 
 def candidates(n: int, degree: int, seed: int) -> Iterator[Pattern]:
-    """Members of all families on n vertices in which no vertex attends to more than `degree` others."""
+    """Members of all families on n vertices in which no vertex attends to more than `degree` others.
+
+    Parameters
+    ----------
+    n, degree, seed : int
+        As for `search`.
+
+    Yields
+    ------
+    Pattern
+    """
     named: list[tuple[str, dict[str, Any]]] = [("hypercube", {})]
-    if degree >= n - 1:  # rows that attend to all are within the budget
+    if degree >= n - 1:  # rows that attend to all vertices are within the budget
         named += [("softmax", {}), ("global", {}), ("longformer", {}), ("bigbird", {"seed": seed})]
     windows = range(3, degree + 2, 2)
     named += [("local", {"num_sliding_window_blocks": w}) for w in windows]
@@ -131,7 +140,7 @@ def candidates(n: int, degree: int, seed: int) -> Iterator[Pattern]:
     if min(n - 1, 2) <= regular < n:
         named += [("expander", {"degree": regular, "seed": seed + k}) for k in range(_EXPANDERS)]
     for name in SMALLEST:
-        # a twin adds to degrees and a merged pair has those of both, so that no order above the budget can serve
+        # twins increase degrees and a merged pair adds those of both: no order above the budget fits
         orders = [q for q in range(2, degree) if prime_of(q) and native_size(name, q) <= 2 * n]
         named += [(name, {"order": q}) for q in orders if n >= SMALLEST[name]]
     for name, parameters in named:
@@ -141,7 +150,7 @@ def candidates(n: int, degree: int, seed: int) -> Iterator[Pattern]:
 
 
 def exchanged(start: Pattern, *, seed: int, steps: int, end: float = math.inf, block_size: int = 1) -> Pattern:
-    """The best graph met while edges of an undirected connected graph are exchanged; `start` where none is better.
+    """Exchange edges of an undirected connected graph by simulated annealing, and return the best graph visited.
 
     Parameters
     ----------
@@ -150,6 +159,11 @@ def exchanged(start: Pattern, *, seed: int, steps: int, end: float = math.inf, b
         As for `search`.
     end : float
         The time of ``time.monotonic`` after which no exchange is tried.
+
+    Returns
+    -------
+    Pattern
+        `start` if no better graph was visited.
     """
     indptr, indices = start.indptr, start.indices.copy()
     token_degrees = block_size * (start.degrees + 1) - 1
@@ -188,7 +202,7 @@ def _row(indptr: sweep.Integers, indices: sweep.Integers, vertex: int) -> NDArra
 def _energy(
     indptr: sweep.Integers, indices: sweep.Integers, shares: sweep.Floats, log2_end: sweep.Floats
 ) -> tuple[float, float]:
-    """−log2 of the worst payload over the diameter, and its mean with that of all vertices: the less the better."""
+    """−log2 of the worst payload over the diameter, and its mean with that of all vertices: lower is better."""
     far = sweep.farthest(indptr, indices, shares, np.arange(shares.size), causal=False)
     if (far.distance < 0).any():
         return math.inf, math.inf

@@ -1,11 +1,11 @@
-"""The hot loops of scoring: from every vertex, level by level along shortest paths.
+"""The hot loops of scoring: breadth-first search along shortest paths from every vertex.
 
-Both functions walk backwards: from a *target* along the vertices it attends to, so that a row of the pattern is all
-they need. What reaches a vertex is the payload from there to the target, the target's own factor taken as 1.
+The search runs backwards: from a *target* along the vertices it attends to, so that it only needs rows of the pattern.
+It computes for every vertex the payload from there to the target, with the target's own factor taken as 1.
 
-Payloads shrink geometrically with distance (1e-1200 is common), and vertices of one level can differ by more than a
-double holds. The compiled loops therefore keep each as a mantissa and a count of factors 2^512; the vectorised ones,
-for machines without numba, keep logarithms. Both are exact up to rounding, about 1e-12 in relative terms.
+Payloads shrink geometrically with distance (1e-1200 is common), and vertices of one level can differ by more than the
+range of a double. The compiled loops therefore store a mantissa and an exponent of 2^512; the vectorized ones, for
+machines without numba, store logarithms. Both are exact up to rounding, a relative error of about 1e-12.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 try:
     import numba
-except ImportError:  # numba comes with nip[fast]; without it the vectorised loops serve, some ten times slower
+except ImportError:  # numba is in nip[fast]; without it the vectorized loops are used, about ten times slower
     COMPILED = False
 else:
     COMPILED = True
@@ -27,9 +27,9 @@ else:
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# A row of the vectorised sweep costs this many edge visits at most, which bounds its memory to some hundred megabytes.
+# Maximum number of edge visits of a vectorized batch, which bounds its memory to a few hundred megabytes.
 _EDGES_PER_BATCH = 2_000_000
-# Payloads closer than this count as equal, so that rounding does not choose among the worst pairs.
+# Payloads closer than this count as equal, so that rounding does not decide among the worst pairs.
 _TIE = 1e-9
 
 
@@ -40,11 +40,11 @@ class Farthest:
     Parameters
     ----------
     distance : ndarray of int64
-        The greatest distance to the target; −1 where some source that should cannot reach it, 0 where there is none.
+        The greatest distance to the target; −1 if some required source cannot reach it, 0 if there is no source.
     log2_payload : ndarray of float64
         log2 of the least payload among the sources at that distance, without the target's own factor.
     source : ndarray of int64
-        The first such source; where `distance` is −1 the first source that cannot reach the target.
+        The first such source; if `distance` is −1 the first source that cannot reach the target.
     """
 
     distance: Integers
@@ -55,24 +55,28 @@ class Farthest:
 def farthest(
     indptr: Integers, indices: Integers, shares: Floats, targets: Integers, *, causal: bool, compiled: bool = COMPILED
 ) -> Farthest:
-    """Walk from every target and keep the farthest source of least payload.
+    """Find for every target the farthest source of least payload.
 
     Parameters
     ----------
     indptr, indices : ndarray
         The pattern's rows.
     shares : ndarray of shape (n,)
-        The factor of every vertex as an interior one: its 1/degree, summed over its tokens, discounted or not.
+        The factor of every vertex as an interior vertex: its 1/degree, summed over its tokens, discounted or not.
     targets : ndarray of int64
-        The vertices to walk from.
+        The vertices to search from.
     causal : bool
         Whether only earlier vertices are sources.
     compiled : bool
-        Use the loops compiled by numba; default: where it is installed.
+        Use the loops compiled by numba; default: if it is installed.
+
+    Returns
+    -------
+    Farthest
 
     Notes
     -----
-    Takes O(targets · (n + edges)) steps, less where the last level need not be left, and O(n) memory.
+    Takes O(targets · (n + edges)) steps, fewer if the last level need not be expanded, and O(n) memory.
     """
     engine = _farthest_compiled if compiled else _farthest_vectorized
     return Farthest(*engine(indptr, indices, shares, targets, causal))
@@ -81,7 +85,7 @@ def farthest(
 def load(
     indptr: Integers, indices: Integers, shares: Floats, targets: Integers, diameter: int, *, compiled: bool = COMPILED
 ) -> Floats:
-    """The flow through every vertex: a unit for every pair at distance `diameter`, split by payload.
+    """The flow through every vertex: one unit for every pair at distance `diameter`, split by payload.
 
     Parameters
     ----------
@@ -102,7 +106,19 @@ def load(
 
 
 def path(indptr: Integers, indices: Integers, source: int, target: int) -> list[int]:
-    """One shortest path along which information flows from `source` to `target`, both included."""
+    """One shortest path along which information flows from `source` to `target`.
+
+    Parameters
+    ----------
+    indptr, indices : ndarray
+        The pattern's rows.
+    source, target : int
+
+    Returns
+    -------
+    list of int
+        The vertices of the path, both ends included.
+    """
     toward = {target: target}
     level = [target]
     while source not in toward:
@@ -119,14 +135,22 @@ def path(indptr: Integers, indices: Integers, source: int, target: int) -> list[
     return steps
 
 
-# --- vectorised over targets ------------------------------------------------------------------------------------------
+# --- vectorized over targets ------------------------------------------------------------------------------------------
 
 
 def levels(indptr: Integers, indices: Integers, shares: Floats, targets: Integers) -> list[tuple[Any, ...]]:
-    """Walk from a batch of targets at once: per level its states, their log2 payloads, and the edges that led there.
+    """Breadth-first search from a batch of targets at once.
 
-    A state is ``row of the batch · n + vertex``; the states of a level ascend. Edges are (from, to, log2 payload
-    passed), from and to being positions within their levels.
+    Parameters
+    ----------
+    indptr, indices, shares, targets : ndarray
+        As for `farthest`.
+
+    Returns
+    -------
+    list of tuple
+        Per level: its states ``row of the batch · n + vertex``, ascending; their log2 payloads; and its incoming edges
+        as three arrays (from, to, log2 payload passed), from and to being positions within their levels.
     """
     n = shares.size
     states = np.arange(targets.size) * n + targets
@@ -139,7 +163,7 @@ def levels(indptr: Integers, indices: Integers, shares: Floats, targets: Integer
         log_shares = np.log2(shares)
     walked: list[tuple[Any, ...]] = [(states, logs, None, None, None)]
     while states.size:
-        active = left[states // n] > 0  # where all vertices are found, the last level need not be left
+        active = left[states // n] > 0  # once all vertices are found, the last level need not be expanded
         position = np.flatnonzero(active)
         vertices = states[active] % n
         counts = degrees[vertices]
@@ -162,7 +186,20 @@ def levels(indptr: Integers, indices: Integers, shares: Floats, targets: Integer
 
 
 def batches(indices: Integers, n: int, targets: Integers) -> list[Integers]:
-    """Cut the targets into batches small enough for `levels`."""
+    """Split the targets into batches small enough for `levels`.
+
+    Parameters
+    ----------
+    indices : ndarray
+        Of the pattern's rows.
+    n : int
+        Number of vertices.
+    targets : ndarray of int64
+
+    Returns
+    -------
+    list of ndarray
+    """
     size = max(1, _EDGES_PER_BATCH // (indices.size + n))
     return [targets[i : i + size] for i in range(0, targets.size, size)]
 
@@ -210,8 +247,7 @@ def _load_vectorized(indptr: Integers, indices: Integers, shares: Floats, target
     return total
 
 
-# --- compiled, one target after the other
-# ------------------------------------------------------------------------------
+# --- compiled, one target at a time -----------------------------------------------------------------------------------
 
 _UP = 2.0**512
 _DOWN = 2.0**-512
@@ -220,7 +256,7 @@ _LOW = 2.0**-256
 
 
 def _walk(graph: Any, shares: Any, target: int, distance: Any, payload: Any, queue: Any) -> int:
-    """Breadth-first from the target: fill distance, payload (mantissa, exponent of 2^512), queue; return its length."""
+    """Breadth-first search: fill distance, payload (mantissa, exponent of 2^512) and queue; return the queue length."""
     indptr, indices = graph
     mantissa, scale = payload
     n = shares.size

@@ -1,4 +1,4 @@
-"""Many patterns side by side: rows, sorted best first, as console table, JSON, CSV, Markdown or HTML."""
+"""Comparison of patterns: rows, sorted best first, as console table, JSON, CSV, Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ DEFAULT_SORT = "bottleneck_nip_relative"
 
 @dataclass(frozen=True)
 class Row:
-    """One pattern's score at the block size asked for, and at its own vertices.
+    """A pattern's score at the requested block size, and at its own vertices.
 
     Parameters
     ----------
     score : Score
         At token level.
     vertex : Score
-        The paper's view: block size 1.
+        The paper's definition: block size 1.
     at_depth : Reach or None
-        What arrives at token level within the depth that was asked for.
+        Reach at token level within the requested depth.
     """
 
     score: Score
@@ -40,7 +40,7 @@ class Row:
     at_depth: Reach | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of `Score`, ``vertex_nip_relative``, and those of `Reach` if a depth was asked for; valid JSON."""
+        """The fields of `Score`, ``vertex_nip_relative``, and those of `Reach` if a depth was given; valid JSON."""
         values = {**self.score.to_dict(), "vertex_nip_relative": self.vertex.nip_relative}
         return values if self.at_depth is None else {**values, **self.at_depth.to_dict()}
 
@@ -53,7 +53,7 @@ def _ascending(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-# Relative scores are sorted by their logarithm, which does not round small ones to 0.
+# Relative scores are sorted by their logarithm, which does not underflow.
 SORTS: dict[str, Callable[[Row], float]] = {
     "bottleneck_nip_relative": lambda row: _descending(row.score.log10_bottleneck_nip_relative),
     "nip_relative": lambda row: _descending(row.score.log10_nip_relative),
@@ -85,18 +85,22 @@ def compare(
     block_size : int, default=1
         Tokens per vertex.
     sort : str, optional
-        One of `SORTS`: the larger score or reach first, the smaller diameter, cost, density or degree first. By default
-        ``even_reach`` where a depth is given, else ``bottleneck_nip_relative``, for plain NIP favours stars.
+        A key of `SORTS`: larger scores and reach first, smaller diameter, cost, density and degree first. Default:
+        ``even_reach`` if a depth is given, else ``bottleneck_nip_relative``, since plain NIP favours stars.
     depth : int, optional
-        Layers of attention: rows also say what arrives within so many steps (`nip.scoring.reach`).
+        Number of attention layers: rows also contain the reach within this number of steps (`nip.scoring.reach`).
     jobs : int, default=1
-        Patterns scored at once. Other than 1 needs joblib (``pip install 'nip[cluster]'``), and follows
+        Patterns scored in parallel. Values other than 1 need joblib (``pip install 'nip[cluster]'``) and respect
         ``joblib.parallel_config``, so the same call runs on a dask cluster.
+
+    Returns
+    -------
+    list of Row
 
     Raises
     ------
     ValueError
-        If `sort` is unknown or needs a depth, or the depth is no integer of at least 1.
+        If `sort` is unknown or needs a depth, or the depth is not an integer of at least 1.
     """
     if depth is not None:
         check_int("depth", depth, "compare", minimum=1)
@@ -105,7 +109,7 @@ def compare(
     if sort not in SORTS:
         raise ValueError(f"There is no sort {sort!r}. Sort by one of {', '.join(SORTS)}.")
     if sort in AT_DEPTH and depth is None:
-        raise ValueError(f"Sorting by {sort} needs a depth: the number of layers of attention.")
+        raise ValueError(f"Sorting by {sort} needs a depth: the number of attention layers.")
     patterns = list(patterns)
     if jobs == 1:
         rows = [_row(pattern, block_size, depth) for pattern in patterns]
@@ -119,7 +123,7 @@ def compare(
 
 
 def default_sort(depth: int | None) -> str:
-    """What `compare` sorts by where it is not told."""
+    """The default sort key of `compare`."""
     return DEFAULT_SORT if depth is None else "even_reach"
 
 
@@ -130,7 +134,7 @@ def _row(pattern: Pattern, block_size: int, depth: int | None) -> Row:
 
 
 def cells(row: Row) -> dict[str, str]:
-    """What a reader sees of a row: column heading → text; NIP, but for its log10, is relative to the complete graph."""
+    """The displayed text of a row by column heading; NIP, except log10 NIP, is relative to the complete graph."""
     s, at_depth = row.score, row.at_depth
     first = {
         "bottleneck NIP": relative_text(s.log10_bottleneck_nip_relative),
@@ -139,7 +143,7 @@ def cells(row: Row) -> dict[str, str]:
     if at_depth is None:
         first["vertex NIP"] = relative_text(row.vertex.log10_nip_relative)
         first["log10 NIP"] = "–" if s.log10_nip is None or math.isinf(s.log10_nip) else f"{s.log10_nip:.2f}"
-    else:  # in place of others, so that the table stays as wide
+    else:  # they replace other columns, so that the table keeps its width
         reached = "–" if at_depth.reach is None else f"{at_depth.reach:.3f}"
         first = {"even reach": f"{at_depth.even_reach:.3f}", "reach": reached, **first}
     return {
@@ -152,7 +156,7 @@ def cells(row: Row) -> dict[str, str]:
 
 
 def relative_text(log10_relative: float | None) -> str:
-    """A relative score from its log10, four digits, without rounding small ones to 0: ``4.845``, ``3.4e-59``."""
+    """Format a relative score from its log10, with up to four digits, without underflow: ``4.845``, ``3.4e-59``."""
     if log10_relative is None:
         return "–"
     if math.isinf(log10_relative):
@@ -164,12 +168,12 @@ def relative_text(log10_relative: float | None) -> str:
 
 
 def to_json(rows: Sequence[Row]) -> str:
-    """A JSON list of the rows' fields, best first; infinite and undefined values are null."""
+    """A JSON list of the fields of the rows; infinite and undefined values are null."""
     return json.dumps([row.to_dict() for row in rows], indent=2, allow_nan=False)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """CSV with a header and a column per field; compound values as JSON, null as an empty cell."""
+    """CSV with a header and a column for each field; compound values as JSON, null as an empty cell."""
     buffer = io.StringIO()
     records = [row.to_dict() for row in rows]
     writer = csv.DictWriter(buffer, fieldnames=list(records[0]) if records else ["pattern"], lineterminator="\n")
