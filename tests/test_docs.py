@@ -1,5 +1,6 @@
 """What README and docs claim, runs: Python blocks and scoring commands; others parse against the real command line."""
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ from nip.cli import app, main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 RUN = ("score", "compare", "show")
 
 
@@ -87,7 +89,39 @@ def test_unknown_commands_and_options_are_noticed():
             parse(line.split())
 
 
-def test_links_between_pages_lead_somewhere():
-    for page in PAGES:
-        for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def anchors(page):
+    """The fragments of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text(encoding="utf-8")):
+        path, _, fragment = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        assert not fragment or fragment in anchors(linked), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_named_paths_and_modules_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:src|tests|scripts|docs|recipes|csrc)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+    for name in re.findall(r"`(nip(?:\.\w+)+)[`(]", text):
+        assert pkgutil.resolve_name(name) is not None, f"{page.name} names {name}"
+
+
+def test_the_index_links_every_page():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page.name == "index.md" or f"({page.relative_to(ROOT / 'docs')})" in index, page
+
+
+def test_commands_of_the_readme_table_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `nip ")]
+    named = {name for row in rows for name in re.findall(r"`nip (\w+)`", row)}
+    assert named == set(typer.main.get_command(app).commands)
