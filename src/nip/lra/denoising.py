@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nip.counter_rng import split_mix
 from nip.data import Examples
 from nip.data.tasks.registry import Task
 from nip.graphs import Pattern
@@ -119,7 +120,7 @@ def hidden_tokens(
 
     Notes
     -----
-    Token t of sequence s gets number ``2³² s + t`` of the SplitMix64 generator whose seed is made of `seed` and
+    Token t of sequence s gets output ``2³² s + t + 1`` of the SplitMix64 generator whose seed is made of `seed` and
     `moment`, so it matters neither how sequences are padded nor which are drawn together.
 
     References
@@ -137,19 +138,11 @@ def hidden_tokens(
     width = len(tokens) // len(examples)
     sequences = (width * examples[:, None] + np.arange(width)).reshape(-1, 1)
     key = int.from_bytes(hashlib.sha256(f"{seed}/mask/{moment}".encode()).digest()[:8], "little")
-    draws = _split_mix(key, (sequences << 32) + np.arange(tokens.shape[1]))
+    draws = split_mix(key, (sequences << 32) + np.arange(1, 1 + tokens.shape[1]))
     hidden = tokens & (draws < np.uint64(share * 2.0**64))
     bare = np.flatnonzero(tokens.any(axis=1) & ~hidden.any(axis=1))
     hidden[bare, np.where(tokens, draws, np.uint64(2**64 - 1))[bare].argmin(axis=1)] = True
     return hidden.reshape(real.shape)
-
-
-def _split_mix(key: int, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    z = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return mixed
 
 
 def masked_parts(examples: Examples, parts: Iterable[Indices], config: RunConfig, moment: int | str) -> Iterator[Part]:

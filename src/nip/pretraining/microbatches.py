@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nip.data.corpus import Batch, Corpus, Masking
-from nip.data.corpus.masking import IGNORED
+from nip.data.masking import IGNORED
 from nip.graphs.pattern import check_int
 
 Array = NDArray[Any]

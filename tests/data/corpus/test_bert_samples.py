@@ -6,9 +6,9 @@ import pytest
 
 from nip.data.corpus import Masking, Settings, build_corpus, open_corpus, verify
 from nip.data.corpus.bert_samples import Sentences, pairs, singles
-from nip.data.corpus.masking import IGNORED
 from nip.data.corpus.normalize import normalise, sentences
 from nip.data.corpus.tokenizer import load
+from nip.data.masking import IGNORED
 from text_corpora import documents, write_texts
 
 LENGTH = 32

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.data.corpus.masking import Masked
+from nip.data.masking import Masked
 
 Array = NDArray[Any]
 

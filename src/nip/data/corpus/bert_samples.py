@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nip.counter_rng import key
 from nip.data.corpus.batch import Batch, token_type
-from nip.data.corpus.counter_rng import key
-from nip.data.corpus.masking import IGNORED, Masking, Vocabulary, mask
 from nip.data.corpus.normalize import sentences
 from nip.data.corpus.settings import Settings
 from nip.data.corpus.tokenizer import Encoder
+from nip.data.masking import IGNORED, Masking, Vocabulary, mask
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -12,7 +12,7 @@ The interface for training, the same for both kinds of samples::
 `places` are places in the order of the epoch, 0 … len(corpus) − 1, a permutation that depends on the seed and the epoch
 alone and of which nothing is kept (`counter_rng`: a Feistel network). So process r of w takes every w-th place
 of a global batch, ``places[r::w]``, and any number of processes sees the same samples in the same steps. Masks depend
-on the seed, the epoch and the sample's own number (`nip.data.corpus.masking`), not on who draws them.
+on the seed, the epoch and the sample's own number (`nip.data.masking`), not on who draws them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nip.counter_rng import permuted
 from nip.data.corpus.batch import Batch
 from nip.data.corpus.bert_samples import MaskedOnce
-from nip.data.corpus.counter_rng import permuted
-from nip.data.corpus.masking import IGNORED, Masked, Masking, Vocabulary, mask
 from nip.data.corpus.shards import TOKENIZER, Packed, pack
+from nip.data.masking import IGNORED, Masked, Masking, Vocabulary, mask
 from nip.data.tasks.storage import MANIFEST, checksum, task_in
 
 Array = NDArray[Any]

@@ -20,14 +20,17 @@ except ImportError as error:
 
 from numpy.typing import NDArray
 
+from nip.counter_rng import GAMMA, mix
+
 WIDTH = 5  # words of a shingle
 PERMUTATIONS = 128  # values of a MinHash
 SEED = 20140613  # of the MinHash: any number, always the same
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, as good as random
+_FACTOR = np.uint64(GAMMA)  # odd, and its bits look random
 _FOUND = 0.99  # of the pairs at the threshold, at least
 
 Array = NDArray[Any]
 compiled = numba.njit(nogil=True, cache=True)
+_mix = compiled(mix)
 
 
 def text_hash(text: bytes) -> bytes:
@@ -132,14 +135,6 @@ def band_hashes(texts: Sequence[bytes], threshold: float) -> Array:
 
 
 @compiled
-def _mixed(value: Any) -> Any:
-    """SplitMix64's finaliser: every bit of the value moves every bit of the result."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-@compiled
 def _shingles(text: Array, offsets: Array, width: int) -> tuple[Array, Array]:
     n_texts = offsets.size - 1
     # a word has a character and a separator, or is of three bytes; and a text of few words is one shingle
@@ -161,14 +156,14 @@ def _shingles(text: Array, offsets: Array, width: int) -> tuple[Array, Array]:
             alone = 0xE3 <= byte <= 0xE9 or byte == 0xEF
             if word != 0 and (left == 0 or space or alone):
                 # a polynomial of the last words, so that each word is looked at twice however long the sequence is
-                word = _mixed(word)
+                word = _mix(word)
                 sequence = sequence * _FACTOR + word - recent[place] * beyond
                 recent[place] = word
                 place = place + 1 if place + 1 < width else 0
                 words += 1
                 word = np.uint64(0)
                 if words >= width:
-                    hashes[found] = _mixed(sequence)
+                    hashes[found] = _mix(sequence)
                     found += 1
             if not space:
                 if 65 <= byte <= 90:
@@ -180,7 +175,7 @@ def _shingles(text: Array, offsets: Array, width: int) -> tuple[Array, Array]:
                 word = ((word ^ np.uint64(byte)) * np.uint64(1099511628211)) | np.uint64(1)
                 left -= 1
         if 0 < words < width:
-            hashes[found] = _mixed(sequence + np.uint64(words))
+            hashes[found] = _mix(sequence + np.uint64(words))
             found += 1
         rows[t + 1] = found
     return hashes[:found].copy(), rows
@@ -193,6 +188,6 @@ def _bands(digests: Array, n: int, rows: int) -> Array:
         for t in range(digests.shape[0]):
             value = np.uint64(b)
             for r in range(b * rows, (b + 1) * rows):
-                value = _mixed(value * _FACTOR + np.uint64(digests[t, r]))
+                value = _mix(value * _FACTOR + np.uint64(digests[t, r]))
             hashes[b, t] = value
     return hashes

@@ -25,9 +25,9 @@ from nip.data.corpus.batch import Batch, token_type
 from nip.data.corpus.bert_samples import masked_arrays
 from nip.data.corpus.clean import Chunk, by_size, open_chunk, write_array, write_json
 from nip.data.corpus.dedup import Fate
-from nip.data.corpus.masking import Vocabulary
 from nip.data.corpus.settings import Settings
 from nip.data.corpus.tokenizer import Encoder, load
+from nip.data.masking import Vocabulary
 from nip.data.tasks.storage import checksum
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nip.data.corpus.clean import write_json
-from nip.data.corpus.masking import Vocabulary
+from nip.data.masking import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

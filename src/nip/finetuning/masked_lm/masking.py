@@ -15,11 +15,10 @@ import torch
 from torch.nn import functional
 from transformers import TrainerCallback
 
+from nip.data.masking import replaced
 from nip.finetuning.glue.metrics import accuracy_and_perplexity
 from nip.finetuning.losses import IGNORED
 from nip.runs.accuracy import Answers
-
-MASKED, RANDOM = 0.8, 0.1
 
 
 class MaskingCollator:
@@ -73,9 +72,7 @@ class MaskingCollator:
         others = drawn.integers(len(self.tokenizer), size=len(ids))
         asked = (chance < self.share) & (np.asarray(example["special_tokens_mask"]) == 0)
         labels = np.where(asked, ids, IGNORED)
-        hidden = asked & (fate < MASKED)
-        changed = asked & (fate >= MASKED) & (fate < MASKED + RANDOM)
-        return np.where(hidden, self.tokenizer.mask_token_id, np.where(changed, others, ids)), labels
+        return np.where(asked, replaced(ids, fate, others, self.tokenizer.mask_token_id), ids), labels
 
 
 class CountEpochs(TrainerCallback):  # type: ignore[misc]

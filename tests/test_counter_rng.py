@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.data.corpus.counter_rng import permuted
+from nip.counter_rng import permuted, split_mix
+
+
+def test_the_outputs_are_those_of_split_mix():
+    # the first outputs of the reference implementation with seed 1234567
+    reference = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert split_mix(1234567, np.arange(1, 5)).tolist() == reference
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 100))

@@ -1,6 +1,11 @@
-"""Masks drawn on the fly: a function of the seed, the epoch and the sample's number, and of nothing else.
+"""Masks for masked language modelling, drawn on the fly: a function of seed, epoch and sample number alone.
 
-So the same sample is masked otherwise in each epoch, and the same way whatever batch, process or machine it comes to.
+The same sample is masked differently in every epoch, and identically whatever batch, process or machine reads it.
+
+The library masks tokens in three places. They share BERT's replacement rule (`replaced`) and differ in the draw: `mask`
+predicts a fixed number of tokens per sample, as BERT's own samples have; `nip.finetuning.masked_lm.masking` predicts
+each token with a given probability, as Hugging Face's collator does; `nip.lra.denoising` does so too, but hides every
+predicted token and predicts at least one per sequence.
 """
 
 from __future__ import annotations
@@ -11,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.data.corpus.counter_rng import key, mixed
+from nip.counter_rng import key, mix, split_mix
 
 Array = NDArray[Any]
 
 IGNORED = -100  # the label of a token that is not predicted
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # BERT's
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class Masking:
 
     probability: float = 0.15
     max_predictions: int = 20
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    mask_share: float = MASK_SHARE
+    random_share: float = RANDOM_SHARE
 
     def __post_init__(self) -> None:
         if not 0 < self.probability <= 1:
@@ -128,9 +133,8 @@ def mask(input_ids: Array, numbers: Array, vocabulary: Vocabulary, how: Masking,
     chosen_counts = np.minimum(np.maximum(np.floor(counts * how.probability + 0.5).astype(np.int64), 1), counts)
     chosen_counts = np.minimum(chosen_counts, most)
 
-    of_sample = mixed(np.asarray(numbers, np.uint64) * _ODD + key(seed, epoch))[:, None]
-    place = np.arange(length, dtype=np.uint64)
-    draws = mixed(of_sample + place * _ODD)  # (b, L), one random number a token
+    of_sample = split_mix(key(seed, epoch), numbers)[:, None]
+    draws = split_mix(of_sample, np.arange(length))  # (b, L), one random number a token
     draws = np.where(plain, draws >> np.uint64(1), np.uint64((1 << 64) - 1))  # special ones come last
     firsts = np.argsort(draws, axis=1, kind="stable")[:, :most]
     taken = np.arange(most) < chosen_counts[:, None]
@@ -145,13 +149,42 @@ def mask(input_ids: Array, numbers: Array, vocabulary: Vocabulary, how: Masking,
     position_labels = np.full((b, most), IGNORED, np.int64)
     position_labels[rows, columns] = found
 
-    second = mixed((of_sample[rows, 0] ^ np.uint64((1 << 64) - 1)) + places.astype(np.uint64) * _ODD)
-    share = (second >> np.uint64(40)) / float(1 << 24)
+    second = split_mix(of_sample[rows, 0] ^ np.uint64((1 << 64) - 1), places)
+    fate = (second >> np.uint64(40)) / float(1 << 24)
     words = np.setdiff1d(np.arange(vocabulary.size), vocabulary.special)
-    drawn = words[(mixed(second) % np.uint64(words.size)).astype(np.int64)]
-    replaced = np.where(
-        share < how.mask_share, vocabulary.mask, np.where(share < how.mask_share + how.random_share, drawn, found)
-    )
+    others = words[(mix(second) % np.uint64(words.size)).astype(np.int64)]
     masked = np.array(input_ids, np.int64)
-    masked[rows, places] = replaced
+    masked[rows, places] = replaced(found, fate, others, vocabulary.mask, how.mask_share, how.random_share)
     return Masked(masked, labels, positions, position_labels)
+
+
+def replaced(
+    tokens: Array,
+    fate: Array,
+    others: Array,
+    mask_token: int,
+    mask_share: float = MASK_SHARE,
+    random_share: float = RANDOM_SHARE,
+) -> Array:
+    """BERT's input for tokens that are predicted: most become the mask token, some another token, the rest stay.
+
+    Parameters
+    ----------
+    tokens : ndarray of int
+    fate : ndarray of float, of the same shape
+        Uniform draws from [0, 1).
+    others : ndarray of int, of the same shape
+        Random tokens.
+    mask_token : int
+    mask_share, random_share : float, default=0.8 and 0.1
+
+    Returns
+    -------
+    ndarray of int, of the same shape
+
+    Examples
+    --------
+    >>> replaced(np.array([7, 7, 7]), np.array([0.79, 0.89, 0.9]), np.array([1, 2, 3]), mask_token=0).tolist()
+    [0, 2, 7]
+    """
+    return np.where(fate < mask_share, mask_token, np.where(fate < mask_share + random_share, others, tokens))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.data.corpus.masking import IGNORED, Masking, Vocabulary, mask
+from nip.data.masking import IGNORED, Masking, Vocabulary, mask
 
 WORDS = Vocabulary(size=500, pad=0, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4))
 
