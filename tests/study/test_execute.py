@@ -47,7 +47,7 @@ def test_a_second_attempt_says_only_its_own_last_words(jobs, tmp_path):
     assert job().error == "The loss is not finite."
     assert job.log.read_text().startswith("said before\n--- ")
     silent = Job(str(tmp_path), "silent", (sys.executable, "-c", "raise SystemExit(3)"))
-    assert silent().error == "ended with code 3 and said nothing"
+    assert silent().error == "exited with code 3 and no output"
 
 
 def test_leaving_early_kills_what_runs_and_starts_no_more(jobs, tmp_path):
@@ -91,7 +91,7 @@ def test_a_worker_waits_before_it_trains(tmp_path, monkeypatch):
     called = []
     run = SimpleNamespace(name="a", config=None, data=None)
     monkeypatch.setattr(worker, "spin_briefly", lambda: None)
-    monkeypatch.setattr(worker, "_end_with_starter", lambda: None)
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
     monkeypatch.setattr("nip.study.panel.read_plan", lambda study: [run])
     monkeypatch.setattr("nip.runs.folder.wait_for_other", lambda folder: called.append(("wait", folder.path)))
     monkeypatch.setattr("nip.lra.train", lambda config, out, data: called.append(("train", out)))
@@ -100,11 +100,10 @@ def test_a_worker_waits_before_it_trains(tmp_path, monkeypatch):
 
 
 WATCHED = """
-import sys, threading, time
+import os, sys, time
 from pathlib import Path
-from nip.study.worker import _end_with_starter
-threading.Thread(target=_end_with_starter, daemon=True).start()
-import os
+from nip.runs.workers import end_with_parent
+end_with_parent()
 with (Path(sys.argv[-2]) / "ran.txt").open("a") as file:
     file.write(f"{sys.argv[-1]} {os.getpid()} -\\n")
 time.sleep(600)

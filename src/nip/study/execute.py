@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nip.processor import usable_cores
+from nip.runs.workers import Worker
 
 LOGS = "logs"
 
@@ -80,52 +81,19 @@ class Job:
         environment = dict(os.environ)
         if self.threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        with self.log.open("ab") as said:
-            said.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-            said.flush()
-            start = said.tell()
-            process = subprocess.Popen(
-                [*command, self.study, self.name],
-                stdin=subprocess.PIPE,  # closes when this process dies, which ends the other
-                stdout=said,
-                stderr=said,
-                env=environment,
-            )
-            try:
-                code = _wait(process, stop)
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-                if process.stdin:
-                    process.stdin.close()
-        error = None if code == 0 else _last_words(self.log, start, code)
-        return Outcome(self.name, error, time.monotonic() - began, str(self.log))
+        with Worker([*command, self.study, self.name], self.log, environment=environment) as worker:
+            while stop is None or not stop.is_set():
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(timeout=0.5)
+                    break
+        return Outcome(self.name, worker.error(), time.monotonic() - began, str(self.log))
 
     def checkpoint(self, *_: Any) -> Any:
         """What submitit queues anew when SLURM ends a job at its time limit: the same run, which goes on by itself."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def _wait(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
-    while True:
-        try:
-            return process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            if stop is not None and stop.is_set():
-                process.kill()
-
-
-def _last_words(log: Path, start: int, code: int) -> str:
-    lines = log.read_bytes()[start:].decode("utf-8", "replace").split("\n")
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    if code < 0:
-        return f"ended by signal {-code}" + (f"; its last words: {said}" if said else "")
-    return said or f"ended with code {code} and said nothing"
 
 
 def here(workers: int = 1) -> Performer:

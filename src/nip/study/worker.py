@@ -1,18 +1,16 @@
 """One run of a study, in a process of its own: ``python -m nip.study.worker STUDY RUN``.
 
-A process of its own, because what one run does (memory, a crash, threads) is then no other run's concern. It ends with
-the process that started it: whoever starts it holds a pipe to its standard input, which closes when that one dies, be
-it by ``kill -9``. Nothing is lost by that, for the run goes on where its last checkpoint is.
+A crash, a leak or the threads of one run then do not affect another. The process ends with the one that started it
+(`nip.runs.workers`), and the run resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from pathlib import Path
 
 from nip.runs.process import spin_briefly
+from nip.runs.workers import end_with_parent
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +21,7 @@ def main(arguments: list[str]) -> int:
     from nip.study.panel import read_plan
     from nip.training.train_step import TrainingDivergedError
 
-    threading.Thread(target=_end_with_starter, daemon=True).start()
+    end_with_parent()
     study, name = Path(arguments[0]), arguments[1]
     try:
         (run,) = (run for run in read_plan(study) if run.name == name)
@@ -34,12 +32,6 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
-
-
-def _end_with_starter() -> None:
-    while os.read(0, 4096):  # the descriptor itself: a buffer's lock held here would abort Python's own end
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

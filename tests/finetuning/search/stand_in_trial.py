@@ -5,24 +5,18 @@ above 1 make it fail, 0.7 makes it hang after its first evaluation, and a file n
 """
 
 import json
-import os
 import sys
-import threading
 import time
 from pathlib import Path
 
-
-def end_with_starter():
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
+from nip.runs.workers import end_with_parent
 
 
 def main(words):
     def value(flag, default=None):
         return words[words.index(flag) + 1] if flag in words else default
 
-    threading.Thread(target=end_with_starter, daemon=True).start()
+    end_with_parent()
     folder, rate = Path(value("--output_dir")), float(value("--learning_rate"))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "starts.txt").open("a") as file:

@@ -48,6 +48,7 @@ from nip.finetuning.search.study import (
 )
 from nip.processor import usable_cores
 from nip.runs.folder import read_metrics, write_json
+from nip.runs.workers import Worker
 
 
 def evaluations(metrics: Path, metric: str) -> list[float]:
@@ -56,17 +57,6 @@ def evaluations(metrics: Path, metric: str) -> list[float]:
         return []
     rows = [row for row in read_metrics(metrics) if row["split"] == "dev"]
     return [row[metric] for row in rows if row.get(metric) is not None]
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a trial that is still at work, with all that it has started."""
-    if process.poll() is None:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, 9)
-        process.kill()
-        process.wait()
-    if process.stdin:
-        process.stdin.close()
 
 
 def environment(workers: int, index: int) -> dict[str, str]:
@@ -91,15 +81,6 @@ def value_of(folder: Path, metric: str) -> tuple[float | None, str | None]:
     if value != value:  # noqa: PLR0124 (not a number)
         return None, f"its {metric} is not a number"
     return float(value), None
-
-
-def last_words(log: Path, start: int, code: int) -> str:
-    """The last that a process said which has failed, behind the byte `start` of its log."""
-    lines = log.read_bytes()[start:].decode("utf-8", "replace").split("\n")
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    if code < 0:
-        return f"ended by signal {-code}" + (f"; its last words: {said}" if said else "")
-    return said or f"ended with code {code} and said nothing"
 
 
 def leave_only_figures(folder: Path) -> None:
@@ -221,22 +202,10 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
     trial.set_user_attr("folder", str(folder))
     said = " ".join(f"{name}={value}" for name, value in trial.params.items() if _varies(search.space[name]))
     print_notice(f"trial {number} begins: {said}")
-    with log.open("ab") as file:
-        file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} nip {shlex.join(words)}\n".encode())
-        file.flush()
-        start = file.tell()
-        process = subprocess.Popen(
-            [*work.program, *words],
-            stdin=subprocess.PIPE,  # closes when this process dies, which ends the other
-            stdout=file,
-            stderr=file,
-            env=environment(search.workers, index),
-            start_new_session=True,  # an interrupt is for the search, which ends its trials
-        )
-        try:
-            pruned = _watch(work, trial, process, folder / "metrics.jsonl")
-        finally:
-            end(process)
+    command = [*work.program, *words]
+    title = f"nip {shlex.join(words)}"
+    with Worker(command, log, title=title, environment=environment(search.workers, index)) as process:
+        pruned = _watch(work, trial, process, folder / "metrics.jsonl")
     if work.stop.is_set() and not pruned and process.returncode != 0:
         _close(study, trial, state=TrialState.FAIL)  # without an error: it is lost, and comes again
         return
@@ -249,7 +218,7 @@ def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
     if process.returncode == 0:
         value, error = value_of(folder, search.metric)
     else:
-        error = last_words(log, start, process.returncode)
+        error = process.error()
     if process.returncode == BAD_INPUT and not _in_state(study, TrialState.COMPLETE, TrialState.PRUNED):
         trial.set_user_attr("void", error)
         _close(study, trial, state=TrialState.FAIL)
@@ -280,7 +249,7 @@ def _varies(entry: Any) -> bool:
     return isinstance(entry, Range) or len(entry) > 1
 
 
-def _watch(work: _Work, trial: optuna.Trial, process: subprocess.Popen[bytes], metrics: Path) -> bool:
+def _watch(work: _Work, trial: optuna.Trial, process: Worker, metrics: Path) -> bool:
     """Wait for a trial's end, hand its evaluations on, and say whether it is to be stopped early."""
     told, beat = 0, 0.0
     while True:
