@@ -21,21 +21,21 @@ DEMO_RUN := --task listops --data $(DEMO)/data --seed 42 --seq-len 64 --block-si
 	--learning-rate 1e-3 --eval-every 250
 demo: env
 	$(BIN)/nip compare --seq-len 64 --block-size 4
-	$(BIN)/nip data listops --out $(DEMO)/data --min-length 16 --max-length 63 --dev 1000 --test 4000
-	$(BIN)/nip lra --model hypercube $(DEMO_RUN) --out $(DEMO)/hypercube
-	$(BIN)/nip lra --model local $(DEMO_RUN) --out $(DEMO)/local
-	$(BIN)/nip report $(DEMO)/hypercube $(DEMO)/local --out $(DEMO)/report.html
+	$(BIN)/nip data listops --output-dir $(DEMO)/data --min-length 16 --max-length 63 --dev 1000 --test 4000
+	$(BIN)/nip lra --attention hypercube $(DEMO_RUN) --output-dir $(DEMO)/hypercube
+	$(BIN)/nip lra --attention local $(DEMO_RUN) --output-dir $(DEMO)/local
+	$(BIN)/nip report $(DEMO)/hypercube $(DEMO)/local --output $(DEMO)/report.html
 
 # A small pretraining run, about 20 minutes on two cores: text from packages (apt install bible-kjv-text dict-gcide; the
 # Brown corpus if installed), a tokenizer trained on it, a tiny BERT over a hypercube of 512 tokens. A stopped run resumes.
 PRETRAIN_DEMO := runs/pretrain-demo
 pretrain-demo: env
-	$(BIN)/nip data texts --out $(PRETRAIN_DEMO)/texts
-	$(BIN)/nip data corpus --from $(PRETRAIN_DEMO)/texts --out $(PRETRAIN_DEMO)/shards --train-tokenizer 8192 --max-seq-length 512
-	$(BIN)/nip pretrain --dataset $(PRETRAIN_DEMO)/shards --out $(PRETRAIN_DEMO)/hypercube --size tiny --model hypercube \
+	$(BIN)/nip data texts --output-dir $(PRETRAIN_DEMO)/texts
+	$(BIN)/nip data corpus --from $(PRETRAIN_DEMO)/texts --output-dir $(PRETRAIN_DEMO)/shards --train-tokenizer 8192 --max-seq-length 512
+	$(BIN)/nip pretrain --dataset $(PRETRAIN_DEMO)/shards --output-dir $(PRETRAIN_DEMO)/hypercube --size tiny --attention hypercube \
 		--architecture roberta-prelayernorm --batch-size 8 --learning-rate 2e-3 --dropout 0 --attention-dropout 0 \
 		--hours 0.27 --eval-every 200 --eval-samples 256 --checkpoint-minutes 2
-	$(BIN)/nip report $(PRETRAIN_DEMO)/hypercube --out $(PRETRAIN_DEMO)/report.html
+	$(BIN)/nip report $(PRETRAIN_DEMO)/hypercube --output $(PRETRAIN_DEMO)/report.html
 
 check: env
 	$(BIN)/ruff check .

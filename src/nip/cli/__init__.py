@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup, TyperOption
 
 from nip.cli import bench, data, doctor, finetuning, lra, pretrain, report, score, study
 from nip.cli.extras import bringing
 
+
+class Dialect(TyperGroup):
+    """The commands, all of which take ``-`` and ``_`` in options alike, and show only the first name of an option."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        _accept_other_spellings(self)
+
+
+def _accept_other_spellings(command: Any) -> None:
+    aliases: dict[str, str] = {}
+    for option in command.params:
+        if isinstance(option, TyperOption):
+            shown, *others = option.opts
+            aliases |= {other.lstrip("-"): shown.lstrip("-") for other in others}
+            option.opts = [shown]
+
+    def spelled(name: str) -> str:
+        name = name.replace("_", "-")
+        return aliases.get(name, name)
+
+    command.context_settings = {**command.context_settings, "token_normalize_func": spelled}
+    for inner in getattr(command, "commands", {}).values():
+        _accept_other_spellings(inner)
+
+
 app = typer.Typer(
     name="nip",
+    cls=Dialect,
     help="Which sparse graph should self-attention run on? Score it, attend over it, train on it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -23,17 +52,17 @@ for room in (score, data, lra, pretrain, finetuning, study, report, bench, docto
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: 0 on success, 2 with one sentence on standard error on bad input, 130 when interrupted."""
     try:
-        # typer itself ends the process on success, on a usage error and when interrupted
-        app(args=arguments, prog_name="nip")  # a script of the original's name shows the usage of nip's own command
-    except SystemExit as end:
-        if not end.code:
+        # a script of the original's name shows the usage of nip's own command
+        code = app(args=arguments, prog_name="nip", standalone_mode=False)
+        if not code:
             _leave_other_processes()
-        raise
+        sys.exit(code or 0)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"nip: {_sentence(error)}", file=sys.stderr)
+    except (ValueError, OSError, ImportError, typer.TyperException) as error:
+        if sentence := _sentence(error):  # a command without its arguments has printed its help
+            print(f"nip: {sentence}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -45,6 +74,9 @@ def _leave_other_processes() -> None:
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):
+        sentence = " ".join(error.format_message().split())
+        return sentence if sentence[-1:] in ".?" else f"{sentence}."
     extra = bringing(error.name) if isinstance(error, ModuleNotFoundError) else None
     if isinstance(error, ModuleNotFoundError) and extra is not None:
         return f"This needs {error.name}, which is not installed: pip install 'nip[{extra}]'"

@@ -22,6 +22,10 @@ from nip import graphs
 from nip.atomic import replacing
 from nip.cli.options import Json, emit, integer, number, split
 
+Patterns = Annotated[str, typer.Option("--attention", "--patterns", help="Patterns, comma-separated.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "--out", help="Write the table as Markdown to this file.", show_default=False)
+]
 # columns of words stand on the left
 WORDS = {"pattern", "dtype", "pass", "backend", "way", "attention", "output", "step"}
 
@@ -106,7 +110,7 @@ def corpus_command(
     tokenizer: Annotated[str, typer.Option(help="A folder, a vocab.txt, or a name on the Hugging Face Hub.")],
     megabytes: Annotated[int, typer.Option(help="Millions of bytes of text to draw.")] = 100,
     jobs: Annotated[int, typer.Option(help="Processes; −1: one a processor.")] = -1,
-    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Megabytes a second at which a corpus is read, compared and tokenized, beside `tokenizers` alone; and its memory.
@@ -122,11 +126,11 @@ def corpus_command(
 
     with Console(stderr=True).status("measuring"):
         rows = bench_corpus(origin, tokenizer, megabytes, jobs=usable_cores() if jobs == -1 else jobs)
-    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=output, as_json=as_json)
 
 
 def pretrain_command(
-    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = "hypercube",
+    attention: Patterns = "hypercube",
     seq_len: Annotated[str, typer.Option("--seq-len", help="Sequence lengths, comma-separated.")] = "512,2048,8192",
     tokens: Annotated[int, typer.Option(help="Tokens of a batch: as many samples as fit, one at least.")] = 8192,
     layers: Annotated[int, typer.Option(help="Layers.")] = 6,
@@ -143,7 +147,7 @@ def pretrain_command(
     backend: Annotated[str, typer.Option(help="The backend; auto is what attend takes.")] = "auto",
     repeats: Annotated[int, typer.Option(help="Steps of which medians are told.")] = 7,
     memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Time and memory of a pretraining step, with attention over patterns and with transformers' dense attention.
@@ -151,7 +155,7 @@ def pretrain_command(
     Everything outside attention is the same code: only masked tokens go through the output layer, AdamW takes the step.
     Samples are taken in turns, and again where the machine was busy.
 
-    Example: nip bench pretrain --seq-len 2048 --patterns hypercube,bigbird
+    Example: nip bench pretrain --seq-len 2048 --attention hypercube,bigbird
     """
     from nip.bench.pretrain import HEADER, Problem, bench_pretraining, caption, cells, to_markdown
 
@@ -164,12 +168,13 @@ def pretrain_command(
     if not problems or not split(outputs):
         raise ValueError("There is nothing to measure. Name a sequence length and an output.")
     measured = bench_pretraining(
-        problems, split(patterns), split(outputs), backend=backend, repeats=repeats, memory=memory
+        problems, split(attention), split(outputs), backend=backend, repeats=repeats, memory=memory
     )
-    rows = collect(measured, to_markdown, out)
-    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json, width=wide())
+    rows = collect(measured, to_markdown, output)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=output, as_json=as_json, width=wide())
 
 
+EVERY = ",".join(graphs.PATTERNS)
 ALL_PASSES = ("forward", "backward", "forward+backward")
 
 bench = typer.Typer(no_args_is_help=True)
@@ -195,7 +200,7 @@ def attention_command(
     lengths: Annotated[
         list[str] | None, typer.Argument(metavar="TOKENS", help="Sequence lengths, beside those of --seq-len.")
     ] = None,
-    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = "hypercube,bigbird",
+    attention: Patterns = "hypercube,bigbird",
     seq_len: Annotated[
         str | None, typer.Option("--seq-len", help="Sequence lengths, comma-separated (1024,2048 unless given).")
     ] = None,
@@ -223,7 +228,7 @@ def attention_command(
     repeats: Annotated[int, typer.Option(help="Samples of which medians are told.")] = 7,
     threads: Annotated[int | None, typer.Option(help="Threads (torch's choice unless given).")] = None,
     memory: Annotated[bool, typer.Option(help="Measure peak memory too, each in a process of its own.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    output: Output = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw time against tokens, both logarithmic, to this .svg or .png file.")
     ] = None,
@@ -235,7 +240,7 @@ def attention_command(
     turns, and again where the machine was busy: `quiet` counts those that were not. `ratio_to_dense` in JSON is time
     over the time of dense attention: below 1 is faster.
 
-    Example: nip bench attention --patterns hypercube,bigbird --seq-len 1024,2048,4096 --pass forward+backward
+    Example: nip bench attention --attention hypercube,bigbird --seq-len 1024,2048,4096 --pass forward+backward
     """
     if threads is not None and threads < 1:
         raise ValueError(f"--threads must be an integer of at least 1. Got {threads} instead.")
@@ -258,7 +263,7 @@ def attention_command(
         Case(name, integer(tokens, "A sequence length"), integer(block, "--block-size"), batch, heads, head_dim, kind)
         for kind in split(dtype)
         for block in split(block_size)
-        for name in split(patterns)
+        for name in split(attention)
         for tokens in all_lengths
     ]
     rivals = list(PEERS) if peers == "all" else split(peers)
@@ -279,20 +284,20 @@ def attention_command(
         for row in measured:
             rows.append(row)
             progress.advance(task)
-    if out is not None:
-        emit(to_markdown(rows), out)
+    if output is not None:
+        emit(to_markdown(rows), output)
     if plot is not None:
         save_plot(rows, plot)
         print(f"wrote {plot}", file=sys.stderr)
     if as_json:
         emit(json.dumps([row.to_dict() for row in rows], allow_nan=False, indent=2), None)
-    elif out is None:
+    elif output is None:
         Console(width=None if sys.stdout.isatty() else 160).print(to_table(rows))
 
 
 @bench.command("gpu")
 def gpu_command(
-    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = "hypercube,bigbird,longformer",
+    attention: Patterns = "hypercube,bigbird,longformer",
     seq_len: Annotated[
         str | None, typer.Option("--seq-len", help="Sequence lengths, comma-separated (1024 to 65536 unless given).")
     ] = None,
@@ -305,7 +310,7 @@ def gpu_command(
         str, typer.Option("--pass", help="forward, forward+backward, comma-separated.")
     ] = "forward,forward+backward",
     repeats: Annotated[int, typer.Option(help="Samples of which medians are told.")] = 7,
-    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """FlexAttention over patterns on a GPU: first whether it is right, then its time and peak memory.
@@ -314,7 +319,7 @@ def gpu_command(
     or gradients are further from the reference in float64 than their precision allows, nothing is measured and the
     exit code is 1.
 
-    Example: nip bench gpu --patterns hypercube --seq-len 4096,16384 --out gpu.md
+    Example: nip bench gpu --attention hypercube --seq-len 4096,16384 --output gpu.md
     """
     from nip.bench import Case
     from nip.bench.agreement import TOLERANCE, agreements
@@ -329,7 +334,7 @@ def gpu_command(
     cases = [
         Case(name, tokens, block_size, batch, heads, head_dim, kind)
         for kind in dtypes
-        for name in split(patterns)
+        for name in split(attention)
         for tokens in lengths
     ]
     if not cases:
@@ -358,7 +363,7 @@ def gpu_command(
         cells,
         heading,
         lambda: markdown_table(heading, HEADER, rule, [cells(row) for row in rows]),
-        out=out,
+        out=output,
         as_json=as_json,
         width=wide(),
     )
@@ -366,22 +371,22 @@ def gpu_command(
 
 @bench.command("scoring")
 def scoring_command(
-    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = ",".join(graphs.PATTERNS),
+    attention: Patterns = EVERY,
     seq_len: Annotated[str, typer.Option("--seq-len", help="Sequence lengths, comma-separated.")] = "4096",
     block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
     repeats: Annotated[int, typer.Option(help="Calls of which medians are told.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Time of scoring patterns, beside scipy's distances between all vertices in the same process.
 
-    Example: nip bench scoring --patterns hypercube,local --seq-len 4096,65536
+    Example: nip bench scoring --attention hypercube,local --seq-len 4096,65536
     """
     from nip.bench.scoring import HEADER, bench_scoring, caption, cells
     from nip.bench.table import markdown_table
 
     lengths = [integer(text, "A sequence length") for text in split(seq_len)]
-    rows = list(bench_scoring(split(patterns), lengths, block_size, repeats=repeats))
+    rows = list(bench_scoring(split(attention), lengths, block_size, repeats=repeats))
     if not rows:
         raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
     heading, rule = caption(rows), "|---|--:|--:|--:|--:|"
@@ -391,7 +396,7 @@ def scoring_command(
         cells,
         heading,
         lambda: markdown_table(heading, HEADER, rule, [cells(row) for row in rows]),
-        out=out,
+        out=output,
         as_json=as_json,
     )
 
@@ -399,7 +404,7 @@ def scoring_command(
 @bench.command("step")
 def step_command(
     backends: Annotated[str, typer.Option(help="Backends, comma-separated; auto is what attend takes.")] = "auto",
-    model: Annotated[str, typer.Option(help="The pattern.")] = "hypercube",
+    attention: Annotated[str, typer.Option("--attention", "--model", help="The pattern.")] = "hypercube",
     ways: Annotated[
         str,
         typer.Option(
@@ -410,7 +415,7 @@ def step_command(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples of a step.")] = 32,
     seq_len: Annotated[int, typer.Option("--seq-len", help="Tokens an example is cut or padded to.")] = 2048,
     repeats: Annotated[int, typer.Option(help="Steps of which medians are told.")] = 7,
-    out: Annotated[Path | None, typer.Option(help="Write the tables as Markdown to this file.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Time of a ListOps training step, with attention over a pattern and with dense attention, and its parts.
@@ -422,17 +427,17 @@ def step_command(
     from nip.bench.step import HEADER, bench_step, caption, cells, to_markdown
 
     measured = bench_step(
-        split(backends), split(ways), model=model, batch_size=batch_size, seq_len=seq_len, repeats=repeats
+        split(backends), split(ways), model=attention, batch_size=batch_size, seq_len=seq_len, repeats=repeats
     )
-    rows = collect(measured, to_markdown, out)
+    rows = collect(measured, to_markdown, output)
     if not rows:
         raise ValueError("There is nothing to measure. Name a way to compute a batch.")
-    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=output, as_json=as_json)
 
 
 @bench.command("encoder")
 def encoder_command(
-    patterns: Annotated[str, typer.Option(help="Patterns, comma-separated.")] = "hypercube",
+    attention: Patterns = "hypercube",
     seq_len: Annotated[str, typer.Option("--seq-len", help="Sequence lengths, comma-separated.")] = "512,2048,8192",
     block_size: Annotated[int, typer.Option("--block-size", help="Tokens of a block.")] = 16,
     batch: Annotated[int, typer.Option(help="Sequences.")] = 1,
@@ -456,7 +461,7 @@ def encoder_command(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Calls of which medians are told.")] = 7,
     memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown to this file.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Time and memory of a Hugging Face encoder, with attention over a pattern and with transformers' dense attention.
@@ -487,9 +492,9 @@ def encoder_command(
     encoders = [make(n, batch=batch, attention_dropout=chance, **more) for chance in chances for n in lengths]
     if not encoders:
         raise ValueError("There is nothing to measure. Name a sequence length and a dropout.")
-    names, directions, rows = split(patterns), split(passes), []
+    names, directions, rows = split(attention), split(passes), []
     measured = bench_encoder(
         encoders, names, directions, backend=backend, dense_up_to=dense_up_to, repeats=repeats, memory=memory
     )
-    rows = collect(measured, to_markdown, out)
-    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=out, as_json=as_json, width=wide())
+    rows = collect(measured, to_markdown, output)
+    show_rows(rows, HEADER, cells, caption(rows), lambda: to_markdown(rows), out=output, as_json=as_json, width=wide())

@@ -25,7 +25,7 @@ def corpus_command(
     origin: Annotated[
         str, typer.Option("--from", help="A file, a folder, or a set on the Hugging Face Hub: NAME[:CONFIG].")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The folder of the corpus.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "--out", help="The folder of the corpus.")],
     tokenizer: Annotated[
         str | None, typer.Option(help="A folder, a vocab.txt, or a tokenizer's name on the Hugging Face Hub.")
     ] = None,
@@ -65,7 +65,9 @@ def corpus_command(
     shard_mb: Annotated[int, typer.Option(help="Megabytes of text of a shard, and of what is read at once.")] = 32,
     jobs: Annotated[int, typer.Option(help="Processes; −1: one a processor. Changes no byte of the result.")] = -1,
     licence: Annotated[str, typer.Option(help="A note for the manifest.")] = "as the source says",
-    keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the cleaned documents in OUT/text.")] = False,
+    keep_text: Annotated[
+        bool, typer.Option("--keep-text", help="Keep the cleaned documents in the folder's text/.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +75,7 @@ def corpus_command(
 
     Reads text files, JSON lines, WikiExtractor's output, Wikipedia dumps and parquet files, .gz, .bz2 and .xz too.
 
-    Example: nip data corpus --from books --out shards --train-tokenizer 8192 --max-seq-length 128
+    Example: nip data corpus --from books --output-dir shards --train-tokenizer 8192 --max-seq-length 128
     """
     from nip.data.corpus import Settings
 
@@ -104,7 +106,14 @@ def corpus_command(
     for notice in idle(settings):
         print(f"nip: {notice}", file=sys.stderr)
     make_corpus(
-        origin, out, settings, jobs=jobs, licence=licence, keep_text=keep_text, overwrite=overwrite, as_json=as_json
+        origin,
+        output_dir,
+        settings,
+        jobs=jobs,
+        licence=licence,
+        keep_text=keep_text,
+        overwrite=overwrite,
+        as_json=as_json,
     )
 
 

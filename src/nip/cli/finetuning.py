@@ -48,7 +48,9 @@ def passed_on(module: str, says: str) -> Callable[[typer.Context], None]:
 def checkpoints(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The output folder of a finetuning run.")],
-    out: Annotated[Path | None, typer.Option(help="The JSON file; the curve lies beside it.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "--out", help="The JSON file; the curve lies beside it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as one JSON value.")] = False,
 ) -> None:
     """Evaluate every checkpoint of a finetuning run: one JSON file and a curve. Other flags are the task's.
@@ -58,7 +60,7 @@ def checkpoints(
     _spin_briefly()
     from nip.finetuning.evaluate_checkpoints import evaluate_checkpoints
 
-    rows = evaluate_checkpoints(run, out, context.args)
+    rows = evaluate_checkpoints(run, output, context.args)
     if as_json:
         print(json.dumps(rows, indent=2))
         return

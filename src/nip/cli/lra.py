@@ -29,7 +29,10 @@ def _option(says: str, *flags: str, default: str | None = None) -> Any:
 
 
 def lra_command(
-    model: Annotated[str | None, _option(f"The pattern: {', '.join(graphs.PATTERNS)}.", default="hypercube")] = None,
+    attention: Annotated[
+        str | None,
+        _option(f"The pattern: {', '.join(graphs.PATTERNS)}.", "--attention", "--model", default="hypercube"),
+    ] = None,
     task: Annotated[str | None, _option("The task.", default="listops")] = None,
     seed: Annotated[int | None, _option("Decides first weights, order of examples, dropout.", default="42")] = None,
     param: Param = None,
@@ -71,7 +74,9 @@ def lra_command(
     ] = None,
     config: Annotated[Path | None, _option("Settings from a JSON file, such as a run's config.json.")] = None,
     data: Annotated[Path | None, _option("The data folder.", default="$NIP_DATA, or data/")] = None,
-    out: Annotated[Path | None, _option("The run folder.", default="runs/TASK-MODEL-seedSEED")] = None,
+    output_dir: Annotated[
+        Path | None, _option("The run folder.", "--output-dir", "--out", default="runs/TASK-PATTERN-seedSEED")
+    ] = None,
     skip_train: Annotated[bool, _option("Only test the best weights there are.", "--skip-train")] = False,
     original_log: Annotated[
         bool, _option("Also write the original's log, TASK_MODEL_output.log, in the run folder.", "--original-log")
@@ -82,10 +87,10 @@ def lra_command(
 
     What is not given is as in the paper's runs: docs/training.md.
 
-    Example: nip lra --model hypercube --task listops --seed 42 --max-steps 200 --seq-len 512
+    Example: nip lra --attention hypercube --task listops --seed 42 --max-steps 200 --seq-len 512
     """
     given = {
-        "model": model,
+        "model": attention,
         "task": task,
         "seed": seed,
         "parameters": read_parameters(param) if param else None,
@@ -126,7 +131,7 @@ def lra_command(
     from nip.lra import train
     from nip.runs.accuracy import in_words
 
-    folder = out if out is not None else runs_folder() / chosen.name
+    folder = output_dir if output_dir is not None else runs_folder() / chosen.name
     with warnings_to_stderr():
         result = train(chosen, folder, data=data, skip_train=skip_train, original_log=original_log)
     from accelerate import PartialState
@@ -156,7 +161,7 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
                 stored["graph"] = str(beside)
     if "graph" in given:
         if "model" in given:
-            raise ValueError(f"Give --model or --graph, not both. Got {given['model']!r} and {given['graph']}.")
+            raise ValueError(f"Give --attention or --graph, not both. Got {given['model']!r} and {given['graph']}.")
         given = {**given, "model": graph_label(Path(given["graph"])), "parameters": given.get("parameters", {})}
     elif "model" in given:
         stored = {name: value for name, value in stored.items() if name not in ("graph", "parameters")}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NumVertices = Annotated[int | None, typer.Option("--n-vertices", help="Number of vertices (blocks) of the graph.")]
 SeqLen = Annotated[int | None, typer.Option("--seq-len", help="Tokens instead: ⌈tokens / block size⌉ vertices.")]
 BlockSize = Annotated[int, typer.Option("--block-size", help="Tokens per vertex; 1 scores the vertices themselves.")]
+Attention = Annotated[
+    str | None, typer.Option("--attention", help=f"The pattern: {', '.join(graphs.PATTERNS)}.", show_default=False)
+]
 Param = Annotated[
     list[str] | None, typer.Option("--param", help="A parameter of the pattern, name=value; may be repeated.")
 ]
@@ -52,18 +55,26 @@ def check_depth(depth: int | None) -> None:
         raise ValueError(f"--depth must be an integer of at least 1. Got {depth} instead.")
 
 
+def patterns_named(context: typer.Context, attention: str | None) -> list[str]:
+    """The patterns of ``--attention``, comma-separated, and those that are named without an option, as once."""
+    return [*split(attention or ""), *context.args]
+
+
 def read_pattern(
-    name: str | None, graph: Path | None, n: int | None, parameters: dict[str, Any], *, causal: bool
+    names: Sequence[str], graph: Path | None, n: int | None, parameters: dict[str, Any], *, causal: bool
 ) -> Pattern:
     """The one pattern that a command line means: by name and size, or from a graph file."""
+    if len(names) > 1:
+        raise ValueError(f"--attention takes one pattern here. Got {', '.join(names)} instead.")
+    name = names[0] if names else None
     if graph is not None:
         if name is not None:
-            raise ValueError(f"Give a pattern name or --graph, not both. Got {name!r} and {graph}.")
+            raise ValueError(f"Give --attention or --graph, not both. Got {name!r} and {graph}.")
         if parameters:
-            raise ValueError(f"--param belongs to a pattern name; the graph in {graph} has no parameters.")
+            raise ValueError(f"--param belongs to a pattern; the graph in {graph} has no parameters.")
         return read_graph_file(graph, n, causal=causal)
     if name is None:
-        raise ValueError(f"Name a pattern ({', '.join(graphs.PATTERNS)}) or give --graph FILE.")
+        raise ValueError(f"Name a pattern with --attention ({', '.join(graphs.PATTERNS)}) or give --graph FILE.")
     graphs.pattern_parameters(name)  # an unknown name is the first thing to say
     if n is None:
         raise ValueError("Say how large the graph is: --n-vertices N, or --seq-len L with --block-size B.")
@@ -122,12 +133,9 @@ def number(text: str, name: str) -> float:
         raise ValueError(f"{name} must be a number. Got {text!r} instead.") from None
 
 
-Folder = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "--data", help="The data folder, which holds a folder per task (default: $NIP_DATA, else data/)."
-    ),
-]
+_FOLDER = "The data folder, which holds a folder per task (default: $NIP_DATA, else data/)."
+OutputFolder = Annotated[Path | None, typer.Option("--output-dir", "--out", "--data", help=_FOLDER)]
+DataFolder = Annotated[Path | None, typer.Option("--data", "--out", help=_FOLDER)]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task, such as listops.")]
 Origin = Annotated[str | None, typer.Option("--from", help="The file or folder to read.")]
 SourceName = Annotated[str | None, typer.Option("--source", help="The form of what is read, or how to draw.")]

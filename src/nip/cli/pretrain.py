@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: nip pretrain --dataset shards --size tiny --lengths 128 --max-steps 1000"
 OTHERS = {
     "dataset": "The folder of a corpus that nip data corpus made.",
-    "out": "The run's folder; by default runs/pretraining-MODEL-SIZE-seedSEED.",
+    "out": "The run's folder; by default runs/pretraining-PATTERN-SIZE-seedSEED. With --job-name it is in this folder.",
     "config": "Settings from a YAML or JSON file, such as a recipe or a run's run.json.",
     "param": "A parameter of the pattern, name=value; may be repeated.",
     "tokenizer": "Must be the corpus's own; another one is refused.",
     "dry_run": "Say what the run would need of memory and time, and begin nothing.",
     "json": "Print one JSON value on standard output.",
 }
+OPTION = {"model": "attention", "out": "output_dir"}  # what is not called as its option
 SWITCHES = ("dry_run", "json")
 MASKING = ("mask_probability", "max_predictions", "mask_share", "random_share")
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -107,12 +108,13 @@ def asked_for(words: Sequence[str]) -> Asked:
         print(f"nip: {notice}", file=sys.stderr)
     values: dict[str, Any] = {}
     parameters: list[str] = []
-    for name, text in given:
+    for spelled, text in given:
+        name = "model" if spelled == "attention" else spelled
         if name == "param":
             parameters.append(text or "")
         elif name in FIELDS or name in OTHERS:
             if name in values:
-                raise ValueError(f"--{name.replace('_', '-')} is given twice.")
+                raise ValueError(f"{option(name)} is given twice.")
             values[name] = converted(name, text)
         elif name.removeprefix("no_") in switches() and text is None:
             values[name.removeprefix("no_")] = False
@@ -134,7 +136,7 @@ def asked_for(words: Sequence[str]) -> Asked:
         if name in FIELDS and (name in typed or getattr(settings, name) != FIELDS[name].default):
             why = "with a corpus that was masked once" if masked_once and name in MASKING else idle(name, settings)
             if why is not None:
-                print(f"nip: --{name.replace('_', '-')} does nothing {why}.", file=sys.stderr)
+                print(f"nip: {option(name)} does nothing {why}.", file=sys.stderr)
     most, longest = settings.max_predictions, settings.tokens_at_most
     if most is not None and not masked_once and most < 0.9 * longest * settings.mask_probability:
         share = 100 * most / longest
@@ -187,10 +189,10 @@ def with_model(name: str, words: Sequence[str]) -> list[str]:
     Examples
     --------
     >>> with_model("softmax", ["--seed", "1"]), with_model("softmax", ["--model=local"])
-    (['--model', 'softmax', '--seed', '1'], ['--model=local'])
+    (['--attention', 'softmax', '--seed', '1'], ['--model=local'])
     """
-    named = not words or any(word.split("=")[0] in ("--model", "--config", "--help") for word in words)
-    return list(words) if named else ["--model", name, *words]
+    named = not words or any(word.split("=")[0] in ("--attention", "--model", "--config", "--help") for word in words)
+    return list(words) if named else ["--attention", name, *words]
 
 
 def flags(words: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -231,7 +233,7 @@ def converted(name: str, text: str | None) -> Any:
             raise wrong(name, "true or false", text)
         return said in TRUE
     if text is None:
-        raise ValueError(f"--{name.replace('_', '-')} needs a value.")
+        raise ValueError(f"{option(name)} needs a value.")
     kind = str(FIELDS[name].type) if name in FIELDS else "str"
     for type_name, wanted, of in (("int", "an integer", int), ("float", "a number", float)):
         if kind.startswith(type_name):
@@ -265,6 +267,7 @@ def read_file(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in found.items():
         name = str(key).replace("-", "_")
+        name = "model" if name == "attention" else name
         if name not in FIELDS and name not in ("dataset", "tokenizer"):
             raise ValueError(f"{path}: {elsewhere(name) or unknown(name)}")
         # YAML takes 1e-3 for a text
@@ -280,7 +283,7 @@ def elsewhere(name: str) -> str | None:
     if name in RENAMED and RENAMED[name] in (*FIELDS, "dataset", "tokenizer"):
         return f"{name} is called {RENAMED[name].replace('_', '-')} in a file."
     if name in (*OTHERS, *KNOWN):
-        return f"--{name.replace('_', '-') if name in OTHERS else name} belongs on the command line, not in a file."
+        return f"{option(name) if name in OTHERS else f'--{name}'} belongs on the command line, not in a file."
     return None
 
 
@@ -289,9 +292,14 @@ def unknown(name: str) -> str:
     from nip.cli.compat.pretraining_flags import KNOWN
     from nip.pretraining.settings import FIELDS
 
-    near = difflib.get_close_matches(name, [*FIELDS, *OTHERS, *KNOWN], n=1, cutoff=0.6)
-    hint = f"Did you mean --{near[0].replace('_', '-')}?" if near else "--help lists them."
+    near = difflib.get_close_matches(name, ["attention", *FIELDS, *OTHERS, *KNOWN], n=1, cutoff=0.6)
+    hint = f"Did you mean {option(near[0])}?" if near else "--help lists them."
     return f"There is no option --{name.replace('_', '-')}. {hint}"
+
+
+def option(name: str) -> str:
+    """A setting as an option of the command line."""
+    return f"--{OPTION.get(name, name).replace('_', '-')}"
 
 
 def switches() -> tuple[str, ...]:
@@ -316,7 +324,7 @@ def help_text() -> str:
     groups = {"run": parser.add_argument_group("the run")}
     for name, says in OTHERS.items():
         action: Any = {"action": "store_true"} if name in SWITCHES else {"metavar": name.upper()}
-        groups["run"].add_argument(f"--{name.replace('_', '-')}", help=says.replace("%", "%%"), **action)
+        groups["run"].add_argument(option(name), help=says.replace("%", "%%"), **action)
     for name, each in FIELDS.items():
         group = each.metadata["group"]
         if name == "parameters":
@@ -325,9 +333,9 @@ def help_text() -> str:
             groups[group] = parser.add_argument_group(group)
         default = each.default
         shown = "" if default is None or default == () else f" [{_written(default)}]"
-        metavar = "" if each.type == "bool" else name.upper()
+        metavar = "" if each.type == "bool" else OPTION.get(name, name).upper()
         groups[group].add_argument(
-            f"--{name.replace('_', '-')}", metavar=metavar, help=(each.metadata["says"] + shown).replace("%", "%%")
+            option(name), metavar=metavar, help=(each.metadata["says"] + shown).replace("%", "%%")
         )
     return parser.format_help()
 

@@ -16,21 +16,23 @@ def register(app: typer.Typer) -> None:
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS…", help="Run folders, or folders that hold run folders.")],
-    out: Annotated[Path, typer.Option(help="The file to write; an older one is replaced.")] = Path("report.html"),
+    output: Annotated[
+        Path, typer.Option("--output", "--out", help="The file to write; an older one is replaced.")
+    ] = Path("report.html"),
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
 ) -> None:
     """Write a report on some runs: one HTML file that needs no network.
 
-    Example: nip report runs/demo --out report.html
+    Example: nip report runs/demo --output report.html
     """
     from nip.report.page import write_report
 
-    found, findings = write_report(runs, out)
+    found, findings = write_report(runs, output)
     if as_json:
         print(
             json.dumps(
                 {
-                    "out": str(out),
+                    "out": str(output),
                     "runs": [{"folder": str(run.folder), "finished": run.result is not None} for run in found],
                     "findings": [
                         {"task": one.task, "sentence": one.sentence, "notes": list(one.notes)} for one in findings
@@ -42,4 +44,4 @@ def report(
         return
     for one in findings:
         print(one.sentence)
-    print(f"Wrote {out} ({len(found)} run{'s' if len(found) != 1 else ''}).")
+    print(f"Wrote {output} ({len(found)} run{'s' if len(found) != 1 else ''}).")

@@ -11,6 +11,7 @@ import typer
 
 from nip import graphs
 from nip.cli.options import (
+    Attention,
     BlockSize,
     Causal,
     Depth,
@@ -21,12 +22,12 @@ from nip.cli.options import (
     check_depth,
     emit,
     number_of_vertices,
+    patterns_named,
     read_graph_file,
     read_pattern,
 )
 from nip.graphs.pattern import read_parameters
 
-PatternName = Annotated[str | None, typer.Argument(metavar="PATTERN", help=f"One of {', '.join(graphs.PATTERNS)}.")]
 GraphFile = Annotated[
     Path | None,
     typer.Option("--graph", help="A graph file instead: edge list `i j` from 0, .npz, .npy mask or .graphml."),
@@ -35,14 +36,16 @@ GraphFile = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("score")(score_command)
-    app.command("compare")(compare_command)
-    app.command("show")(show_command)
+    named = {"allow_extra_args": True}  # a pattern without --attention
+    app.command("score", context_settings=named)(score_command)
+    app.command("compare", context_settings=named)(compare_command)
+    app.command("show", context_settings=named)(show_command)
     app.command("search")(search_command)
 
 
 def score_command(
-    pattern: PatternName = None,
+    context: typer.Context,
+    attention: Attention = None,
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
@@ -54,15 +57,15 @@ def score_command(
 ) -> None:
     """Score one graph: Normalized Information Payload, plain and discounted for bottlenecks.
 
-    Example: nip score hypercube --n-vertices 2048
+    Example: nip score --attention hypercube --n-vertices 2048
 
-    Example: nip score hypercube --seq-len 2048 --block-size 16 --depth 4
+    Example: nip score --attention hypercube --seq-len 2048 --block-size 16 --depth 4
     """
     from nip.scoring import reach, score
 
     check_depth(depth)
     n = number_of_vertices(n_vertices, seq_len, block_size)
-    chosen = read_pattern(pattern, graph, n, read_parameters(param or []), causal=causal)
+    chosen = read_pattern(patterns_named(context, attention), graph, n, read_parameters(param or []), causal=causal)
     result = score(chosen, block_size).to_dict()
     if depth is not None:
         result |= reach(chosen, depth, block_size).to_dict()
@@ -93,9 +96,10 @@ def _text(field: str, value: object) -> str:
 
 
 def compare_command(
-    patterns: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PATTERN ...]", help="Pattern names; all of that size if none is given."),
+    context: typer.Context,
+    attention: Annotated[
+        str | None,
+        typer.Option(help="Patterns, comma-separated; all of that size unless given.", show_default=False),
     ] = None,
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
@@ -119,7 +123,9 @@ def compare_command(
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table.")] = False,
     as_html: Annotated[bool, typer.Option("--html", help="A self-contained HTML page.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "--out", help="Write to this file instead of standard output.")
+    ] = None,
 ) -> None:
     """Score many graphs and list them, best first.
 
@@ -131,17 +137,18 @@ def compare_command(
 
     if sum((as_json, as_csv, as_markdown, as_html)) > 1:
         raise ValueError("--json, --csv, --markdown and --html exclude each other. Give one of them.")
-    if out is not None and not (as_json or as_csv or as_markdown or as_html):
-        raise ValueError(f"Say in which form to write {out}: --json, --csv, --markdown or --html.")
+    if output is not None and not (as_json or as_csv or as_markdown or as_html):
+        raise ValueError(f"Say in which form to write {output}: --json, --csv, --markdown or --html.")
     check_depth(depth)
     n = number_of_vertices(n_vertices, seq_len, block_size)
     parameters = read_parameters(param or [])
     chosen = [read_graph_file(file, None, causal=causal) for file in graph or ()]
     every = graphs.PATTERNS if n is None else graphs.names_at(n)
-    names = list(patterns or (() if graph and n is None else every))
+    named = patterns_named(context, attention)
+    names = list(named or (() if graph and n is None else every))
     for name in names:
         if Path(name).suffix in {".csv", ".html", ".md", ".json"}:
-            raise ValueError(f"There is no pattern {name!r}. To write a file use --out {name}.")
+            raise ValueError(f"There is no pattern {name!r}. To write a file use --output {name}.")
     known = {name: graphs.pattern_parameters(name) for name in names}
     for parameter in parameters:
         if not any(parameter in takes for takes in known.values()):
@@ -153,7 +160,7 @@ def compare_command(
         try:
             chosen.append(graphs.pattern(name, n or 1, causal=causal, **own))
         except ImportError as error:
-            if patterns:
+            if named:
                 raise
             print(f"nip: {name} is left out. {error}", file=sys.stderr)
     rows = table.compare(chosen, block_size, sort=sort, depth=depth, jobs=jobs)
@@ -164,13 +171,13 @@ def compare_command(
         + (f"; reach within {depth} step{'s' * (depth > 1)}" if depth is not None else "")
     )
     if as_json:
-        emit(table.to_json(rows), out)
+        emit(table.to_json(rows), output)
     elif as_csv:
-        emit(table.to_csv(rows), out)
+        emit(table.to_csv(rows), output)
     elif as_markdown:
-        emit(table.to_markdown(rows), out)
+        emit(table.to_markdown(rows), output)
     elif as_html:
-        emit(table.to_html(rows, title), out)
+        emit(table.to_html(rows, title), output)
     else:
         from rich.console import Console
 
@@ -178,29 +185,33 @@ def compare_command(
 
 
 def show_command(
-    pattern: PatternName = None,
+    context: typer.Context,
+    attention: Attention = None,
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
     graph: GraphFile = None,
     param: Param = None,
     causal: Causal = False,
-    out: Annotated[
-        Path | None, typer.Option(help="The picture, .png, .svg or .html; default PATTERN-N.png in this folder.")
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "--out", help="The picture, .png, .svg or .html; default PATTERN-N.png in this folder."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw a graph: its mask, and the payload that arrives by distance.
 
-    Example: nip show hypercube --n-vertices 64 --out hypercube.svg
+    Example: nip show --attention hypercube --n-vertices 64 --output hypercube.svg
     """
     import dataclasses
 
     from nip.scoring import payload_by_distance, save_figure
 
     n = number_of_vertices(n_vertices, seq_len, block_size)
-    chosen = read_pattern(pattern, graph, n, read_parameters(param or []), causal=causal)
-    path = save_figure(chosen, out or Path(f"{chosen.name}-{chosen.n}.png"), block_size)
+    chosen = read_pattern(patterns_named(context, attention), graph, n, read_parameters(param or []), causal=causal)
+    path = save_figure(chosen, output or Path(f"{chosen.name}-{chosen.n}.png"), block_size)
     if as_json:
         rows = [dataclasses.asdict(row) for row in payload_by_distance(chosen, block_size)]
         emit(json.dumps({"picture": str(path), "payload_by_distance": rows}, allow_nan=False, indent=2), None)
@@ -219,24 +230,26 @@ def search_command(
         float | None, typer.Option("--time", help="Stop after so many seconds; results then depend on the machine.")
     ] = None,
     objective: Annotated[str, typer.Option(help="nip_relative or bottleneck_nip_relative.")] = "nip_relative",
-    out: Annotated[Path | None, typer.Option(help="Save the best graph to this .npz file, for --graph.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "--out", help="Save the best graph to this .npz file, for --graph.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find the best graph for a degree budget: members of all families, then edges exchanged.
 
-    Example: nip search --n-vertices 64 --degree 6 --out best.npz
+    Example: nip search --n-vertices 64 --degree 6 --output best.npz
     """
     from nip.scoring import Row, search, table
 
-    if out is not None and out.suffix != ".npz":
-        raise ValueError(f"--out must end in .npz. Got {str(out)!r} instead.")
+    if output is not None and output.suffix != ".npz":
+        raise ValueError(f"--output must end in .npz. Got {str(output)!r} instead.")
     n = number_of_vertices(n_vertices, seq_len, block_size)
     if n is None:
         raise ValueError("Say how large the graph is: --n-vertices N, or --seq-len L with --block-size B.")
     options = {"seed": seed, "steps": steps, "seconds": seconds, "objective": objective, "block_size": block_size}
     found = search(n, degree, **options)  # type: ignore[arg-type]
-    if out is not None:
-        print(f"wrote {found[0].pattern.save(out)}", file=sys.stderr)
+    if output is not None:
+        print(f"wrote {found[0].pattern.save(output)}", file=sys.stderr)
     if as_json:
         emit(json.dumps([one.score.to_dict() for one in found], allow_nan=False, indent=2), None)
         return

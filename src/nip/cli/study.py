@@ -79,7 +79,7 @@ class Progress:
 
 
 # Of the options of nip lra those that a study has other ways to say.
-OTHERWISE = ("model", "param", "graph", "seed", "out", "skip_train", "original_log", "as_json")
+OTHERWISE = ("attention", "param", "graph", "seed", "output_dir", "skip_train", "original_log", "as_json")
 
 
 def register(app: typer.Typer) -> None:
@@ -111,13 +111,20 @@ def _with_options_of_lra(command: Callable[..., None]) -> Callable[..., None]:
 
 def study_command(
     passed: dict[str, Any],
-    patterns: Annotated[
+    attention: Annotated[
         str | None,
-        typer.Option(help="The panel, comma-separated; settings of its own stand behind a pattern: NAME@seq_len=496."),
+        typer.Option(
+            "--attention",
+            "--patterns",
+            help="The panel, comma-separated; settings of its own stand behind a pattern: NAME@seq_len=496.",
+        ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated (0,1,2).", show_default=False)] = None,
     depths: Annotated[str | None, typer.Option(help="Numbers of layers, comma-separated.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="The study's folder (runs/study-TASK).", show_default=False)] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "--out", help="The study's folder (runs/study-TASK).", show_default=False),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Runs at a time on this machine (1).", show_default=False)] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Execute on this dask scheduler, tcp://HOST:PORT.", show_default=False)
@@ -138,19 +145,19 @@ def study_command(
 ) -> None:
     """Train a panel of patterns, and correlate accuracy with the graphs' scores, their reach and their payload.
 
-    Every option of nip lra that follows holds for all runs. Stopped, the same command goes on; so does --out FOLDER
-    alone. A run that fails is named at the end, and the exit code is 1.
+    Every option of nip lra that follows holds for all runs. Stopped, the same command goes on; so does --output-dir
+    FOLDER alone. A run that fails is named at the end, and the exit code is 1.
 
-    Example: nip study --patterns softmax,hypercube,local --task listops --seeds 0,1,2 --max-steps 1000
+    Example: nip study --attention softmax,hypercube,local --task listops --seeds 0,1,2 --max-steps 1000
 
     Example: nip study --from-paper --json
     """
     if from_paper:
         others: dict[str, Any] = {
-            "patterns": patterns,
+            "attention": attention,
             "seeds": seeds,
             "depths": depths,
-            "out": out,
+            "output-dir": output_dir,
             "workers": workers,
         }
         others |= {"scheduler": scheduler, "submitit": submitit, "job": job, "dry-run": dry_run, "results": results}
@@ -166,12 +173,12 @@ def study_command(
     from nip.study.outcome import evaluate
 
     performer = _performer(workers, scheduler, submitit, job or [])
-    study = _folder(out, passed)
+    study = _folder(output_dir, passed)
     runs = panel.read_plan(study)
-    if patterns is not None:
-        runs = panel.extended(runs, _planned(patterns, "0,1,2" if seeds is None else seeds, depths, passed))
+    if attention is not None:
+        runs = panel.extended(runs, _planned(attention, "0,1,2" if seeds is None else seeds, depths, passed))
     elif set(passed) - {"task"} or depths or seeds or not runs:
-        raise ValueError(f"Say which patterns to study: --patterns A,B,…; {study} holds no plan to go on with.")
+        raise ValueError(f"Say which patterns to study: --attention A,B,…; {study} holds no plan to go on with.")
     _check(runs)
     waiting = [run for run in runs if not panel.finished(study, run)]
     if dry_run:
@@ -197,10 +204,10 @@ def study_command(
         raise typer.Exit(1)
 
 
-def _folder(out: Path | None, passed: dict[str, Any]) -> Path:
+def _folder(output_dir: Path | None, passed: dict[str, Any]) -> Path:
     from nip.data import runs_folder
 
-    folder = out if out is not None else runs_folder() / f"study-{passed.get('task', 'listops')}"
+    folder = output_dir if output_dir is not None else runs_folder() / f"study-{passed.get('task', 'listops')}"
     return folder.expanduser().resolve()
 
 

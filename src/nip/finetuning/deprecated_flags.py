@@ -118,6 +118,7 @@ def translate(words: Sequence[str], known: Collection[str]) -> tuple[list[str], 
             continue
         written, equals, value = word.partition("=")
         name = written[2:].replace("-", "_")
+        name = "output_dir" if name == "out" else name  # as the other commands of nip take it, without a notice
         values = [value] if equals else []
         while left and not equals and not _is_flag(left[0]):
             values.append(left.pop(0))

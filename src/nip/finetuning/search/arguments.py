@@ -83,7 +83,16 @@ class Search:
         return read
 
 
+ALIASES = {"--out": "--output-dir", "--n-trials": "--trials", "--study-name": "--study"}
+
+
 class _Parser(argparse.ArgumentParser):
+    def spelled(self, word: str) -> str:
+        """The word, an option of this parser by the name that it has here: ``-`` and ``_`` are alike."""
+        name, equals, value = word.partition("=")
+        name = ALIASES.get(name.replace("_", "-"), name.replace("_", "-"))
+        return f"{name}{equals}{value}" if name in self._option_string_actions else word
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message[:1].upper()}{message[1:]}.")
 
@@ -103,14 +112,9 @@ def _parser(program: str) -> _Parser:
         ),
     )
     add = parser.add_argument
-    add(
-        "--output_dir",
-        "--output-dir",
-        type=Path,
-        help="The search's folder; each trial's run is in it. Default: runs/.",
-    )
+    add("--output-dir", type=Path, help="The search's folder; each trial's run is in it. Default: runs/.")
     add("--sampler", choices=SAMPLERS, default="tpe", help="How points are drawn. Default: tpe.")
-    add("--trials", "--n_trials", type=int, help=f"How many points are tried. Default: {DEFAULT_TRIALS}; grid: all.")
+    add("--trials", type=int, help=f"How many points are tried. Default: {DEFAULT_TRIALS}; grid: all.")
     add(
         "--space",
         help=f"{', '.join(SPACES)}, or a JSON file: flag → list of values or low, high, log. Default: by task.",
@@ -120,10 +124,10 @@ def _parser(program: str) -> _Parser:
     add("--direction", choices=("maximize", "minimize"), help="Which way. Default: by the metric.")
     add("--patience", type=int, default=3, help="Evaluations without a better one that end a trial; 0: none do.")
     add("--storage", help="URL of the database. Default: sqlite in the folder.")
-    add("--study", "--study_name", help="The search's name in it. Default: COMMAND-TASK.")
+    add("--study", help="The search's name in it. Default: COMMAND-TASK.")
     add("--workers", type=int, default=1, help="Trials at a time on this machine. Default: 1.")
-    add("--keep_all", "--keep-all", action="store_true", help="Keep all trials' weights, not only the best one's.")
-    add("--retry_failed", "--retry-failed", action="store_true", help="Try those that have failed again.")
+    add("--keep-all", action="store_true", help="Keep all trials' weights, not only the best one's.")
+    add("--retry-failed", action="store_true", help="Try those that have failed again.")
     add("--json", action="store_true", help="Print what came of it as one JSON value.")
     return parser
 
@@ -140,7 +144,8 @@ def read_search(words: Sequence[str], program: str = "nip hpo") -> Search:
     command = words.pop(0) if words and not words[0].startswith("-") else "glue"
     if command not in COMMANDS:
         raise ValueError(f"There is no command {command!r} to search for. The commands are {', '.join(COMMANDS)}.")
-    own, rest = _parser(program).parse_known_args(words)
+    parser = _parser(program)
+    own, rest = parser.parse_known_args([parser.spelled(word) for word in words])
     for name, least in (("trials", 1), ("workers", 1), ("patience", 0)):
         value = getattr(own, name)
         if value is not None and value < least:

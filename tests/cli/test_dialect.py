@@ -1,0 +1,139 @@
+"""One dialect: every command names a pattern and what it writes alike, and takes older names and `_` for `-`."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import typer
+from typer.core import TyperOption
+
+from nip.cli import app, main
+
+FINETUNING = ("glue", "mlm", "qa", "summarization")
+BY_HAND = (*FINETUNING, "hpo", "pretrain")  # these read their words themselves
+BENCHMARKS = ("attention", "corpus", "encoder", "gpu", "pretrain", "scoring", "step")
+NAMES_PATTERN = {
+    *("score", "compare", "show", "lra", "pretrain", "study", *FINETUNING),
+    *(f"bench {name}" for name in BENCHMARKS if name != "corpus"),
+}
+FILLS_FOLDER = {"lra", "pretrain", "study", "hpo", *FINETUNING}  # and all that makes data
+READS_DATA = {"data show", "data verify"}
+WRITES_FILE = {"compare", "show", "search", "report", "checkpoints", *(f"bench {name}" for name in BENCHMARKS)}
+OLD_NAMES = {
+    **{command: [("--attention", "--patterns")] for command in NAMES_PATTERN if command.startswith("bench")},
+    "study": [("--attention", "--patterns")],
+    "lra": [("--attention", "--model")],
+    "bench step": [("--attention", "--model")],
+    "data show": [("--data", "--out")],
+    "data verify": [("--data", "--out")],
+}
+
+
+def walk(command, path=()):
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        return {" ".join(path): command}
+    return {name: found for word, each in inner.items() for name, found in walk(each, (*path, word)).items()}
+
+
+COMMANDS = walk(typer.main.get_command(app))
+OPTIONS = {
+    path: [each for each in command.params if isinstance(each, TyperOption)]
+    for path, command in COMMANDS.items()
+    if path not in BY_HAND
+}
+
+
+@pytest.fixture
+def nip(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NIP_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("NIP_RUNS", str(tmp_path / "runs"))
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stop:
+            main(list(words))
+        said = capsys.readouterr()
+        return stop.value.code or 0, said.out, said.err
+
+    return run
+
+
+def shown(path, nip):
+    """The options that a command's help names."""
+    if path in OPTIONS:
+        return {name for each in OPTIONS[path] if not each.hidden for name in each.opts}
+    code, out, _ = nip(*path.split(), "--help")
+    assert code == 0
+    return {name.replace("_", "-") for name in re.findall(r"^  (?:-h, )?(--[\w-]+)", out, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_patterns_and_output_have_one_name(path, nip):
+    found = shown(path, nip)
+    fills = path in FILLS_FOLDER or (path.startswith("data ") and path not in READS_DATA)
+    assert ("--attention" in found) == (path in NAMES_PATTERN)
+    assert ("--output-dir" in found) == fills
+    assert ("--output" in found) == (path in WRITES_FILE)
+    assert not found & {"--out", "--patterns", "--pattern"}
+    assert "--model" not in found
+
+
+def parsed(path, *words):
+    return COMMANDS[path].make_context("nip", list(words), resilient_parsing=True).params
+
+
+def with_value(option, name):
+    """An option by a name, with a value of its kind, as one word: lists take it too."""
+    if option.is_flag:
+        return name
+    kind = str(option.type_descriptor.annotation)
+    return f"{name}={'a_b=c_d' if option.name == 'param' else 7 if 'int' in kind or 'float' in kind else 'a_b'}"
+
+
+@pytest.mark.parametrize("path", OPTIONS)
+def test_hyphens_and_underscores_are_alike(path):
+    for option in OPTIONS[path]:
+        for name in (*option.opts, *option.secondary_opts):
+            if "-" in name[2:]:
+                spelled = f"--{name[2:].replace('-', '_')}"
+                as_shown, other = parsed(path, with_value(option, name)), parsed(path, with_value(option, spelled))
+                assert as_shown == other
+                assert as_shown != parsed(path) or name in option.secondary_opts or option.default is True
+
+
+@pytest.mark.parametrize("path", OPTIONS)
+def test_older_names_are_taken_and_not_shown(path):
+    names = {name for each in OPTIONS[path] for name in each.opts}
+    older = OLD_NAMES.get(path, []) + [(name, "--out") for name in ("--output-dir", "--output") if name in names]
+    for name, old in older:
+        assert old not in names
+        assert parsed(path, f"{old}=a_b") == parsed(path, f"{name}=a_b") != parsed(path)
+
+
+def test_values_stay_as_they_are(nip):
+    words = ("--n-vertices", "8", "--param", "num_random_blocks=1", "--json")
+    assert nip("score", "--attention", "bigbird", *words) == nip("score", "bigbird", *words)
+    assert '"num_random_blocks": 1' in nip("score", "--attention=bigbird", *words)[1]
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_an_unknown_option_is_one_sentence_and_leaves_nothing(path, nip, tmp_path):
+    code, out, err = nip(*path.split(), "--no-such-option", "1")
+    assert (code, out) == (2, "")
+    assert "no-such-option" in err.replace("_", "-")
+    assert err.startswith("nip: ") and err.count("\n") == 1 and err.rstrip()[-1] in ".?"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", OPTIONS)
+def test_a_bad_value_is_one_sentence_and_leaves_nothing(path, nip, tmp_path):
+    numbers = [each for each in OPTIONS[path] if re.search("int|float", str(each.type_descriptor.annotation))]
+    required = [with_value(each, each.opts[0]) for each in OPTIONS[path] if each.required and each not in numbers]
+    for option in numbers:
+        code, out, err = nip(*path.split(), *required, option.opts[0], "many")
+        assert (code, out) == (2, "")
+        assert option.opts[0] in err
+        assert err.startswith("nip: ") and err.count("\n") == 1 and err.endswith(".\n")
+        assert list(tmp_path.iterdir()) == []
