@@ -53,7 +53,7 @@ def test_a_folder_says_itself_what_it_holds(nip, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     assert nip("verify", ".", data=())[0] == 0
     code, _, err = nip("verify", folder)
-    assert code == 2 and "--out is for the name of a task" in err
+    assert code == 2 and "--data is for the name of a task" in err
     with (folder / "train.tokens.npy").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\xff")

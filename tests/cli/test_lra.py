@@ -79,7 +79,7 @@ def test_train_again_more_and_test_only(lra, tmp_path):
         (["--backend", "magic", *SMALL], "There is no attention backend 'magic'."),
         (["--batch-size", "61"], "A batch of 61 examples cannot be drawn from the 60 of the train set."),
         (["--skip-train"], "has no best weights to test; train first"),
-        (["--graph", "ring.txt", "--model", "local"], "Give --model or --graph, not both."),
+        (["--graph", "ring.txt", "--model", "local"], "Give --attention or --graph, not both."),
         (["--graph", "absent.txt"], "absent.txt"),
         (["--config", "absent.json"], "absent.json: No such file or directory"),
         (["--data", "nowhere"], "There is no listops data in nowhere/listops. Make it with: nip data listops"),

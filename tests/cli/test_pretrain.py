@@ -12,7 +12,7 @@ import pytest
 from nip.cli import main
 from nip.cli.compat import pretraining_flags as original_pretraining
 from nip.cli.compat.pretraining_flags import ALWAYS, KNOWN, NOTHING, today
-from nip.cli.pretrain import asked_for, flags, help_text, read_file
+from nip.cli.pretrain import asked_for, flags, help_text, option, read_file
 from nip.data.corpus import Settings as CorpusSettings
 from nip.data.corpus import build_corpus
 from nip.pretraining.plan import plan
@@ -244,7 +244,10 @@ def test_flags_that_do_nothing_are_told(name):
         (["--dataset", "CORPUS", "--max-steps", "1", "--out", "CORPUS"], "is not empty and holds no pretraining run"),
         (["--dataset", "CORPUS", "--config", "BAD"], "There is no option --colour."),
         (["--dataset", "CORPUS", "--config", "LR"], "lr.yaml: lr is called learning-rate in a file."),
-        (["--dataset", "CORPUS", "--config", "OUT"], "out.yaml: --out belongs on the command line, not in a file."),
+        (
+            ["--dataset", "CORPUS", "--config", "OUT"],
+            "out.yaml: --output-dir belongs on the command line, not in a file.",
+        ),
         (["--dataset", "CORPUS", "--config", "LIST"], "must hold a mapping of settings to values. Got list instead."),
     ],
 )
@@ -395,5 +398,5 @@ def test_help_names_every_option(nip):
     assert out.rstrip("\n") == help_text().rstrip("\n")
     for name in FIELDS:
         if name != "parameters":
-            assert f"--{name.replace('_', '-')}" in out, name
+            assert option(name) in out, name
     assert "Example: nip pretrain" in out

@@ -213,7 +213,7 @@ def test_show_draws(run, tmp_path, monkeypatch):
         (("compare", "--n-vertices", "8", "--sort", "beauty"), "Sort by one of"),
         (("compare", "--n-vertices", "8", "--param", "depth=1"), "has a parameter 'depth'"),
         (("compare", "--n-vertices", "8", "--json", "--csv"), "exclude each other"),
-        (("compare", "table.csv", "--n-vertices", "8"), "use --out table.csv"),
+        (("compare", "table.csv", "--n-vertices", "8"), "use --output table.csv"),
         (("compare", "--n-vertices", "8", "--out", "a.txt"), "in which form"),
         (
             ("compare", "--n-vertices", "8", "--json", "--out", "no/such/folder.json"),
@@ -223,7 +223,7 @@ def test_show_draws(run, tmp_path, monkeypatch):
         (("search", "--degree", "3"), "--n-vertices N, or --seq-len L"),
         (("search", "--n-vertices", "8", "--degree", "0"), "'degree' parameter of search"),
         (("search", "--n-vertices", "8", "--degree", "3", "--objective", "beauty"), "one of nip_relative"),
-        (("search", "--n-vertices", "8", "--degree", "3", "--out", "best.txt"), "--out must end in .npz"),
+        (("search", "--n-vertices", "8", "--degree", "3", "--out", "best.txt"), "--output must end in .npz"),
         (("score", "projective_plane", "--n-vertices", "13"), "integer of at least 14. Got 13"),
     ],
 )

@@ -139,7 +139,7 @@ def test_from_paper(study):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "Say which patterns to study: --patterns A,B,…"),
+        ([], "Say which patterns to study: --attention A,B,…"),
         (["--patterns", "hypercub"], "There is no pattern 'hypercub'."),
         ([*PANEL, "--task", "chess"], "There is no task 'chess' to train on."),
         ([*PANEL, "--seeds", "0,x"], "--seeds takes integers, comma-separated. Got '0,x' instead."),
@@ -151,14 +151,14 @@ def test_from_paper(study):
         ([*PANEL, "--patterns", "projective_plane", "--block-size", "16"], "must be an integer of at least 14"),
         (
             ["--from-paper", "--patterns", "local"],
-            "--from-paper is about the paper's points alone. Leave --patterns out.",
+            "--from-paper is about the paper's points alone. Leave --attention out.",
         ),
         (["--from-paper", "--seeds", "0,1"], "--from-paper is about the paper's points alone. Leave --seeds out."),
         (
             ["--from-paper", "--max-steps", "9"],
             "--from-paper is about the paper's points alone. Leave --max-steps out.",
         ),
-        (["--seeds", "0,1"], "Say which patterns to study: --patterns A,B,…"),
+        (["--seeds", "0,1"], "Say which patterns to study: --attention A,B,…"),
     ],
 )
 def test_bad_input_is_one_sentence_and_runs_nothing(study, arguments, says, tmp_path, monkeypatch):
