@@ -10,27 +10,23 @@ from typing import Annotated
 
 import typer
 
+from nip.finetuning.commands import COMMANDS
+
 # Words go on as they are: the flags are transformers' own and some of ours, too many to be spelled out here.
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("glue", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.glue.task", "Classify texts: a task of GLUE, or files. --help lists the flags.")
+    forwarded = {command.name: (command.module, command.help) for command in COMMANDS.values()}
+    forwarded["hpo"] = (
+        "nip.finetuning.search.run",
+        "Search for the best hyper-parameters of a finetuning command: nip hpo COMMAND OPTION …",
     )
-    app.command("mlm", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.masked_lm.task", "Masked language modelling, finetuned or from scratch.")
-    )
-    app.command("qa", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.qa.task", "Answer questions by spans of their contexts: SQuAD 1 and 2, or files.")
-    )
-    app.command("summarization", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.summarization.task", "Summarize texts by encoder–decoders such as BART and T5.")
-    )
-    app.command("hpo", context_settings=PASSED_ON, add_help_option=False)(
-        passed_on("nip.finetuning.search.run", "Search for the settings that finetune best: nip hpo COMMAND FLAG …")
-    )
+    for name, (module, what) in forwarded.items():
+        app.command(name, context_settings=PASSED_ON, add_help_option=False)(
+            passed_on(module, f"{what} --help lists the options.")
+        )
     app.command("checkpoints", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(checkpoints)
 
 

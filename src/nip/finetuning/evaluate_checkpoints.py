@@ -6,7 +6,6 @@ The course of a run as a picture: loss and the metric that counts, by step.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nip.atomic import replacing
+from nip.finetuning.commands import COMMANDS
 from nip.finetuning.output_dir import checkpoints, written
 from nip.runs.folder import read_run_file
 
@@ -67,12 +67,6 @@ def _line(axes: Any, rows: Sequence[Mapping[str, Any]], split: str, key: str, st
         axes.plot(*zip(*points, strict=True), label=split, **style)
 
 
-TASKS = {
-    "glue": "nip.finetuning.glue.task",
-    "mlm": "nip.finetuning.masked_lm.task",
-    "qa": "nip.finetuning.qa.task",
-    "summarization": "nip.finetuning.summarization.task",
-}
 # What belongs to training, or what the saved model knows itself.
 NOT_FOR_EVALUATION = (
     *("do_train", "do_eval", "do_predict", "output_dir", "overwrite_output_dir", "resume_from_checkpoint"),
@@ -169,7 +163,7 @@ def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[s
         If the folder holds no run, or it has no checkpoints.
     """
     run = read_run_file(folder) if folder.is_dir() else None
-    if run is None or run.get("kind") not in TASKS:
+    if run is None or run.get("kind") not in COMMANDS:
         raise ValueError(f"{folder} holds no finetuning run: there is no run.json.")
     found = [(step, each) for step, each in checkpoints(folder) if written(each, step)]
     last = (run.get("trained") or {}).get("best_step")
@@ -177,7 +171,7 @@ def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[s
         found = sorted([*found, (last, folder)])
     if not found:
         raise ValueError(f"{folder} has no checkpoints: train with --save_steps.")
-    main = importlib.import_module(TASKS[run["kind"]]).main
+    main = COMMANDS[run["kind"]].load().main
     flags = evaluation_argv(run, more)
     out = out or folder / "checkpoints.json"
     rows = _unfinished(out, found, more)

@@ -25,17 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nip.finetuning.glue.registry import TASKS
+from nip.finetuning.commands import COMMANDS
 from nip.runs.folder import RUN_FILE, RunFolder, read_run_file
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 STATE_FILE = "trainer_state.json"
 OUTCOMES = (
     *("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", RUN_FILE, "checkpoints.json"),
-    *("checkpoints.svg", "all_results.json", "eval_results.json", "eval_mm_results.json", "predict_results.json"),
-    *("predictions.tsv", "generated_predictions.txt", "predictions.json", "nbest_predictions.json", "null_odds.json"),
-    *("predict_predictions.json", "predict_nbest_predictions.json", "predict_null_odds.json"),
-    *(name for task in TASKS.values() for name in task.submissions),
+    *("checkpoints.svg", "all_results.json", "eval_results.json", "predict_results.json"),
+    *(name for command in COMMANDS.values() for name in command.outputs),
 )
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "pattern.npz", "pattern-*.npz")
 

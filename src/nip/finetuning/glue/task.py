@@ -67,6 +67,11 @@ class GlueArguments:
             raise ValueError("Name a task (--task_name), a set (--dataset_name), or files (--train_file and its like).")
 
 
+def read_command(argv: Sequence[str], program: str) -> Command:
+    """The command line, parsed and checked."""
+    return parse(argv, GlueArguments, program=program, description=__doc__)
+
+
 def main(words: Sequence[str], program: str = "nip glue") -> dict[str, Any]:
     """Train, evaluate and predict as a command line says.
 
@@ -87,7 +92,7 @@ def main(words: Sequence[str], program: str = "nip glue") -> dict[str, Any]:
     ValueError
         If the command, the data or the model is wrong: one sentence.
     """
-    command = parse(words, GlueArguments, program=program, description=__doc__)
+    command = read_command(words, program)
     check_files(command)
     with begin(
         command, kind="glue", task=command.task.task_name or command.task.dataset_config_name or "files"

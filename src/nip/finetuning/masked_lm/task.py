@@ -81,6 +81,11 @@ class MaskedLmArguments:
             raise ValueError(f"--shuffle_buffer must be at least 1. Got {self.shuffle_buffer} instead.")
 
 
+def read_command(argv: Sequence[str], program: str) -> Command:
+    """The command line, parsed and checked."""
+    return parse(argv, MaskedLmArguments, program=program, description=__doc__)
+
+
 def main(words: Sequence[str], program: str = "nip mlm") -> dict[str, Any]:
     """Train a model to guess hidden words, and evaluate it, as a command line says.
 
@@ -101,7 +106,7 @@ def main(words: Sequence[str], program: str = "nip mlm") -> dict[str, Any]:
     ValueError
         If the command, the text or the model is wrong: one sentence.
     """
-    command = parse(words, MaskedLmArguments, program=program, description=__doc__)
+    command = read_command(words, program)
     refuse(command)
     task = command.task
     name = task.dataset_config_name or task.dataset_name or Path(task.train_file or task.validation_file).stem

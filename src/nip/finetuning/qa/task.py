@@ -67,6 +67,11 @@ class QaArguments:
         )
 
 
+def read_command(argv: Sequence[str], program: str) -> Command:
+    """The command line, parsed and checked."""
+    return parse(argv, QaArguments, program=program, description=__doc__)
+
+
 def main(words: Sequence[str], program: str = "nip qa") -> dict[str, Any]:
     """Train, evaluate and predict as a command line says; what came of it, as ``result.json`` holds it.
 
@@ -75,7 +80,7 @@ def main(words: Sequence[str], program: str = "nip qa") -> dict[str, Any]:
     ValueError, OSError
         One sentence about what is wrong, before long work.
     """
-    command = parse(words, QaArguments, program=program, description=__doc__)
+    command = read_command(words, program)
     with begin(command, kind="qa", task=_task(command.task)) as claim:
         result = run_task(command, prepare(command), claim)
     report(command, result)

@@ -9,19 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
-
-from nip.finetuning.arguments import Command, parse
+from nip.finetuning.arguments import Command
+from nip.finetuning.commands import COMMANDS
 from nip.finetuning.search.space import SPACES, Range, Space, as_words, default_space, read_space, size
 from nip.finetuning.search.study import PRUNERS, SAMPLERS
-from nip.finetuning.search.trial import COMMANDS, module_of
 
-ARGUMENTS = {
-    "glue": "GlueArguments",
-    "mlm": "MaskedLmArguments",
-    "qa": "QaArguments",
-    "summarization": "SummarizationArguments",
-}
 MINIMIZED = ("loss", "perplexity")
 DEFAULT_TRIALS = 30
 
@@ -33,7 +25,7 @@ class Search:
     Parameters
     ----------
     command : str
-        Which of `nip.finetuning.search.trial.COMMANDS` is performed.
+        Which of `nip.finetuning.commands.COMMANDS` is performed.
     words : tuple of str
         Its flags, but for what is searched and the output folder.
     folder : Path
@@ -228,23 +220,22 @@ def _read(command: str, words: Sequence[str], program: str) -> Command:
     import contextlib
     import io
 
-    kind = Seq2SeqTrainingArguments if command == "summarization" else TrainingArguments
-    task_class = getattr(module_of(command), ARGUMENTS[command])
     with contextlib.redirect_stderr(io.StringIO()):  # each trial says in its own log what has become of old flags
-        return parse(words, task_class, program=f"{program} {command}", training_class=kind)
+        read: Command = COMMANDS[command].load().read_command(words, f"{program} {command}")
+        return read
 
 
 def _metric(command: str, task: str | None, words: Sequence[str]) -> str:
     given = _value_of(words, "metric_for_best_model")
     if given is not None:
         return given
-    if command == "glue":
+    if command == "glue" and task is not None:
         from nip.finetuning.glue.registry import glue_task
 
-        return glue_task(task).metric if task is not None else "accuracy"
-    if command == "summarization":
-        return "rougeL" if _is_there(words, "predict_with_generate") else "loss"
-    return {"qa": "f1", "mlm": "loss"}[command]
+        return glue_task(task).metric
+    if command == "summarization" and _is_there(words, "predict_with_generate"):
+        return "rougeL"
+    return COMMANDS[command].metric
 
 
 def _is_there(words: Sequence[str], name: str) -> bool:

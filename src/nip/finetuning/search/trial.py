@@ -6,25 +6,11 @@ A crash or a leak of one trial then does not affect another. The process ends wi
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import Any
 
+from nip.finetuning.commands import COMMANDS
 from nip.runs.process import spin_briefly
 from nip.runs.workers import end_with_parent
-
-# Where the ``main`` of each command is, loaded on use.
-COMMANDS = {
-    "glue": "nip.finetuning.glue.task",
-    "mlm": "nip.finetuning.masked_lm.task",
-    "qa": "nip.finetuning.qa.task",
-    "summarization": "nip.finetuning.summarization.task",
-}
-
-
-def module_of(command: str) -> Any:
-    """The module of a command."""
-    return importlib.import_module(COMMANDS[command])
 
 
 def main(words: list[str]) -> int:
@@ -32,7 +18,7 @@ def main(words: list[str]) -> int:
     spin_briefly()  # before torch is imported
     end_with_parent()
     try:
-        module_of(words[0]).main(words[1:])
+        COMMANDS[words[0]].load().main(words[1:])
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -89,6 +89,13 @@ class RecordedSeq2SeqTrainer(RecordedTrainer, Seq2SeqTrainer):  # type: ignore[m
         return super().prediction_step(model, there, *arguments, **named)
 
 
+def read_command(argv: Sequence[str], program: str) -> Command:
+    """The command line, parsed and checked."""
+    return parse(
+        argv, SummarizationArguments, program=program, training_class=Seq2SeqTrainingArguments, description=__doc__
+    )
+
+
 def main(words: Sequence[str], program: str = "nip summarization") -> dict[str, Any]:
     """Train, evaluate and predict as a command line says; what came of it, as ``result.json`` holds it.
 
@@ -97,9 +104,7 @@ def main(words: Sequence[str], program: str = "nip summarization") -> dict[str, 
     ValueError, OSError
         One sentence about what is wrong, before long work.
     """
-    command = parse(
-        words, SummarizationArguments, program=program, training_class=Seq2SeqTrainingArguments, description=__doc__
-    )
+    command = read_command(words, program)
     resolve_generation(command)
     with begin(command, kind="summarization", task=_task(command.task)) as claim:
         result = run_task(command, prepare(command), claim)
