@@ -4,13 +4,14 @@ For a change that must not change behaviour: ``python scripts/compare_checkouts.
 the roots of two checkouts that have their compiled kernels in place. Every case (``--list``) is a few commands in a
 fresh folder ``OUT/old/CASE`` or ``OUT/new-NAME/CASE``, NAME being the name of NEW's folder. From it are taken
 
-- the exit codes, and what was printed where that is the result (``--json``, scores);
+- the exit code of every command, and what was printed where that is the result (JSON; scores as text);
 - the checksum of every tensor of every safetensors file, by name, type and shape;
-- the values of every JSON and ``metrics.jsonl`` file but times, speeds, versions, paths and sentences (`LEFT_OUT`);
-- the checksum of every other file, but of those that hold times (`PRESENT_ONLY`).
+- the values in every JSON and ``metrics.jsonl`` file but times, speeds, versions, paths and sentences (`LEFT_OUT`);
+- the checksum of every other file, but of those that hold times or prose (`PRESENT_ONLY`).
 
-Exit code 1: they differ. What a side left is kept and used again as long as its sources, the case and the interpreter
-stay the same. Bits differ between processors, so both sides run on the same machine. All runs are on the CPU.
+Exit code 1: they differ. What a side left is used again as long as its sources, the case, its inputs and the
+interpreter stay the same. Bits differ between processors: nothing here is worth keeping for another machine. All runs
+are on the CPU, with one thread each.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import argparse
 import fcntl
 import fnmatch
 import hashlib
+import inspect
 import json
 import os
 import random
 import re
+import runpy
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -32,204 +36,195 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
+from string import Template
 from typing import Any
 
 Facts = dict[str, str]
 
-# Fields of JSON files, by any part of their path.
+# Fields of JSON values, by any part of their place.
 LEFT_OUT = re.compile(
-    r"second|runtime|_per_s|speed|mfu|utili[sz]ation|memory|peak_mib|version|environment|commit|^date|_time$|^time|folder|command|host|"
-    r"total_flos|^created|^began|^ended"
+    r"second|runtime|_per_s|speed|mfu|utili[sz]ation|memory|peak_mib|version|environment|commit|^date|_time$|^time|^t$|"
+    r"folder|command|host|^created|^began|^ended"
 )
-IGNORED = (".cache/*", "*.lock", ".lock")  # files of a case that are no result
-PRESENT_ONLY = (
-    *("*.html", "*.png", "*.svg", "*.pdf", "*.log", "*.db", "*.pth", "*/training_args.bin", "*/environment.json"),
-    *("environment.json", "*.tfevents.*"),
-)
-BYTES = ("*prediction*.json", "*/submission/*", "*tokenizer*.json", "*/vocab.txt")  # JSON whose every byte counts
+# Files of a case: of those that are only looked for the content is not compared.
+PRESENT_ONLY = [f"*.{suffix}" for suffix in ("html", "png", "svg", "pdf", "log", "md", "db", "pth", "bin")]
+PRESENT_ONLY += ["environment.json", "*/environment.json", "*.tfevents.*"]
+IGNORED = [".cache/*", "*.lock"]
+BYTES = ["*prediction*.json", "*tokenizer*.json"]  # JSON of which every byte counts
 LIMIT = 600  # seconds of a command
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "sang", "on", "under", "mat", "tree", "house", "red", "blue"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
+# NAME = words, for $NAME in commands; CASE < CASES THAT IT NEEDS: WHAT IS COMPARED, and below it its commands: what
+# follows `python -m nip`, or scripts/ and -m as they are; after > the output is compared as text; {a,b}: once with
+# each. They run in the case's folder, from where I is what `write_inputs` wrote, and ../CASE is what another case left.
+CASES = """
+I = ../../inputs
+LRA = --data ../data-tasks/data --seq-len 64 --block-size 8 --batch-size 4 --eval-every 5 --json
+TINY = --size tiny --layers 2 --width 32 --heads 2 --inner-width 64 --block-size 8
+PRE = pretrain $TINY --track none --eval-every 8 --eval-samples 16 --json --out run
+PACKED = --dataset ../data-corpus/packed --batch-size 8
+TWO = -m torch.distributed.run --standalone --nproc_per_node 2 -m nip
+FINE = --block_size 8 --max_steps 20 --learning_rate 1e-3 --logging_steps 2 --report_to none --seed 5 --json
+STEPS = --eval_strategy steps --eval_steps 10 --save_steps 10
+MRPC = --model_name_or_path $I/bert --task_name mrpc --data_dir $I/MRPC --max_seq_length 32 --do_train --do_eval
+QA = qa --model_name_or_path $I/bert --max_seq_length 24 --doc_stride 6 --do_train --do_eval $FINE
+SUM = summarization --train_file $I/texts.jsonl --validation_file $I/texts.jsonl --test_file $I/texts.jsonl $FINE
+    --max_source_length 20 --max_target_length 6 --predict_with_generate --num_beams 2 --do_train --do_eval --do_predict
 
-@dataclass(frozen=True)
+data-tasks: ListOps with its official files, probe, Pathfinder with its pictures; read and checked
+  data listops --out data --train 80 --dev 20 --test 20 --min-length 4 --max-length 60 --seed 1 --tsv --json
+  data probe --out data --param train=80 --param dev=20 --param test=20 --param seq_len=64 --param pairs=4
+    --param queries=4 --param values=4 --json
+  data pathfinder32-curv_baseline --out data --param train=12 --param dev=8 --param test=8 --png png --json
+  data show listops --data data --count 3 --json
+  data verify listops --data data --json
+data-files < data-tasks: sets read from files: official ListOps and Pathfinder, IMDb's folder, the Brown corpus
+  data listops --out data --from ../data-tasks/data/listops --json
+  data pathfinder32-curv_baseline --out data --from ../data-tasks/png --split-rule shuffled --json
+  data text --out data --from $I/aclImdb --json
+  data brown-{genres,pairs} --out data --from $I/brown --param length=200 --json
+  data texts --out texts --source brown --from brown=$I/brown --json
+  data labelled-texts --out labelled --source genres,synopses --from genres=$I/brown --from synopses=$I/status --json
+data-corpus: a corpus, packed; one in pairs, masked once; checked
+  data corpus --from $I/corpus --out packed --train-tokenizer 200 --max-seq-length 64 --frac-test 0.2 --jobs 1
+    --keep-text --json
+  data corpus --from $I/corpus --out pairs --train-tokenizer 200 --max-seq-length 32 --frac-test 0.2 --jobs 2
+    --masked-once --next-sentence --dup-factor 2 --max-predictions-per-seq 5 --json
+  data verify packed --json
+scripts-corpus: the original's commands for a corpus
+  scripts/process_data.py -f $I/corpus -o text --type bookcorpus --n_processes 1
+  scripts/shard_data.py --dir text -o shards --num_train_shards 2 --num_test_shards 1 --frac_test 0.4
+  scripts/merge_shards.py --data shards --output_dir merged --ratio 3
+  scripts/generate_samples.py --dir shards -o samples --model_name bert --vocab_file $I/vocab.txt --max_seq_length 32
+    --dup_factor 2 --n_processes 1
+
+lra-clean < data-tasks: clean protocol, original recipe, dropout; continued; tested alone; another run is refused
+  lra $LRA --max-steps {10,20} --out run
+  lra $LRA --skip-train --out run
+  lra $LRA --max-steps 20 --batch-size 5 --out run
+lra-original < data-tasks: original protocol and log, softmax, accumulation; continued; the original's command
+  lra $LRA --protocol original --model softmax --original-log --eval-steps 2 --gradient-accumulation 2 --out run
+    --max-steps {10,20}
+  scripts/run_tasks.py --model local --task listops --seed 7 --seq_len 64 --block_size 8 --batch_size 4 --max_steps 10
+    --eval_every 5 --eval-steps 2 --data ../data-tasks/data --out second
+lra-modern < data-tasks: modern recipe with denoising steps and an average of weights; continued
+  lra $LRA --recipe modern --pretrain-steps 10 --ema 0.9 --layers 2 --model bigbird --param num_random_blocks=1
+    --attention-dropout 0.1 --out run --max-steps {10,20}
+lra-probe < data-tasks: retrieval probe, expander, layers computed again, patience that ends the run
+  lra $LRA --task probe --model expander --max-steps 40 --patience 1 --gradient-checkpointing --out run
+lra-graph < data-tasks: a graph that was searched, bf16, cut inputs, constant rate
+  search --n-vertices 8 --degree 3 --steps 20 --out best.npz --json
+  lra $LRA --graph best.npz --precision bf16 --cut 40 --schedule constant --max-steps 20 --out run
+lra-two < data-tasks: two processes
+  $TWO lra $LRA --max-steps 10 --dropout 0 --out run
+
+pretrain-stages < data-corpus: stages of length, a ramp of the batch, micro-batches, adamw; continued
+  $PRE $PACKED --lengths 32:0.5,64:0.5 --ramp-from 2 --micro-batch 2 --max-steps {10,20}
+pretrain-pairs < data-corpus: next sentence, lamb, pre-LN, RMSNorm, exponential decay
+  $PRE --dataset ../data-corpus/pairs --batch-size 8 --next-sentence --optimizer lamb --max-steps 20 --model bigbird
+    --architecture roberta-prelayernorm --norm rms --curve exp --decay-step 5
+pretrain-modernbert < data-corpus: ModernBERT, adafactor, warmup-stable-decay, bf16, layers computed again, dense
+  $PRE $PACKED --architecture modernbert --optimizer adafactor --curve warmup-stable-decay --precision bf16
+    --gradient-checkpointing --model softmax --lengths 64 --max-steps 20
+pretrain-tokens < data-corpus: a budget of tokens, fp16, adam, cosine; first weights of another run; the plan
+  $PRE $PACKED --lengths 32 --precision fp16 --optimizer adam --curve cosine --max-tokens 4000
+  pretrain $TINY $PACKED --lengths 32 --init-from run --max-steps 5 --track none --out second --json
+  pretrain $TINY $PACKED --lengths 32:0.9,64:0.1 --max-steps 100 --dry-run --json
+pretrain-skips < data-corpus: steps that are skipped for their loss, and rolled back; continued
+  $PRE --dataset ../data-corpus/packed --batch-size 1 --micro-batch 1 --lengths 32 --spike 0.1 --bad-steps 1
+    --rollback-every 10 --max-rollbacks 50 --learning-rate 0.02 --max-steps {80,130}
+pretrain-diverges < data-corpus: losses that are NaN, rolled back until the run gives up
+  $PRE $PACKED --lengths 32 --bad-steps 2 --rollback-every 4 --max-rollbacks 2 --learning-rate 1e30 --max-steps 20
+pretrain-original < data-corpus: the original's command with its flags, and grids
+  scripts/run_pretraining_sparse.py --dataset_path ../data-corpus/pairs --output_dir . --current_run_id 3 --job_name job
+    --hidden_size 32 --num_hidden_layers 2 --num_attention_heads 2 --intermediate_size 64 --encoder_ln_mode pre-ln
+    --max_position_embeddings 32 --train_batch_size 8 --train_micro_batch_size_per_gpu 4 --lr 1e-2 --curve exp
+    --lr_schedule constant_step --num_warmup_steps 3 --optimizer_type adam --gradient_clipping 0.5 --max_steps 12
+    --sparse_mask_prediction --block_size 8 --track none --do_validation --validation_epochs 2 --max_steps_per_epoch 3
+  > pretrain grid $I/grid.yaml
+  > scripts/generate_training_commands.py --param_file $I/grid.yaml --job_name job
+pretrain-two < data-corpus: two processes, alike and sharded by FSDP
+  $TWO $PRE $PACKED --lengths 32 --max-steps 10 --dropout 0 --attention-dropout 0
+  -m accelerate.commands.launch --config_file $I/fsdp.yaml --main_process_port 0 -m nip pretrain $TINY $PACKED
+    --lengths 32 --max-steps 6 --dropout 0 --attention-dropout 0 --track none --out sharded --json
+
+glue: trained, evaluated, predicted, with checkpoints that are evaluated, and the original's commands
+  glue $MRPC --do_predict $STEPS $FINE --output_dir run
+  checkpoints run --json
+  scripts/run_glue_predict.py --model_name_or_path run --output_dir predicted
+glue-files < pretrain-stages: a CSV file, weights that nip pretrain left, patterns by layer, early stopping
+  glue --model_name_or_path ../pretrain-stages/run --train_file $I/pairs.csv --validation_file $I/pairs.csv
+    --attention_layers local,softmax --max_seq_length 48 --early_stopping_patience 1 --do_train --do_eval $STEPS $FINE
+    --output_dir run
+mlm: trained and evaluated, more positions; line by line
+  mlm --model_name_or_path $I/bert --train_file $I/mlm.txt --validation_split_percentage 20 --max_seq_length 128
+    --extend_positions reflect --do_train --do_eval $FINE --output_dir run
+  mlm --config_name $I/bert --tokenizer_name $I/bert --train_file $I/mlm.txt --validation_file $I/mlm.txt
+    --line_by_line --max_seq_length 32 --do_train --do_eval $FINE --output_dir second
+qa: trained, evaluated, predicted; with questions that have no answer
+  $QA --train_file $I/squad.json --validation_file $I/squad.json --test_file $I/squad.json --do_predict $STEPS
+    --output_dir run
+  $QA --train_file $I/squad2.json --validation_file $I/squad2.json --version_2_with_negative --output_dir second
+summarization: BART and T5, trained, evaluated, predicted
+  $SUM --model_name_or_path $I/{bart,t5} $STEPS --output_dir {bart,t5}
+hpo: two trials of a grid over nip glue
+  hpo glue $MRPC --block_size 8 --report_to none --max_steps 4 --output_dir run --sampler grid
+    --space $I/space.json --trials 2 --pruner none --json
+
+study < data-tasks: two patterns, their outcome, the paper's
+  study $LRA --patterns hypercube,local --seeds 0 --max-steps 6 --out study
+  study --out study --results --json
+  study --from-paper --json
+report < lra-clean lra-modern pretrain-stages glue qa study: what a report finds in runs of all kinds
+  report ../lra-clean/run ../lra-modern/run ../pretrain-stages/run ../glue/run ../qa/run ../study/study --json
+graphs: score, compare, show and search, as printed
+  score hypercube --seq-len 512 --block-size 16 --depth 3 --json
+  > compare --seq-len 256 --block-size 16 --csv
+  > show bigbird --n-vertices 32
+  search --n-vertices 24 --degree 4 --steps 50 --json
+"""
+
+
+@dataclass
 class Case:
-    """Commands that run in one folder, one after the other.
+    """Commands that run in one folder, one after the other, and the cases whose folders they read."""
 
-    Parameters
-    ----------
-    name, covers : str
-        The folder's name, and what is compared.
-    commands : tuple of str
-        What follows ``python -m nip``; those that begin with ``scripts/`` are run as they are. They run in the case's
-        folder: ``../../inputs`` is what `write_inputs` made, ``../CASE`` what another case left.
-    needs : tuple of str
-        Cases that must have run before.
-    printed : bool
-        Whether standard output is compared as text.
-    """
-
-    name: str
     covers: str
-    commands: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-    printed: bool = False
+    needs: list[str]
+    commands: list[str] = field(default_factory=list)
 
 
-LRA = "lra --data ../data-tasks/data --seq-len 64 --block-size 8 --batch-size 4 --eval-every 5 --json"
-PRETRAIN = (
-    "pretrain --size tiny --layers 2 --width 32 --heads 2 --inner-width 64 --block-size 8 --track none --eval-every 8 "
-    "--eval-samples 16 --json"
-)
-STAGES = "--dataset ../data-corpus/packed --lengths 32:0.5,64:0.5 --batch-size 8 --max-steps"
-TASKS = ("data-tasks",)
-CORPUS = ("data-corpus",)
-FINETUNE = "--block_size 8 --max_steps 20 --learning_rate 1e-3 --logging_steps 2 --report_to none --seed 5 --json"
-GLUE = "glue --model_name_or_path ../../inputs/bert --task_name mrpc --data_dir ../../inputs/MRPC --max_seq_length 32"
-MLM = "mlm --model_name_or_path ../../inputs/bert --train_file ../../inputs/mlm.txt --validation_split_percentage 20"
-QA = (
-    "qa --model_name_or_path ../../inputs/bert --train_file ../../inputs/squad.json --validation_file "
-    "../../inputs/squad.json --test_file ../../inputs/squad.json --max_seq_length 24 --doc_stride 6"
-)
-SUMMARIZE = (
-    "summarization --train_file ../../inputs/texts.jsonl --validation_file ../../inputs/texts.jsonl --test_file "
-    "../../inputs/texts.jsonl --max_source_length 20 --max_target_length 6 --predict_with_generate --num_beams 2"
-)
-STEPS = "--eval_strategy steps --eval_steps 10 --save_steps 10"
-ALL = "--do_train --do_eval --do_predict"
+def read_cases(text: str) -> dict[str, Case]:
+    """The cases that a text in the form of `CASES` describes, by name.
 
-CASES = (
-    Case(
-        "data-tasks",
-        "nip data: listops (and its .tsv), probe, pathfinder",
-        (
-            "data listops --out data --train 80 --dev 20 --test 20 --min-length 4 --max-length 60 --seed 1 --tsv",
-            "data probe --out data --param train=80 --param dev=20 --param test=20 --param seq_len=64 --param pairs=4 "
-            "--param queries=4 --param values=4",
-            "data pathfinder32-curv_baseline --out data --param train=12 --param dev=8 --param test=8 --png png",
-        ),
-    ),
-    Case(
-        "data-corpus",
-        "nip data corpus: packed; in pairs, masked once",
-        (
-            "data corpus --from ../../inputs/corpus --out packed --train-tokenizer 200 --max-seq-length 64 "
-            "--frac-test 0.2 --jobs 1 --keep-text",
-            "data corpus --from ../../inputs/corpus --out pairs --train-tokenizer 200 --max-seq-length 32 "
-            "--frac-test 0.2 --jobs 1 --masked-once --next-sentence --dup-factor 2 --max-predictions-per-seq 5",
-        ),
-    ),
-    Case(
-        "lra-clean",
-        "clean protocol, original recipe, dropout, continued from 10 to 20 steps, tested again",
-        (f"{LRA} --max-steps 10 --out run", f"{LRA} --max-steps 20 --out run", f"{LRA} --skip-train --out run"),
-        TASKS,
-    ),
-    Case(
-        "lra-original",
-        "original protocol and log, softmax, accumulation, continued",
-        tuple(
-            f"{LRA} --protocol original --model softmax --original-log --eval-steps 2 --gradient-accumulation 2 "
-            f"--out run --max-steps {n}"
-            for n in (10, 20)
-        ),
-        TASKS,
-    ),
-    Case(
-        "lra-modern",
-        "modern recipe with denoising steps, average of weights and patience, continued",
-        tuple(
-            f"{LRA} --recipe modern --pretrain-steps 10 --ema 0.9 --patience 3 --layers 2 --model bigbird --param "
-            f"num_random_blocks=1 --out run --max-steps {n}"
-            for n in (10, 20)
-        ),
-        TASKS,
-    ),
-    Case(
-        "lra-probe",
-        "the retrieval probe (targets by token), expander, layers recomputed",
-        (f"{LRA} --task probe --model expander --max-steps 20 --gradient-checkpointing --out run",),
-        TASKS,
-    ),
-    Case(
-        "pretrain-stages",
-        "stages of length, a ramp of the batch, warmup, adamw, continued from 10 to 20 steps",
-        tuple(f"{PRETRAIN} {STAGES} {n} --ramp-from 2 --micro-batch 2 --out run" for n in (10, 20)),
-        CORPUS,
-    ),
-    Case(
-        "pretrain-pairs",
-        "next sentence, lamb, pre-LN, RMSNorm",
-        (
-            f"{PRETRAIN} --dataset ../data-corpus/pairs --batch-size 8 --next-sentence --optimizer lamb --architecture "
-            "roberta-prelayernorm --norm rms --max-steps 20 --model bigbird --out run",
-        ),
-        CORPUS,
-    ),
-    Case(
-        "pretrain-skips",
-        "steps that are skipped for their loss, and rolled back, continued",
-        tuple(
-            f"{PRETRAIN} --dataset ../data-corpus/packed --batch-size 1 --micro-batch 1 --lengths 32 --spike 0.1 "
-            f"--bad-steps 1 --rollback-every 10 --max-rollbacks 50 --learning-rate 0.02 --max-steps {n} --out run"
-            for n in (80, 130)
-        ),
-        CORPUS,
-    ),
-    Case(
-        "glue",
-        "trained, evaluated, predicted, with checkpoints",
-        (f"{GLUE} {FINETUNE} {STEPS} {ALL} --output_dir run",),
-    ),
-    Case(
-        "mlm",
-        "trained and evaluated",
-        (f"{MLM} {FINETUNE} {STEPS} --max_seq_length 32 --do_train --do_eval --output_dir run",),
-    ),
-    Case("qa", "trained, evaluated, predicted", (f"{QA} {FINETUNE} {STEPS} {ALL} --output_dir run",)),
-    Case(
-        "summarization",
-        "BART trained, evaluated, predicted",
-        (f"{SUMMARIZE} --model_name_or_path ../../inputs/bart {FINETUNE} {STEPS} {ALL} --output_dir run",),
-    ),
-    Case(
-        "hpo",
-        "two trials of a grid over nip glue",
-        (
-            f"hpo {GLUE} --do_train --do_eval --block_size 8 --report_to none --max_steps 4 --output_dir run "
-            "--sampler grid --space ../../inputs/space.json --trials 2 --pruner none",
-        ),
-    ),
-    Case(
-        "study",
-        "two patterns, their outcome, and a report on their runs",
-        (
-            f"{LRA.replace('lra', 'study', 1)} --patterns hypercube,local --seeds 0 --max-steps 6 --out study",
-            "report study --out report.html",
-        ),
-        TASKS,
-    ),
-    Case(
-        "graphs",
-        "score, compare and search, as printed",
-        (
-            "score hypercube --seq-len 512 --block-size 16 --depth 3",
-            "compare --seq-len 256 --block-size 16 --csv",
-            "search --n-vertices 24 --degree 4 --steps 50 --json",
-        ),
-        printed=True,
-    ),
-)
+    Examples
+    --------
+    >>> read_cases("N = --json\\na: first\\n  x\\nb < a: second\\n  y {1,2}\\n    $N")["b"]
+    Case(covers='second', needs=['a'], commands=['y 1 --json', 'y 2 --json'])
+    """
+    named: dict[str, str] = {}
+    cases: dict[str, Case] = {}
+    for line in re.sub(r"\n {4,}", " ", text).splitlines():
+        words = Template(line.strip()).substitute(named)
+        if line.startswith("  "):
+            lists = [found.split(",") for found in re.findall(r"\{(.*?)\}", words)] or [[""]]
+            form = re.sub(r"\{.*?\}", "{}", words)
+            cases[list(cases)[-1]].commands += [form.format(*values) for values in zip(*lists, strict=True)]
+        elif found := re.fullmatch(r"([A-Z]+) = (.*)", words):
+            named[found[1]] = found[2]
+        elif line:
+            name, covers = words.split(": ", 1)
+            name, _, needs = name.partition(" < ")
+            cases[name] = Case(covers, needs.split())
+    return cases
 
 
 def write_inputs(folder: Path) -> None:
     """Write the texts, data sets and random models that the cases read."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from torch import manual_seed
-    from transformers import BartConfig, BartForConditionalGeneration, BertConfig, BertModel, PreTrainedTokenizerFast
-
     drawn = random.Random(7)
 
     def said(n: int) -> str:
@@ -238,29 +233,53 @@ def write_inputs(folder: Path) -> None:
     def lines(n: int, longest: int) -> list[str]:
         return [said(drawn.randint(4, longest)) for _ in range(n)]
 
-    def write(name: str, text: str) -> None:
+    def write(name: str, *rows: str) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
-    for i in range(4):
-        written = ("\n".join(line.capitalize() + f" {k}." for k, line in enumerate(lines(4, 30))) for _ in range(30))
-        write(f"corpus/{i}.txt", "\n\n".join(written))
-    write("mlm.txt", "\n".join(lines(60, 12)))
+    for i in range(12):
+        documents = ("\n".join(f"{line.capitalize()} {k}." for k, line in enumerate(lines(4, 30))) for _ in range(10))
+        write(f"corpus/{i}.txt", "\n\n".join(documents))
+    for part, kind in ((part, kind) for part in ("train", "test") for kind in ("pos", "neg")):
+        for i in range(12):
+            write(f"aclImdb/{part}/{kind}/{i}_7.txt", said(40))
+    for name in (f"c{letter}{i:02d}" for letter in "abcdefghjklmnpr" for i in range(1, 7)):
+        write(f"brown/{name}", *(" ".join(f"{word}/nn" for word in line.split()) for line in lines(12, 30)))
+    for i in range(30):
+        with (folder / "status").open("a") as file:
+            file.write(f"Package: p{i}\nDescription: {said(4)}\n {said(20)}\n\n")
+    write("mlm.txt", *lines(60, 12))
+    write("vocab.txt", *SPECIAL, *WORDS, *(f"{mark}{letter}" for mark in ("", "##") for letter in "bcdefgh.0123456789"))
+    write("grid.yaml", "hyperparameters: {lr: [1.0e-3, 5.0e-4], optimizer_type: [adam, lamb]}")
+    write("fsdp.yaml", "distributed_type: FSDP", "num_machines: 1", "num_processes: 2", "use_cpu: true", "fsdp_config:",
+          "  fsdp_version: 2", "  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP",
+          "  fsdp_transformer_layer_cls_to_wrap: BertLayer")  # fmt: skip
     for name, n in (("train", 40), ("dev", 16), ("test", 8)):
         first = ["index" if name == "test" else "Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
         rows = [[str(i % 2), str(i), str(i), one, one if i % 2 else said(6)] for i, one in enumerate(lines(n, 8))]
-        write(f"MRPC/{name}.tsv", "\n".join("\t".join(row) for row in [first, *rows]))
-    paragraphs = []
-    for i in range(30):
-        context, word = said(12), drawn.randrange(12)
-        answer = {"text": context.split()[word], "answer_start": len(" ".join(["", *context.split()[:word]]))}
-        asked = {"id": f"q{i}", "question": f"where is {answer['text']}", "answers": [answer]}
-        paragraphs.append({"context": context, "qas": [asked]})
-    write("squad.json", json.dumps({"version": "1.1", "data": [{"title": "words", "paragraphs": paragraphs}]}))
-    rows = [{"article": text, "abstract": " ".join(text.split()[:3])} for text in lines(24, 16)]
-    write("texts.jsonl", "\n".join(map(json.dumps, rows)))
+        write(f"MRPC/{name}.tsv", *("\t".join(row) for row in [first, *rows]))
+    write("pairs.csv", "sentence1,sentence2,label", *(f"{line},{said(5)},{len(line) % 3}" for line in lines(30, 9)))
+    for name in ("squad", "squad2"):
+        paragraphs = []
+        for i in range(30):
+            words, at = said(12).split(), drawn.randrange(12)
+            answers = [{"text": words[at], "answer_start": len(" ".join(["", *words[:at]]))}]
+            none = name == "squad2" and i % 3 == 0
+            asked = {"id": f"q{i}", "question": f"the {words[at]}", "answers": [] if none else answers}
+            paragraphs.append({"context": " ".join(words), "qas": [{**asked, "is_impossible": none}]})
+        write(f"{name}.json", json.dumps({"version": "1.1", "data": [{"title": "words", "paragraphs": paragraphs}]}))
+    rows_of_text = ({"article": text, "abstract": " ".join(text.split()[:3])} for text in lines(24, 16))
+    write("texts.jsonl", *map(json.dumps, rows_of_text))
     write("space.json", json.dumps({"learning_rate": [1e-3, 1e-4]}))
+    write_models(folder)
+
+
+def write_models(folder: Path) -> None:
+    """Write a BERT, a BART and a T5 with random weights, each with a tokenizer of whole words."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from torch import manual_seed
 
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -269,21 +288,22 @@ def write_inputs(folder: Path) -> None:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **sizes)).save_pretrained(
-        folder / "bert"
-    )
-    tokenizer.save_pretrained(folder / "bert")
     parts = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
-    sizes = {f"{side}_{part}": n for side in ("encoder", "decoder") for part, n in parts.items()}
     ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
-    config = BartConfig(
-        vocab_size=len(vocabulary), d_model=16, max_position_embeddings=32, forced_eos_token_id=3, **ids, **sizes
-    )
-    BartForConditionalGeneration(config).save_pretrained(folder / "bart")
-    tokenizer.save_pretrained(folder / "bart")
+    sizes: dict[str, dict[str, Any]] = {
+        "Bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+                 "max_position_embeddings": 64},
+        "Bart": {f"{side}_{part}": n for side in ("encoder", "decoder") for part, n in parts.items()}
+        | {"d_model": 16, "max_position_embeddings": 32, "forced_eos_token_id": 3, **ids},
+        "T5": {"d_model": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2, "d_ff": 32, **ids},
+    }  # fmt: skip
+    for family, kind in (("Bert", "Model"), ("Bart", "ForConditionalGeneration"), ("T5", "ForConditionalGeneration")):
+        config = getattr(transformers, f"{family}Config")(vocab_size=len(vocabulary), **sizes[family])
+        manual_seed(0)
+        getattr(transformers, family + kind)(config).save_pretrained(folder / family.lower())
+        longest = {"model_max_length": 64} if family == "Bert" else {}
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names, **longest)
+        tokenizer.save_pretrained(folder / family.lower())
 
 
 def digest(*contents: bytes | str) -> str:
@@ -384,34 +404,26 @@ class Side:
     def __init__(self, root: Path, folder: Path):
         """Take note of the sources; refuse a checkout whose kernels are missing, or that would not be imported."""
         self.root, self.folder = root.resolve(), folder
+        self.idle: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
         if not list(self.root.glob("src/nip/**/*.so")):
             raise ValueError(f"{root} has no compiled kernel (src/nip/**/*.so): build it, or copy it there.")
-        self.folder.mkdir(parents=True, exist_ok=True)
         sources = [path for path in files_of(self.root / "src") if path.suffix in (".py", ".so")]
-        self.version = digest(*(part for path in sources for part in (path.name, path.read_bytes())))
-        imported = self.run(["-c", "import nip; print(nip.__file__)"], self.folder)
-        if not Path(imported.stdout.strip() or ".").is_relative_to(self.root):
-            raise ValueError(f"Python imports another nip than {root}'s: {imported.stdout}{imported.stderr}")
+        self.version = digest(
+            *(part for path in sources for part in (str(path.relative_to(self.root)), path.read_bytes()))
+        )
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("NIP_", "PYTHON"))}
+        kept |= dict.fromkeys(("XDG_CACHE_HOME", "XDG_DATA_HOME", "HF_HOME", "MPLCONFIGDIR"), str(folder / ".cache"))
+        kept |= dict.fromkeys(("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PYTHONSAFEPATH"), "1")
+        kept |= {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
+        self.environment = kept | {"PYTHONPATH": str(self.root / "src")}
+        asked = [sys.executable, "-c", "import nip; print(nip.__file__)"]
+        imported = subprocess.run(asked, env=self.environment, capture_output=True, text=True, check=True).stdout
+        if not Path(imported.strip()).is_relative_to(self.root):
+            raise ValueError(f"Python imports another nip than {root}'s: {imported.strip()}.")
 
-    def run(self, words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-        """Run Python with some words in a folder, with a fixed environment."""
-        cache = folder / ".cache"
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("NIP_", "PYTHON"))}
-        environment |= dict.fromkeys(("XDG_CACHE_HOME", "XDG_DATA_HOME", "HF_HOME", "MPLCONFIGDIR"), str(cache))
-        environment |= dict.fromkeys(("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PYTHONSAFEPATH"), "1")
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
-        environment |= {"PYTHONPATH": str(self.root / "src"), "PYTHONPYCACHEPREFIX": str(self.folder / ".pycache")}
-        try:
-            return subprocess.run(
-                [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT,
-                check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(list(words), 124, "", f"stopped after {LIMIT} seconds")
-
-    def leave(self, case: Case, key: str) -> Path:
+    def leave(self, name: str, case: Case, key: str) -> Path:
         """The folder of what a case leaves: as it is where `key` is the same as before, else made anew."""
-        kept, folder = self.folder / f"{case.name}.key", self.folder / case.name
+        kept, folder = self.folder / f"{name}.key", self.folder / name
         if kept.is_file() and kept.read_text() == key:
             return folder
         kept.unlink(missing_ok=True)
@@ -419,36 +431,91 @@ class Side:
         folder.mkdir(parents=True)
         began = time.perf_counter()
         for number, command in enumerate(case.commands, 1):
-            words = shlex.split(command)
-            script = words[0].startswith("scripts/")
-            done = self.run([str(self.root / words[0]), *words[1:]] if script else ["-m", "nip", *words], folder)
-            form = "json" if done.stdout.startswith("{") else "txt" if case.printed else "log"
-            (folder / f"printed-{number}.{form}").write_text(done.stdout)
-            (folder / f"said-{number}.log").write_text(done.stderr)
-            (folder / f"exit-code-{number}.txt").write_text(str(done.returncode))
-            if done.returncode:
-                print(f"{self.folder.name}: {command}: exit code {done.returncode}\n{done.stderr[-2000:]}", flush=True)
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
+            words = shlex.split(command.removeprefix("> "))
+            if words[0].startswith("scripts/"):
+                words[0] = str(self.root / words[0])
+            elif words[0] != "-m":
+                words = ["-m", "nip", *words]
+            printed, said = folder / f"printed-{number}", folder / f"said-{number}.log"
+            code = self.run(words, folder, printed, said)
+            (folder / f"exit-code-{number}.txt").write_text(code)
+            form = "json" if printed.read_bytes()[:1] in (b"{", b"[") else "log"
+            printed.rename(printed.with_suffix(".txt" if command.startswith("> ") else f".{form}"))
+            if code != "0":
+                print(f"{self.folder.name}: {name}, command {number}: exit code {code}", said.read_text()[-300:])
         kept.write_text(key)
-        print(f"{self.folder.name}: {case.name} in {time.perf_counter() - began:.1f} s", flush=True)
+        print(f"{self.folder.name}: {name} in {time.perf_counter() - began:.1f} s", flush=True)
         return folder
 
-    def leave_all(self, cases: Sequence[Case], inputs: str, jobs: int) -> dict[str, Path]:
+    def run(self, words: Sequence[str], folder: Path, printed: Path, said: Path) -> str:
+        """The exit code of Python with some words, run in a folder; its two outputs go to files."""
+        serving = self.idle.get() or subprocess.Popen(
+            [sys.executable, __file__, "--serve"], env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert serving.stdin
+        assert serving.stdout
+        serving.stdin.write(json.dumps([words, *map(str, (folder, printed, said))]).encode() + b"\n")
+        serving.stdin.flush()
+        code = serving.stdout.readline().decode().strip()
+        self.idle.put(serving)
+        return code
+
+    def leave_all(self, cases: Mapping[str, Case], inputs: Path, jobs: int) -> dict[str, Path]:
         """The folders of what some cases leave; those that they need come before them."""
         keys: dict[str, str] = {}
         futures: dict[str, Future[Path]] = {}
 
-        def one(case: Case) -> Path:
-            for name in case.needs:
-                futures[name].result()
-            return self.leave(case, keys[case.name])
+        def one(name: str) -> Path:
+            for need in cases[name].needs:
+                futures[need].result()
+            return self.leave(name, cases[name], keys[name])
 
         with locked(self.folder), ThreadPoolExecutor(jobs) as pool:
-            for case in cases:
-                before = [keys[name] for name in case.needs]
-                keys[case.name] = digest(self.version, sys.version, inputs, *case.commands, *before)
-                futures[case.name] = pool.submit(one, case)
-            return {name: future.result() for name, future in futures.items()}
+            shutil.rmtree(self.folder / ".cache", ignore_errors=True)
+            for _ in range(jobs):
+                self.idle.put(None)
+            for name, case in cases.items():
+                read = [inputs / name for name in sorted(set(re.findall(r"inputs/([\w.]+)", " ".join(case.commands))))]
+                contents = (
+                    file.read_bytes() for path in read for file in ([path] if path.is_file() else files_of(path))
+                )
+                before = (keys[need] for need in case.needs)
+                keys[name] = digest(self.version, sys.version, *case.commands, *before, *contents)
+                futures[name] = pool.submit(one, name)
+            left = {name: future.result() for name, future in futures.items()}
+            for serving in (self.idle.get() for _ in range(jobs)):
+                if serving:
+                    serving.communicate()  # the end of its input is its end
+            return left
+
+
+def serve() -> None:
+    """Run commands, lines of standard input, in forks of this process, and print their exit codes.
+
+    The libraries are imported once, before: that is most of the time of a small command. nip itself is not.
+    """
+    import accelerate  # noqa: F401
+    import datasets  # noqa: F401
+    import torch._dynamo  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    for line in sys.stdin:
+        words, folder, *outputs = json.loads(line)
+        if child := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            continue
+        signal.alarm(LIMIT)
+        os.chdir(folder)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for stream, path in enumerate(outputs, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+        sys.exit()
 
 
 @contextmanager
@@ -460,14 +527,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def chosen(names: Sequence[str] | None) -> list[Case]:
+def chosen(names: Sequence[str] | None) -> dict[str, Case]:
     """The cases of some names and those that they need; all where none is named."""
-    known = {case.name: case for case in CASES}
-    if unknown := set(names or ()) - set(known):
-        raise ValueError(f"There is no case {min(unknown)!r}. The cases are {', '.join(known)}.")
-    wanted = set(names or known)
-    wanted |= {need for name in wanted for need in known[name].needs}
-    return [case for case in CASES if case.name in wanted]
+    cases = read_cases(CASES)
+    if unknown := set(names or ()) - set(cases):
+        raise ValueError(f"There is no case {min(unknown)!r}. The cases are {', '.join(cases)}.")
+    wanted: set[str] = set()
+    more = set(names or cases)
+    while more:
+        wanted |= more
+        more = {need for name in more for need in cases[name].needs}
+    return {name: case for name, case in cases.items() if name in wanted}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -486,38 +556,37 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(words)
     cases = chosen(asked.only)
     if asked.list:
-        print("\n".join(f"{case.name:16} {case.covers}" for case in cases))
+        print("\n".join(f"{name:20} {case.covers}" for name, case in cases.items()))
         return 0
     if not (asked.old and asked.new and asked.out):
         parser.error("OLD, NEW and --out are needed.")
-    out, made_by = asked.out.resolve(), digest(Path(__file__).read_text().partition("def write_inputs")[2][:6000])
+    out, made_by = asked.out.resolve(), digest(inspect.getsource(write_inputs), inspect.getsource(write_models))
     with locked(out):
         mark = out / "inputs" / "made-by.txt"
         if not mark.is_file() or mark.read_text() != made_by:
             shutil.rmtree(out / "inputs", ignore_errors=True)
             write_inputs(out / "inputs")
             mark.write_text(made_by)
-    inputs = digest(*(part for path in files_of(out / "inputs") for part in (path.name, path.read_bytes())))
     left = [
-        Side(root, out / name).leave_all(cases, inputs, asked.jobs)
+        Side(root, out / name).leave_all(cases, out / "inputs", asked.jobs)
         for root, name in ((asked.old, "old"), (asked.new, f"new-{asked.new.resolve().name}"))
     ]
-    differ = 0
+    differ = False
     for case in cases:
-        old, new = ({f"{case.name}/{name}": v for name, v in facts_of(side[case.name]).items()} for side in left)
+        old, new = ({f"{case}/{place}": fact for place, fact in facts_of(side[case]).items()} for side in left)
         found = differences(old, new, ignore=asked.ignore, new_fields=asked.allow_new_fields)
         counted = sum(found.values())
-        differ += counted > 0
-        print(f"{case.name}: {counted or 'no'} difference{'s' * (counted != 1)} in {len(old)} facts")
+        differ |= counted > 0
+        print(f"{case}: {counted or 'no'} difference{'s' * (counted != 1)} in {len(old)} facts")
         for line in sorted(found, key=found.__getitem__, reverse=True)[: asked.most]:
             print(f"  {line}" if found[line] else f"  ({line})")
         if len(found) > asked.most:
             print(f"  … and {len(found) - asked.most} more (--most)")
-    return int(differ > 0)
+    return int(differ)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(serve() if sys.argv[1:] == ["--serve"] else main())
     except ValueError as error:
         sys.exit(f"compare_checkouts.py: {error}")
