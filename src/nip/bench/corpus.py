@@ -25,7 +25,6 @@ from nip.data.corpus.tokenizer import existing
 from nip.graphs.pattern import check_int
 
 HEADER = ("step", "MB", "s", "MB/s", "times tokenizers", "peak MiB")
-RULE = "|---|--:|--:|--:|--:|--:|"
 ALONE, TEXT_STEPS, TOKENS, TOTAL = "tokenizers alone", "reading + comparing", "tokenizing", "total"
 SHORTEST, LONGEST = 50, 2000  # words of a generated document
 _FILE, _BATCH, _COMPARED = 100_000_000, 4_000_000, 100_000_000  # bytes of a generated file, a batch, all batches
@@ -182,7 +181,7 @@ def caption(rows: Sequence[CorpusRow]) -> str:
 
 def to_markdown(rows: Sequence[CorpusRow]) -> str:
     """The caption and a Markdown table."""
-    return markdown_table(caption(rows), HEADER, RULE, map(cells, rows))
+    return markdown_table(caption(rows), HEADER, map(cells, rows))
 
 
 def _made(job: dict[str, Any]) -> dict[str, Any]:

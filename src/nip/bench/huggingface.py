@@ -358,8 +358,7 @@ def caption(rows: Sequence[EncoderRow]) -> str:
 
 def to_markdown(rows: Sequence[EncoderRow]) -> str:
     """The caption and a Markdown table."""
-    rule = "|---|--:|--:|--:|---|---|--:|--:|--:|--:|--:|"
-    return markdown_table(caption(rows), HEADER, rule, [cells(row) for row in rows])
+    return markdown_table(caption(rows), HEADER, map(cells, rows))
 
 
 def _main(job: str) -> None:

@@ -313,8 +313,7 @@ def caption(rows: Sequence[PretrainingRow]) -> str:
 
 def to_markdown(rows: Sequence[PretrainingRow]) -> str:
     """The caption and a Markdown table."""
-    rule = "|--:|--:|---|---|---|--:|--:|--:|--:|--:|--:|"
-    return markdown_table(caption(rows), HEADER, rule, [cells(row) for row in rows])
+    return markdown_table(caption(rows), HEADER, map(cells, rows))
 
 
 def _main(job: str) -> None:

@@ -17,6 +17,7 @@ import torch
 from nip.bench.machine import Machine, this_machine
 from nip.bench.profile import GROUPS, make_loading, make_step, padded_in_full, plainly, profile_step
 from nip.bench.quiet import mm_probe, time_alternately
+from nip.bench.table import markdown_table
 from nip.data import Examples, generate
 from nip.graphs.pattern import check_int
 from nip.lra import RunConfig, recipe
@@ -192,11 +193,7 @@ def caption(rows: Sequence[StepRow]) -> str:
 
 def to_markdown(rows: Sequence[StepRow]) -> str:
     """A Markdown table of the steps, and one of their groups of operations."""
-    columns = [f"{row.attention} {row.pattern}, {row.way}" for row in rows]
-    lines = [caption(rows), "", f"| {' | '.join(HEADER)} |", "|---|---|---|--:|--:|--:|--:|--:|"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
-    lines += ["", "Milliseconds by groups of operations, slowed by the profiler:", ""]
-    lines += [f"| operations | {' | '.join(columns)} |", f"|---|{'--:|' * len(rows)}"]
-    for part in (*GROUPS, "other", "step"):
-        lines.append(f"| {part} | {' | '.join(f'{row.parts[part]:,.0f}' for row in rows)} |")
-    return "\n".join(lines) + "\n"
+    columns = ["operations", *(f"{row.attention} {row.pattern}, {row.way}" for row in rows)]
+    parts = [[part, *(f"{row.parts[part]:,.0f}" for row in rows)] for part in (*GROUPS, "other", "step")]
+    title = "Milliseconds by groups of operations, slowed by the profiler:"
+    return markdown_table(caption(rows), HEADER, map(cells, rows)) + "\n" + markdown_table(title, columns, parts)

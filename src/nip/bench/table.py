@@ -18,7 +18,8 @@ LONG = 2048
 
 _HEADER = ["pattern", "tokens", "block", "dtype", "pass", "backend", "ms", "times dense", "1 / density"]
 _HEADER += ["GFLOP/s", "of sgemm", "quiet", "peak MiB"]
-_WORDS = {"pattern", "dtype", "pass", "backend"}
+TEXT_COLUMNS = {"pattern", "dtype", "pass", "backend", "way", "attention", "output", "step", "operations"}
+"""Headings of the columns that are aligned to the left."""
 
 
 def _cells(row: Row) -> list[str]:
@@ -150,7 +151,7 @@ def to_table(rows: Sequence[Row]) -> Table:
     below = "\n".join(notes(rows))
     table = Table(title=caption(rows), title_justify="left", caption=below, caption_justify="left", box=SIMPLE_HEAD)
     for name in header:
-        table.add_column(name, justify="left" if name in _WORDS else "right")
+        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
     for line in cells:
         table.add_row(*line)
     return table
@@ -159,19 +160,16 @@ def to_table(rows: Sequence[Row]) -> Table:
 def to_markdown(rows: Sequence[Row]) -> str:
     """The caption, a Markdown table and the notes."""
     header, cells = _columns(rows)
-    rule = f"| {' | '.join('---' if name in _WORDS else '--:' for name in header)} |"
-    return markdown_table(caption(rows), header, rule, cells) + "".join(f"\n{note}\n" for note in notes(rows))
+    return markdown_table(caption(rows), header, cells) + "".join(f"\n{note}\n" for note in notes(rows))
 
 
-def markdown_table(caption: str, header: Sequence[str], rule: str, cells: Iterable[Sequence[str]]) -> str:
-    """A caption and a Markdown table.
+def markdown_table(caption: str, header: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A caption and a Markdown table, with `TEXT_COLUMNS` aligned to the left.
 
     Parameters
     ----------
     caption : str
     header : sequence of str
-    rule : str
-        The line below the header, which sets the alignment of the columns.
     cells : iterable of sequence of str
         The texts of each row.
 
@@ -179,6 +177,5 @@ def markdown_table(caption: str, header: Sequence[str], rule: str, cells: Iterab
     -------
     str
     """
-    lines = (header, *cells)
-    first, *others = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([caption, "", first, rule, *others]) + "\n"
+    rule = ["---" if name in TEXT_COLUMNS else "--:" for name in header]
+    return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in (header, rule, *cells))]) + "\n"
