@@ -19,14 +19,15 @@ from nip.data import TASKS, Examples, baselines
 from nip.data.tasks.storage import read_manifest
 from nip.graphs import Pattern
 from nip.lra.batches import development_indices, indices_to_test
-from nip.lra.config import RunConfig, read_config
+from nip.lra.config import OWNED, RunConfig, read_config, record_of
 from nip.lra.graphs import named_exactly
 from nip.lra.train_step import evaluate
 from nip.models import EncoderConfig, build_classifier
 from nip.runs.accuracy import in_words, learnt
 from nip.runs.console import Console
 from nip.runs.environment import changes, environment
-from nip.runs.folder import Metrics, RunFolder, write_json
+from nip.runs.folder import Metrics, RunFolder, write_json, write_manifest
+from nip.runs.record import write_record
 from nip.training.checkpoint import Progress, load_checkpoint, read_tensors, save_checkpoint, write_tensors
 from nip.training.distributed import (
     Weights,
@@ -185,7 +186,9 @@ def open_folder(run: Run, graph: Pattern) -> None:
     if not named_exactly(graph, config):
         graph.save(folder.pattern)
     write_json(folder.config, json.loads(config.to_json()))
+    write_record(folder, record_of(config))
     write_json(folder.environment, here)
+    write_manifest(folder.path, (), OWNED, finished=False)
     if run.best:  # the checkpoint decides: a kill may have come between it and the file of the best weights
         write_best(run)
 
@@ -269,6 +272,7 @@ def final_test(run: Run, *, tested_only: bool) -> dict[str, Any]:
         metrics.secure()
         metrics.close()
         write_json(folder.result, result)
+        write_manifest(folder.path, (), OWNED, finished=True)
     run.console.note(in_words(result))
     return result
 

@@ -11,7 +11,7 @@ import torch
 
 from nip.data import open_split
 from nip.lra.batches import endless_batch
-from nip.lra.config import RunConfig, read_config, refuse_other, settle
+from nip.lra.config import KIND, RunConfig, check_same_config, read_config, settle
 from nip.lra.denoising import pretrained, start_from
 from nip.lra.evaluation import attention_choice, data_checksum, final_test, open_folder, set_up
 from nip.lra.graphs import run_pattern
@@ -77,14 +77,15 @@ def train(
         )
     if skip_train and not folder.best.is_file():
         raise ValueError(f"{out} has no best weights to test; train first, without skipping it.")
-    with claimed(folder) if accelerator.is_main_process else nullcontext():
+    with claimed(folder, KIND, early=(folder.pattern,)) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         if skip_train:
             config = dataclasses.replace(config, max_steps=read_config(folder.config).max_steps)
         config = settle(config, folder, device.type)
         graph = run_pattern(config, out)
         config = dataclasses.replace(config, checksum=graph.checksum, data=data_checksum(config.task, data))
-        refuse_other(config, folder)
+        if folder.config.is_file():
+            check_same_config(folder.path, read_config(folder.config), config)
         taken = attention_choice(config, graph, device)
         finished = folder.finished(config.max_steps)
         with Console(folder.log if accelerator.is_main_process else None, config.max_steps) as console:

@@ -30,7 +30,16 @@ from nip.pretraining.checks import (
 )
 from nip.pretraining.export import _weights, write_model
 from nip.pretraining.loop import keep_good, secure, train_stage
-from nip.pretraining.output_dir import KIND, claimed_run, finished, planned, refuse_other, settings_of, writing
+from nip.pretraining.output_dir import (
+    KIND,
+    OWNED,
+    check_same_settings,
+    claimed_run,
+    finished,
+    planned,
+    settings_of,
+    writing,
+)
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import Run, micro_batch, set_up
 from nip.pretraining.state import Progress, progress_in
@@ -40,8 +49,9 @@ from nip.pretraining.validation import commonest_token, evaluate
 from nip.runs.accuracy import learnt
 from nip.runs.console import Console
 from nip.runs.environment import changes, environment
-from nip.runs.folder import RUN_FILE, Metrics, RunFolder, read_run_file, write_json
+from nip.runs.folder import RUN_FILE, Metrics, RunFolder, read_run_file, write_json, write_manifest
 from nip.runs.process import keep_freed_memory, peak_mib
+from nip.runs.record import RunRecord, write_record
 from nip.training.distributed import new_accelerator
 from nip.training.train_step import TrainingDivergedError
 
@@ -49,24 +59,35 @@ TASK = "masked language model"
 TEST = 4  # the last evaluation takes so many times the samples of the others
 
 
-def run_facts(settings: Settings, data: str, command: Sequence[str]) -> dict[str, Any]:
-    """What ``run.json`` holds: the command, what decides the run's numbers, and the graph of its longest samples."""
-    graph = graph_of(settings, settings.tokens_at_most)
-    return {
-        "kind": KIND,
-        "task": TASK,
-        "command": list(command),
-        "settings": settings.to_dict(),
-        "pattern": settings.model,
-        "parameters": dict(settings.parameters),
-        "block_size": settings.block_size,
-        "seq_len": settings.tokens_at_most,
-        "checksum": graph.checksum,
-        "data": {"train": data},
-    }
+def record_of(settings: Settings, data: str, command: Sequence[str]) -> RunRecord:
+    """The record of a run, with the graph of its longest samples.
+
+    Parameters
+    ----------
+    settings : Settings
+    data : str
+        The checksum of the corpus.
+    command : sequence of str
+        What was typed.
+    """
+    return RunRecord(
+        kind=KIND,
+        task=TASK,
+        pattern=settings.model,
+        parameters=settings.parameters,
+        block_size=settings.block_size,
+        seq_len=settings.tokens_at_most,
+        checksum=graph_of(settings, settings.tokens_at_most).checksum,
+        data={"train": data},
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        settings=settings.to_dict(),
+        planned_steps=settings.max_steps,
+        command=list(command),
+    )
 
 
-def finish(run: Run) -> dict[str, Any]:
+def finish(run: Run, record: RunRecord) -> dict[str, Any]:
     """Evaluate once more, on more samples, write the result and the model; what ``result.json`` holds."""
     settings, progress, folder = run.settings, run.progress, run.folder
     run.tick()
@@ -127,6 +148,7 @@ def finish(run: Run) -> dict[str, Any]:
             folder.config.unlink(missing_ok=True)
             write_json(folder.result, result)
             write_model(run, folder.path, weights)
+            write_manifest(folder.path, record.command, OWNED, finished=True)
     run.accelerator.wait_for_everyone()
     run.console.note(in_words(result))
     return result
@@ -196,9 +218,9 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
         facts = read_run_file(folder.path)
         there = settings_of(facts, folder.path) if facts is not None else None
         settings = settled(settings, there, accelerator.device)
-        described = run_facts(settings, data, command)
+        record = record_of(settings, data, command)
         if facts is not None:
-            refuse_other(folder, facts, settings, data, described["checksum"])
+            check_same_settings(folder, facts, record)
         elif accelerator.is_main_process:
             verify(dataset)  # every byte, once: hours follow
         result = finished(folder, settings)
@@ -216,7 +238,7 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
                 while True:
                     run = set_up(settings, dataset, folder, accelerator, console, progress, log)
                     if not begun:
-                        begin(run, described, again=reopened(settings, there))
+                        begin(run, record, again=reopened(settings, there))
                         flops = works(settings, run)
                         peak = peak_of(accelerator.device, settings.precision) * accelerator.num_processes
                     begun = True
@@ -225,18 +247,17 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
                     over = train_stage(run)
                     progress, foreseen = run.progress, run.foreseen
                     if over:
-                        return finish(run)
+                        return finish(run, record)
                     del run
                     accelerator.free_memory()
 
 
-def begin(run: Run, described: dict[str, Any], *, again: bool) -> None:
+def begin(run: Run, record: RunRecord, *, again: bool) -> None:
     """Secure the run as it is, so that what cannot be written is known before the first step, and say what is there.
 
     Parameters
     ----------
-    described : dict
-        For ``run.json``.
+    record : RunRecord
     again : bool
         Whether the run goes on past what stopped it.
     """
@@ -244,7 +265,8 @@ def begin(run: Run, described: dict[str, Any], *, again: bool) -> None:
     if again:
         run.progress.stopped = None
     if run.main and not (folder.path / RUN_FILE).is_file():
-        write_json(folder.path / RUN_FILE, described)  # first: what follows must not lie there without an owner
+        write_record(folder, record)  # first: what follows must not be there without an owner
+        write_manifest(folder.path, record.command, OWNED, finished=False)
     if again or not folder.checkpoint.is_file():
         secure(run, None)
     else:
@@ -262,7 +284,8 @@ def begin(run: Run, described: dict[str, Any], *, again: bool) -> None:
             console.say(f"Warning: {'; '.join(changed)}. The run goes on, but its last bits may come out otherwise.")
     accelerator.wait_for_everyone()
     if run.main:
-        write_json(folder.path / RUN_FILE, described)  # new budgets, once the state knows of them
+        write_record(folder, record)  # new budgets, once the state has them
+        write_manifest(folder.path, record.command, OWNED, finished=False)
         write_json(folder.environment, here)
 
 
