@@ -38,7 +38,7 @@ def test_a_row_compares_medians_and_counts_the_attended_pairs_only(monkeypatch):
     dense, row = bench_attention([case], ["gather"], ["backward"], repeats=3, memory=False)
     assert (row.ms, row.ratio_to_dense, row.to_dict()["speedup_over_dense"]) == (4.0, 0.2, 5.0)
     assert (dense.density, row.density) == (1.0, 10 / 16)
-    # two products of 2 · 5 operations a pair forward, and 2.5 times that backward, in 4 ms
+    # two products of 2 · 5 operations per pair forward, and 2.5 times that backward, in 4 ms
     assert row.gflops == pytest.approx(2.5 * 4 * 5 * 10 * 64 * 2 * 3 / 4e-3 / 1e9)
     assert dense.gflops == pytest.approx(2.5 * 4 * 5 * 16 * 64 * 2 * 3 / 20e-3 / 1e9)
     both = dataclasses.replace(row, direction="forward+backward")
@@ -54,7 +54,7 @@ def test_a_call_computes_what_its_row_says(backend, direction):
     expected = bench.prepare(case, "reference", direction)()
     assert len(result) == (1 if direction == "forward" else 3)
     torch.testing.assert_close(result, expected)
-    torch.testing.assert_close(call(), result)  # a second time, too
+    torch.testing.assert_close(call(), result)  # also on the second call
 
 
 def test_a_backward_pass_alone_is_that_of_both():
@@ -80,10 +80,10 @@ def test_what_a_backend_cannot_do_is_left_out_and_said():
         for name in names
     ]
     assert said == [
-        f"The peer 'torch-sparse' is left out of backward in {dtype}: its backward pass writes out dense gradients."
+        f"The peer 'torch-sparse' is skipped for backward in {dtype}: its backward pass materializes dense gradients."
         for dtype in ("float64", "float32")
     ]
-    with pytest.raises(ValueError, match="'torch-sparse' is left out"):
+    with pytest.raises(ValueError, match="'torch-sparse' is skipped"):
         bench_attention(cases, [], ["backward"], rivals=["torch-sparse"])
 
 

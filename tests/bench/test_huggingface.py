@@ -15,12 +15,12 @@ SMALL = {"batch": 2, "layers": 1, "width": 32, "heads": 2, "block_size": 8}
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
-    """The tests' own process is left as it is."""
+    """Do not change the allocator of the test process."""
     monkeypatch.setattr(bench, "keep_freed_memory", lambda: None)
 
 
 def measure(monkeypatch, encoders, **options):
-    """Rows with invented times: each call is made once."""
+    """Rows with fixed times; each call runs once."""
 
     def once(calls, *_):
         for call in calls.values():
@@ -67,7 +67,7 @@ def test_a_training_step_gives_gradients_and_the_optimizer_moves_weights(monkeyp
 
 @pytest.fixture
 def saved(tmp_path):
-    """An encoder of 16 positions with weights of its own."""
+    """A saved encoder of 16 positions with random weights."""
     torch.manual_seed(5)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     model = BertModel(BertConfig(vocab_size=50, max_position_embeddings=16, **sizes))

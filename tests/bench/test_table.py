@@ -69,7 +69,7 @@ def test_markdown_is_a_table_with_its_circumstances():
     assert str(MACHINE) in caption
     assert "batch 4, 4 heads of 32, block 16, float32; medians of 7; sgemm 200 GFLOP/s" in caption
     assert header.count("|") == rule.count("|") == lines[0].count("|") == lines[1].count("|")
-    assert "block" not in header and "dtype" not in header  # the same throughout: in the caption
+    assert "block" not in header and "dtype" not in header  # constant: in the caption
     gflops = 4 * 32 * 64**2 * 16 * 0.125 / 2e-3 / 1e9
     assert lines[1] == f"| hypercube | 64 | forward | native | 2 | 4 | 8 | {gflops:.3g} | {gflops / 200:.0%} | 7 | 12 |"
     assert len(lines) == 2
