@@ -10,7 +10,7 @@ from nip.bench.quiet import Timing
 from nip.bench.rows import DENSE
 
 
-def test_rows_tell_what_was_measured_and_beside_what():
+def test_rows_contain_the_measurement_and_its_baseline():
     cases = [Case("hypercube", 60, batch=1, heads=2, head_dim=8), Case("softmax", 40, batch=1, heads=1, head_dim=4)]
     rows = list(bench_attention(cases, ["gather", "auto"], ["forward+backward"], repeats=1, memory=False))
     assert [(row.backend, row.case.pattern) for row in rows] == [
@@ -47,7 +47,7 @@ def test_a_row_compares_medians_and_counts_the_attended_pairs_only(monkeypatch):
 
 @pytest.mark.parametrize("direction", bench.DIRECTIONS)
 @pytest.mark.parametrize("backend", [DENSE, "gather"])
-def test_a_call_computes_what_its_row_says(backend, direction):
+def test_a_call_computes_the_pass_of_its_row(backend, direction):
     case = Case("softmax", 40, batch=1, heads=1, head_dim=4)  # complete: both compute dense attention
     call = bench.prepare(case, backend, direction)
     result = call()
@@ -64,7 +64,7 @@ def test_a_backward_pass_alone_is_that_of_both():
     )
 
 
-def test_what_a_backend_cannot_do_is_left_out_and_said():
+def test_unsupported_measurements_are_skipped_with_a_reason():
     said = []
     cases = [Case("hypercube", 64, batch=1, heads=1, head_dim=8, dtype=dtype) for dtype in ("float64", "float32")]
     rows = list(
@@ -121,7 +121,7 @@ def test_memory_counts_the_score_matrix_of_the_backend_that_has_one():
     assert 0 < gather < reference / 4
 
 
-def test_a_measurement_that_fails_says_why():
+def test_a_failed_measurement_has_a_reason():
     from nip.bench.attention import peak_mib
     from nip.bench.memory import _RESET
 

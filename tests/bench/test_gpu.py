@@ -42,7 +42,7 @@ class Script:
 CASE = Case("hypercube", 300, 16, 1, 2, 8)
 
 
-def test_rows_tell_medians_of_samples_taken_in_turns_and_their_ratios():
+def test_rows_are_medians_of_samples_taken_in_turns_with_ratios():
     warm = [50.0, 9.0, 1.0]  # the first call compiles; the last determines the number of calls per sample
     clock = Script({DENSE: [*warm, 4.0, 8.0, 6.0], WINDOW: [*warm, 3.0, 2.0, 9.0], "flex": [*warm, 1.0, 1.5, 7.0]})
     rows = list(bench_gpu([CASE], ["forward"], repeats=3, device="cpu", clock=clock))
@@ -54,7 +54,7 @@ def test_rows_tell_medians_of_samples_taken_in_turns_and_their_ratios():
 
 
 @pytest.mark.parametrize("direction", gpu.DIRECTIONS)
-def test_the_whole_measurement_runs(direction, on_a_cpu):
+def test_the_full_measurement_runs(direction, on_a_cpu):
     rows = list(bench_gpu([CASE], [direction], repeats=2, device="cpu", clock=gpu.WallClock()))
     assert [row.backend for row in rows] == [DENSE, WINDOW, "flex"]
     for row in rows:
@@ -71,7 +71,7 @@ def test_the_whole_measurement_runs(direction, on_a_cpu):
 
 
 @pytest.mark.parametrize("direction", gpu.DIRECTIONS)
-def test_each_computes_what_its_row_says(direction, on_a_cpu):
+def test_each_call_computes_the_pass_of_its_row(direction, on_a_cpu):
     cpu, whole = torch.device("cpu"), Case("softmax", 200, 16, 1, 2, 8)
     results = [gpu.prepare(whole, backend, direction, cpu)() for backend in gpu.BACKENDS]
     assert window(whole) < 200  # so the window is narrower than the sequence
@@ -87,7 +87,7 @@ def test_each_computes_what_its_row_says(direction, on_a_cpu):
     torch.testing.assert_close(results[1], right, rtol=1e-4, atol=1e-5)
 
 
-def test_what_does_not_fit_is_left_out_and_said(on_a_cpu, monkeypatch):
+def test_what_does_not_fit_into_memory_is_skipped_with_a_reason(on_a_cpu, monkeypatch):
     prepare = gpu.prepare
 
     def full(case, backend, direction, device):

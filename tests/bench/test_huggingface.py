@@ -31,7 +31,7 @@ def measure(monkeypatch, encoders, **options):
     return list(bench.bench_encoder(encoders, memory=False, **options))
 
 
-def test_both_passes_are_measured_beside_the_dense_encoder(monkeypatch):
+def test_both_passes_are_measured_with_the_dense_encoder(monkeypatch):
     rows = measure(monkeypatch, [Encoder(64, **SMALL)], patterns=["hypercube", "local"], backend="gather")
     kinds = [("sdpa", "softmax"), ("gather", "hypercube"), ("gather", "local")]
     expected = [(direction, *kind) for direction in ("training", "inference") for kind in kinds]
@@ -99,9 +99,9 @@ def test_a_saved_encoder_by_the_command(saved, capsys):
     with pytest.raises(SystemExit) as ended:
         main(command)
     assert not ended.value.code
-    told = capsys.readouterr()
-    assert not told.err, "no bars where standard error is no terminal"
-    rows = json.loads(told.out)
+    printed = capsys.readouterr()
+    assert not printed.err, "no progress bars if standard error is not a terminal"
+    rows = json.loads(printed.out)
     assert [(row["source"], row["layers"], row["width"]) for row in rows] == [(saved, 2, 32)] * 2
     with pytest.raises(SystemExit) as stop:
         main([*command, "--layers", "3"])

@@ -72,7 +72,7 @@ def test_longformer_attends_over_a_window_of_about_the_pattern_s_width():
     torch.testing.assert_close(problem.forward(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_longformer_is_padded_to_whole_windows():
+def test_longformer_is_padded_to_a_multiple_of_the_window():
     needs_transformers()
     case = Case("hypercube", 250, block_size=8, batch=2, heads=2, head_dim=8)
     assert peers.prepare("hf-longformer", case).forward().shape == (2, 256, 16)
@@ -137,7 +137,7 @@ def test_what_a_peer_cannot_do_it_refuses_with_a_reason(name, changes, direction
     assert reason in peers.PEERS[name].refuses(case, direction)
 
 
-def test_without_a_compiler_or_transformers_a_peer_says_what_it_needs(monkeypatch):
+def test_without_a_compiler_or_transformers_a_peer_names_what_it_needs(monkeypatch):
     monkeypatch.setattr(peers.shutil, "which", lambda name: None)
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     assert "needs a C++ compiler" in peers.PEERS["flex-window"].refuses(TINY, "forward")

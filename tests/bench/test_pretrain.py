@@ -18,7 +18,7 @@ def memory(monkeypatch):
     monkeypatch.setattr(bench, "keep_freed_memory", lambda: None)
 
 
-def test_patterns_are_measured_beside_the_dense_step(monkeypatch):
+def test_patterns_are_measured_with_the_dense_step(monkeypatch):
     def once(calls, *_):
         for call in calls.values():
             call()

@@ -55,7 +55,7 @@ def test_the_warm_up_is_not_timed():
     assert found["a"].ms == pytest.approx(2)
 
 
-def test_samples_beside_a_slow_probe_are_taken_again_by_those_who_need_them():
+def test_samples_next_to_a_slow_probe_are_repeated_for_the_calls_that_need_them():
     # the probe after b's first sample is slow: that sample is dropped, and so is a's next one, which starts with it
     machine = Machine([100, 100, 84, 100, 100])
     found = timed(machine, {"a": machine.call("a", 1e-3), "b": machine.call("b", 1e-3)}, 2)
@@ -78,7 +78,7 @@ def test_a_call_with_enough_samples_waits():
     assert (found["a"].kept, len(found["a"].times)) == (1, 1)
 
 
-def test_a_faster_probe_later_judges_samples_anew():
+def test_a_faster_probe_later_invalidates_samples():
     machine = Machine([50, 50, 100])
     found = timed(machine, {"a": machine.call("a", 9.0, 1.0, 2.0, 3.0, 4.0)}, 2)
     # the first sample was quiet by the best speed until then, and the second started so

@@ -20,7 +20,7 @@ def memory(monkeypatch):
     return calls
 
 
-def test_every_way_is_measured_with_each_backend_beside_the_dense_step(memory):
+def test_every_way_is_measured_with_each_backend_and_the_dense_step(memory):
     rows = list(small(backends=["gather", "auto"], ways=["own", "plain"]))
     assert [(row.way, row.attention, row.pattern) for row in rows] == [
         (way, *kind)
