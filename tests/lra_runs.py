@@ -13,10 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from nip.data import TASKS, Examples, write_task
 from nip.data.tasks.probe import ProbeRule, draw_probe
 from nip.lra import RunConfig, recipe
+from nip.lra.objective import LABELS
+from nip.lra.task import LabelTask
+from nip.runs.console import Console
+from nip.runs.folder import RunFolder
+from nip.training.checkpoint import Progress, TrainState
+from nip.training.trainer import EngineSettings, Run, take_step
 
 SIZES = {"train": 24, "dev": 14, "test": 13}
 
@@ -190,3 +197,22 @@ def comparable(folder: Path):
 @pytest.fixture(name="comparable")
 def comparable_fixture():
     return comparable
+
+
+def one_step(model, optimizer, examples, indices, config, step=0, objective=LABELS):
+    """The result of a training step on the examples `indices`, as the engine takes it."""
+
+    class OneStep(LabelTask):
+        def indices(self, step):
+            return indices
+
+        def objective(self, moment):
+            return objective
+
+        def learning_rate(self, run):
+            return run.state.optimizer.param_groups[0]["lr"], None
+
+    task = OneStep(config, {"train": examples})
+    state = TrainState(Accelerator(mixed_precision="no"), model, optimizer, progress=Progress(step=step))
+    run = Run(EngineSettings(seed=config.seed), RunFolder(Path("nowhere")), state, Console(None, None))
+    return take_step(run, task, task.batch(run))

@@ -6,7 +6,7 @@ import torch
 import nip
 from nip.bench import profile
 from nip.data import open_split
-from nip.lra import train_step as steps
+from nip.lra import batches
 from nip.models import lra
 
 
@@ -49,23 +49,25 @@ def test_backward_passes_of_attention_are_counted_as_attention(config, data, bac
 
 def test_every_step_is_the_same_work(config, data, monkeypatch):
     seen = []
-    monkeypatch.setattr(steps, "train_step", lambda *arguments: seen.append(arguments[4].tolist()))
+    monkeypatch.setattr(profile, "take_step", lambda run, task, batch: seen.append(batch))
     step = profile.make_step(config, open_split("listops", "train", data))
     step()
     step()
-    assert seen[0] == seen[1] and len(seen[0]) == config.batch_size
+    assert seen[0].samples == seen[1].samples == config.batch_size
+    for one, other in zip(seen[0].micro_batches, seen[1].micro_batches, strict=True):
+        assert torch.equal(one.inputs["input_ids"], other.inputs["input_ids"])
 
 
 def test_loading_reads_what_the_steps_read(config, data, monkeypatch):
     examples, seen = open_split("listops", "train", data), []
-    real = steps.padded_parts
+    real = profile.padded_micro_batches
 
     def watched(given, parts, *rest):
         parts = list(parts)
         seen.append([part.tolist() for part in parts])
         return real(given, parts, *rest)
 
-    monkeypatch.setattr(steps, "padded_parts", watched)
+    monkeypatch.setattr(profile, "padded_micro_batches", watched)
     load = profile.make_loading(config, examples)
     load()
     load()
@@ -76,13 +78,13 @@ def test_loading_reads_what_the_steps_read(config, data, monkeypatch):
 
 
 def test_plainly_changes_nothing_but_the_way(config):
-    before = (lra.dropout, lra.add_dropout, steps.padded_length)
+    before = (lra.dropout, lra.add_dropout, batches.padded_length)
     x = torch.ones(20_000)
     torch.manual_seed(0)
     with profile.plainly():
-        assert steps.padded_length(3, config) == config.seq_len
+        assert batches.padded_length(3, config) == config.seq_len
         dropped = lra.add_dropout(x, x, 0.25, True)
         assert dropped.unique().tolist() == pytest.approx([1.0, 1 + 4 / 3])
         assert dropped.mean().item() == pytest.approx(2, abs=0.03)
         assert torch.equal(lra.dropout(x, 0.25, False), x)
-    assert before == (lra.dropout, lra.add_dropout, steps.padded_length)
+    assert before == (lra.dropout, lra.add_dropout, batches.padded_length)

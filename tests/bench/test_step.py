@@ -5,7 +5,7 @@ import pytest
 from nip.bench import step as bench
 from nip.bench.quiet import Timing
 from nip.cli import main
-from nip.lra import train_step as steps
+from nip.lra import task as lra_task
 
 
 def small(**changes):
@@ -14,17 +14,17 @@ def small(**changes):
 
 @pytest.fixture
 def memory(monkeypatch):
-    """Calls of `keep_freed_memory`, which does not change the test process."""
-    calls = []
-    monkeypatch.setattr(bench, "keep_freed_memory", lambda: calls.append(True))
-    return calls
+    """Whether the process was told to keep freed memory; the tests' own process is left as it is."""
+    told = []
+    monkeypatch.setattr(bench, "keep_freed_memory", lambda: told.append(True))
+    return told
 
 
-def test_every_way_is_measured_with_each_backend_and_the_dense_step(memory):
+def test_every_way_is_measured_with_each_backend_beside_the_dense_step(memory):
     rows = list(small(backends=["gather", "auto"], ways=["own", "plain"]))
     assert [(row.way, row.attention, row.pattern) for row in rows] == [
         (way, *kind)
-        for way in ("plain", "own")  # plain is first: keeping freed memory cannot be undone
+        for way in ("plain", "own")  # plain comes first: freed memory cannot be given back again afterwards
         for kind in (("dense", "softmax"), ("gather", "hypercube"), ("dense", "hypercube"))
     ]  # at this size auto is dense with the pattern as a mask
     for row in rows:
@@ -37,18 +37,18 @@ def test_every_way_is_measured_with_each_backend_and_the_dense_step(memory):
 
 def test_full_padding_has_full_length_and_own_padding_less(memory, monkeypatch):
     lengths = []
-    forward = steps.forward
+    forward = lra_task.forward
 
-    def watched(model, accelerator, part, *rest):
-        lengths.append(part.input_ids.shape[1])
-        return forward(model, accelerator, part, *rest)
+    def watched(model, accelerator, micro_batch, *rest):
+        lengths.append(micro_batch.inputs["input_ids"].shape[1])
+        return forward(model, accelerator, micro_batch, *rest)
 
     def once(calls, *_):
         for call in calls.values():
             call()
         return {name: Timing([1.0], 1) for name in calls}
 
-    monkeypatch.setattr(steps, "forward", watched)
+    monkeypatch.setattr(lra_task, "forward", watched)
     monkeypatch.setattr(bench, "time_alternately", once)
     monkeypatch.setattr(bench, "profile_step", lambda call: {"attention": 1.0, "step": 4.0})
     list(small(ways=["full"], backends=[], seq_len=2048))

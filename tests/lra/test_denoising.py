@@ -3,35 +3,35 @@
 import dataclasses
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import nip
+from lra_runs import one_step
 from nip.data import TASKS, Examples, open_split, write_task
-from nip.lra import learning, train
-from nip.lra import train_step as steps
+from nip.lra import train
+from nip.lra.batches import IGNORED, padded_micro_batches
 from nip.lra.denoising import (
-    DENOISING,
     FOLDER,
+    DenoisingTask,
     held_out_examples,
     hidden_tokens,
-    judge_levels,
     kept_examples,
-    masked_parts,
+    level_loss,
+    masked_micro_batches,
     objective,
     outputs,
 )
-from nip.lra.evaluation import encoder_config
-from nip.lra.train_step import NONE, judge_classes
+from nip.lra.model import encoder_config
+from nip.lra.objective import LABELS, class_loss
 from nip.models import build_classifier, build_denoiser
 from nip.runs.folder import RunFolder, read_metrics
+from nip.training import trainer
 from nip.training.checkpoint import read_tensors
 from nip.training.train_step import TrainingDivergedError
 
@@ -85,32 +85,32 @@ def test_what_is_read_and_what_is_asked(task, any_data, small):
     config = small(task, recipe="modern", positions=40, mask_share=0.5, cut=None)
     examples = open_split(task, "train", any_data(task))
     parts = [np.array([3, 11, 5]), np.array([7])]
-    plain = list(steps.padded_parts(examples, parts, config))
-    masked = list(masked_parts(examples, parts, config, 9))
+    plain = list(padded_micro_batches(examples, parts, config))
+    masked = list(masked_micro_batches(examples, parts, config, 9))
     for before, after in zip(plain, masked, strict=True):
-        hidden = after.input_ids == TASKS[task].vocab_size
-        assert hidden.any() and not (hidden & ~before.mask).any()
-        assert torch.equal(hidden, after.answers != NONE)
-        assert torch.equal(after.answers[hidden], before.input_ids[hidden])
-        assert torch.equal(after.input_ids[~hidden], before.input_ids[~hidden])
-        assert torch.equal(after.mask, before.mask)
+        hidden = after.inputs["input_ids"] == TASKS[task].vocab_size
+        assert hidden.any() and not (hidden & ~before.inputs["mask"]).any()
+        assert torch.equal(hidden, after.targets != IGNORED)
+        assert torch.equal(after.targets[hidden], before.inputs["input_ids"][hidden])
+        assert torch.equal(after.inputs["input_ids"][~hidden], before.inputs["input_ids"][~hidden])
+        assert torch.equal(after.inputs["mask"], before.inputs["mask"])
     # whatever the part that an example is read in
-    (alone,) = masked_parts(examples, [np.array([11])], config, 9)
-    length = min(alone.input_ids.shape[-1], masked[0].input_ids.shape[-1])
-    assert torch.equal(alone.input_ids[0, ..., :length], masked[0].input_ids[1, ..., :length])
+    (alone,) = masked_micro_batches(examples, [np.array([11])], config, 9)
+    length = min(alone.inputs["input_ids"].shape[-1], masked[0].inputs["input_ids"].shape[-1])
+    assert torch.equal(alone.inputs["input_ids"][0, ..., :length], masked[0].inputs["input_ids"][1, ..., :length])
 
 
-@pytest.mark.parametrize("judge", [judge_classes, judge_levels])
+@pytest.mark.parametrize("judge", [class_loss, level_loss])
 def test_the_loss_is_of_masked_tokens_alone(judge):
     generator = torch.Generator().manual_seed(0)
-    classes = 1 if judge is judge_levels else 256
+    classes = 1 if judge is level_loss else 256
     numbers = torch.randn(2, 3, 10, classes, generator=generator, requires_grad=True)
     answers = torch.randint(0, 256, (2, 3, 10), generator=generator)
     hidden = torch.rand(2, 3, 10, generator=generator) < 0.4
     with torch.no_grad():
         numbers[0, 0, 0] = answers[0, 0, 0] / 255 if classes == 1 else 50.0 * torch.eye(256)[answers[0, 0, 0]]
     hidden[0, 0, 0] = True
-    loss, right = judge(numbers, answers.masked_fill(~hidden, NONE))
+    loss, right = judge(numbers, answers.masked_fill(~hidden, IGNORED))
     expected = 0.0
     for place in hidden.nonzero().tolist():
         row, answer = numbers[tuple(place)].detach().double(), int(answers[tuple(place)])
@@ -131,18 +131,16 @@ def test_parts_add_up_to_the_batch(task, any_data, small):
     graph = nip.pattern("hypercube", config.n_blocks)
     model = build_denoiser(encoder_config(config), graph, outputs=outputs(TASKS[task]), seed=0)
     indices, before = np.arange(6), {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    (whole,) = masked_parts(examples, [indices], config, 2)
-    hidden = whole.answers != NONE
-    numbers, answers = model(whole.input_ids, whole.mask)[hidden], whole.answers[hidden]
+    (whole,) = masked_micro_batches(examples, [indices], config, 2)
+    hidden = whole.targets != IGNORED
+    numbers, answers = model(whole.inputs["input_ids"], whole.inputs["mask"])[hidden], whole.targets[hidden]
     if task == "image":
         loss = (numbers[:, 0] - answers / 255).abs().mean()
     else:
         loss = torch.nn.functional.cross_entropy(numbers, answers)
     slopes = torch.autograd.grad(loss, list(model.parameters()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    measured, _ = steps.train_step(
-        model, optimizer, Accelerator(mixed_precision="no"), examples, indices, config, 2, objective(TASKS[task], 2)
-    )
+    measured = one_step(model, optimizer, examples, indices, config, 2, objective(TASKS[task], 2)).loss
     assert measured == pytest.approx(loss.item(), rel=1e-5)
     for (name, weight), slope in zip(model.named_parameters(), slopes, strict=True):
         assert_close(weight.detach(), before[name] - 0.1 * slope, atol=1e-6, rtol=1e-4)
@@ -163,11 +161,11 @@ def test_what_is_held_out_is_not_trained_on(n, seed):
 
 
 def test_batches_are_of_what_is_kept(modern, data):
-    run = SimpleNamespace(config=modern, splits={"train": open_split("listops", "train", data)})
-    seen = np.concatenate([DENOISING.batch(run, step) for step in range(380 // 8)])
+    task = DenoisingTask(modern, {"train": open_split("listops", "train", data)})
+    seen = np.concatenate([task.indices(step) for step in range(380 // 8)])
     assert len(set(seen)) == len(seen) == 376  # a pass, the last incomplete batch left out
     assert not set(seen) & set(held_out_examples(400, modern.seed))
-    assert not np.array_equal(DENOISING.batch(run, 0), DENOISING.batch(run, 1))
+    assert not np.array_equal(task.indices(0), task.indices(1))
 
 
 def phases(folder, comparable):
@@ -294,14 +292,14 @@ def test_killed_in_either_phase_it_ends_with_the_same_bits(modern, data, tmp_pat
 
 def test_stopped_between_the_phases(modern, data, tmp_path, comparable, monkeypatch):
     train(modern, tmp_path / "whole", data=data)
-    true_step = learning.train_step
+    true_step = trainer.take_step
 
-    def stopped(model, *rest):
-        if rest[6] is steps.LABELS:
+    def stopped(run, task, batch):
+        if task.objective(0) is LABELS:
             raise KeyboardInterrupt
-        return true_step(model, *rest)
+        return true_step(run, task, batch)
 
-    monkeypatch.setattr(learning, "train_step", stopped)
+    monkeypatch.setattr(trainer, "take_step", stopped)
     with pytest.raises(KeyboardInterrupt):
         train(modern, tmp_path / "run", data=data)
     assert not RunFolder(tmp_path / "run").checkpoint.exists()
@@ -317,8 +315,10 @@ def test_a_loss_that_is_no_number_stops_it(modern, data, tmp_path, monkeypatch):
         calls.append(torch.is_grad_enabled())
         return true_loss(*args, **options) * (math.nan if sum(calls) == 14 else 1)  # two parts a step: in step 7
 
-    monkeypatch.setattr("nip.lra.train_step.functional.cross_entropy", poisoned)
-    with pytest.raises(TrainingDivergedError, match=r"became nan at step 7\..*of step 4, is kept in .*pretraining\."):
+    monkeypatch.setattr("nip.lra.objective.functional.cross_entropy", poisoned)
+    with pytest.raises(
+        TrainingDivergedError, match=r"Step 7 cannot be taken: its loss is nan\..*of step 4, is kept in .*pretraining\."
+    ):
         train(modern, tmp_path / "run", data=data)
     monkeypatch.undo()
     assert train(modern, tmp_path / "run", data=data)["steps"] == 12

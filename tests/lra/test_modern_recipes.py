@@ -8,7 +8,7 @@ import torch
 import nip
 from nip.data import TASKS
 from nip.lra import recipe
-from nip.lra.evaluation import encoder_config
+from nip.lra.model import encoder_config
 from nip.lra.modern_recipes import RECIPES, gated_width
 from nip.models import build_classifier
 

@@ -134,7 +134,7 @@ def test_more_steps_continue_a_run_and_say_so(config, data, tmp_path, capsys, co
     at_twelve = read_metrics(tmp_path / "run" / "metrics.jsonl")
     result = train(longer, tmp_path / "run", data=data)
     said = capsys.readouterr().err
-    assert "Going on after step 12 of 20" in said and "schedule of 20" in said
+    assert "Resuming after step 12 of 20" in said and "schedule of 20" in said
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert result["steps"] == 20
     assert rows[: len(at_twelve) - 1] == at_twelve[:-1]  # all but the test at step 12, which is no longer the end
@@ -179,8 +179,10 @@ def test_a_loss_that_is_no_number_stops_the_run(config, data, tmp_path, monkeypa
         # two parts a step: the second part of step 7
         return true_loss(*args, **options) * (math.nan if sum(calls) == 14 else 1)
 
-    monkeypatch.setattr("nip.lra.train_step.functional.cross_entropy", poisoned)
-    with pytest.raises(TrainingDivergedError, match=r"became nan at step 7\..*good checkpoint, of step 4, is kept"):
+    monkeypatch.setattr("nip.lra.objective.functional.cross_entropy", poisoned)
+    with pytest.raises(
+        TrainingDivergedError, match=r"Step 7 cannot be taken: its loss is nan\..*good checkpoint, of step 4, is kept"
+    ):
         train(config, tmp_path / "run", data=data)
     assert not (tmp_path / "run" / "result.json").exists()
     monkeypatch.undo()
@@ -189,22 +191,24 @@ def test_a_loss_that_is_no_number_stops_the_run(config, data, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("poisoned", "says", "kept"), [(6, "weights are no numbers any more", 5), (8, "loss became nan", 7)]
+    ("poisoned", "says", "kept"), [(6, "Weights contain NaN or Inf", 5), (8, "loss became nan", 7)]
 )
 def test_weights_that_overflow_unseen_are_not_saved(config, data, tmp_path, monkeypatch, poisoned, says, kept):
-    from nip.lra import learning
+    from nip.lra import task as lra_task
+    from nip.training import trainer
 
-    true_step = learning.train_step
+    true_step, settings = trainer.take_step, lra_task.EngineSettings
 
-    def train_step(model, *rest):
-        measured = true_step(model, *rest)
-        if rest[5] + 1 == poisoned:
+    def take_step(run, *rest):
+        measured = true_step(run, *rest)
+        if run.progress.step == poisoned:
             with torch.no_grad():
-                model.output.bias[0] = math.nan
+                run.state.model.output.bias[0] = math.nan
         return measured
 
-    monkeypatch.setattr(learning, "train_step", train_step)
-    monkeypatch.setattr(learning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)  # one after every step
+    monkeypatch.setattr(trainer, "take_step", take_step)
+    # a checkpoint after every step
+    monkeypatch.setattr(lra_task, "EngineSettings", lambda **given: settings(**given, checkpoint_seconds=-1.0))
     said = rf"{says} after step {poisoned}\..*good checkpoint, of step {kept}, is kept"
     with pytest.raises(TrainingDivergedError, match=said):
         train(config, tmp_path / "run", data=data)
@@ -225,7 +229,7 @@ def test_a_kill_between_the_checkpoint_and_the_best_weights(config, data, tmp_pa
 def test_so_large_a_rate_stops_the_run(config, data, tmp_path):
     # so large a rate that the weights overflow before the loss is seen to
     config = dataclasses.replace(config, learning_rate=1e38, eval_every=1)
-    with pytest.raises(TrainingDivergedError, match=r"at step \d|after step \d"):
+    with pytest.raises(TrainingDivergedError, match=r"Step \d+ cannot|after step \d"):
         train(config, tmp_path / "run", data=data)
     from nip.training.checkpoint import read_tensors
 
@@ -285,7 +289,7 @@ def test_another_machine_is_a_warning(config, data, tmp_path, capsys):
     path = RunFolder(tmp_path / "run").environment
     path.write_text(json.dumps({**json.loads(path.read_text()), "threads": 96}))
     train(dataclasses.replace(config, max_steps=14), tmp_path / "run", data=data)
-    assert "Warning: threads was 96 and is 1. The run goes on" in capsys.readouterr().err
+    assert "Warning: threads was 96 and is 1. The run resumes" in capsys.readouterr().err
     assert json.loads(path.read_text())["threads"] == 1
 
 

@@ -11,16 +11,17 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import nip
+from lra_runs import one_step
 from nip.data import TASKS, baselines, open_split
 from nip.data.tasks.probe import routes
-from nip.lra import train
-from nip.lra import train_step as steps
-from nip.lra.evaluation import encoder_config
+from nip.lra import evaluation, train
+from nip.lra.batches import IGNORED, padded_micro_batches
+from nip.lra.model import encoder_config
 from nip.models import build_classifier
 from nip.report.page import write_report
-from nip.runs.accuracy import Answers
+from nip.runs.accuracy import AccuracyCounts
 from nip.runs.folder import RunFolder, read_metrics
-from nip.runs.record import find_records
+from nip.study import find_runs
 from nip.training.train_step import TrainingDivergedError
 
 KINDS = ["text", "retrieval", "image", "probe"]  # one of each
@@ -42,7 +43,7 @@ def test_every_task_trains_is_tested_and_reported(task, protocol, any_data, smal
     lines = (tmp_path / "run" / f"{task}_hypercube_output.log").read_text().splitlines()
     assert [json.loads(line)["component"] for line in lines] == ["train", "dev", "train", "dev", "test"]
     write_report([tmp_path / "run"], tmp_path / "report.html")
-    (run,) = find_records([tmp_path / "run"])
+    (run,) = find_runs([tmp_path / "run"])
     assert run.result.test_accuracy == result["test_accuracy"]
     assert task in (tmp_path / "report.html").read_text()
 
@@ -96,14 +97,15 @@ def test_a_step_goes_down_the_mean_loss_of_all_answers(task, protocol, any_data,
     # the probe is cut, so that some queries have lost their pair
     sizes = {"seq_len": 24} if task == "probe" else {}
     config = small(task, protocol, dropout=0.0, attention_dropout=0.0, **sizes)
-    model, optimizer, accelerator, examples = prepared(config, any_data(task))
+    model, optimizer, _accelerator, examples = prepared(config, any_data(task))
     indices = np.array([3, 14, 15, 9, 2, 6])
     losses, right = losses_by_hand(model, examples, indices, config)
     if task == "probe":
         assert 6 < len(losses) < 36
     gradient = torch.autograd.grad(losses.mean(), list(model.parameters()))
     before = [weight.detach().clone() for weight in model.parameters()]
-    loss, accuracy = steps.train_step(model, optimizer, accelerator, examples, indices, config, step=0)
+    result = one_step(model, optimizer, examples, indices, config)
+    loss, accuracy = result.loss, result.accuracy
     assert loss == pytest.approx(losses.mean().item(), rel=1e-5)
     assert accuracy == pytest.approx(sum(map(sum, right)) / len(losses))
     for weight, old, slope in zip(model.parameters(), before, gradient, strict=True):
@@ -112,49 +114,49 @@ def test_a_step_goes_down_the_mean_loss_of_all_answers(task, protocol, any_data,
 
 @pytest.mark.parametrize("task", KINDS)
 def test_an_evaluation_counts_the_answers_of_every_example(task, any_data, small, monkeypatch):
-    monkeypatch.setattr(steps, "EVALUATION_TOKENS", {True: 128, False: 128})  # several parts
+    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 128, False: 128})  # several parts
     config = small(task, "clean")
     model, _, accelerator, examples = prepared(config, any_data(task))
     indices = np.arange(20)
     losses, right = losses_by_hand(model.eval(), examples, indices, config)
-    loss, answers = steps.evaluate(model.train(), accelerator, examples, indices, config)
+    loss, answers = evaluation.evaluate(model.train(), accelerator, examples, indices, config)
     assert loss == pytest.approx(losses.mean().item(), rel=1e-5)
-    assert answers == Answers.counted(np.array([sum(each) for each in right]), np.array([len(each) for each in right]))
+    counts = (np.array([reduce(each) for each in right]) for reduce in (sum, len))
+    assert answers == AccuracyCounts.counted(*counts)
 
 
 def test_black_is_masked_by_the_original_only(any_data, small):
     examples = open_split("image", "train", any_data("image"))
     for protocol in ("clean", "original"):
-        (part,) = steps.padded_parts(examples, [np.arange(6)], small("image", protocol))
-        black = part.input_ids == 0
-        assert black.any() and part.mask.equal(~black if protocol == "original" else torch.ones_like(black))
+        (part,) = padded_micro_batches(examples, [np.arange(6)], small("image", protocol))
+        black = part.inputs["input_ids"] == 0
+        assert black.any() and part.inputs["mask"].equal(~black if protocol == "original" else torch.ones_like(black))
 
 
 def test_the_original_keeps_so_many_bytes_and_divides_by_the_padded_length(any_data, small):
     config = small("text", "original")
     model, _, _, examples = prepared(config, any_data("text"))
-    (part,) = steps.padded_parts(examples, [np.arange(24)], config)
-    assert part.mask.sum(1).max() == 20 and examples.lengths.max() == 20
+    (part,) = padded_micro_batches(examples, [np.arange(24)], config)
+    assert part.inputs["mask"].sum(1).max() == 20 and examples.lengths.max() == 20
     assert max(open_split("text", "train", any_data("text")).lengths) > 20
-    x = model.eval().features(part.input_ids, part.mask)
-    mean = torch.stack([row[real].sum(0) / 40 for row, real in zip(x, part.mask, strict=True)])
-    assert_close(model.encode(part.input_ids, part.mask), mean)
+    x = model.eval().features(part.inputs["input_ids"], part.inputs["mask"])
+    mean = torch.stack([row[real].sum(0) / 40 for row, real in zip(x, part.inputs["mask"], strict=True)])
+    assert_close(model.encode(part.inputs["input_ids"], part.inputs["mask"]), mean)
 
 
 def test_queries_that_a_cut_leaves_without_their_pair_ask_nothing(any_data, small):
     examples = open_split("probe", "train", any_data("probe"))
-    (part,) = steps.padded_parts(examples, [np.arange(24)], small("probe", seq_len=24))
+    (part,) = padded_micro_batches(examples, [np.arange(24)], small("probe", seq_len=24))
     asked = 0
-    for i, answers in enumerate(part.answers):
+    for i, answers in enumerate(part.targets):
         queries, pairs = routes(examples.sequence(i))
         kept = [int(q) for q, pair in zip(queries, pairs, strict=True) if max(q, pair) < 24]
-        assert (answers != steps.NONE).nonzero().flatten().tolist() == kept
+        assert (answers != IGNORED).nonzero().flatten().tolist() == kept
         asked += len(kept)
-    assert 0 < asked == steps.asked(examples, np.arange(24), small("probe", seq_len=24)) < 24 * 6
+    assert 0 < asked == part.n_targets < 24 * 6
     with pytest.raises(ValueError, match="The batch of step 1 asks for nothing: 1 tokens are too few"):
-        steps.train_step(
-            *prepared(small("probe", seq_len=1), any_data("probe")), np.arange(6), small("probe", seq_len=1), 0
-        )
+        model, optimizer, _, examples = prepared(small("probe", seq_len=1), any_data("probe"))
+        one_step(model, optimizer, examples, np.arange(6), small("probe", seq_len=1))
 
 
 @pytest.mark.parametrize("task", KINDS)
@@ -165,8 +167,10 @@ def test_a_loss_that_is_no_number_stops_every_task(task, any_data, small, tmp_pa
         calls.append(torch.is_grad_enabled())
         return true_loss(*args, **options) * (math.nan if sum(calls) == 6 else 1)  # two parts a step
 
-    monkeypatch.setattr("nip.lra.train_step.functional.cross_entropy", poisoned)
-    with pytest.raises(TrainingDivergedError, match=r"became nan at step 3\..*good checkpoint, of step 2, is kept"):
+    monkeypatch.setattr("nip.lra.objective.functional.cross_entropy", poisoned)
+    with pytest.raises(
+        TrainingDivergedError, match=r"Step 3 cannot be taken: its loss is nan\..*good checkpoint, of step 2, is kept"
+    ):
         train(small(task), tmp_path / "run", data=any_data(task))
     monkeypatch.undo()
     assert train(small(task), tmp_path / "run", data=any_data(task))["steps"] == 4

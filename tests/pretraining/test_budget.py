@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.pretraining.budget import HOUR, Spent, batch_at, ended, eval_every, rate_of, share, shares, stage_at
+from nip.pretraining.budget import HOUR, batch_at, ended, eval_every, learning_rate, share, shares, stage_at
 from nip.pretraining.settings import Settings
+from nip.training.checkpoint import Progress
 
-spent = st.builds(Spent, st.integers(0, 200), st.integers(0, 2000), st.floats(0, 4 * HOUR))
+spent = st.builds(Progress, st.integers(0, 200), st.integers(0, 2000), st.floats(0, 4 * HOUR))
 
 
 @given(spent)
@@ -22,10 +23,10 @@ def test_what_is_used_up_first_ends_a_run(now):
 @pytest.mark.parametrize(
     ("now", "says"),
     [
-        (Spent(1000, 5, 5), "1,000 steps are done"),
-        (Spent(5, 1_000_000, 5), "1,000,000 tokens are seen"),
-        (Spent(5, 5, 1.5 * HOUR), "1.5 hours are over"),
-        (Spent(5, 5, 5), None),
+        (Progress(1000, 5, 5), "1,000 steps are done"),
+        (Progress(5, 1_000_000, 5), "1,000,000 tokens are seen"),
+        (Progress(5, 5, 1.5 * HOUR), "1.5 hours are over"),
+        (Progress(5, 5, 5), None),
     ],
 )
 def test_the_end_in_words(now, says):
@@ -36,7 +37,7 @@ def test_the_end_in_words(now, says):
 def test_stages_have_their_shares(step):
     settings = Settings(max_steps=1000, lengths=((16, 0.2), (32, 0.3), (64, 0.5)))
     expected = 0 if step < 200 else 1 if step < 500 else 2
-    assert stage_at(settings, share(settings, Spent(step))) == expected
+    assert stage_at(settings, share(settings, Progress(step))) == expected
 
 
 @given(st.floats(0, 1), st.integers(1, 64), st.integers(1, 20))
@@ -54,7 +55,7 @@ def test_a_batch_grows_from_its_first_to_its_last(done, first, times):
 
 def test_evaluations_come_in_three_phases():
     settings = Settings(max_steps=100, eval_every=20, eval_every_begin=2, eval_every_end=5, eval_begin_share=0.1)
-    found = [eval_every(settings, share(settings, Spent(step))) for step in (0, 9, 10, 50, 94, 95, 99)]
+    found = [eval_every(settings, share(settings, Progress(step))) for step in (0, 9, 10, 50, 94, 95, 99)]
     assert found == [2, 2, 20, 20, 20, 5, 5]
     plain = Settings(max_steps=100, eval_every=20)
     assert {eval_every(plain, step / 100) for step in range(100)} == {20}
@@ -63,22 +64,22 @@ def test_evaluations_come_in_three_phases():
 @pytest.mark.parametrize(
     ("settings", "now", "rate"),
     [
-        (Settings(max_steps=100, learning_rate=1.0, warmup=0.1), Spent(step=5), 0.5),
-        (Settings(max_steps=100, learning_rate=1.0, warmup=0.1), Spent(step=55), 0.5),
+        (Settings(max_steps=100, learning_rate=1.0, warmup=0.1), Progress(step=5), 0.5),
+        (Settings(max_steps=100, learning_rate=1.0, warmup=0.1), Progress(step=55), 0.5),
         (
             Settings(max_steps=100, learning_rate=1.0, schedule="constant_step", warmup_steps=20),
-            Spent(step=10),
+            Progress(step=10),
             0.5,
         ),
-        (Settings(hours=10.0, learning_rate=1.0, warmup=0.1), Spent(seconds=0.25 * HOUR), 0.25),
-        (Settings(max_tokens=1000, learning_rate=2.0, warmup=0.0, curve="cosine"), Spent(tokens=500), 1.0),
+        (Settings(hours=10.0, learning_rate=1.0, warmup=0.1), Progress(seconds=0.25 * HOUR), 0.25),
+        (Settings(max_tokens=1000, learning_rate=2.0, warmup=0.0, curve="cosine"), Progress(tokens=500), 1.0),
         (
             Settings(max_steps=100, learning_rate=1.0, warmup=0.1, curve="exp", decay_rate=0.5, decay_step=10.0),
-            Spent(step=30),
+            Progress(step=30),
             0.25,
         ),
-        (Settings(max_steps=100, learning_rate=1.0, curve="warmup-stable-decay"), Spent(step=80), 1.0),
+        (Settings(max_steps=100, learning_rate=1.0, curve="warmup-stable-decay"), Progress(step=80), 1.0),
     ],
 )
 def test_the_rate_follows_what_is_counted(settings, now, rate):
-    assert rate_of(settings, now) == pytest.approx(rate)
+    assert learning_rate(settings, now) == pytest.approx(rate)

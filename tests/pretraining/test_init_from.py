@@ -33,13 +33,13 @@ def settings():
 def first(monkeypatch, settings, corpus, out):
     """The weights that a run begins with."""
 
-    def stop(run):
-        seen.update({name: weight.detach().clone() for name, weight in run.objective.model.named_parameters()})
+    def stop(run, task):
+        seen.update({name: weight.detach().clone() for name, weight in run.state.bare_model.model.named_parameters()})
         raise KeyboardInterrupt
 
     seen = {}
     with monkeypatch.context() as patched:
-        patched.setattr("nip.pretraining.run.train_stage", stop)
+        patched.setattr("nip.pretraining.run.train", stop)
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings, corpus, out)
     return seen

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nip.data.corpus import Masking, open_corpus
 from nip.pretraining import microbatches as batches
-from nip.pretraining.microbatches import Lookahead, held_out_parts, training_parts
+from nip.pretraining.microbatches import Lookahead, held_out_micro_batches, training_micro_batches
 
 MASKING = Masking(probability=0.2, max_predictions=6)
 
@@ -31,9 +31,9 @@ def pairs(corpora):
 
 def rows(part):
     """The samples of a part as texts, so that they can be told apart: unmasked."""
-    ids = part.input_ids.clone().flatten()
-    ids[part.positions] = part.labels
-    return [tuple(row.tolist()) for row in ids.view_as(part.input_ids)]
+    ids = part.inputs["input_ids"].clone().flatten()
+    ids[part.inputs["positions"]] = part.targets
+    return [tuple(row.tolist()) for row in ids.view_as(part.inputs["input_ids"])]
 
 
 def originals(corpus):
@@ -41,14 +41,14 @@ def originals(corpus):
 
 
 def arguments(part):
-    return {name: x for name, x in part.arguments().items() if x is not None}
+    return {name: x for name, x in {**part.inputs, "targets": part.targets}.items() if x is not None}
 
 
 def test_an_epoch_has_every_sample_once_however_the_batch_grows(corpus):
     n, seen, position, count = len(corpus), [], 0, 1
     while position < n:
         count = min(count, n - position)
-        for part in training_parts(corpus, position, count, 4, MASKING, seed=3):
+        for part in training_micro_batches(corpus, position, count, 4, MASKING, seed=3):
             seen += rows(part)
         position, count = position + count, count + 2
     assert sorted(seen) == originals(corpus)
@@ -59,73 +59,88 @@ def test_processes_and_micro_batches_share_a_batch_without_changing_it(corpus, d
     processes = data.draw(st.integers(1, 4))
     count = processes * data.draw(st.integers(1, 6))
     position = data.draw(st.integers(0, 3 * len(corpus)))
-    (whole,) = training_parts(corpus, position, count, count, MASKING, seed=1)
+    (whole,) = training_micro_batches(corpus, position, count, count, MASKING, seed=1)
     micro = data.draw(st.integers(1, 7))
     shares = [
-        training_parts(corpus, position, count, micro, MASKING, seed=1, process=r, processes=processes)
+        training_micro_batches(corpus, position, count, micro, MASKING, seed=1, process=r, processes=processes)
         for r in range(processes)
     ]
     assert len({len(parts) for parts in shares}) == 1
     assert all(1 <= part.samples <= micro for parts in shares for part in parts)
-    found = [torch.cat([part.input_ids for part in parts]) for parts in shares]
-    assert torch.equal(torch.stack(found, 1).flatten(0, 1), whole.input_ids)
-    labels = torch.cat([part.labels for parts in shares for part in parts])
-    assert sorted(labels.tolist()) == sorted(whole.labels.tolist())
+    found = [torch.cat([part.inputs["input_ids"] for part in parts]) for parts in shares]
+    assert torch.equal(torch.stack(found, 1).flatten(0, 1), whole.inputs["input_ids"])
+    labels = torch.cat([part.targets for parts in shares for part in parts])
+    assert sorted(labels.tolist()) == sorted(whole.targets.tolist())
     assert sum(part.tokens for parts in shares for part in parts) == whole.tokens
 
 
 def test_a_batch_that_goes_over_into_the_next_epoch(corpus):
     n = len(corpus)
-    (across,) = training_parts(corpus, n - 3, 5, 5, MASKING, seed=1)
-    (before,), (after,) = (training_parts(corpus, at, k, k, MASKING, seed=1) for at, k in ((n - 3, 3), (n, 2)))
+    (across,) = training_micro_batches(corpus, n - 3, 5, 5, MASKING, seed=1)
+    (before,), (after,) = (training_micro_batches(corpus, at, k, k, MASKING, seed=1) for at, k in ((n - 3, 3), (n, 2)))
     length = corpus.max_seq_length
-    assert torch.equal(across.input_ids, torch.cat([before.input_ids, after.input_ids]))
-    assert torch.equal(across.positions, torch.cat([before.positions, after.positions + 3 * length]))
-    assert torch.equal(across.labels, torch.cat([before.labels, after.labels]))
-    assert torch.equal(across.segment_ids, torch.cat([before.segment_ids, after.segment_ids]))
-    assert (across.samples, across.asked, across.tokens) == (5, len(across.labels), before.tokens + after.tokens)
+    assert torch.equal(across.inputs["input_ids"], torch.cat([before.inputs["input_ids"], after.inputs["input_ids"]]))
+    assert torch.equal(
+        across.inputs["positions"], torch.cat([before.inputs["positions"], after.inputs["positions"] + 3 * length])
+    )
+    assert torch.equal(across.targets, torch.cat([before.targets, after.targets]))
+    assert torch.equal(
+        across.inputs["segment_ids"], torch.cat([before.inputs["segment_ids"], after.inputs["segment_ids"]])
+    )
+    assert (across.samples, across.n_targets, across.tokens) == (5, len(across.targets), before.tokens + after.tokens)
 
 
 def test_epochs_differ_in_order_and_masks(corpus):
     n = len(corpus)
-    (first,), (second,) = (training_parts(corpus, at, n, n, MASKING, seed=1) for at in (0, n))
+    (first,), (second,) = (training_micro_batches(corpus, at, n, n, MASKING, seed=1) for at in (0, n))
     assert sorted(rows(first)) == sorted(rows(second)) and rows(first) != rows(second)
     places = {row: k for k, row in enumerate(rows(first))}
-    same = [torch.equal(first.input_ids[places[row]], second.input_ids[k]) for k, row in enumerate(rows(second))]
+    same = [
+        torch.equal(first.inputs["input_ids"][places[row]], second.inputs["input_ids"][k])
+        for k, row in enumerate(rows(second))
+    ]
     assert sum(same) < n / 2
 
 
 def test_masks_are_those_of_the_corpus(corpus):
     batch = corpus.batch(np.arange(4, 20), seed=2, epoch=0)
     masked = corpus.masked(batch, MASKING, seed=2, epoch=0)
-    (part,) = training_parts(corpus, 4, 16, 16, MASKING, seed=2)
-    assert torch.equal(part.input_ids, torch.from_numpy(masked.input_ids))
+    (part,) = training_micro_batches(corpus, 4, 16, 16, MASKING, seed=2)
+    assert torch.equal(part.inputs["input_ids"], torch.from_numpy(masked.input_ids))
     labels = torch.full((16 * corpus.max_seq_length,), -100)
-    labels[part.positions] = part.labels
+    labels[part.inputs["positions"]] = part.targets
     assert torch.equal(labels.view(16, -1), torch.from_numpy(masked.labels))
-    assert torch.equal(part.segment_ids, torch.from_numpy(batch.segment_ids))
-    assert part.tokens == int((batch.segment_ids > 0).sum()) and part.token_type_ids is part.next_sentence is None
+    assert torch.equal(part.inputs["segment_ids"], torch.from_numpy(batch.segment_ids))
+    assert (
+        part.tokens == int((batch.segment_ids > 0).sum())
+        and part.inputs["token_type_ids"] is part.inputs["next_sentence"] is None
+    )
 
 
 def test_one_document_needs_no_boundaries(corpus, monkeypatch):
     whole = next(k for k in range(len(corpus)) if (corpus.samples(np.array([k])).segment_ids == 1).all())
     monkeypatch.setattr(type(corpus), "batch", lambda self, places, seed, epoch: self.samples(np.array([whole])))
-    (part,) = training_parts(corpus, 0, 1, 1, MASKING, seed=1)
-    assert part.segment_ids is None and part.tokens == corpus.max_seq_length
-    (both,) = training_parts(corpus, len(corpus) - 1, 2, 2, MASKING, seed=1)
-    assert both.segment_ids is None and both.samples == 2
+    (part,) = training_micro_batches(corpus, 0, 1, 1, MASKING, seed=1)
+    assert part.inputs["segment_ids"] is None and part.tokens == corpus.max_seq_length
+    (both,) = training_micro_batches(corpus, len(corpus) - 1, 2, 2, MASKING, seed=1)
+    assert both.inputs["segment_ids"] is None and both.samples == 2
 
 
 def test_samples_that_were_masked_once_keep_their_masks_and_pairs(pairs):
     n = len(pairs)
-    (first,), (second,) = (training_parts(pairs, at, n, n, MASKING, seed=1) for at in (0, n))
-    assert sorted(map(tuple, first.input_ids.tolist())) == sorted(map(tuple, second.input_ids.tolist()))
+    (first,), (second,) = (training_micro_batches(pairs, at, n, n, MASKING, seed=1) for at in (0, n))
+    assert sorted(map(tuple, first.inputs["input_ids"].tolist())) == sorted(
+        map(tuple, second.inputs["input_ids"].tolist())
+    )
     batch = pairs.batch(np.arange(n), seed=1, epoch=0)
-    assert torch.equal(first.token_type_ids, torch.from_numpy(batch.token_type_ids))
-    assert torch.equal(first.next_sentence, torch.from_numpy(batch.next_sentence))
-    assert first.token_type_ids.max() == 1 and 0 < first.next_sentence.sum() < n
-    (across,) = training_parts(pairs, n - 1, 2, 2, MASKING, seed=1)
-    assert torch.equal(across.next_sentence, torch.stack([first.next_sentence[-1], second.next_sentence[0]]))
+    assert torch.equal(first.inputs["token_type_ids"], torch.from_numpy(batch.token_type_ids))
+    assert torch.equal(first.inputs["next_sentence"], torch.from_numpy(batch.next_sentence))
+    assert first.inputs["token_type_ids"].max() == 1 and 0 < first.inputs["next_sentence"].sum() < n
+    (across,) = training_micro_batches(pairs, n - 1, 2, 2, MASKING, seed=1)
+    assert torch.equal(
+        across.inputs["next_sentence"],
+        torch.stack([first.inputs["next_sentence"][-1], second.inputs["next_sentence"][0]]),
+    )
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
@@ -133,9 +148,9 @@ def test_samples_that_were_masked_once_keep_their_masks_and_pairs(pairs):
 def test_held_out_samples_are_the_same_at_every_evaluation(held_out, processes, limit):
     n = len(held_out) if limit is None else limit
     assert n >= 13
-    (whole,) = held_out_parts(held_out, len(held_out), MASKING, seed=1, limit=limit)
+    (whole,) = held_out_micro_batches(held_out, len(held_out), MASKING, seed=1, limit=limit)
     shares = [
-        list(held_out_parts(held_out, 2, MASKING, seed=1, process=r, processes=processes, limit=limit))
+        list(held_out_micro_batches(held_out, 2, MASKING, seed=1, process=r, processes=processes, limit=limit))
         for r in range(processes)
     ]
     assert len({len(parts) for parts in shares}) == 1
@@ -143,24 +158,24 @@ def test_held_out_samples_are_the_same_at_every_evaluation(held_out, processes, 
     assert sum(part.samples for part in parts) == whole.samples == n
     assert sum(part.tokens for part in parts) == whole.tokens
     assert sorted(row for part in parts if part.samples for row in rows(part)) == sorted(rows(whole))
-    assert sorted(label for part in parts for label in part.labels.tolist()) == sorted(whole.labels.tolist())
+    assert sorted(label for part in parts for label in part.targets.tolist()) == sorted(whole.targets.tolist())
     silent = [part for part in parts if not part.samples]
-    assert all(part.asked == part.tokens == 0 and len(part.input_ids) == 1 for part in silent)
+    assert all(part.n_targets == part.tokens == 0 and len(part.inputs["input_ids"]) == 1 for part in silent)
     assert bool(silent) == (0 < n % (2 * processes) < processes)  # of 13 samples in rounds of 10 so with five
-    again = held_out_parts(held_out, len(held_out), MASKING, seed=1, limit=limit)
-    assert torch.equal(next(again).input_ids, whole.input_ids)
+    again = held_out_micro_batches(held_out, len(held_out), MASKING, seed=1, limit=limit)
+    assert torch.equal(next(again).inputs["input_ids"], whole.inputs["input_ids"])
 
 
 def test_held_out_masks_are_no_training_masks(corpus):
     n = len(corpus)
-    trained = {tuple(row) for (part,) in (training_parts(corpus, at, n, n, MASKING, seed=1) for at in (0, n))
-               for row in part.input_ids.tolist()}  # fmt: skip
-    (part,) = held_out_parts(corpus, n, MASKING, seed=1)
-    assert sum(tuple(row) in trained for row in part.input_ids.tolist()) < n / 2
+    trained = {tuple(row) for (part,) in (training_micro_batches(corpus, at, n, n, MASKING, seed=1) for at in (0, n))
+               for row in part.inputs["input_ids"].tolist()}  # fmt: skip
+    (part,) = held_out_micro_batches(corpus, n, MASKING, seed=1)
+    assert sum(tuple(row) in trained for row in part.inputs["input_ids"].tolist()) < n / 2
 
 
-def test_a_part_moves_as_a_whole(pairs):
-    (part,) = training_parts(pairs, 0, 3, 3, MASKING, seed=1)
+def test_a_micro_batch_moves_as_a_whole(pairs):
+    (part,) = training_micro_batches(pairs, 0, 3, 3, MASKING, seed=1)
     moved = part.to(torch.device("meta"))
     assert all(x.device.type == "meta" for x in arguments(moved).values())
     assert arguments(moved).keys() == arguments(part).keys() >= {"token_type_ids", "next_sentence"}
@@ -172,13 +187,15 @@ def test_a_part_moves_as_a_whole(pairs):
     [
         ({"count": 3, "processes": 2}, "2 processes cannot share a batch of 3 samples equally"),
         ({"count": 0}, "cannot share a batch of 0 samples"),
-        ({"micro_batch": 0}, "'micro_batch' parameter of training_parts"),
-        ({"position": -1}, "'position' parameter of training_parts"),
+        ({"micro_batch": 0}, "'micro_batch' parameter of training_micro_batches"),
+        ({"position": -1}, "'position' parameter of training_micro_batches"),
     ],
 )
 def test_bad_batches(corpus, wrong, says):
     with pytest.raises(ValueError, match=says):
-        training_parts(corpus, **{"position": 0, "count": 2, "micro_batch": 1, **wrong}, masking=MASKING, seed=0)
+        training_micro_batches(
+            corpus, **{"position": 0, "count": 2, "micro_batch": 1, **wrong}, masking=MASKING, seed=0
+        )
 
 
 def test_looking_ahead_changes_nothing_but_the_thread():
@@ -223,7 +240,7 @@ def test_calls_never_run_at_the_same_time():
 
 def test_reading_ahead_gives_the_same_parts(corpus):
     def make(position):
-        return training_parts(corpus, position, 4, 2, MASKING, seed=1)
+        return training_micro_batches(corpus, position, 4, 2, MASKING, seed=1)
 
     ahead = Lookahead(make)
     ahead.ask(4)

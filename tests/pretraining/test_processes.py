@@ -118,13 +118,13 @@ def test_two_processes_are_one(settings, corpora, tmp_path, pretrain_two, way):
 POISON = """
 import os, sys
 from nip.cli import main
-from nip.pretraining import step
-def compute(run, part):
-    sums = before(run, part)
+from nip.pretraining.task import PretrainingTask
+def loss(task, run, *rest):
+    sums = before(task, run, *rest)
     last = run.accelerator.process_index == run.accelerator.num_processes - 1
-    hit = last and run.progress.step in (4, 6, 7) and sums.loss.requires_grad
-    return sums._replace(loss=sums.loss * float("nan")) if hit else sums
-before, step.compute = step.compute, compute
+    hit = last and run.progress.step in (4, 6, 7)
+    return sums._replace(objective=sums.objective * float("nan"), loss=sums.loss * float("nan")) if hit else sums
+before, PretrainingTask.loss = PretrainingTask.loss, loss
 main(sys.argv[1:])
 """
 

@@ -17,13 +17,13 @@ from torch.testing import assert_close
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import nip
-from nip.pretraining import loop, step
 from nip.pretraining.export import load_model
 from nip.pretraining.run import pretrain
 from nip.pretraining.settings import Settings
-from nip.pretraining.state import progress_in
+from nip.pretraining.task import PretrainingTask
 from nip.runs.folder import read_metrics
-from nip.training.checkpoint import read_tensors
+from nip.training import trainer
+from nip.training.checkpoint import read_progress, read_tensors
 from nip.training.train_step import TrainingDivergedError
 
 CLOCK = (
@@ -78,13 +78,14 @@ def left(folder: Path):
 def stopping(monkeypatch, at):
     """Let the run end as if it were killed, right after the step of that number."""
 
-    def after(run, metrics, marks):
-        before(run, metrics, marks)
+    def after(run, *rest):
+        saved_at = before(run, *rest)
         if run.progress.step == at:
             raise KeyboardInterrupt
+        return saved_at
 
-    before = loop.after
-    monkeypatch.setattr(loop, "after", after)
+    before = trainer.evaluate_and_checkpoint
+    monkeypatch.setattr(trainer, "evaluate_and_checkpoint", after)
 
 
 def test_a_run_from_start_to_end(settings, corpora, tmp_path):
@@ -124,7 +125,7 @@ def test_a_stopped_run_ends_with_the_same_bits(settings, corpora, tmp_path, monk
         stopping(patched, at)
         with pytest.raises(KeyboardInterrupt):
             pretrain(dataclasses.replace(settings, checkpoint_minutes=0.0), corpora["packed"], tmp_path / "run")
-    assert progress_in(tmp_path / "run/checkpoint/state.safetensors").step == at
+    assert read_progress(tmp_path / "run/checkpoint/state.safetensors").step == at
     assert not (tmp_path / "run" / "config.json").exists()
     pretrain(settings, corpora["packed"], tmp_path / "run")
     assert left(tmp_path / "run") == left(tmp_path / "whole")
@@ -136,7 +137,7 @@ def test_what_was_not_secured_is_computed_again(settings, corpora, tmp_path, mon
         stopping(patched, 5)
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings, corpora["packed"], tmp_path / "run")
-    assert progress_in(tmp_path / "run/checkpoint/state.safetensors").step == 4  # where samples grew
+    assert read_progress(tmp_path / "run/checkpoint/state.safetensors").step == 4  # where samples grew
     pretrain(settings, corpora["packed"], tmp_path / "run")
     assert left(tmp_path / "run") == left(tmp_path / "whole")
 
@@ -150,18 +151,20 @@ def test_positions_and_moments_are_reflected(settings, corpora, tmp_path, monkey
     both = dataclasses.replace(first, lengths=((16, 0.5), (32, 0.5)), max_steps=8)
     seen = {}
 
-    def look(run, parts, rate, count):
+    def look(run, task, batch):
         if run.progress.step == 4:
-            seen["length"] = run.length
-            seen["weights"] = {n: w.detach().clone() for n, w in run.objective.model.named_parameters()}
-            table = run.objective.model.bert.embeddings.position_embeddings.weight
-            seen["moment"] = run.learner.optimizer.state[table]["exp_avg"].clone()
-        return take(run, parts, rate, count)
+            model = run.state.bare_model.model
+            seen["length"] = task.length
+            seen["weights"] = {n: w.detach().clone() for n, w in model.named_parameters()}
+            table = model.bert.embeddings.position_embeddings.weight
+            seen["moment"] = run.state.optimizer.state[table]["exp_avg"].clone()
+        return take(run, task, batch)
 
-    take = step.take_step
-    monkeypatch.setattr(loop, "take_step", look)
+    take = trainer.take_step
+    monkeypatch.setattr(trainer, "take_step", look)
     monkeypatch.setattr(
-        loop, "rate_of", lambda settings, spent: 1e-3 * (1 - spent.step / 4) if spent.step < 4 else 1e-3
+        "nip.pretraining.task.learning_rate",
+        lambda settings, progress: 1e-3 * (1 - progress.step / 4) if progress.step < 4 else 1e-3,
     )
     pretrain(both, corpora["packed"], tmp_path / "both")
     assert seen["length"] == 32
@@ -207,7 +210,7 @@ def test_hours_end_a_run_and_keep_models(settings, corpora, tmp_path, monkeypatc
     settings = dataclasses.replace(
         settings, max_steps=None, hours=4.0, finetune_hours=(1.0, 2.0), eval_every=1000, lengths=((32, 1.0),)
     )
-    monkeypatch.setattr("nip.pretraining.setup.perf_counter", clock)
+    monkeypatch.setattr("nip.training.trainer.perf_counter", clock)
     result = pretrain(settings, corpora["packed"], tmp_path / "run")
     assert result["ended"] == "4 hours are over"
     assert result["kept_hours"] == [1.0, 2.0]
@@ -236,13 +239,13 @@ def test_a_bad_loss_stops_a_run_early(settings, corpora, tmp_path):
 def poisoned(monkeypatch, steps):
     """Make the loss of some steps no number."""
 
-    def compute(run, part):
-        sums = before(run, part)
-        hit = run.progress.step in steps and sums.loss.requires_grad
-        return sums._replace(loss=sums.loss * math.nan) if hit else sums
+    def loss(task, run, *rest):
+        sums = before(task, run, *rest)
+        hit = run.progress.step in steps
+        return sums._replace(objective=sums.objective * math.nan, loss=sums.loss * math.nan) if hit else sums
 
-    before = step.compute
-    monkeypatch.setattr(step, "compute", compute)
+    before = PretrainingTask.loss
+    monkeypatch.setattr(PretrainingTask, "loss", loss)
 
 
 def test_steps_without_a_loss_are_skipped_and_rolled_back(settings, corpora, tmp_path, monkeypatch):
@@ -280,22 +283,22 @@ def test_a_kill_between_the_state_and_the_name_to_roll_back_to(settings, corpora
     settings = dataclasses.replace(settings, lengths=((32, 1.0),))
 
     def killed(state, good):
-        if progress_in(state).step == 3:
+        if read_progress(state).step == 3:
             raise KeyboardInterrupt
         link(state, good)
 
-    link = loop.link_good
+    link = trainer.link_checkpoint
     good = tmp_path / "run/checkpoint/good.safetensors"
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "link_good", killed)
+        patched.setattr(trainer, "link_checkpoint", killed)
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings, corpora["packed"], tmp_path / "run")
-    assert progress_in(good).step == 0
+    assert read_progress(good).step == 0
     with monkeypatch.context() as patched:
         stopping(patched, 4)
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings, corpora["packed"], tmp_path / "run")
-    assert progress_in(good).step == 3
+    assert read_progress(good).step == 3
 
 
 def test_a_disk_that_is_full(settings, corpora, tmp_path, monkeypatch):
@@ -305,7 +308,7 @@ def test_a_disk_that_is_full(settings, corpora, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nip.pretraining.state.write_tensors", full)
+    monkeypatch.setattr("nip.training.checkpoint.write_tensors", full)
     with pytest.raises(OSError, match=r"cannot be written \(No space left on device\); the last one, in .* stays"):
         pretrain(settings, corpora["packed"], tmp_path / "run")
     assert (tmp_path / "run/checkpoint/state.safetensors").read_bytes() == before
@@ -314,10 +317,10 @@ def test_a_disk_that_is_full(settings, corpora, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"learning_rate": 1e-3}, "learning_rate is 0.01 there and 0.001 here"),
-        ({"max_steps": 4}, "max_steps is 8 there and 4 here"),
-        ({"max_tokens": 100}, "max_tokens is None there and 100 here"),
-        ({"model": "local"}, "model is 'hypercube' there and 'local' here"),
+        ({"learning_rate": 1e-3}, "--learning-rate is 0.01 there and 0.001 here"),
+        ({"max_steps": 4}, "--max-steps was 8 and cannot become 4"),
+        ({"max_tokens": 100}, "--max-tokens was none and cannot become 100"),
+        ({"model": "local"}, "--model is 'hypercube' there and 'local' here"),
     ],
 )
 def test_another_run_is_refused(settings, corpora, tmp_path, change, says):

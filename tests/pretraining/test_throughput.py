@@ -3,7 +3,7 @@ import torch
 
 from nip.pretraining import throughput as module
 from nip.pretraining.settings import Settings
-from nip.pretraining.throughput import PUBLISHED, Forecast, Stage, forecast, outlook, pace
+from nip.pretraining.throughput import PUBLISHED, Forecast, Stage, forecast, forecast_run, time_step
 
 STAGES = [Stage(0.9, 4096 * 128, 1e5), Stage(0.1, 4096 * 512, 5e4)]
 
@@ -39,7 +39,7 @@ def test_an_earlier_exit_cuts_the_last_stages():
     assert forecast(STAGES, **whole, exit_hours=1).tokens == pytest.approx(3_600 * 1e5)
     assert forecast(STAGES, **whole, exit_hours=11) == forecast(STAGES, **whole)
     settings = Settings(hours=10, early_exit_hours=1, lengths=((128, 1.0),))
-    assert outlook(settings, [1.0], 1e5, 0, fill=1.0, weights=10, corpus=10).seconds == pytest.approx(3_600)
+    assert forecast_run(settings, [1.0], 1e5, 0, fill=1.0, weights=10, corpus=10).seconds == pytest.approx(3_600)
 
 
 def test_what_is_said():
@@ -63,4 +63,4 @@ def test_published_runs_add_up():
 def test_the_pace_is_a_median_after_warming_up(monkeypatch):
     calls, seconds = [], iter([9.0, 2.0, 3.0])
     monkeypatch.setattr(module, "timed", lambda step, device: (step(), next(seconds))[1])
-    assert pace(lambda: calls.append(1), torch.device("cpu")) == 3.0 and len(calls) == 4
+    assert time_step(lambda: calls.append(1), torch.device("cpu")) == 3.0 and len(calls) == 4

@@ -2,11 +2,12 @@ import os
 
 import pytest
 import torch
+from accelerate import Accelerator
 
-from nip.training.checkpoint import Progress, load_checkpoint, read_tensors, save_checkpoint, write_tensors
+from nip.training.checkpoint import Progress, TrainState, load_checkpoint, read_tensors, save_checkpoint, write_tensors
 
 
-def model_and_optimizer(steps, seed=0):
+def state_after(steps, seed=0):
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
@@ -14,47 +15,36 @@ def model_and_optimizer(steps, seed=0):
         model(torch.randn(5, 3)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model, optimizer, [name for name, _ in model.named_parameters()]
+    return TrainState(Accelerator(cpu=True), model, optimizer)
 
 
 def save(path, steps):
-    model, optimizer, _ = model_and_optimizer(steps)
-    progress = Progress(step=steps, seconds=1.5, best_accuracy=0.1 + 0.2)
-    save_checkpoint(
-        path,
-        model.state_dict(),
-        {name: optimizer.state[weight] for name, weight in model.named_parameters()},
-        progress,
-        {"best": torch.arange(3.0)},
-        {"mean": torch.ones(2)},
-    )
-    return model, optimizer, progress
+    state = state_after(steps)
+    state.progress = Progress(step=steps, seconds=1.5, best_score=0.1 + 0.2)
+    state.best = {name: weight + 1 for name, weight in state.model.state_dict().items()}
+    state.average = {name: weight + 2 for name, weight in state.model.state_dict().items()}
+    assert save_checkpoint(path, state)
+    return state
 
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_everything_comes_back_bit_for_bit(tmp_path, steps):
     path = tmp_path / "checkpoint" / "state.safetensors"
-    model, optimizer, progress = save(path, steps)
-    other, fresh, names = model_and_optimizer(0, seed=1)
-    weights, states, read, best, average = load_checkpoint(path, names)
-    assert set(states) == (set(names) if steps else set())
-    for name, weight in other.named_parameters():
-        if steps:
-            fresh.state[weight] = states[name]
-    assert set(average) == {"mean"} and torch.equal(average["mean"], torch.ones(2))
-    other.load_state_dict(weights)
-    assert read == progress
-    assert best["best"].tolist() == [0, 1, 2]
-    for one, two in ((model, other),):
-        for a, b in zip(one.parameters(), two.parameters(), strict=True):
-            assert torch.equal(a, b)
+    saved, other = save(path, steps), state_after(0, seed=1)
+    assert load_checkpoint(path, other) == saved.progress
+    assert len(other.optimizer.state) == (4 if steps else 0)
+    for name in ("best", "average"):
+        for key, tensor in getattr(saved, name).items():
+            assert torch.equal(tensor, getattr(other, name)[key])
+    for a, b in zip(saved.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
     # the next step is the same, so all of the optimizer's state is there
     torch.manual_seed(9)
     batch = torch.randn(5, 3)
-    for each, its in ((model, optimizer), (other, fresh)):
-        each(batch).square().sum().backward()
-        its.step()
-    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+    for state in (saved, other):
+        state.model(batch).square().sum().backward()
+        state.optimizer.step()
+    for a, b in zip(saved.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -64,7 +54,7 @@ def test_a_crash_at_any_point_of_writing_leaves_the_old_checkpoint(tmp_path, mon
     from pathlib import Path
 
     path = tmp_path / "checkpoint" / "state.safetensors"
-    _, _, before = save(path, 2)
+    before = save(path, 2).progress
     content = path.read_bytes()
 
     class CrashError(BaseException):  # nothing in the code may catch it, as nothing catches kill -9
@@ -87,21 +77,20 @@ def test_a_crash_at_any_point_of_writing_leaves_the_old_checkpoint(tmp_path, mon
         save(path, 3)
     monkeypatch.undo()
     assert path.read_bytes() == content
-    names = model_and_optimizer(0)[2]
-    assert load_checkpoint(path, names)[2] == before
+    assert load_checkpoint(path, state_after(0)) == before
     save(path, 3)
-    assert load_checkpoint(path, names)[2].step == 3
+    assert load_checkpoint(path, state_after(0)).step == 3
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
     path = tmp_path / "state.safetensors"
-    names = model_and_optimizer(0)[2]
+    state = state_after(0)
     path.write_bytes(b"not a checkpoint at all, whatever its name says")
     with pytest.raises(ValueError, match=r"state\.safetensors is damaged or was not written by this version"):
-        load_checkpoint(path, names)
+        load_checkpoint(path, state)
     write_tensors(path, {"a": torch.zeros(1)}, {"step": 1})
     with pytest.raises(ValueError, match="is no checkpoint of this model"):
-        load_checkpoint(path, names)
+        load_checkpoint(path, state)
     import safetensors.torch
 
     safetensors.torch.save_file({"a": torch.zeros(1)}, path)

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 from nip.lra import train
 from nip.runs.folder import RunFolder, read_metrics
 from nip.training.checkpoint import read_tensors
-from nip.training.distributed import new_accelerator, refuse_deepspeed, refuse_fsdp
+from nip.training.distributed import check_deepspeed, check_fsdp, new_accelerator
 
 BLOCKS = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8"), re.S)
 FSDP, ZERO = BLOCKS
@@ -166,11 +166,11 @@ def test_two_machines(config, data, tmp_path):
 SHARES = """
 import sys
 import torch
-from nip.training.distributed import new_accelerator, shared_out
+from nip.training.distributed import new_accelerator, prepare_model
 accelerator = new_accelerator()
 class Layer(torch.nn.Linear): ...
 model = torch.nn.Sequential(Layer(100, 100))
-model, optimizer = shared_out(accelerator, model, torch.optim.AdamW(model.parameters()), "fp32")
+model, optimizer = prepare_model(accelerator, model, torch.optim.AdamW(model.parameters()), "fp32")
 held = sum(getattr(each, "_local_tensor", each).numel() for group in optimizer.param_groups for each in group["params"])
 assert 5000 <= held <= 5100, held
 """
@@ -195,9 +195,9 @@ def test_each_process_updates_half_of_the_weights(launch, tmp_path, way):
 )
 def test_what_fsdp_may_not_be_asked_for(setting, says):
     if setting.get("fsdp_version") != 1:
-        refuse_fsdp(FullyShardedDataParallelPlugin(fsdp_version=2))
+        check_fsdp(FullyShardedDataParallelPlugin(fsdp_version=2))
     with pytest.raises(ValueError, match=f"With FSDP, nip does not support: .*{says}"):
-        refuse_fsdp(FullyShardedDataParallelPlugin(**{"fsdp_version": 2, **setting}))
+        check_fsdp(FullyShardedDataParallelPlugin(**{"fsdp_version": 2, **setting}))
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,10 @@ def test_what_fsdp_may_not_be_asked_for(setting, says):
 def test_what_deepspeed_may_not_be_asked_for(setting, says):
     usual = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}, "gradient_clipping": "auto"}
     plugin = SimpleNamespace(deepspeed_config=dict(usual))
-    refuse_deepspeed(plugin)
+    check_deepspeed(plugin)
     assert plugin.deepspeed_config["gradient_clipping"] == 0.0
     with pytest.raises(ValueError, match=f"With DeepSpeed, nip does not support: .*{says}"):
-        refuse_deepspeed(SimpleNamespace(deepspeed_config={**usual, **setting}))
+        check_deepspeed(SimpleNamespace(deepspeed_config={**usual, **setting}))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nip.lra import learning, train
+from nip.lra import task as lra_task
+from nip.lra import train
 from nip.runs.folder import RunFolder, read_metrics
+from nip.training import trainer
 from nip.training.checkpoint import read_tensors
-from nip.training.ema import follow, standing_in
+from nip.training.ema import swapped_in, update
 
 
 def test_it_follows_the_weights_by_the_formula():
@@ -18,7 +20,7 @@ def test_it_follows_the_weights_by_the_formula():
     average = {"w": torch.zeros(1, dtype=torch.float64)}
     expected = 0.0
     for step, value in enumerate(seen, 1):
-        follow(average, {"w": torch.tensor([value], dtype=torch.float64)}, 0.7, step)
+        update(average, {"w": torch.tensor([value], dtype=torch.float64)}, 0.7, step)
         keep = min(0.7, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * value
     assert average["w"].item() == pytest.approx(expected)
@@ -28,28 +30,28 @@ def test_it_follows_the_weights_by_the_formula():
 def test_it_stands_in_for_a_while():
     model = torch.nn.Linear(2, 1)
     own = {name: weight.clone() for name, weight in model.state_dict().items()}
-    with pytest.raises(KeyError), standing_in(model, {name: weight + 1 for name, weight in own.items()}):
+    with pytest.raises(KeyError), swapped_in(model, {name: weight + 1 for name, weight in own.items()}):
         assert torch.equal(model.weight, own["weight"] + 1)
         raise KeyError  # even so the weights come back
     assert torch.equal(model.weight, own["weight"])
-    with standing_in(model, {}):
+    with swapped_in(model, {}):
         assert torch.equal(model.weight, own["weight"])
 
 
 def test_the_best_weights_are_the_average_and_a_stopped_run_keeps_it(config, data, tmp_path, comparable, monkeypatch):
     config = dataclasses.replace(config, ema=0.8, max_steps=7, eval_every=7)
-    taken, true_step = [], learning.train_step
+    taken, true_step, settings = [], trainer.train_step, lra_task.EngineSettings
 
-    def watched(model, *rest):
-        measured = true_step(model, *rest)
-        taken.append({name: weight.clone() for name, weight in model.state_dict().items()})
+    def watched(state, *rest, **options):
+        measured = true_step(state, *rest, **options)
+        taken.append({name: weight.clone() for name, weight in state.model.state_dict().items()})
         return measured
 
-    monkeypatch.setattr(learning, "train_step", watched)
+    monkeypatch.setattr(trainer, "train_step", watched)
     train(config, tmp_path / "whole", data=data)
     best = read_tensors(RunFolder(tmp_path / "whole").best)[0]
     from nip.graphs import hypercube
-    from nip.lra.evaluation import encoder_config
+    from nip.lra.model import encoder_config
     from nip.models import build_classifier
 
     first = build_classifier(encoder_config(config), hypercube(4), seed=config.seed).state_dict()
@@ -61,16 +63,17 @@ def test_the_best_weights_are_the_average_and_a_stopped_run_keeps_it(config, dat
         assert_close(mean.double(), expected, atol=1e-7, rtol=1e-5)
         assert not torch.equal(mean, taken[-1][name])
 
-    def stopped(model, *rest):
-        if rest[5] == 4:
+    def stopped(state, *rest, **options):
+        if state.progress.step == 4:
             raise KeyboardInterrupt
-        return true_step(model, *rest)
+        return true_step(state, *rest, **options)
 
-    monkeypatch.setattr(learning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    monkeypatch.setattr(learning, "train_step", stopped)
+    # a checkpoint after every step
+    monkeypatch.setattr(lra_task, "EngineSettings", lambda **given: settings(**given, checkpoint_seconds=-1.0))
+    monkeypatch.setattr(trainer, "train_step", stopped)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "stopped", data=data)
-    monkeypatch.setattr(learning, "train_step", true_step)
+    monkeypatch.setattr(trainer, "train_step", true_step)
     train(config, tmp_path / "stopped", data=data)
     assert comparable(tmp_path / "stopped") == comparable(tmp_path / "whole")
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.training.loss_spikes import KEPT, SETTLED, Guard
+from nip.training.loss_spikes import KEPT, SETTLED, LossSpikeDetector
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=int(1 / (1 - KEPT))))
 def test_at_first_the_averages_are_those_of_all_steps(losses):
-    guard = Guard()
+    guard = LossSpikeDetector()
     for loss in losses:
         guard.accept(loss)
     assert guard.mean == pytest.approx(np.mean(losses))
@@ -21,7 +21,7 @@ def test_at_first_the_averages_are_those_of_all_steps(losses):
 
 
 def test_a_jump_is_told_from_the_course_of_things():
-    guard = Guard()
+    guard = LossSpikeDetector()
     draw = np.random.default_rng(0)
     assert guard.objection(100.0, 1.0, 10.0) is None  # nothing is known yet
     for step in range(500):
@@ -35,7 +35,7 @@ def test_a_jump_is_told_from_the_course_of_things():
 
 
 def test_what_is_counted():
-    guard = Guard()
+    guard = LossSpikeDetector()
     for _ in range(SETTLED):
         guard.accept(3.0)
     guard.skip()

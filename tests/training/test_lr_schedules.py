@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nip.training.lr_schedules import CURVES, SCHEDULES, Course, one_cycle, warm_up_and_fall, warm_up_and_stay
+from nip.training.lr_schedules import CURVES, SCHEDULES, LRSchedule, one_cycle, warm_up_and_fall, warm_up_and_stay
 
 
 @settings(max_examples=40, deadline=None)
@@ -94,7 +94,7 @@ def test_courses_equal_those_of_transformers(curve, form, total, warmup, decay):
         theirs = get_scheduler("warmup_stable_decay", optimizer, rising, total, special)
     else:
         theirs = get_scheduler(form, optimizer, rising, total)
-    course = Course(curve, 0.5, rising, decay_share=falling / total)
+    course = LRSchedule(curve, 0.5, rising, decay_share=falling / total)
     for step in range(total):
         assert course.rate(step, total) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6, abs=1e-9)
         optimizer.step()
@@ -103,7 +103,7 @@ def test_courses_equal_those_of_transformers(curve, form, total, warmup, decay):
 
 @given(step=st.floats(0, 300), warmup=st.floats(1, 100), rate=st.floats(0.5, 1.0), every=st.floats(1, 50))
 def test_the_exponential_course_rises_squared_and_falls_by_a_factor(step, warmup, rate, every):
-    course = Course("exp", 2.0, warmup, decay_rate=rate, decay_step=every)
+    course = LRSchedule("exp", 2.0, warmup, decay_rate=rate, decay_step=every)
     found = course.rate(step, 300)
     if step < warmup:
         assert found == pytest.approx(2 * (step / warmup) ** 2)
@@ -115,8 +115,8 @@ def test_the_exponential_course_rises_squared_and_falls_by_a_factor(step, warmup
 @pytest.mark.parametrize("curve", CURVES)
 @given(warmup=st.just(0.0) | st.floats(1e-6, 0.9), position=st.floats(0, 2), unit=st.floats(0.1, 1e9))
 def test_courses_do_not_depend_on_the_unit(curve, warmup, position, unit):
-    course = Course(curve, 1.0, warmup, decay_rate=0.5, decay_step=0.1)
-    scaled = Course(curve, 1.0, warmup * unit, decay_rate=0.5, decay_step=0.1 * unit)
+    course = LRSchedule(curve, 1.0, warmup, decay_rate=0.5, decay_step=0.1)
+    scaled = LRSchedule(curve, 1.0, warmup * unit, decay_rate=0.5, decay_step=0.1 * unit)
     found = course.rate(position, 1.0)
     assert 0 <= found <= 1
     assert scaled.rate(position * unit, unit) == pytest.approx(found, abs=1e-6)
@@ -124,13 +124,13 @@ def test_courses_do_not_depend_on_the_unit(curve, warmup, position, unit):
 
 
 def test_the_stable_course_is_flat_and_ends_at_nothing():
-    course = Course("warmup-stable-decay", 3.0, 10, decay_share=0.2)
+    course = LRSchedule("warmup-stable-decay", 3.0, 10, decay_share=0.2)
     assert {course.rate(step, 100) for step in range(10, 81)} == {3.0}
     assert course.rate(85, 100) == pytest.approx(1.5) and course.rate(100, 100) == 0.0
-    late = Course("warmup-stable-decay", 3.0, 60, decay_share=0.8)  # it rises longer than it might stay
+    late = LRSchedule("warmup-stable-decay", 3.0, 60, decay_share=0.8)  # it rises longer than it might stay
     assert [late.rate(step, 100) for step in (30, 60, 70)] == pytest.approx([1.5, 3.0, 1.5])
 
 
 def test_an_unknown_curve():
     with pytest.raises(ValueError, match=r"no curve 'flat'\. The curves are linear, exp, cosine, warmup-stable-decay"):
-        Course("flat", 1.0, 0.0)
+        LRSchedule("flat", 1.0, 0.0)

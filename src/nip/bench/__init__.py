@@ -1,4 +1,4 @@
-"""Benchmarks of attention, scoring, training steps and corpus building."""
+"""Measurements of attention and scoring against their peers."""
 
 from nip.bench.attention import bench_attention
 from nip.bench.machine import Machine, this_machine

@@ -1,6 +1,6 @@
-"""Attention over patterns on a GPU: FlexAttention, torch's dense attention and a sliding window of the same width.
+"""Attention over patterns on a GPU: FlexAttention beside torch's dense attention and a sliding window of equal width.
 
-Calls are timed in turns with CUDA events.
+First it is checked that results and gradients are right; then calls are timed in turns by the device's own clock.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from nip.graphs import pattern_parameters
 from nip.graphs.pattern import check_int
 
 WINDOW = "flex-window"
-"""FlexAttention with a sliding window of the pattern's mean row width."""
+"""FlexAttention with a sliding window as wide as the pattern's mean row."""
 
 BACKENDS = (DENSE, WINDOW, "flex")
 DIRECTIONS = ("forward", "forward+backward")
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-WARM_UP = 3  # the first call compiles
-SAMPLE_MS = 5.0  # duration of a sample, in several calls if they are short: a single one would time the launch
+WARM_UP = 3  # the first one compiles
+SAMPLE_MS = 5.0  # a sample is as many calls as take this long: a single short one would time the launch
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The device and software of a measurement."""
+    """On what a row was measured."""
 
     device: str
     torch: str
@@ -48,7 +48,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuRow:
-    """A measurement of a backend on a case, in one pass."""
+    """One way to compute one case, in one pass."""
 
     backend: str
     case: Case
@@ -56,15 +56,15 @@ class GpuRow:
     ms: float
     """Median time of a call."""
     ratio_to_dense: float | None
-    """Time / time of torch's dense attention: below 1 is faster. None if dense attention did not fit."""
+    """Time / time of torch's dense attention: below 1 is faster. None where dense attention did not fit."""
     ratio_to_window: float | None
     repeats: int
     peak_mib: float | None
-    """Memory in addition to the inputs, including results and gradients; None if the clock cannot measure it."""
+    """Memory beside the inputs, results and gradients included; None where the clock knows none."""
     density: float
     """Attended pairs over all pairs of tokens."""
     tile_density: float
-    """Tiles of 128 × 128 tokens with an attended pair, over all tiles: the share that a GPU computes."""
+    """Tiles of 128 × 128 tokens in which any pair is attended to, over all: what a GPU computes."""
     gpu: Gpu
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,14 +75,14 @@ class GpuRow:
 
 
 class Clock(Protocol):
-    """Measures time and memory on a device."""
+    """Time and memory of a device."""
 
     def ms(self, call: Callable[[], object], times: int) -> float:
-        """Mean time of a call in milliseconds, over `times` consecutive calls."""
+        """Milliseconds of one of so many calls in a row."""
         ...
 
     def peak_mib(self, call: Callable[[], object]) -> float | None:
-        """Peak additional memory of a call in MiB; None if unknown."""
+        """Memory that a call needs beyond what was there; None if unknown."""
         ...
 
 
@@ -90,7 +90,7 @@ class CudaClock:
     """CUDA events, and the caching allocator's high-water mark."""
 
     def ms(self, call: Callable[[], object], times: int) -> float:
-        """Mean time of a call in milliseconds, over `times` consecutive calls."""
+        """Milliseconds of one of so many calls in a row."""
         event: Any = torch.cuda.Event
         start, end = event(enable_timing=True), event(enable_timing=True)
         start.record()
@@ -101,7 +101,7 @@ class CudaClock:
         return float(start.elapsed_time(end)) / times
 
     def peak_mib(self, call: Callable[[], object]) -> float:
-        """Peak additional memory of a call in MiB."""
+        """Memory that a call needs beyond what was there."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -111,21 +111,21 @@ class CudaClock:
 
 
 class WallClock:
-    """Wall-clock time, for a synchronous device; it cannot measure memory."""
+    """For a device that computes while it is called; it knows no memory."""
 
     def ms(self, call: Callable[[], object], times: int) -> float:
-        """Mean time of a call in milliseconds, over `times` consecutive calls."""
+        """Milliseconds of one of so many calls in a row."""
         start = time.perf_counter()
         for _ in range(times):
             call()
         return 1e3 * (time.perf_counter() - start) / times
 
     def peak_mib(self, call: Callable[[], object]) -> None:
-        """Return None: unknown."""
+        """Unknown."""
 
 
 def missing() -> str | None:
-    """Why no GPU can be measured; None if one can."""
+    """Why nothing can be measured on a GPU here; None if it can."""
     if torch.cuda.is_available():
         return None
     built = "which is built for CPUs only" if torch.version.cuda is None else "which finds none"
@@ -133,7 +133,7 @@ def missing() -> str | None:
 
 
 def this_gpu() -> Gpu:
-    """Describe the device and the software of a measurement."""
+    """Describe the device and the software that measure."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     return Gpu(name, torch.__version__, torch.version.cuda, datetime.datetime.now(datetime.UTC).date().isoformat())
 
@@ -147,24 +147,20 @@ def bench_gpu(
     device: str = "cuda",
     clock: Clock | None = None,
 ) -> Iterator[GpuRow]:
-    """Measure every case with FlexAttention, its sliding window and torch's dense attention.
+    """Measure every case with FlexAttention, its sliding window and torch's dense attention, one row after another.
 
     Parameters
     ----------
     cases : sequence of Case
     directions : sequence of str
-        From `DIRECTIONS`.
+        Among `DIRECTIONS`.
     repeats : int, default=7
-        Number of samples, taken in turns after `WARM_UP` calls of each.
+        Samples, taken in turns after `WARM_UP` calls of each.
     skipped : callable, optional
-        Called with a sentence for each measurement that does not fit into the device's memory.
+        Is told, a sentence each, what did not fit into the device's memory.
     device : str, default="cuda"
     clock : Clock, optional
-        Default: a `CudaClock`.
-
-    Yields
-    ------
-    GpuRow
+        What measures; a `CudaClock` unless given.
 
     Raises
     ------
@@ -224,21 +220,7 @@ def _measure(
 
 
 def prepare(case: Case, backend: str, direction: str, device: torch.device) -> Callable[[], object]:
-    """Return a call of a backend on random inputs.
-
-    Parameters
-    ----------
-    case : Case
-    backend : str
-        From `BACKENDS`.
-    direction : str
-        From `DIRECTIONS`.
-    device : torch.device
-
-    Returns
-    -------
-    callable
-    """
+    """One call on random inputs, ready to be measured."""
     generator = torch.Generator().manual_seed(0)
     shape = case.batch, case.heads, case.n_tokens, case.head_dim
     q, k, v, gradient = (
@@ -262,7 +244,7 @@ def _forward(case: Case, backend: str, q: Tensor, k: Tensor, v: Tensor) -> Calla
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     width, on_gpu = window(case), q.device.type == "cuda"
-    # Compiled on a GPU, so that the mask of tokens² is never materialized.
+    # Compiled where there is a GPU, so that a mask of tokens² is never written out.
     mask = create_block_mask(
         lambda b, h, i, j: (i - j).abs() <= width,
         None,
@@ -272,7 +254,7 @@ def _forward(case: Case, backend: str, q: Tensor, k: Tensor, v: Tensor) -> Calla
         str(q.device),
         _compile=on_gpu,
     )
-    torch.compiler.reset()  # after several shapes torch would stop compiling and materialize all scores
+    torch.compiler.reset()  # past some shapes torch would stop compiling, and write out all scores
     attention: Any = torch.compile(flex_attention, dynamic=False) if on_gpu else flex_attention
     return lambda: attention(q, k, v, block_mask=mask)
 
@@ -281,7 +263,7 @@ HEADER = ["pattern", "tokens", "dtype", "pass", "backend", "ms", "time / dense",
 
 
 def cells(row: GpuRow) -> list[str]:
-    """The displayed texts of a row, in the order of `HEADER`."""
+    """What a reader sees of a row, in the order of `HEADER`."""
     case = row.case
     ratios = ["–" if ratio is None else f"{ratio:.3g}" for ratio in (row.ratio_to_dense, row.ratio_to_window)]
     tiles = f"{row.tile_density:.1%}" if row.backend == "flex" else ""
@@ -292,7 +274,7 @@ def cells(row: GpuRow) -> list[str]:
 
 
 def caption(rows: Sequence[GpuRow]) -> str:
-    """The device and the settings of the measurement."""
+    """On what and how the rows were measured."""
     case = rows[0].case
     shape = f"batch {case.batch}, {case.heads} heads of {case.head_dim}, block {case.block_size}"
     return f"{rows[0].gpu}; {shape}; medians of {rows[0].repeats}"

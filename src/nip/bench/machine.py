@@ -1,4 +1,4 @@
-"""Description of the machine on which a measurement was made."""
+"""On what a measurement was made: without it a time says nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nip.processor import processor_name, usable_cores
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine and software of a measurement."""
+    """What stands beside every measured number."""
 
     processor: str
-    """The CPU model, the number of cores that this process may use, and the instruction set that torch uses."""
+    """Its name, cores that this process may use, and the instruction set that torch uses on it."""
     threads: int
     torch: str
     date: str
@@ -26,7 +26,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Describe the CPU and the software of a measurement."""
+    """Describe the processor and the software that measure."""
     capability = torch.backends.cpu.get_cpu_capability()
     return Machine(
         processor=f"{processor_name()}, {usable_cores()} vCPU, {capability}",

@@ -1,4 +1,4 @@
-"""A prepared training step, and its time by groups of operations under torch's profiler."""
+"""One step of a run, ready to be timed, and its parts as torch's profiler sees them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +15,18 @@ from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from nip.data import Examples
-from nip.lra import RunConfig
-from nip.lra import train_step as steps
-from nip.lra.batches import endless_batch
-from nip.lra.evaluation import encoder_config
+from nip.lra import RunConfig, batches
+from nip.lra.batches import endless_batch, equal_parts, longest_first, padded_micro_batches
 from nip.lra.graphs import run_pattern
+from nip.lra.model import encoder_config
+from nip.lra.task import LabelTask
 from nip.models import build_classifier, lra
+from nip.runs.console import Console
+from nip.runs.folder import RunFolder
+from nip.training.checkpoint import TrainState
+from nip.training.trainer import EngineSettings, Run, take_step
 
-# Groups of operations, by substrings of the names of the profiler's outermost events; the first match decides.
+# Parts of a step, by what the names of the profiler's outermost events contain; the first that fits counts.
 GROUPS = {
     "attention": ("attention", "_Gather", "Attend", "attend", "ScaledDotProduct", "MaskedFill"),
     "dropout": ("ropout",),
@@ -36,45 +41,47 @@ GROUPS = {
 
 
 def make_step(config: RunConfig, examples: Examples) -> Callable[[], None]:
-    """Return a training step of a new model on the CPU, always with the same batch.
+    """A new model's training step on the CPU, always with the same batch, so that every call is the same work.
 
     Raises
     ------
     ValueError
-        If accelerate selects another device.
+        If accelerate takes another device.
     """
     accelerator = Accelerator(mixed_precision="no")
     if accelerator.device.type != "cpu":
-        raise ValueError("A step is measured on a CPU. Set ACCELERATE_USE_CPU=1 in the environment.")
+        raise ValueError("A step is measured on a CPU. Say so to accelerate: ACCELERATE_USE_CPU=1 in the environment.")
     model = build_classifier(encoder_config(config), run_pattern(config), seed=config.seed, backend=config.backend)
     model = accelerator.prepare(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    batch = endless_batch(len(examples), config.batch_size, config.seed, "train", 0)
+    task = LabelTask(config, {"train": examples})
+    state = TrainState(accelerator, model, optimizer)
+    run = Run(EngineSettings(seed=config.seed), RunFolder(Path()), state, Console(None, None))
 
     def step() -> None:
-        steps.train_step(model, optimizer, accelerator, examples, batch, config, 0)
+        state.progress.step = 0
+        take_step(run, task, task.batch(run))
 
     return step
 
 
 def make_loading(config: RunConfig, examples: Examples) -> Callable[[], None]:
-    """Return the loading of a training step, every time for the next batch: draw, sort, split and pad it."""
+    """What a training step does before it computes, every time with the next batch: draw, sort, cut and pad it."""
     assert config.gradient_accumulation
     parts, number = config.gradient_accumulation, itertools.count()
 
     def load() -> None:
         batch = endless_batch(len(examples), config.batch_size, config.seed, "train", next(number))
-        for _ in steps.padded_parts(examples, steps.equal_parts(steps.longest_first(examples, batch), parts), config):
+        for _ in padded_micro_batches(examples, equal_parts(longest_first(examples, batch), parts), config):
             pass
-        steps.tokens_in(examples, batch, config)
 
     return load
 
 
 def profile_step(step: Callable[[], None], repeats: int = 3) -> dict[str, float]:
-    """Milliseconds of a step by groups of operations; ``step`` is the total, ``other`` the remainder.
+    """Milliseconds of a step, by parts; ``step`` is the whole, ``other`` what no part accounts for.
 
-    The times are medians over `repeats` steps after one for warm-up. The profiler slows all of them.
+    The figures are medians over `repeats` steps after one to warm up. The profiler slows them all.
     """
     step()
     found: list[dict[str, float]] = []
@@ -101,7 +108,7 @@ def _grouped(events: Any, whole: float) -> dict[str, float]:
 
 @contextmanager
 def attention_named() -> Iterator[None]:
-    """Record attention as one event of the profiler."""
+    """Let the profiler see attention as one event."""
     from nip.attention import attend
 
     def named(*arguments: Any, **options: Any) -> Any:
@@ -114,18 +121,18 @@ def attention_named() -> Iterator[None]:
 
 @contextmanager
 def padded_in_full() -> Iterator[None]:
-    """Pad every example to the run's full length, as in the original code, not to the longest of its micro-batch."""
+    """Pad every example to the run's full length, as the original does, in place of its part's longest."""
 
     def padded_length(longest: int, config: RunConfig) -> int:
         return config.seq_len
 
-    with replaced(steps, padded_length=padded_length):
+    with replaced(batches, padded_length=padded_length):
         yield
 
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Train with the simplest implementation: full padding, and torch's dropout."""
+    """Train as one would write it down first: full padding, and torch's own dropout."""
 
     def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
         return torch.nn.functional.dropout(x, p, training)
@@ -139,7 +146,7 @@ def plainly() -> Iterator[None]:
 
 @contextmanager
 def replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
-    """Temporarily replace functions of a module."""
+    """Put other functions in the place of a module's for a while."""
     before = {name: getattr(module, name) for name in functions}
     try:
         for name, function in functions.items():

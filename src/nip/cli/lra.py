@@ -129,7 +129,7 @@ def lra_command(
     spin_briefly()
     from nip.data import runs_folder
     from nip.lra import train
-    from nip.runs.accuracy import in_words
+    from nip.runs.accuracy import format_result
 
     folder = output_dir if output_dir is not None else runs_folder() / chosen.name
     with warnings_to_stderr():
@@ -137,7 +137,7 @@ def lra_command(
     from accelerate import PartialState
 
     if PartialState().is_main_process:
-        print(json.dumps(result, allow_nan=False, indent=2) if as_json else f"{in_words(result)}\n{folder}")
+        print(json.dumps(result, allow_nan=False, indent=2) if as_json else f"{format_result(result)}\n{folder}")
 
 
 def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:

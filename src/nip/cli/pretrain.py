@@ -81,13 +81,15 @@ def carry_out(asked: Asked, command: Sequence[str]) -> None:
         found = plan(asked.settings, asked.dataset)
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if asked.as_json else found.in_words())
         return
-    from nip.pretraining.run import in_words, pretrain
+    from nip.pretraining.run import format_result, pretrain
 
     result = pretrain(asked.settings, asked.dataset, asked.out, command=command)
     from accelerate import PartialState
 
     if PartialState().is_main_process:
-        print(json.dumps(result, allow_nan=False, indent=2) if asked.as_json else f"{in_words(result)}\n{asked.out}")
+        print(
+            json.dumps(result, allow_nan=False, indent=2) if asked.as_json else f"{format_result(result)}\n{asked.out}"
+        )
 
 
 def asked_for(words: Sequence[str]) -> Asked:

@@ -26,22 +26,22 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # BERT's
 
 @dataclass(frozen=True)
 class Masking:
-    """How many tokens are predicted, and what replaces them.
+    """How tokens are chosen and replaced.
 
     Parameters
     ----------
     probability : float, default=0.15
-        Share of a sample's non-special tokens that are predicted; at least one is.
+        The share of a sample's tokens that are predicted, special ones not counted; at least one is.
     max_predictions : int, default=20
-        Maximum per sample.
+        Of a sample, at most.
     mask_share, random_share : float, default=0.8 and 0.1
-        Shares of the predicted tokens that become ``[MASK]`` and a random token; the rest stays unchanged. 1 and 0
-        replace all by ``[MASK]``.
+        Of the chosen tokens: those that become ``[MASK]``, and those that become a random token; the rest stays as it
+        is. 1 and 0 replace all by ``[MASK]``.
 
     Raises
     ------
     ValueError
-        If a share is outside its range or no token can be predicted.
+        If a share is none, or there is nothing to predict.
     """
 
     probability: float = 0.15
@@ -65,16 +65,16 @@ class Masking:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer's size and special tokens.
+    """What masking and samples must know of a tokenizer.
 
     Parameters
     ----------
     size : int
-        Token ids are in [0, size).
+        Token ids are below it.
     pad, cls, sep, mask : int
         Ids of the special tokens.
     special : tuple of int
-        All special ids; they are never predicted and never drawn as a random token.
+        All special ids; none of them is predicted, nor drawn as a random token.
     """
 
     size: int
@@ -87,18 +87,18 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Masked:
-    """b masked samples of L tokens with at most P predicted tokens each.
+    """A batch of b masked samples of L tokens, of which at most P are predicted.
 
     Parameters
     ----------
     input_ids : ndarray of shape (b, L), int64
         With masked and random tokens.
     labels : ndarray of shape (b, L), int64
-        The original token where one is predicted, −100 elsewhere.
+        The token that stood there where one is predicted, −100 elsewhere.
     positions : ndarray of shape (b, P), int64
-        Positions of the predicted tokens, ascending; padded with 0.
+        Where tokens are predicted, ascending; then 0 where a sample has fewer than P.
     position_labels : ndarray of shape (b, P), int64
-        Labels at those positions; padded with −100.
+        The labels at those positions; −100 where a sample has fewer than P.
     """
 
     input_ids: Array
@@ -113,21 +113,17 @@ def mask(input_ids: Array, numbers: Array, vocabulary: Vocabulary, how: Masking,
     Parameters
     ----------
     input_ids : ndarray of shape (b, L), int
-        Not modified.
+        Is not changed.
     numbers : ndarray of shape (b,), int
-        Sample numbers in the corpus.
+        The samples' numbers in the corpus.
     vocabulary : Vocabulary
     how : Masking
     seed, epoch : int
 
-    Returns
-    -------
-    Masked
-
     Notes
     -----
-    In a sample with m non-special tokens, min(P, max(1, ⌊m · probability + ½⌋)) are predicted: those with the smallest
-    of m random numbers, so every set of that size is equally likely.
+    Of a sample with m tokens that are not special, min(P, max(1, ⌊m · probability + ½⌋)) are chosen, each set of that
+    size as likely as any other: those with the smallest of m random numbers.
     """
     b, length = input_ids.shape
     labels = np.full((b, length), IGNORED, np.int64)

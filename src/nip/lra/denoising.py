@@ -19,8 +19,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +32,19 @@ from nip.counter_rng import split_mix
 from nip.data import Examples
 from nip.data.tasks.registry import Task
 from nip.graphs import Pattern
-from nip.lra.batches import Indices, endless_batch, shuffled
+from nip.lra.batches import IGNORED, Indices, endless_batch, padded_micro_batches, shuffled
 from nip.lra.config import RunConfig
-from nip.lra.evaluation import Run, encoder_config, keep_best, ready, write_best
-from nip.lra.learning import Phase, learn
-from nip.lra.train_step import NONE, Objective, Part, evaluate, judge_classes, padded_parts
+from nip.lra.evaluation import evaluate
+from nip.lra.model import encoder_config
+from nip.lra.objective import Objective, class_loss
+from nip.lra.task import LabelTask, figures, start_run, write_best
 from nip.models import build_denoiser
 from nip.runs.console import Console
 from nip.runs.folder import RunFolder, write_json
 from nip.training.checkpoint import read_tensors
 from nip.training.distributed import Weights, load_weights
-from nip.training.train_step import TrainingDivergedError
+from nip.training.train_step import MicroBatch
+from nip.training.trainer import Run, diverged, keep_best, train
 
 FOLDER = "pretraining"
 HELD_OUT = "held-out"
@@ -49,8 +52,18 @@ HELD_OUT_SHARE, HELD_OUT_MOST = 20, 1024  # one example in twenty, at most so ma
 GREY = 255
 
 
-def pretrained(run: Run, graph: Pattern) -> Weights:
-    """The best weights of denoising for a run, trained now as far as they are not: in ``pretraining/`` of its folder.
+def pretrained(run: Run, config: RunConfig, splits: Mapping[str, Examples], graph: Pattern) -> Weights:
+    """The best weights of denoising for a run, trained now as far as they are not, in ``pretraining/`` of its folder.
+
+    Parameters
+    ----------
+    run : Run
+        The run that starts from these weights.
+    config : RunConfig
+        Its configuration.
+    splits : mapping of str to Examples
+        Of which only the training set is read.
+    graph : Pattern
 
     Raises
     ------
@@ -59,38 +72,37 @@ def pretrained(run: Run, graph: Pattern) -> Weights:
     ValueError
         If the training set is too small.
     """
-    config, accelerator = denoising_config(run.config), run.accelerator
+    config, accelerator = denoising_config(config), run.accelerator
     folder = RunFolder(run.folder.path / FOLDER)
     finished = folder.result.is_file()
     accelerator.wait_for_everyone()  # all have looked before the first writes
     if not finished:
-        main = accelerator.is_main_process
-        if main:
+        if run.main:
             folder.path.mkdir(exist_ok=True)
-        examples = run.splits["train"]
+        examples = splits["train"]
         endless_batch(len(kept_examples(len(examples), config.seed)), config.batch_size, config.seed, FOLDER, 0)
         model = build_denoiser(
             encoder_config(config), graph, outputs=outputs(examples.task), seed=config.seed, backend=config.backend
         )
-        with Console(run.folder.log if main else None, config.max_steps) as console:
+        task = DenoisingTask(config, {"train": examples})
+        with Console(run.folder.log if run.main else None, config.max_steps) as console:
             console.say(f"Pretraining: {config.max_steps:,} steps of denoising, {config.mask_share:.0%} masked.")
-            phase_run = ready(
-                model, config, folder, accelerator, {"train": examples}, console, measure="negative_held_out_loss"
-            )
+            denoising = start_run(model, config, folder, accelerator, console)
             accelerator.wait_for_everyone()
-            if phase_run.best and main:  # a kill may have come between the checkpoint and the file of the best weights
-                write_best(phase_run)
-            learn(phase_run, DENOISING)
-            if main:
-                _write_result(phase_run)
+            if denoising.state.best and run.main:  # a kill may have come between the checkpoint and the best weights
+                write_best(denoising, task.measure)
+            train(denoising, task)
+            denoising.tick()
+            if run.main:
+                _write_result(denoising, task)
     accelerator.wait_for_everyone()
     return read_tensors(folder.best)[0]
 
 
 def start_from(run: Run, weights: Weights) -> None:
     """Give the model of a run the weights that it has in common with a denoiser."""
-    own = run.bare_model.state_dict()
-    load_weights(run.accelerator, run.model, {name: weight for name, weight in weights.items() if name in own})
+    own = run.state.bare_model.state_dict()
+    load_weights(run.accelerator, run.state.model, {name: weight for name, weight in weights.items() if name in own})
 
 
 def denoising_config(config: RunConfig) -> RunConfig:
@@ -145,22 +157,29 @@ def hidden_tokens(
     return hidden.reshape(real.shape)
 
 
-def masked_parts(examples: Examples, parts: Iterable[Indices], config: RunConfig, moment: int | str) -> Iterator[Part]:
-    """The examples of every part with some tokens masked, and those tokens as the answers."""
+def masked_micro_batches(
+    examples: Examples, parts: Iterable[Indices], config: RunConfig, moment: int | str
+) -> Iterator[MicroBatch]:
+    """As `padded_micro_batches`, with some tokens masked, and those tokens as the targets."""
     assert config.mask_share is not None
     parts = list(parts)
-    for indices, part in zip(parts, padded_parts(examples, parts, config), strict=True):
-        hidden = torch.from_numpy(hidden_tokens(part.mask.numpy(), config.mask_share, config.seed, moment, indices))
-        masked = part.input_ids.masked_fill(hidden, examples.task.vocab_size)
-        yield Part(masked, part.mask, part.input_ids.masked_fill(~hidden, NONE))
+    for indices, whole in zip(parts, padded_micro_batches(examples, parts, config), strict=True):
+        input_ids, mask = whole.inputs["input_ids"], whole.inputs["mask"]
+        hidden = torch.from_numpy(hidden_tokens(mask.numpy(), config.mask_share, config.seed, moment, indices))
+        yield dataclasses.replace(
+            whole,
+            inputs={"input_ids": input_ids.masked_fill(hidden, examples.task.vocab_size), "mask": mask},
+            targets=input_ids.masked_fill(~hidden, IGNORED),
+            n_targets=int(hidden.sum()),
+        )
 
 
-def judge_levels(numbers: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+def level_loss(numbers: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of the absolute differences of numbers (…, 1) from grey levels (…) over 255, and which of them agree."""
-    asked = answers != NONE
+    asked = targets != IGNORED
     levels = numbers.squeeze(-1).float()
-    loss = (levels - answers / GREY).abs().masked_fill(~asked, 0.0).sum()
-    return loss, asked & ((levels * GREY).round() == answers)
+    loss = (levels - targets / GREY).abs().masked_fill(~asked, 0.0).sum()
+    return loss, asked & ((levels * GREY).round() == targets)
 
 
 def restores_levels(task: Task) -> bool:
@@ -175,7 +194,7 @@ def outputs(task: Task) -> int:
 
 def objective(task: Task, moment: int | str) -> Objective:
     """What denoising asks at a step, or in the evaluation of that name."""
-    return Objective(partial(masked_parts, moment=moment), judge_levels if restores_levels(task) else judge_classes)
+    return Objective(partial(masked_micro_batches, moment=moment), level_loss if restores_levels(task) else class_loss)
 
 
 @lru_cache(maxsize=2)
@@ -198,41 +217,48 @@ def kept_examples(n: int, seed: int) -> Indices:
     return np.setdiff1d(np.arange(n), held_out_examples(n, seed))
 
 
-def _batch(run: Run, step: int) -> Indices:
-    kept = kept_examples(len(run.splits["train"]), run.config.seed)
-    return kept[endless_batch(len(kept), run.config.batch_size, run.config.seed, FOLDER, step)]
+class DenoisingTask(LabelTask):
+    """Restoring masked tokens of the training set, evaluated by the loss on the part of it that is held out."""
 
+    held_out = HELD_OUT
+    measure = "negative_held_out_loss"
 
-def _develop(run: Run) -> tuple[float, float]:
-    config, examples = run.config, run.splits["train"]
-    indices = held_out_examples(len(examples), config.seed)
-    with run.averaged():
-        loss, answers = evaluate(
-            run.model, run.accelerator, examples, indices, config, objective(examples.task, HELD_OUT)
+    def indices(self, step: int) -> Indices:
+        """The training examples of a step: of those that are not held out."""
+        kept = kept_examples(len(self.splits["train"]), self.config.seed)
+        return kept[endless_batch(len(kept), self.config.batch_size, self.config.seed, FOLDER, step)]
+
+    def objective(self, moment: int | str) -> Objective:
+        """Masks that follow from the step, or from the name of the evaluation."""
+        return objective(self.splits["train"].task, moment)
+
+    def validate(self, run: Run) -> dict[str, Any]:
+        """Evaluate on the held-out examples, and keep the weights if they are the best so far."""
+        config, examples = self.config, self.splits["train"]
+        indices = held_out_examples(len(examples), config.seed)
+        with run.averaged():
+            loss, counts = evaluate(
+                run.state.model, run.accelerator, examples, indices, config, self.objective(HELD_OUT)
+            )
+        if not math.isfinite(loss):
+            raise diverged(run, f"The held-out loss became {loss} after step {run.progress.step:,}.")
+        best = ", the best so far" if keep_best(run, -loss) else ""
+        run.console.note(
+            f"pretraining step {run.progress.step}: held-out loss {loss:.4f}, restored exactly "
+            f"{100 * counts.accuracy:.2f} %{best}"
         )
-    if not math.isfinite(loss):
-        raise TrainingDivergedError(f"The held-out loss became {loss} after step {run.progress.step}.")
-    better = keep_best(run, -loss)
-    run.console.note(
-        f"pretraining step {run.progress.step}: held-out loss {loss:.4f}, restored exactly "
-        f"{100 * answers.accuracy:.2f} %{', the best so far' if better else ''}"
-    )
-    return loss, answers.accuracy
+        return figures(run, loss, counts.accuracy)
 
 
-DENOISING = Phase(_batch, lambda run, step: objective(run.splits["train"].task, step), _develop, HELD_OUT)
-
-
-def _write_result(run: Run) -> None:
-    progress = run.progress
-    run.tick()
+def _write_result(run: Run, task: DenoisingTask) -> None:
+    progress, config = run.progress, task.config
     result = {
-        "task": run.config.task,
-        "model": run.config.model,
-        "seed": run.config.seed,
-        "masked": run.config.mask_share,
-        "held_out": len(held_out_examples(len(run.splits["train"]), run.config.seed)),
-        "held_out_loss": -progress.best_accuracy,
+        "task": config.task,
+        "model": config.model,
+        "seed": config.seed,
+        "masked": config.mask_share,
+        "held_out": len(held_out_examples(len(task.splits["train"]), config.seed)),
+        "held_out_loss": -progress.best_score,
         "best_step": progress.best_step,
         "steps": progress.step,
         "tokens": progress.tokens,

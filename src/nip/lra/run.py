@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,25 @@ from typing import Any
 import torch
 
 from nip.data import open_split
+from nip.data.tasks.storage import read_manifest
+from nip.graphs import Pattern
 from nip.lra.batches import endless_batch
-from nip.lra.config import KIND, RunConfig, check_same_config, read_config, settle
+from nip.lra.config import RunConfig, read_config, refuse_other, settle
 from nip.lra.denoising import pretrained, start_from
-from nip.lra.evaluation import attention_choice, data_checksum, final_test, open_folder, set_up
-from nip.lra.graphs import run_pattern
-from nip.lra.learning import learn
+from nip.lra.evaluation import final_test
+from nip.lra.graphs import named_exactly, run_pattern
+from nip.lra.model import attention_choice, encoder_config
 from nip.lra.original_log import write_original_log
+from nip.lra.task import LabelTask, start_run, write_best
+from nip.models import build_classifier
 from nip.runs.console import Console
-from nip.runs.folder import RunFolder, claimed
+from nip.runs.environment import environment, warn_of_changes
+from nip.runs.folder import RunFolder, claimed, write_json
 from nip.runs.process import keep_freed_memory
 from nip.training.distributed import new_accelerator
 from nip.training.train_step import TrainingDivergedError
+from nip.training.trainer import Run
+from nip.training.trainer import train as run_steps
 
 __all__ = ["TrainingDivergedError", "train"]
 
@@ -77,15 +86,14 @@ def train(
         )
     if skip_train and not folder.best.is_file():
         raise ValueError(f"{out} has no best weights to test; train first, without skipping it.")
-    with claimed(folder, KIND, early=(folder.pattern,)) if accelerator.is_main_process else nullcontext():
+    with claimed(folder) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         if skip_train:
             config = dataclasses.replace(config, max_steps=read_config(folder.config).max_steps)
         config = settle(config, folder, device.type)
         graph = run_pattern(config, out)
         config = dataclasses.replace(config, checksum=graph.checksum, data=data_checksum(config.task, data))
-        if folder.config.is_file():
-            check_same_config(folder.path, read_config(folder.config), config)
+        refuse_other(config, folder)
         taken = attention_choice(config, graph, device)
         finished = folder.finished(config.max_steps)
         with Console(folder.log if accelerator.is_main_process else None, config.max_steps) as console:
@@ -95,14 +103,56 @@ def train(
             # dropout is seeded step by step; the caller's generators come back as they were
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 console.note(f"Attention is computed by {taken}.")
-                run = set_up(config, folder, accelerator, graph, splits, console)
+                model = build_classifier(encoder_config(config), graph, seed=config.seed, backend=config.backend)
+                run = start_run(model, config, folder, accelerator, console)
+                task = LabelTask(config, splits, original_log=original_log)
                 accelerator.wait_for_everyone()  # all have read the checkpoint before the first writes another
                 if not skip_train:
-                    open_folder(run, graph)
+                    open_folder(run, config, graph, task.measure)
                     if config.pretrain_steps and not run.progress.step:
-                        start_from(run, pretrained(run, graph))
-                    learn(run, original_log=original_log)
-                result = final_test(run, tested_only=skip_train)
+                        start_from(run, pretrained(run, config, splits, graph))
+                    run_steps(run, task)
+                result = final_test(run, config, splits, tested_only=skip_train)
                 if original_log and accelerator.is_main_process:
                     write_original_log(folder.path, config)
                 return result
+
+
+def open_folder(run: Run, config: RunConfig, graph: Pattern, measure: str) -> None:
+    """Write what is known before the first step, and report what a resumed run should know.
+
+    Parameters
+    ----------
+    run : Run
+    config : RunConfig
+    graph : Pattern
+        Saved where the configuration's names do not rebuild it.
+    measure : str
+        What the best weights are the best by.
+    """
+    folder, console, accelerator = run.folder, run.console, run.accelerator
+    here = environment(accelerator.device, accelerator.num_processes, accelerator.distributed_type.value.lower())
+    warn_of_changes(folder.environment, here, console)
+    if run.progress.step:
+        console.say(f"Resuming after step {run.progress.step:,} of {config.max_steps:,}.")
+        planned = read_config(folder.config).max_steps
+        if planned < config.max_steps:
+            console.say(
+                f"The run was planned for {planned:,} steps. From here on it follows the schedule of "
+                f"{config.max_steps:,}; a run planned for {config.max_steps:,} from the start would end otherwise."
+            )
+    if not run.main:
+        return
+    if not named_exactly(graph, config):
+        graph.save(folder.pattern)
+    write_json(folder.config, json.loads(config.to_json()))
+    write_json(folder.environment, here)
+    if run.state.best:  # the checkpoint decides: a kill may have come between it and the file of the best weights
+        write_best(run, measure)
+
+
+def data_checksum(task: str, data: Path | None) -> str:
+    """One checksum of all splits of a task, from its manifest."""
+    splits = read_manifest(task, data)["splits"]
+    sums = {split: described["sha256"] for split, described in splits.items()}
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()

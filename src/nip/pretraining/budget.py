@@ -9,39 +9,19 @@ The learning rate of a step: the schedule says what is counted, the curve what c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from nip.pretraining.settings import Settings
-from nip.training.lr_schedules import Course
+from nip.training.checkpoint import Progress
+from nip.training.lr_schedules import LRSchedule
 
 HOUR = 3600.0
 
 
-@dataclass
-class Spent:
-    """What a run has used up.
-
-    Parameters
-    ----------
-    step : int
-        Finished steps, skipped ones too.
-    tokens : int
-        Tokens trained on, padding left out.
-    seconds : float
-        Seconds that the run has been going.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-
-def shares(settings: Settings, spent: Spent) -> dict[str, float]:
+def shares(settings: Settings, spent: Progress) -> dict[str, float]:
     """The share of each budget that is used up, by what it counts.
 
     Examples
     --------
-    >>> shares(Settings(max_steps=100, hours=2.0), Spent(step=25, seconds=3600.0))
+    >>> shares(Settings(max_steps=100, hours=2.0), Progress(step=25, seconds=3600.0))
     {'steps': 0.25, 'hours': 0.5}
     """
     found: dict[str, float] = {}
@@ -54,17 +34,17 @@ def shares(settings: Settings, spent: Spent) -> dict[str, float]:
     return found
 
 
-def share(settings: Settings, spent: Spent) -> float:
+def share(settings: Settings, spent: Progress) -> float:
     """The share of the budget that is used up, at most 1: of several the largest."""
     return min(1.0, max(shares(settings, spent).values()))
 
 
-def ended(settings: Settings, spent: Spent) -> str | None:
+def ended(settings: Settings, spent: Progress) -> str | None:
     """What is used up, in words; None while something is left.
 
     Examples
     --------
-    >>> ended(Settings(max_steps=100), Spent(step=100))
+    >>> ended(Settings(max_steps=100), Progress(step=100))
     '100 steps are done'
     """
     if settings.max_steps is not None and spent.step >= settings.max_steps:
@@ -126,13 +106,13 @@ def eval_every(settings: Settings, done: float) -> int:
     return settings.eval_every
 
 
-def rate_of(settings: Settings, spent: Spent) -> float:
+def learning_rate(settings: Settings, spent: Progress) -> float:
     """The learning rate of the step that is taken next.
 
     Examples
     --------
     >>> settings = Settings(hours=2.0, curve="linear", warmup=0.25, learning_rate=1.0)
-    >>> [rate_of(settings, Spent(seconds=60.0 * minutes)) for minutes in (15, 30, 75, 120)]
+    >>> [learning_rate(settings, Progress(seconds=60.0 * minutes)) for minutes in (15, 30, 75, 120)]
     [0.5, 1.0, 0.5, 0.0]
     """
     position, total = {
@@ -142,7 +122,7 @@ def rate_of(settings: Settings, spent: Spent) -> float:
         "tokens": (spent.tokens, settings.max_tokens),
     }[settings.moved_by]
     assert total is not None  # the settings have refused a schedule whose budget is missing
-    course = Course(
+    schedule = LRSchedule(
         settings.curve,
         settings.learning_rate,
         warmup=settings.warmup * total if settings.warmup_steps is None else settings.warmup_steps,
@@ -150,4 +130,4 @@ def rate_of(settings: Settings, spent: Spent) -> float:
         decay_step=settings.decay_step,
         decay_share=settings.decay_share,
     )
-    return course.rate(position, total)
+    return schedule.rate(position, total)

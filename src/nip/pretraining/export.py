@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -18,8 +17,12 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 import nip.models.huggingface.sparsify as over_graphs
 from nip.atomic import usual_mode
-from nip.pretraining.setup import Run, new_model
-from nip.training.distributed import whole
+from nip.data.corpus import Corpus
+from nip.pretraining.model import MaskedObjective
+from nip.pretraining.settings import Settings
+from nip.pretraining.setup import new_model
+from nip.training.distributed import gather_full
+from nip.training.trainer import Run
 
 LAST = "config.json"  # where it stands, all else does: without it no folder is a checkpoint
 
@@ -118,28 +121,53 @@ def load_model(folder: Path) -> PreTrainedModel:
     return model
 
 
-def keep_model(run: Run, hours: float) -> None:
-    """Keep the model as it is in a folder of its own, to finetune; to be called by all processes."""
+def keep_model(run: Run, settings: Settings, corpus: Corpus, hours: float) -> None:
+    """Keep the model as it is in a folder of its own, to finetune; called by all processes.
+
+    Parameters
+    ----------
+    run : Run
+    settings : Settings
+    corpus : Corpus
+        Whose tokenizer is written too.
+    hours : float
+        Of the run so far; they name the folder.
+    """
     folder = run.folder.path / f"finetune-{hours:g}h"
-    weights = _weights(run)
+    weights = model_weights(run)
     if run.main:
-        if not (folder / "config.json").is_file():  # else a restart comes by here again
+        if not (folder / LAST).is_file():  # a restart may come by here again
             unfinished = folder.with_name(f".unfinished-{folder.name}")
             shutil.rmtree(unfinished, ignore_errors=True)
-            write_model(run, unfinished, weights)
+            write_model(run, settings, corpus, unfinished, weights)
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
         run.console.say(f"The model after {hours:g} hours, step {run.progress.step:,}, is kept in {folder}.")
     run.accelerator.wait_for_everyone()
 
 
-def write_model(run: Run, folder: Path, weights: dict[str, Any]) -> None:
-    """Write weights as a Hugging Face checkpoint with the corpus's tokenizer."""
-    model = new_model(run.settings, run.corpus.vocabulary, run.learner.positions)
-    save_model(model, run.corpus.tokenizer, folder, max_tokens=run.learner.positions, weights=weights)
+def write_model(run: Run, settings: Settings, corpus: Corpus, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights as a Hugging Face checkpoint with the corpus's tokenizer.
+
+    Parameters
+    ----------
+    run : Run
+        Says how many positions the model has.
+    settings : Settings
+    corpus : Corpus
+    folder : Path
+        Made where it is missing.
+    weights : mapping of str to Tensor
+        As `model_weights` gives them.
+    """
+    positions = run.state.extra["positions"]
+    model = new_model(settings, corpus.vocabulary, positions)
+    save_model(model, corpus.tokenizer, folder, max_tokens=positions, weights=weights)
 
 
-def _weights(run: Run) -> dict[str, Any]:
-    """The model's weights, whole, under the names of its own ``state_dict``."""
-    weights = whole(run.objective.model.state_dict(), kept=run.main)
+def model_weights(run: Run) -> dict[str, Tensor]:
+    """The model's weights, gathered, under the names of its own ``state_dict``; called by all processes."""
+    objective = run.state.bare_model
+    assert isinstance(objective, MaskedObjective)
+    weights = gather_full(objective.model.state_dict(), kept=run.main)
     return {name: weight.detach().cpu() for name, weight in weights.items()}

@@ -15,7 +15,7 @@ import nip.models.huggingface.sparsify as over_graphs
 from nip.data.corpus import Vocabulary
 from nip.models.huggingface.config import ENTRY
 from nip.pretraining.checks import refuse_other_tokenizer
-from nip.pretraining.state import stretched
+from nip.pretraining.model import extend_table
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 
@@ -80,7 +80,7 @@ def first_weights(
                 continue
             found = weights[each]
             if found.shape != weight.shape and "position_embeddings" in each:
-                found = stretched(found, rows, positions) if rows < positions else found[: len(weight)]
+                found = extend_table(found, rows, positions) if rows < positions else found[: len(weight)]
             if found.shape != weight.shape:
                 shapes = f"the shape {tuple(found.shape)}, the run's {tuple(weight.shape)}"
                 raise ValueError(f"--init-from: {each} of {source} has {shapes}.")

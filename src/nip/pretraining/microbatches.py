@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 from nip.data.corpus import Batch, Corpus, Masking
 from nip.data.masking import IGNORED
 from nip.graphs.pattern import check_int
+from nip.training.train_step import MicroBatch
 
 Array = NDArray[Any]
 P = ParamSpec("P")
@@ -28,61 +28,7 @@ T = TypeVar("T")
 HELD_OUT_EPOCH = -1  # training counts epochs from 0: held-out samples are masked by draws of their own
 
 
-@dataclass(frozen=True)
-class Part:
-    """A micro-batch: b samples of L tokens, m of them masked.
-
-    Parameters
-    ----------
-    input_ids : int64 Tensor of shape (b, L)
-        With masked and random tokens.
-    positions : int64 Tensor of shape (m,)
-        Of the masked tokens, in the flattened (b · L) batch.
-    labels : int64 Tensor of shape (m,)
-        The tokens that stood there.
-    segment_ids : int32 Tensor of shape (b, L), optional
-        Which document of its sample a token is of, 0 for padding; None where all is one document.
-    token_type_ids : int64 Tensor of shape (b, L), optional
-        Where the corpus has pairs of sentences.
-    next_sentence : int64 Tensor of shape (b,), optional
-    samples : int
-        b, or fewer where a sample only fills up.
-    tokens : int
-        Padding left out.
-    """
-
-    input_ids: Tensor
-    positions: Tensor
-    labels: Tensor
-    segment_ids: Tensor | None
-    token_type_ids: Tensor | None
-    next_sentence: Tensor | None
-    samples: int
-    tokens: int
-
-    @property
-    def asked(self) -> int:
-        """Masked tokens."""
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> Part:
-        """The same on another device."""
-        moved = {name: None if x is None else x.to(device, non_blocking=True) for name, x in self.arguments().items()}
-        return Part(**moved, samples=self.samples, tokens=self.tokens)  # type: ignore[arg-type]
-
-    def arguments(self) -> dict[str, Tensor | None]:
-        """What `MaskedObjective` takes."""
-        return {
-            "input_ids": self.input_ids,
-            "positions": self.positions,
-            "labels": self.labels,
-            "segment_ids": self.segment_ids,
-            "token_type_ids": self.token_type_ids,
-            "next_sentence": self.next_sentence,
-        }
-
-
-def training_parts(
+def training_micro_batches(
     corpus: Corpus,
     position: int,
     count: int,
@@ -92,7 +38,7 @@ def training_parts(
     seed: int,
     process: int = 0,
     processes: int = 1,
-) -> list[Part]:
+) -> list[MicroBatch]:
     """This process's micro-batches of a global batch.
 
     Parameters
@@ -111,31 +57,33 @@ def training_parts(
 
     Returns
     -------
-    list of Part
-        As many in every process, of about the same size.
+    list of MicroBatch
+        The same number in every process, of about the same size. Inputs are those of `MaskedObjective`: ``input_ids``
+        of shape (b, L), ``positions`` of the m masked tokens in the flattened batch, ``segment_ids`` (None where all
+        is one document), ``token_type_ids`` and ``next_sentence``; targets are the m tokens that were masked.
 
     Raises
     ------
     ValueError
         If the processes cannot share the batch equally, or a number is below 1.
     """
-    check_int("position", position, "training_parts", minimum=0)
-    check_int("micro_batch", micro_batch, "training_parts", minimum=1)
+    check_int("position", position, "training_micro_batches", minimum=0)
+    check_int("micro_batch", micro_batch, "training_micro_batches", minimum=1)
     if count < 1 or count % processes:
         raise ValueError(f"{processes} processes cannot share a batch of {count} samples equally.")
     mine = np.arange(position + process, position + count, processes)
-    parts = []
+    found = []
     for some in np.array_split(mine, -(-len(mine) // micro_batch)):
         epochs, places = np.divmod(some, len(corpus))
         pieces = [
             _masked(corpus, corpus.batch(places[epochs == epoch], seed=seed, epoch=epoch), masking, seed, epoch)
             for epoch in np.unique(epochs).tolist()
         ]
-        parts.append(pieces[0] if len(pieces) == 1 else _joined(pieces))
-    return parts
+        found.append(pieces[0] if len(pieces) == 1 else _joined(pieces))
+    return found
 
 
-def held_out_parts(
+def held_out_micro_batches(
     corpus: Corpus,
     micro_batch: int,
     masking: Masking,
@@ -144,7 +92,7 @@ def held_out_parts(
     process: int = 0,
     processes: int = 1,
     limit: int | None = None,
-) -> Iterator[Part]:
+) -> Iterator[MicroBatch]:
     """This process's micro-batches of a held-out split: the same samples with the same masks at every evaluation.
 
     Parameters
@@ -156,15 +104,15 @@ def held_out_parts(
     -----
     Every process gets equally many parts. Where one has nothing left, it gets a sample that asks for nothing.
     """
-    check_int("micro_batch", micro_batch, "held_out_parts", minimum=1)
+    check_int("micro_batch", micro_batch, "held_out_micro_batches", minimum=1)
     n = len(corpus) if limit is None else min(limit, len(corpus))
     together = micro_batch * processes
     for begin in range(0, n, together):
         places = np.arange(begin, min(begin + together, n))
         mine = places[process::processes]
         batch = corpus.batch(mine if mine.size else places[:1], seed=seed, epoch=HELD_OUT_EPOCH)
-        part = _masked(corpus, batch, masking, seed, HELD_OUT_EPOCH)
-        yield part if mine.size else _silent(part)
+        made = _masked(corpus, batch, masking, seed, HELD_OUT_EPOCH)
+        yield made if mine.size else _silent(made)
 
 
 class Lookahead(Generic[P, T]):
@@ -209,46 +157,56 @@ class Lookahead(Generic[P, T]):
         self._pool.shutdown(cancel_futures=True)
 
 
-def _masked(corpus: Corpus, batch: Batch, masking: Masking, seed: int, epoch: int) -> Part:
+def _masked(corpus: Corpus, batch: Batch, masking: Masking, seed: int, epoch: int) -> MicroBatch:
     masked = corpus.masked(batch, masking, seed=seed, epoch=epoch)
     rows, columns = np.nonzero(masked.labels != IGNORED)
     segments = batch.segment_ids
     pairs = batch.next_sentence is not None
-    return Part(
-        input_ids=torch.from_numpy(masked.input_ids),
-        positions=torch.from_numpy(rows * batch.input_ids.shape[1] + columns),
-        labels=torch.from_numpy(masked.labels[rows, columns]),
-        segment_ids=None if bool((segments == 1).all()) else torch.from_numpy(segments),
-        token_type_ids=torch.from_numpy(batch.token_type_ids) if pairs else None,
-        next_sentence=torch.from_numpy(batch.next_sentence) if batch.next_sentence is not None else None,
+    return MicroBatch(
+        inputs={
+            "input_ids": torch.from_numpy(masked.input_ids),
+            "positions": torch.from_numpy(rows * batch.input_ids.shape[1] + columns),
+            "segment_ids": None if bool((segments == 1).all()) else torch.from_numpy(segments),
+            "token_type_ids": torch.from_numpy(batch.token_type_ids) if pairs else None,
+            "next_sentence": torch.from_numpy(batch.next_sentence) if batch.next_sentence is not None else None,
+        },
+        targets=torch.from_numpy(masked.labels[rows, columns]),
+        n_targets=len(rows),
         samples=len(batch.numbers),
         tokens=int((segments != 0).sum()),
     )
 
 
-def _joined(parts: list[Part]) -> Part:
-    """Parts of several epochs as one."""
-    length = parts[0].input_ids.shape[1]
-    before = np.cumsum([0, *(part.samples for part in parts)]).tolist()
+def _joined(pieces: list[MicroBatch]) -> MicroBatch:
+    """Micro-batches of several epochs as one."""
+    ids, positions, segments = (
+        [each.inputs[name] for each in pieces] for name in ("input_ids", "positions", "segment_ids")
+    )
+    length = ids[0].shape[1]
+    before = np.cumsum([0, *(each.samples for each in pieces)]).tolist()
 
     def together(name: str) -> Tensor | None:
-        pieces = [getattr(part, name) for part in parts]
-        return None if pieces[0] is None else torch.cat(pieces)
+        tensors = [each.inputs[name] for each in pieces]
+        return None if tensors[0] is None else torch.cat(tensors)
 
-    segments = [torch.ones_like(part.input_ids, dtype=torch.int32) if part.segment_ids is None else part.segment_ids
-                for part in parts]  # fmt: skip
-    return Part(
-        input_ids=torch.cat([part.input_ids for part in parts]),
-        positions=torch.cat([part.positions + n * length for part, n in zip(parts, before, strict=False)]),
-        labels=torch.cat([part.labels for part in parts]),
-        segment_ids=None if all(part.segment_ids is None for part in parts) else torch.cat(segments),
-        token_type_ids=together("token_type_ids"),
-        next_sentence=together("next_sentence"),
+    full = [torch.ones_like(x, dtype=torch.int32) if s is None else s for x, s in zip(ids, segments, strict=True)]
+    return MicroBatch(
+        inputs={
+            "input_ids": torch.cat(ids),
+            "positions": torch.cat([each + n * length for each, n in zip(positions, before, strict=False)]),
+            "segment_ids": None if all(each is None for each in segments) else torch.cat(full),
+            "token_type_ids": together("token_type_ids"),
+            "next_sentence": together("next_sentence"),
+        },
+        targets=torch.cat([each.targets for each in pieces]),
+        n_targets=sum(each.n_targets for each in pieces),
         samples=before[-1],
-        tokens=sum(part.tokens for part in parts),
+        tokens=sum(each.tokens for each in pieces),
     )
 
 
-def _silent(part: Part) -> Part:
-    """The same sample, of which nothing is asked."""
-    return Part(part.input_ids, part.positions[:0], part.labels[:0], part.segment_ids, part.token_type_ids, None, 0, 0)
+def _silent(micro_batch: MicroBatch) -> MicroBatch:
+    """The same samples, of which nothing is asked."""
+    positions = micro_batch.inputs["positions"]
+    inputs = {**micro_batch.inputs, "positions": positions[:0], "next_sentence": None}
+    return MicroBatch(inputs, micro_batch.targets[:0], n_targets=0, samples=0, tokens=0)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -37,7 +38,9 @@ from nip.models.huggingface.config import Spec
 from nip.models.huggingface.masks import packed
 from nip.models.huggingface.norms import use_rms_norm
 from nip.models.huggingface.sparsify import sparsify
+from nip.models.positions import reflected
 from nip.pretraining.settings import size_of
+from nip.training.train_step import MicroBatch, autocast
 
 FAMILIES = ("bert", "roberta-prelayernorm", "modernbert")
 NORMS = ("layer", "rms")
@@ -289,8 +292,8 @@ def _among(name: str, value: str, legal: Sequence[str]) -> None:
         )
 
 
-class Sums(NamedTuple):
-    """Of a micro-batch: what adds up over micro-batches and processes; of no dimension but for `right`."""
+class MaskedSums(NamedTuple):
+    """Sums over a micro-batch, which add up over micro-batches and processes; of no dimension but for `right`."""
 
     loss: Tensor
     """Cross-entropies of the masked tokens, float32."""
@@ -350,7 +353,7 @@ class MaskedObjective(nn.Module):
         segment_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         next_sentence: Tensor | None = None,
-    ) -> Sums:
+    ) -> MaskedSums:
         """The sums of a micro-batch.
 
         Parameters
@@ -378,18 +381,37 @@ class MaskedObjective(nn.Module):
         right = hits.new_zeros(len(input_ids)).index_add_(0, positions // input_ids.shape[1], hits)
         nothing = loss.new_zeros(())
         if not self._asks_sentences or next_sentence is None:
-            return Sums(loss, right, nothing, nothing)
+            return MaskedSums(loss, right, nothing, nothing)
         answers = (_own_sentences(self.model, hidden) if self.sentences is None else self.sentences(hidden)).float()
         sentence_loss = functional.cross_entropy(answers, next_sentence, reduction="sum")
-        return Sums(loss, right, sentence_loss, (answers.argmax(-1) == next_sentence).sum())
+        return MaskedSums(loss, right, sentence_loss, (answers.argmax(-1) == next_sentence).sum())
 
 
-def total_loss(sums: Sums, asked: int, samples: int) -> Tensor:
+def masked_sums(
+    model: nn.Module, accelerator: Accelerator, micro_batch: MicroBatch, precision: str | None
+) -> MaskedSums:
+    """The sums of a micro-batch, computed in a precision.
+
+    Parameters
+    ----------
+    model : Module
+        A `MaskedObjective`, as the accelerator wraps it.
+    accelerator : Accelerator
+    micro_batch : MicroBatch
+    precision : {"fp32", "bf16", "fp16"}, optional
+    """
+    micro_batch = micro_batch.to(accelerator.device)
+    with autocast(accelerator, precision):
+        sums: MaskedSums = model(**micro_batch.inputs, labels=micro_batch.targets)
+    return sums
+
+
+def total_loss(sums: MaskedSums, asked: int, samples: int) -> Tensor:
     """What to descend: the mean over the masked tokens, plus that over the samples' next sentences where it is asked.
 
     Parameters
     ----------
-    sums : Sums
+    sums : MaskedSums
         Of a micro-batch.
     asked, samples : int
         Masked tokens and samples of the whole global batch, so that the gradients of its micro-batches add up to its
@@ -429,3 +451,25 @@ def _has_own_sentences(model: Any) -> bool:
 def _own_sentences(model: Any, hidden: Tensor) -> Tensor:
     scores: Tensor = model.cls.seq_relationship(model.bert.pooler(hidden))
     return scores
+
+
+def extend_table(table: Tensor, before: int, now: int) -> Tensor:
+    """A position table with rows for more positions, by reflection; leading rows that are no position stay.
+
+    Parameters
+    ----------
+    table : Tensor of shape (extra + before, …)
+    before, now : int
+        Positions so far, and from now on.
+
+    Returns
+    -------
+    Tensor of shape (extra + now, …)
+
+    Examples
+    --------
+    >>> extend_table(torch.arange(6.0), 4, 8).tolist()  # RoBERTa has two rows that stand for no position
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 4.0, 3.0, 2.0]
+    """
+    extra = len(table) - before
+    return torch.cat([table[:extra], reflected(table[extra:], now)]).contiguous()

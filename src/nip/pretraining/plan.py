@@ -15,11 +15,11 @@ from nip.data.corpus import Corpus, open_corpus
 from nip.formatting import format_count, format_percent
 from nip.pretraining.checks import SHARDED, graph_of, refuse_impossible, settled, slow_precision
 from nip.pretraining.cost import Memory, memory_of, work_of
-from nip.pretraining.microbatches import training_parts
+from nip.pretraining.microbatches import training_micro_batches
 from nip.pretraining.model import MaskedObjective, total_loss
 from nip.pretraining.settings import Settings
-from nip.pretraining.setup import masking_of, micro_batch, new_model, positions_in
-from nip.pretraining.throughput import DTYPES, Forecast, masked_in, outlook, pace, peak_of
+from nip.pretraining.setup import masking_of, micro_batch_size, new_model, positions_in
+from nip.pretraining.throughput import DTYPES, Forecast, forecast_run, masked_in, peak_of, time_step
 from nip.training.distributed import new_accelerator
 
 DEVICES = {"A100": 312e12, "H100": 989e12}
@@ -144,7 +144,7 @@ def plan(settings: Settings, dataset: Path) -> Plan:
         with torch.device("meta"):
             model = new_model(settings, corpus.vocabulary, positions_in(settings, number))
         weights = sum(weight.numel() for weight in model.parameters())
-        size = micro_batch(settings, length, device, processes)
+        size = micro_batch_size(settings, length, device, processes)
         masked = masked_in(settings, length, corpus.manifest["settings"])
         memory = memory_of(
             model,
@@ -167,9 +167,11 @@ def plan(settings: Settings, dataset: Path) -> Plan:
     first = corpus.samples(np.arange(min(64, len(corpus))))
     fill = float((first.segment_ids > 0).mean())
     seen = corpus.tokens
-    here = outlook(settings, flops, speed * fill, 0, fill=fill, weights=weights, corpus=seen)
+    here = forecast_run(settings, flops, speed * fill, 0, fill=fill, weights=weights, corpus=seen)
     elsewhere = {
-        name: outlook(settings, flops, REACHED * each / flops[0] * fill, 0, fill=fill, weights=weights, corpus=seen)
+        name: forecast_run(
+            settings, flops, REACHED * each / flops[0] * fill, 0, fill=fill, weights=weights, corpus=seen
+        )
         for name, each in DEVICES.items()
     }
     together = peak * processes
@@ -181,22 +183,24 @@ def measured(settings: Settings, corpus: Corpus, stage: StagePlan, peak: float, 
     """Tokens a second of one process, padding counted: forward and backward over as many samples as take a second."""
     about = int(_SECONDS * REACHED * peak / (stage.flops * stage.length))
     count = max(1, min(stage.micro_batch, about))
-    (part,) = training_parts(corpus, 0, count, count, masking_of(settings, stage.length), seed=settings.seed)
+    (micro_batch,) = training_micro_batches(
+        corpus, 0, count, count, masking_of(settings, stage.length), seed=settings.seed
+    )
     objective = MaskedObjective(
         new_model(settings, corpus.vocabulary, positions_in(settings, 0)), next_sentence=settings.next_sentence
     )
     objective.to(device).train()
-    part = part.to(device)
+    micro_batch = micro_batch.to(device)
     half = settings.precision != "fp32"
 
     def step() -> None:
         with torch.autocast(device.type, DTYPES[settings.precision or "fp32"], enabled=half):
-            sums = objective(**part.arguments())
-        torch.autograd.backward(total_loss(sums, part.asked, count))
+            sums = objective(**micro_batch.inputs, labels=micro_batch.targets)
+        torch.autograd.backward(total_loss(sums, micro_batch.n_targets, count))
         objective.zero_grad(set_to_none=True)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return count * stage.length / pace(step, device)
+        return count * stage.length / time_step(step, device)
 
 
 def _figures(forecast: Forecast) -> dict[str, float]:

@@ -1,23 +1,22 @@
 """A pretraining run from its settings to its model.
 
-What a run leaves: its record, the models that are kept on the way, the last evaluation, and the model, last of all.
-
-The model is written file by file under other names, its ``config.json`` last; an older one's goes before, so that no
-folder holds the weights of one model and the configuration of another.
+The model is written file by file under other names, its ``config.json`` last; an older one's is removed before, so that
+no folder holds the weights of one model and the configuration of another.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
-from nip.data.corpus import verify
+from nip.data.corpus import open_corpus, verify
 from nip.pretraining.budget import ended
 from nip.pretraining.checks import (
     attention_choice,
@@ -28,157 +27,36 @@ from nip.pretraining.checks import (
     settled,
     slow_precision,
 )
-from nip.pretraining.export import _weights, write_model
-from nip.pretraining.loop import keep_good, secure, train_stage
-from nip.pretraining.output_dir import (
-    KIND,
-    OWNED,
-    check_same_settings,
-    claimed_run,
-    finished,
-    planned,
-    settings_of,
-    writing,
-)
+from nip.pretraining.export import model_weights, write_model
+from nip.pretraining.init_from import first_weights
+from nip.pretraining.model import MaskedObjective, extend_table
+from nip.pretraining.output_dir import KIND, claimed_run, finished, planned, refuse_other, settings_of
 from nip.pretraining.settings import Settings
-from nip.pretraining.setup import Run, micro_batch, set_up
-from nip.pretraining.state import Progress, progress_in
-from nip.pretraining.throughput import peak_of, works
+from nip.pretraining.setup import micro_batch_size, new_model, positions_in
+from nip.pretraining.task import PretrainingTask
+from nip.pretraining.throughput import flops_per_token, peak_of
 from nip.pretraining.trackers import tracked
 from nip.pretraining.validation import commonest_token, evaluate
-from nip.runs.accuracy import learnt
+from nip.runs.accuracy import learned
 from nip.runs.console import Console
-from nip.runs.environment import changes, environment
-from nip.runs.folder import RUN_FILE, Metrics, RunFolder, read_run_file, write_json, write_manifest
+from nip.runs.environment import environment, warn_of_changes
+from nip.runs.folder import RUN_FILE, Metrics, RunFolder, read_run_file, write_json, writing
 from nip.runs.process import keep_freed_memory, peak_mib
-from nip.runs.record import RunRecord, write_record
-from nip.training.distributed import new_accelerator
-from nip.training.train_step import TrainingDivergedError
+from nip.training.checkpoint import Progress, TrainState, load_checkpoint, read_progress
+from nip.training.distributed import new_accelerator, prepare_model, uses_deepspeed
+from nip.training.optimizers import make_optimizer
+from nip.training.trainer import (
+    EngineSettings,
+    Run,
+    SpikeRule,
+    checkpoint,
+    diverged,
+    link_rollback_checkpoint,
+    train,
+)
 
 TASK = "masked language model"
 TEST = 4  # the last evaluation takes so many times the samples of the others
-
-
-def record_of(settings: Settings, data: str, command: Sequence[str]) -> RunRecord:
-    """The record of a run, with the graph of its longest samples.
-
-    Parameters
-    ----------
-    settings : Settings
-    data : str
-        The checksum of the corpus.
-    command : sequence of str
-        What was typed.
-    """
-    return RunRecord(
-        kind=KIND,
-        task=TASK,
-        pattern=settings.model,
-        parameters=settings.parameters,
-        block_size=settings.block_size,
-        seq_len=settings.tokens_at_most,
-        checksum=graph_of(settings, settings.tokens_at_most).checksum,
-        data={"train": data},
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        settings=settings.to_dict(),
-        planned_steps=settings.max_steps,
-        command=list(command),
-    )
-
-
-def finish(run: Run, record: RunRecord) -> dict[str, Any]:
-    """Evaluate once more, on more samples, write the result and the model; what ``result.json`` holds."""
-    settings, progress, folder = run.settings, run.progress, run.folder
-    run.tick()
-    measured = evaluate(run, TEST * settings.eval_samples)
-    answers = measured.answers
-    if not math.isfinite(measured.loss):
-        raise TrainingDivergedError(
-            f"The held-out loss is {measured.loss} after step {progress.step:,}. The state is kept in "
-            f"{folder.checkpoint}."
-        )
-    baselines = {"commonest_token": commonest_token(run.corpus, run.held_out)}
-    run.tick()
-    reason = progress.stopped or ended(settings, progress)
-    result = {
-        "task": TASK,
-        "model": settings.model,
-        "seed": settings.seed,
-        "metric": "accuracy",
-        "score": answers.accuracy,
-        "test_accuracy": answers.accuracy,
-        "interval": list(answers.interval),
-        "test_loss": measured.loss,
-        "perplexity": math.exp(min(measured.loss, 700.0)),
-        "n_test": measured.samples,
-        "n_answers": answers.asked,
-        **({} if measured.sentence_accuracy is None else {"sentence_accuracy": measured.sentence_accuracy}),
-        "dev_accuracy": progress.dev_accuracy,
-        "dev_loss": progress.dev_loss,
-        "baselines": baselines,
-        "learnt": learnt(answers.interval, baselines),
-        "steps": progress.step,
-        "planned_steps": settings.max_steps or progress.step,
-        "best_step": progress.step,
-        "planned": planned(settings),
-        "ended": reason,
-        "samples": progress.samples,
-        "tokens": progress.tokens,
-        "skipped_steps": progress.guard.skipped,
-        "rollbacks": progress.guard.rollbacks,
-        "kept_hours": progress.kept,
-        "tokens_per_second": round(progress.tokens / max(progress.step_seconds, 1e-9), 1),
-        "samples_per_second": round(progress.samples / max(progress.step_seconds, 1e-9), 2),
-        "flops": progress.flops,
-        "flops_utilisation": round(progress.flops / max(progress.step_seconds, 1e-9) / run.peak, 4),
-        "seconds": round(progress.seconds, 3),
-        "training_seconds": round(progress.step_seconds, 3),
-        "saving_seconds": round(progress.save_seconds, 3),
-        "peak_mib": peak_mib(run.accelerator.device),
-    }
-    weights = _weights(run)
-    if run.main:
-        row = {"loss": measured.loss, "accuracy": answers.accuracy, "learning_rate": None}
-        counts = {"tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
-        with writing(folder, "the run's end"):
-            with closing(Metrics(folder.metrics, progress.metrics_bytes)) as metrics:
-                metrics.write({"step": progress.step, "split": "test", **row, **counts})
-                metrics.secure()
-            folder.config.unlink(missing_ok=True)
-            write_json(folder.result, result)
-            write_model(run, folder.path, weights)
-            write_manifest(folder.path, record.command, OWNED, finished=True)
-    run.accelerator.wait_for_everyone()
-    run.console.note(in_words(result))
-    return result
-
-
-def in_words(result: dict[str, Any]) -> str:
-    """The result in three sentences.
-
-    Examples
-    --------
-    >>> print(in_words({"steps": 1000, "tokens": 4_000_000, "ended": "1,000 steps are done", "test_loss": 3.25,
-    ...     "perplexity": 25.79, "test_accuracy": 0.412, "interval": [0.405, 0.419], "baselines":
-    ...     {"commonest_token": 0.05}, "n_answers": 20_000, "saving_seconds": 1.0, "seconds": 400.0,
-    ...     "tokens_per_second": 12_345.6, "flops_utilisation": 0.5}))
-    The run has ended after 1,000 steps and 4,000,000 tokens: 1,000 steps are done.
-    Held-out loss 3.2500, perplexity 25.79; 41.2 % of 20,000 masked tokens guessed (95 % interval 40.5–41.9 %; always \
-the commonest token: 5.0 %).
-    12,346 tokens a second, 50.0 % of what the device multiplies; checkpoints took 0.2 % of the time.
-    """
-    low, high = result["interval"]
-    saving = result["saving_seconds"] / max(result["seconds"], 1e-9)
-    common = 100 * result["baselines"]["commonest_token"]
-    return (
-        f"The run has ended after {result['steps']:,} steps and {result['tokens']:,} tokens: {result['ended']}.\n"
-        f"Held-out loss {result['test_loss']:.4f}, perplexity {result['perplexity']:.2f}; "
-        f"{100 * result['test_accuracy']:.1f} % of {result['n_answers']:,} masked tokens guessed (95 % interval "
-        f"{100 * low:.1f}–{100 * high:.1f} %; always the commonest token: {common:.1f} %).\n"
-        f"{result['tokens_per_second']:,.0f} tokens a second, {100 * result['flops_utilisation']:.1f} % of what the "
-        f"device multiplies; checkpoints took {100 * saving:.1f} % of the time."
-    )
 
 
 def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
@@ -218,9 +96,9 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
         facts = read_run_file(folder.path)
         there = settings_of(facts, folder.path) if facts is not None else None
         settings = settled(settings, there, accelerator.device)
-        record = record_of(settings, data, command)
+        described = run_facts(settings, data, command)
         if facts is not None:
-            check_same_settings(folder, facts, record)
+            refuse_other(folder, facts, settings, data, described["checksum"])
         elif accelerator.is_main_process:
             verify(dataset)  # every byte, once: hours follow
         result = finished(folder, settings)
@@ -228,72 +106,256 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
             if result is not None:
                 console.say(f"{out} is finished: {result['ended']}.")
                 return result
-            progress = progress_in(folder.checkpoint) if folder.checkpoint.is_file() else Progress()
-            accelerator.wait_for_everyone()  # all know where the run stands before the first writes
+            progress = read_progress(folder.checkpoint) if folder.checkpoint.is_file() else Progress()
+            accelerator.wait_for_everyone()  # all know where the run is before the first writes
             # dropout is seeded step by step; the caller's generators come back as they were
             devices = [accelerator.device] if accelerator.device.type == "cuda" else []
             fork = torch.random.fork_rng(devices=devices)
             with fork, tracked(settings, accelerator, folder, progress.step) as log:
-                begun = foreseen = False
+                task, begun = None, False
                 while True:
-                    run = set_up(settings, dataset, folder, accelerator, console, progress, log)
+                    run, task = open_stage(settings, dataset, folder, accelerator, console, progress, task)
+                    run.log = log
                     if not begun:
-                        begin(run, record, again=reopened(settings, there))
-                        flops = works(settings, run)
-                        peak = peak_of(accelerator.device, settings.precision) * accelerator.num_processes
+                        begin(run, task, described, again=reopened(settings, there))
                     begun = True
-                    run.flops, run.peak, run.foreseen = flops, peak, foreseen
-                    say_stage(run)
-                    over = train_stage(run)
-                    progress, foreseen = run.progress, run.foreseen
-                    if over:
-                        return finish(run, record)
+                    print_stage(run, task)
+                    with closing(task):
+                        train(run, task)
+                    progress = run.progress
+                    if task.over(run):
+                        return finish(run, task)
                     del run
                     accelerator.free_memory()
 
 
-def begin(run: Run, record: RunRecord, *, again: bool) -> None:
-    """Secure the run as it is, so that what cannot be written is known before the first step, and say what is there.
+def open_stage(
+    settings: Settings,
+    dataset: Path,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    console: Console,
+    progress: Progress,
+    before: PretrainingTask | None,
+) -> tuple[Run, PretrainingTask]:
+    """The run in its current stage, new or as its checkpoint has it, and the stage's task.
 
     Parameters
     ----------
-    record : RunRecord
+    settings : Settings
+    dataset : Path
+        The corpus.
+    folder : RunFolder
+    accelerator : Accelerator
+    console : Console
+    progress : Progress
+        Says which stage it is.
+    before : PretrainingTask, optional
+        That of the stage before, whose measurements of this machine are kept.
+    """
+    length = settings.lengths[progress.stage][0]
+    corpus = open_corpus(dataset, "train", max_seq_length=length)
+    validation = open_corpus(dataset, "test", max_seq_length=length)
+    positions = positions_in(settings, progress.stage)
+    model = new_model(settings, corpus.vocabulary, positions)
+    if settings.init_from is not None and not folder.checkpoint.is_file():
+        new = first_weights(model, settings.init_from, dataset, corpus.vocabulary, positions)
+        if new:
+            console.say(
+                f"{settings.init_from} has no weights for next sentences: {', '.join(new)} are initialized at random."
+            )
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    objective: Any = MaskedObjective(model, next_sentence=settings.next_sentence, seed=settings.seed)
+    objective.to(accelerator.device)
+    optimizer = make_optimizer(
+        objective,
+        settings.optimizer,
+        learning_rate=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        bias_correction=settings.bias_correction,
+        coefficients=(settings.min_coeff, settings.max_coeff),
+    )
+    if uses_deepspeed(accelerator):
+        accelerator.state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = settings.clip
+    wrapped, optimizer = prepare_model(accelerator, objective, optimizer, settings.precision)
+    scaler = torch.amp.GradScaler(accelerator.device.type) if settings.precision == "fp16" else None
+
+    def grow_positions(saved: Tensor, shape: torch.Size, header: Mapping[str, Any]) -> Tensor:
+        fewer = header["positions"]
+        grows = len(saved) - fewer == shape[0] - positions
+        return extend_table(saved, fewer, positions) if grows else saved
+
+    state = TrainState(
+        accelerator, wrapped, optimizer, scaler, progress, extra={"positions": positions}, resize=grow_positions
+    )
+    if folder.checkpoint.is_file():
+        state.progress = load_checkpoint(folder.checkpoint, state)
+    if before is None:
+        flops = flops_per_token(settings, corpus)
+        peak = peak_of(accelerator.device, settings.precision) * accelerator.num_processes
+        task = PretrainingTask(settings, corpus, validation, flops, peak)
+    else:
+        task = PretrainingTask(settings, corpus, validation, before.flops, before.peak, before.forecast_done)
+    spikes = SpikeRule(
+        settings.spike, settings.bad_steps, settings.rollback_every, settings.max_rollbacks, settings.overflow_limit
+    )
+    engine = EngineSettings(
+        seed=settings.seed,
+        clip=settings.clip,
+        spikes=spikes,
+        checkpoint_seconds=60 * settings.checkpoint_minutes,
+        log_every=settings.log_every,
+    )
+    return Run(engine, folder, state, console), task
+
+
+def begin(run: Run, task: PretrainingTask, described: dict[str, Any], *, again: bool) -> None:
+    """Save the run as it is, so that an error of writing shows before the first step, and report how it starts.
+
+    Parameters
+    ----------
+    run : Run
+    task : PretrainingTask
+    described : dict
+        The contents of ``run.json``.
     again : bool
-        Whether the run goes on past what stopped it.
+        Whether the run continues past what stopped it.
     """
     folder, console, accelerator = run.folder, run.console, run.accelerator
     if again:
         run.progress.stopped = None
     if run.main and not (folder.path / RUN_FILE).is_file():
-        write_record(folder, record)  # first: what follows must not be there without an owner
-        write_manifest(folder.path, record.command, OWNED, finished=False)
+        write_json(folder.path / RUN_FILE, described)  # first: what follows must not be there without an owner
     if again or not folder.checkpoint.is_file():
-        secure(run, None)
+        checkpoint(run)
     else:
-        keep_good(run)  # a kill may have come between the two
+        link_rollback_checkpoint(run)  # a kill may have come between the two
     if run.progress.step:
-        console.say(f"Going on after step {run.progress.step:,}.")
-    slow = slow_precision(run.settings, accelerator.device)
+        console.say(f"Resuming after step {run.progress.step:,}.")
+    slow = slow_precision(task.settings, accelerator.device)
     if slow is not None:
         console.say(f"Warning: {slow}")
-    here = environment(accelerator.device, accelerator.num_processes)
-    here["distribution"] = accelerator.distributed_type.value.lower()
-    if folder.environment.is_file():
-        changed = changes(json.loads(folder.environment.read_text("utf-8")), here)
-        if changed:
-            console.say(f"Warning: {'; '.join(changed)}. The run goes on, but its last bits may come out otherwise.")
+    here = environment(accelerator.device, accelerator.num_processes, accelerator.distributed_type.value.lower())
+    warn_of_changes(folder.environment, here, console)
     accelerator.wait_for_everyone()
     if run.main:
-        write_record(folder, record)  # new budgets, once the state has them
-        write_manifest(folder.path, record.command, OWNED, finished=False)
+        write_json(folder.path / RUN_FILE, described)  # new budgets, once the checkpoint has them
         write_json(folder.environment, here)
 
 
-def say_stage(run: Run) -> None:
-    """Say what the samples of the stage are, and what computes their attention."""
-    accelerator = run.accelerator
-    size = micro_batch(run.settings, run.length, accelerator.device, accelerator.num_processes)
-    choice = attention_choice(run.settings, run.length, size, accelerator.device)
-    run.console.note(f"Attention over {run.length} tokens is computed by {choice}.")
+def print_stage(run: Run, task: PretrainingTask) -> None:
+    """Report the length of the stage's samples, and what computes their attention."""
+    accelerator, settings = run.accelerator, task.settings
+    size = micro_batch_size(settings, task.length, accelerator.device, accelerator.num_processes)
+    choice = attention_choice(settings, task.length, size, accelerator.device)
+    run.console.note(f"Attention over {task.length} tokens is computed by {choice}.")
     if run.progress.step and not run.progress.stage_samples:
-        run.console.say(f"From step {run.progress.step:,} on samples have {run.length} tokens.")
+        run.console.say(f"From step {run.progress.step:,} on samples have {task.length} tokens.")
+
+
+def finish(run: Run, task: PretrainingTask) -> dict[str, Any]:
+    """Evaluate once more, on more samples, write the result and the model; the contents of ``result.json``."""
+    settings, progress, folder = task.settings, run.progress, run.folder
+    run.tick()
+    measured = evaluate(run, settings, task.validation, TEST * settings.eval_samples)
+    counts = measured.counts
+    if not math.isfinite(measured.loss):
+        raise diverged(run, f"The held-out loss is {measured.loss} after step {progress.step:,}.")
+    baselines = {"commonest_token": commonest_token(task.corpus, task.validation)}
+    run.tick()
+    reason = progress.stopped or ended(settings, progress)
+    result = {
+        "task": TASK,
+        "model": settings.model,
+        "seed": settings.seed,
+        "metric": "accuracy",
+        "score": counts.accuracy,
+        "test_accuracy": counts.accuracy,
+        "interval": list(counts.interval),
+        "test_loss": measured.loss,
+        "perplexity": math.exp(min(measured.loss, 700.0)),
+        "n_test": measured.samples,
+        "n_answers": counts.asked,
+        **({} if measured.sentence_accuracy is None else {"sentence_accuracy": measured.sentence_accuracy}),
+        "dev_accuracy": progress.dev_accuracy,
+        "dev_loss": progress.dev_loss,
+        "baselines": baselines,
+        "learnt": learned(counts.interval, baselines),
+        "steps": progress.step,
+        "planned_steps": settings.max_steps or progress.step,
+        "best_step": progress.step,
+        "planned": planned(settings),
+        "ended": reason,
+        "samples": progress.samples,
+        "tokens": progress.tokens,
+        "skipped_steps": progress.loss_spikes.skipped,
+        "rollbacks": progress.loss_spikes.rollbacks,
+        "kept_hours": progress.kept,
+        "tokens_per_second": round(progress.tokens / max(progress.training_seconds, 1e-9), 1),
+        "samples_per_second": round(progress.samples / max(progress.training_seconds, 1e-9), 2),
+        "flops": progress.flops,
+        "flops_utilisation": round(progress.flops / max(progress.training_seconds, 1e-9) / task.peak, 4),
+        "seconds": round(progress.seconds, 3),
+        "training_seconds": round(progress.training_seconds, 3),
+        "saving_seconds": round(progress.checkpoint_seconds, 3),
+        "peak_mib": peak_mib(run.accelerator.device),
+    }
+    weights = model_weights(run)
+    if run.main:
+        with writing(folder, "the run's end"):
+            with closing(Metrics(folder.metrics, progress.metrics_bytes)) as run.metrics:
+                run.record("test", {"loss": measured.loss, "accuracy": counts.accuracy, "learning_rate": None})
+                run.metrics.secure()
+            folder.config.unlink(missing_ok=True)
+            write_json(folder.result, result)
+            write_model(run, settings, task.corpus, folder.path, weights)
+    run.accelerator.wait_for_everyone()
+    run.console.note(format_result(result))
+    return result
+
+
+def run_facts(settings: Settings, data: str, command: Sequence[str]) -> dict[str, Any]:
+    """What ``run.json`` holds: the command, what decides the run's numbers, and the graph of its longest samples."""
+    graph = graph_of(settings, settings.tokens_at_most)
+    return {
+        "kind": KIND,
+        "task": TASK,
+        "command": list(command),
+        "settings": settings.to_dict(),
+        "pattern": settings.model,
+        "parameters": dict(settings.parameters),
+        "block_size": settings.block_size,
+        "seq_len": settings.tokens_at_most,
+        "checksum": graph.checksum,
+        "data": {"train": data},
+    }
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """The result in three sentences.
+
+    Examples
+    --------
+    >>> print(format_result({"steps": 1000, "tokens": 4_000_000, "ended": "1,000 steps are done", "test_loss": 3.25,
+    ...     "perplexity": 25.79, "test_accuracy": 0.412, "interval": [0.405, 0.419], "baselines":
+    ...     {"commonest_token": 0.05}, "n_answers": 20_000, "saving_seconds": 1.0, "seconds": 400.0,
+    ...     "tokens_per_second": 12_345.6, "flops_utilisation": 0.5}))
+    The run has ended after 1,000 steps and 4,000,000 tokens: 1,000 steps are done.
+    Held-out loss 3.2500, perplexity 25.79; 41.2 % of 20,000 masked tokens guessed (95 % interval 40.5–41.9 %; always \
+the commonest token: 5.0 %).
+    12,346 tokens a second, 50.0 % of what the device multiplies; checkpoints took 0.2 % of the time.
+    """
+    low, high = result["interval"]
+    saving = result["saving_seconds"] / max(result["seconds"], 1e-9)
+    common = 100 * result["baselines"]["commonest_token"]
+    return (
+        f"The run has ended after {result['steps']:,} steps and {result['tokens']:,} tokens: {result['ended']}.\n"
+        f"Held-out loss {result['test_loss']:.4f}, perplexity {result['perplexity']:.2f}; "
+        f"{100 * result['test_accuracy']:.1f} % of {result['n_answers']:,} masked tokens guessed (95 % interval "
+        f"{100 * low:.1f}–{100 * high:.1f} %; always the commonest token: {common:.1f} %).\n"
+        f"{result['tokens_per_second']:,.0f} tokens a second, {100 * result['flops_utilisation']:.1f} % of what the "
+        f"device multiplies; checkpoints took {100 * saving:.1f} % of the time."
+    )

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from nip.data.corpus import Corpus
 from nip.formatting import format_count
 from nip.pretraining.cost import matmul_peak, timed, work_of
 from nip.pretraining.settings import Settings
-from nip.pretraining.setup import Run, new_model
+from nip.pretraining.setup import new_model
 
 TOKENS_PER_WEIGHT = 20.0
 """Below it a smaller model would be better for the same computation (arXiv 2203.15556, of causal models)."""
@@ -156,7 +157,7 @@ def forecast(
     return Forecast(sum(tokens), steps, seconds(tokens), weights, corpus)
 
 
-def pace(step: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+def time_step(step: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
     """Seconds that a step takes, once it runs smoothly: a median of some, after one that does not count."""
     step()
     return statistics.median(timed(step, device) for _ in range(repeats))
@@ -189,13 +190,13 @@ def masked_in(settings: Settings, length: int, made: Mapping[str, Any] | None = 
     return float(min(settings.max_predictions or length, length * settings.mask_probability))
 
 
-def works(settings: Settings, run: Run) -> list[float]:
+def flops_per_token(settings: Settings, corpus: Corpus) -> list[float]:
     """FLOPs of training on a token, stage by stage."""
     found = []
     for length, _ in settings.lengths:
         with torch.device("meta"):
-            model = new_model(settings, run.corpus.vocabulary, length)
-        found.append(work_of(model, length, masked_in(settings, length, run.corpus.manifest["settings"])).total)
+            model = new_model(settings, corpus.vocabulary, length)
+        found.append(work_of(model, length, masked_in(settings, length, corpus.manifest["settings"])).total)
     return found
 
 
@@ -226,7 +227,7 @@ def mean_batch(settings: Settings) -> float:
     return settings.ramp_share * growing + (1 - settings.ramp_share) * settings.batch_size
 
 
-def outlook(
+def forecast_run(
     settings: Settings, flops: Sequence[float], speed: float, stage: int, *, fill: float, weights: int, corpus: int
 ) -> Forecast:
     """What the run will have seen.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from nip.data.corpus import Corpus
-from nip.pretraining.microbatches import Part, held_out_parts
-from nip.pretraining.setup import Run, micro_batch
-from nip.pretraining.step import compute
-from nip.runs.accuracy import Answers
-from nip.training.distributed import summed
+from nip.pretraining.microbatches import held_out_micro_batches
+from nip.pretraining.model import masked_sums
+from nip.pretraining.settings import Settings
+from nip.pretraining.setup import masking_of, micro_batch_size
+from nip.runs.accuracy import AccuracyCounts
+from nip.training.distributed import all_reduce_sum
+from nip.training.trainer import Run
 
 SEED = 0  # of the held-out samples and their masks
 
@@ -27,54 +28,60 @@ class Measured:
     ----------
     loss : float
         Mean cross-entropy of the masked tokens; its exponential is the perplexity.
-    answers : Answers
-        Right and asked ones, of every sample.
+    counts : AccuracyCounts
+        Of the masked tokens.
     samples : int
     sentence_accuracy : float, optional
         Of next sentences, where they are asked.
     """
 
     loss: float
-    answers: Answers
+    counts: AccuracyCounts
     samples: int
     sentence_accuracy: float | None = None
 
 
-def evaluate(run: Run, limit: int) -> Measured:
-    """Evaluate on at most `limit` held-out samples, without dropout."""
-    settings, accelerator = run.settings, run.accelerator
-    size = settings.eval_micro_batch or micro_batch(settings, run.length, accelerator.device, accelerator.num_processes)
-    run.learner.model.eval()
-    loss, sentences, samples, found = 0.0, 0.0, 0, Answers()
+def evaluate(run: Run, settings: Settings, held_out: Corpus, limit: int) -> Measured:
+    """Evaluate on held-out samples, without dropout; whatever the run's seed, on the same masked tokens.
+
+    Parameters
+    ----------
+    run : Run
+    settings : Settings
+    held_out : Corpus
+    limit : int
+        Samples, at most.
+    """
+    accelerator, length = run.accelerator, held_out.max_seq_length
+    processes = accelerator.num_processes
+    size = settings.eval_micro_batch or micro_batch_size(settings, length, accelerator.device, processes)
+    micro_batches = held_out_micro_batches(
+        held_out,
+        size,
+        masking_of(settings, length),
+        seed=SEED,
+        process=accelerator.process_index,
+        processes=processes,
+        limit=limit,
+    )
+    run.state.model.eval()
+    loss, sentences, samples, found = 0.0, 0.0, 0, AccuracyCounts()
     with torch.no_grad():  # no inference mode: the next step may use weights that were gathered here
-        for part in parts(run, size, limit):
-            sums = compute(run, part)
+        for micro_batch in micro_batches:
+            sums = masked_sums(run.state.model, accelerator, micro_batch, settings.precision)
             loss += sums.loss.item()
             sentences += sums.sentence_right.item()
-            samples += part.samples
-            asked = np.bincount(part.positions.numpy() // run.length, minlength=len(part.input_ids))
-            found += Answers.counted(sums.right.cpu().numpy(), asked)
-    loss, sentences, seen, *counts = summed(accelerator, loss, sentences, samples, *found.sums)
-    everywhere = Answers(*(round(count) for count in counts))
+            samples += micro_batch.samples
+            ids, positions = micro_batch.inputs["input_ids"], micro_batch.inputs["positions"]
+            asked = np.bincount(positions.numpy() // length, minlength=len(ids))
+            found += AccuracyCounts.counted(sums.right.cpu().numpy(), asked)
+    loss, sentences, seen, *counts = all_reduce_sum(accelerator, loss, sentences, samples, *found.sums)
+    everywhere = AccuracyCounts(*(round(count) for count in counts))
     return Measured(
         loss / max(everywhere.asked, 1),
         everywhere,
         round(seen),
         sentences / max(seen, 1) if settings.next_sentence else None,
-    )
-
-
-def parts(run: Run, size: int, limit: int) -> Iterator[Part]:
-    """This process's parts of an evaluation: whatever the run's seed, the same questions."""
-    accelerator = run.accelerator
-    return held_out_parts(
-        run.held_out,
-        size,
-        run.masking,
-        seed=SEED,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-        limit=limit,
     )
 
 

@@ -35,7 +35,7 @@ def wilson_interval(correct: float, n: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Answers:
+class AccuracyCounts:
     """How many answers were asked for and how many were right, and over the examples the sums of their squares.
 
     The squares tell how much more the answers of one example are alike than those of two.
@@ -49,7 +49,7 @@ class Answers:
     right_asked: int = 0
 
     @classmethod
-    def counted(cls, right: NDArray[np.int64], asked: NDArray[np.int64]) -> Answers:
+    def counted(cls, right: NDArray[np.int64], asked: NDArray[np.int64]) -> AccuracyCounts:
         """Of the right and the asked answers in each example, both of shape (n,); who asks nothing is not counted."""
         right, asked = right.astype(np.int64), asked.astype(np.int64)
         sums = (right, asked, asked > 0, right * right, asked * asked, right * asked)
@@ -63,8 +63,8 @@ class Answers:
             *(self.right_squared, self.asked_squared, self.right_asked),
         )
 
-    def __add__(self, other: Answers) -> Answers:
-        return Answers(*(one + two for one, two in zip(self.sums, other.sums, strict=True)))
+    def __add__(self, other: AccuracyCounts) -> AccuracyCounts:
+        return AccuracyCounts(*(one + two for one, two in zip(self.sums, other.sums, strict=True)))
 
     @property
     def accuracy(self) -> float:
@@ -101,24 +101,24 @@ class Answers:
         --------
         Four sequences of 100 queries each, of which all or none are answered, are worth no more than three answers:
 
-        >>> alike = Answers.counted(np.array([100, 0, 100, 100]), np.full(4, 100))
+        >>> alike = AccuracyCounts.counted(np.array([100, 0, 100, 100]), np.full(4, 100))
         >>> round(alike.effective, 6), [round(end, 2) for end in alike.interval]
         (3.0, [0.26, 0.96])
         """
         return wilson_interval(self.accuracy * self.effective, self.effective)
 
 
-def learnt(interval: tuple[float, float], baselines: Mapping[str, float]) -> bool:
+def learned(interval: tuple[float, float], baselines: Mapping[str, float]) -> bool:
     """Whether even the lower end lies above every accuracy that needs no learning."""
     return interval[0] > max(baselines.values())
 
 
-def in_words(result: Mapping[str, Any]) -> str:
+def format_result(result: Mapping[str, Any]) -> str:
     """The result in two sentences.
 
     Examples
     --------
-    >>> print(in_words({"test_accuracy": 0.38, "interval": [0.359, 0.401], "n_test": 2000, "best_step": 50,
+    >>> print(format_result({"test_accuracy": 0.38, "interval": [0.359, 0.401], "n_test": 2000, "best_step": 50,
     ...                 "dev_accuracy": 0.39, "learnt": False,
     ...                 "baselines": {"commonest_label": 0.17, "root_operator": 0.36}}))
     Test accuracy 38.0 % (95 % interval 35.9–40.1 %, 2,000 examples) with the weights of step 50.

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nip.locations import source_checkout
 from nip.processor import processor_name
+from nip.runs.console import Console
 
 
-def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """Versions, processor, threads and device, as ``environment.json`` holds them."""
+def environment(device: torch.device, processes: int, distribution: str | None = None) -> dict[str, Any]:
+    """Versions, processor, threads and device, as ``environment.json`` holds them.
+
+    Parameters
+    ----------
+    device : torch.device
+    processes : int
+    distribution : str, optional
+        How several processes work together, such as ``fsdp``.
+    """
     packages = ("nip", "torch", "numpy", "accelerate", "safetensors")
     return {
         "python": platform.python_version(),
@@ -29,6 +40,7 @@ def environment(device: torch.device, processes: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": processes,
         "commit": commit(),
+        **({} if distribution is None else {"distribution": distribution}),
     }
 
 
@@ -39,6 +51,14 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key, value in now.items()
         if key not in ("commit", "cores", "nip") and key in before and before[key] != value
     ]
+
+
+def warn_of_changes(path: Path, here: Mapping[str, Any], console: Console) -> None:
+    """Warn where a run resumes in another environment than ``environment.json`` at `path` describes."""
+    if path.is_file():
+        changed = changes(json.loads(path.read_text("utf-8")), here)
+        if changed:
+            console.say(f"Warning: {'; '.join(changed)}. The run resumes, but its last bits may differ.")
 
 
 def commit() -> str | None:

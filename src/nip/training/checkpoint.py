@@ -1,98 +1,216 @@
-"""Checkpoints: one safetensors file each, replaced as a whole, from which a run goes on bit for bit.
+"""Checkpoints: the state of training in one safetensors file, written atomically; a run resumes from it bit for bit.
 
-There is nothing to remember of random generators: the order of the examples and every step's dropout follow from the
-seed and the step.
+Random generators need no state: the order of samples, masks and dropout follow from the seed and the counts in
+`Progress`.
+
+=====================  ===============================================================
+``weights.NAME``       the model's parameters, gathered where they are sharded
+``optimizer.KEY.NAME`` the optimizer's state of each parameter
+``best.NAME``          the parameters at the best evaluation, where they are kept
+``average.NAME``       their exponential moving average, where one is kept
+header                 `Progress`, the optimizer's scalars, the loss scaler's state
+=====================  ===============================================================
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from nip.atomic import replacing
-from nip.training.distributed import Weights
+from nip.training.distributed import (
+    SPREAD,
+    Weights,
+    any_process,
+    gather_full,
+    load_optimizer_states,
+    load_weights,
+    optimizer_states,
+    shard_like,
+    unwrap,
+    uses_deepspeed,
+)
+from nip.training.loss_spikes import LossSpikeDetector
 
 FORMAT = 1
+RENAMED = {
+    "best_accuracy": "best_score",
+    "guard": "loss_spikes",
+    "padded": "padded_tokens",
+    "save_seconds": "checkpoint_seconds",
+    "step_seconds": "training_seconds",
+}
+"""Fields of `Progress` that older checkpoints have under another name."""
+
+Resize = Callable[[Tensor, torch.Size, Mapping[str, Any]], Tensor]
+"""``(saved tensor, shape wanted, header of the file)`` -> the tensor in that shape; unchanged where it cannot be."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """What a run has done so far.
 
     Parameters
     ----------
     step : int
-        Finished steps.
+        Finished optimizer steps, skipped ones included.
+    tokens, padded_tokens : int
+        Tokens trained on, without padding and with it.
+    samples : int
+        Samples trained on, those of skipped steps included.
+    seconds, training_seconds, checkpoint_seconds : float
+        Run time without downtime; of that, seconds in steps, and seconds in which checkpoints were written.
+    flops : float
+        Model FLOPs of the steps.
+    stage, stage_samples : int
+        The current stage (of sequence lengths, say), and the samples seen in it.
     evaluations : int
-        Finished evaluations on the development set.
-    tokens : int
-        Tokens trained on, padding left out.
-    seconds : float
-        Seconds that the run has been going, evaluations included and downtime left out.
-    training_seconds : float
-        Those of the steps alone.
+        Finished evaluations.
     best_step : int
-        The step of the best development accuracy; 0 before the first evaluation.
-    best_accuracy : float
-        In pretraining the held-out loss with its sign changed.
+        The step of the best evaluation; 0 before the first.
+    best_score : float
+        Its score; higher is better.
+    dev_step : int
+        The step of the last evaluation; 0 before the first.
+    dev_loss, dev_accuracy : float, optional
+        The result of the last evaluation.
+    loss_spikes : LossSpikeDetector
+    low_scales : int
+        With fp16: steps with a loss scale of 1 or less.
+    kept : list of float
+        Hours after which models were kept.
+    stopped : str, optional
+        Why the run ended before its budget.
     metrics_bytes : int
         Length of ``metrics.jsonl`` at this step.
     """
 
     step: int = 0
-    evaluations: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    samples: int = 0
+    padded_tokens: int = 0
     training_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    flops: float = 0.0
+    stage: int = 0
+    stage_samples: int = 0
+    evaluations: int = 0
     best_step: int = 0
-    best_accuracy: float = -1.0
+    best_score: float = -1.0
+    dev_step: int = 0
+    dev_loss: float | None = None
+    dev_accuracy: float | None = None
+    loss_spikes: LossSpikeDetector = field(default_factory=LossSpikeDetector)
+    low_scales: int = 0
+    kept: list[float] = field(default_factory=list)
+    stopped: str | None = None
     metrics_bytes: int = 0
 
 
-def save_checkpoint(
-    path: Path,
-    weights: Weights,
-    states: Mapping[str, Weights],
-    progress: Progress,
-    best: Weights,
-    average: Weights,
-) -> None:
-    """Write the checkpoint, complete or not at all.
+@dataclass
+class TrainState:
+    """Everything that training changes.
 
     Parameters
     ----------
-    weights, best : dict of str to Tensor
-        The model as it stands, and as it stood at its best evaluation.
-    states : mapping
-        The optimizer's state of every weight, by its name.
-    average : dict of str to Tensor
-        The moving average of the weights; empty where none is kept.
+    accelerator : Accelerator
+    model : Module
+        As the accelerator wraps it.
+    optimizer : Optimizer
+    scaler : GradScaler, optional
+        With fp16.
+    progress : Progress
+    best, average : dict of str to Tensor
+        The parameters at the best evaluation, gathered; their moving average, sharded like the model. Empty where they
+        are not kept.
+    extra : dict
+        JSON values that the checkpoint's header keeps for `resize`.
+    resize : callable, optional
+        Adapts tensors that were saved in another shape; the optimizer's state follows its parameter.
     """
-    tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
-    for name, state in states.items():
-        tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
-    write_tensors(path, tensors, dataclasses.asdict(progress))
+
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
+    progress: Progress = field(default_factory=Progress)
+    best: Weights = field(default_factory=dict)
+    average: Weights = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    resize: Resize | None = None
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without the accelerator's wrapper."""
+        return unwrap(self.model)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def full_weights(self) -> Weights:
+        """The parameters, gathered; called by all processes, empty in all but the first."""
+        # FSDP puts its own parameters back in place only in `state_dict`, where an evaluation came before
+        held = self.bare_model.state_dict()
+        return gather_full({name: held[name] for name, _ in self.bare_model.named_parameters()}, kept=self.main)
 
 
-def load_checkpoint(
-    path: Path, names: Collection[str]
-) -> tuple[Weights, dict[str, Weights], Progress, Weights, Weights]:
-    """What `save_checkpoint` wrote: weights, the optimizer's states, where the run stood, best weights and average.
+def save_checkpoint(path: Path, state: TrainState) -> bool:
+    """Write a checkpoint atomically; called by all processes, of which the first writes.
 
-    Parameters
-    ----------
-    names : collection of str
-        The names of the model's weights.
+    Returns
+    -------
+    bool
+        False if a parameter is NaN or infinite; nothing is written then.
+    """
+    progress = state.progress
+    weights = state.full_weights()
+    if any_process(state.accelerator, not all(bool(weight.isfinite().all()) for weight in weights.values())):
+        return False
+    begun = progress.step > progress.loss_spikes.skipped  # before the first update DeepSpeed has no state to read
+    states = optimizer_states(state.accelerator, state.model, state.optimizer) if begun else {}
+    average = gather_full(state.average, kept=state.main)
+    if state.main:
+        tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
+        for name, values in states.items():
+            tensors |= {f"optimizer.{key}.{name}": value for key, value in values.items() if isinstance(value, Tensor)}
+        header = {
+            "progress": dataclasses.asdict(progress),
+            "groups": [_scalars(group) for group in state.optimizer.param_groups],
+            "scaler": None if state.scaler is None else state.scaler.state_dict(),
+            **state.extra,
+        }
+        write_tensors(path, tensors, header)
+    state.accelerator.wait_for_everyone()
+    return True
+
+
+def _scalars(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a parameter group that an optimizer may change, such as its step count."""
+    found = {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
+    return {
+        key: value for key, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def load_checkpoint(path: Path, state: TrainState) -> Progress:
+    """Put a checkpoint's parameters, optimizer state, best and averaged weights into `state`; the progress in it.
 
     Raises
     ------
@@ -100,26 +218,95 @@ def load_checkpoint(
         If the file is damaged or does not belong to this model.
     """
     tensors, header = read_tensors(path)
+    shapes = {name: weight.shape for name, weight in state.bare_model.named_parameters()}
     try:
-        progress = Progress(**header)
-        parts: dict[str, Weights] = {"weights": {}, "best": {}, "average": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        states: dict[str, Weights] = {}
-        for entry, tensor in parts["optimizer"].items():
-            key, _, name = entry.partition(".")
-            states.setdefault(name, {})[key] = tensor
-        others = {*parts["weights"], *states} ^ set(names)
-        if others:
-            raise KeyError(min(others))
-    except (TypeError, KeyError) as error:
+        progress = progress_of(header)
+        sections: dict[str, Weights] = {"weights": {}, "best": {}, "average": {}, "optimizer": {}}
+        for key, tensor in tensors.items():
+            section, _, name = key.partition(".")
+            sections[section][name] = tensor
+        weights, states = sections["weights"], _by_parameter(sections["optimizer"])
+        if weights.keys() != shapes.keys() or not states.keys() <= shapes.keys():
+            raise KeyError(min({*weights, *states} ^ shapes.keys()))
+        for name, shape in shapes.items():
+            saved = weights[name]
+            if saved.shape != shape and state.resize is not None:
+                weights[name] = state.resize(saved, shape, header)
+                for key, value in states.get(name, {}).items():
+                    if value.ndim and len(value) == len(saved):
+                        states[name][key] = state.resize(value, torch.Size([shape[0], *value.shape[1:]]), header)
+            if weights[name].shape != shape:
+                raise ValueError(f"{name} has the shape {tuple(weights[name].shape)} there and {tuple(shape)} here")
+        groups = header.get("groups", [])
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no checkpoint of this model: {error}.") from error
-    return parts["weights"], states, progress, parts["best"], parts["average"]
+    load_weights(state.accelerator, state.model, weights)
+    _load_states(state, states, shapes)
+    for group, kept in zip(state.optimizer.param_groups, groups, strict=bool(groups)):
+        group.update(kept)
+    if state.scaler is not None and header["scaler"] is not None:
+        state.scaler.load_state_dict(header["scaler"])
+    held = state.bare_model.state_dict()
+    state.best = sections["best"]
+    state.average = {name: shard_like(held[name], tensor) for name, tensor in sections["average"].items()}
+    return progress
+
+
+def _by_parameter(entries: Weights) -> dict[str, Weights]:
+    states: dict[str, Weights] = {}
+    for entry, tensor in entries.items():
+        key, _, name = entry.partition(".")
+        states.setdefault(name, {})[key] = tensor
+    return states
+
+
+def _load_states(state: TrainState, states: dict[str, Weights], shapes: Mapping[str, torch.Size]) -> None:
+    if uses_deepspeed(state.accelerator):
+        if not states:  # DeepSpeed's own state cannot be dropped
+            states = {
+                name: {"step": torch.zeros(()), **{key: torch.zeros(shape) for key in SPREAD}}
+                for name, shape in shapes.items()
+            }
+    else:
+        state.optimizer.state.clear()
+    load_optimizer_states(state.accelerator, state.model, state.optimizer, {k: v for k, v in states.items() if v})
+
+
+def progress_of(header: Mapping[str, Any]) -> Progress:
+    """The progress in a checkpoint's header, that of an older one included."""
+    found = header["progress"] if "progress" in header else {k: v for k, v in header.items() if k != "format"}
+    values = {RENAMED.get(name, name): value for name, value in found.items()}
+    return Progress(**{**values, "loss_spikes": LossSpikeDetector(**values.get("loss_spikes", {}))})
+
+
+def read_progress(path: Path) -> Progress:
+    """The progress in a checkpoint, without reading its tensors.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return progress_of(json.loads((file.metadata() or {})["nip"]))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or was not written by this version of nip: {error}.") from error
+
+
+def link_checkpoint(path: Path, link: Path) -> None:
+    """Give a checkpoint a second name, atomically, without copying where the file system has links."""
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:  # file systems without links
+        shutil.copyfile(path, partial)
+    partial.replace(link)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a header of JSON values to a safetensors file, complete or not at all."""
+    """Write named tensors and a header of JSON values to a safetensors file, atomically."""
     path.parent.mkdir(exist_ok=True)
     contents = {name: _alone(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
     with replacing(path) as file:
@@ -127,12 +314,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 
 def _alone(tensor: Tensor) -> Tensor:
-    # DeepSpeed's weights are pieces of one long tensor, which safetensors refuses
+    # DeepSpeed's weights are views of one long tensor, which safetensors refuses
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def read_tensors(path: Path) -> tuple[Weights, dict[str, Any]]:
-    """Read what `write_tensors` wrote. Nothing in the file is executed; a damaged or foreign one is refused."""
+    """Read what `write_tensors` wrote; nothing in the file is executed.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or comes from elsewhere.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["nip"])

@@ -61,13 +61,13 @@ def new_accelerator() -> Accelerator:
         for state in (accelerator.state, PartialState()):  # the one is filled from the other now and then
             state.distributed_type = DistributedType.FSDP
     if accelerator.distributed_type == DistributedType.FSDP:
-        refuse_fsdp(accelerator.state.fsdp_plugin)
+        check_fsdp(accelerator.state.fsdp_plugin)
     elif accelerator.distributed_type == DistributedType.DEEPSPEED:
-        refuse_deepspeed(accelerator.state.deepspeed_plugin)
+        check_deepspeed(accelerator.state.deepspeed_plugin)
     return accelerator
 
 
-def bare(model: torch.nn.Module) -> torch.nn.Module:
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     """The model without what distributes it."""
     # accelerate's own way imports DeepSpeed wherever it is installed, which takes seconds and prints
     if isinstance(model, DistributedDataParallel) or type(model).__name__ == "DeepSpeedEngine":
@@ -81,7 +81,7 @@ def uses_deepspeed(accelerator: Accelerator) -> bool:
     return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
 
 
-def shared_out(
+def prepare_model(
     accelerator: Accelerator, model: torch.nn.Module, optimizer: Optimizer, precision: str | None
 ) -> tuple[torch.nn.Module, Optimizer]:
     """The model as this process computes with it, and the optimizer of what this process updates."""
@@ -100,7 +100,7 @@ def shared_out(
 
 
 @contextmanager
-def part_of_batch(accelerator: Accelerator, model: Any, *, last: bool) -> Iterator[None]:
+def accumulate(accelerator: Accelerator, model: Any, *, last: bool) -> Iterator[None]:
     """Forward and backward pass of a part; gradients are exchanged once they are complete, with the last part's."""
     if uses_deepspeed(accelerator):
         model.set_gradient_accumulation_boundary(last)
@@ -128,7 +128,7 @@ def update(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> bool:
     return True
 
 
-def discard(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> None:
+def discard_gradients(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> None:
     """Forget the gradients without a step."""
     if uses_deepspeed(accelerator):  # as its own step does where it finds them infinite
         model.optimizer.zero_grad(set_to_none=True)
@@ -137,7 +137,7 @@ def discard(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> None:
         optimizer.zero_grad()
 
 
-def whole(weights: Mapping[str, Tensor], *, kept: bool = True) -> Weights:
+def gather_full(weights: Mapping[str, Tensor], *, kept: bool = True) -> Weights:
     """The weights without cuts, to be called by all processes; an empty dict where they are not to be kept."""
     result: Weights = {}
     for name, weight in weights.items():
@@ -147,7 +147,7 @@ def whole(weights: Mapping[str, Tensor], *, kept: bool = True) -> Weights:
     return result
 
 
-def share_of(held: Tensor, complete: Tensor) -> Tensor:
+def shard_like(held: Tensor, complete: Tensor) -> Tensor:
     """What a process holds of a whole tensor, if `held` is what it holds of one like it."""
     if isinstance(held, DTensor):
         # every process has read the same file: nothing is to be sent
@@ -157,17 +157,17 @@ def share_of(held: Tensor, complete: Tensor) -> Tensor:
 
 def load_weights(accelerator: Accelerator, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put whole weights, all or some of the model's, in their places."""
-    inner = bare(model)
+    inner = unwrap(model)
     own = inner.state_dict()
-    inner.load_state_dict({**own, **{name: share_of(own[name], weight) for name, weight in weights.items()}})
+    inner.load_state_dict({**own, **{name: shard_like(own[name], weight) for name, weight in weights.items()}})
     if uses_deepspeed(accelerator):
         engine: Any = model
         engine.optimizer.refresh_fp32_params()
 
 
-def whole_states(accelerator: Accelerator, model: torch.nn.Module, optimizer: Optimizer) -> dict[str, Weights]:
+def optimizer_states(accelerator: Accelerator, model: torch.nn.Module, optimizer: Optimizer) -> dict[str, Weights]:
     """The optimizer's state of every weight, without cuts, to be called by all processes; empty before any step."""
-    named = list(bare(model).named_parameters())
+    named = list(unwrap(model).named_parameters())
     if not optimizer.state:
         return {}
     if uses_deepspeed(accelerator):
@@ -177,16 +177,16 @@ def whole_states(accelerator: Accelerator, model: torch.nn.Module, optimizer: Op
         return {
             name: {"step": step.clone(), **{key: whole_state(weight, key) for key in SPREAD}} for name, weight in named
         }
-    return {name: whole(optimizer.state[weight]) for name, weight in named}
+    return {name: gather_full(optimizer.state[weight]) for name, weight in named}
 
 
-def load_states(
+def load_optimizer_states(
     accelerator: Accelerator, model: torch.nn.Module, optimizer: Optimizer, states: Mapping[str, Weights]
 ) -> None:
     """Put the optimizer's whole states, of all weights or none, in their places."""
     if not states:
         return
-    named = dict(bare(model).named_parameters())
+    named = dict(unwrap(model).named_parameters())
     if uses_deepspeed(accelerator):
         put_state = importlib.import_module("deepspeed.utils").safe_set_full_optimizer_state
         engine: Any = model
@@ -202,7 +202,7 @@ def load_states(
     for name, state in states.items():
         weight = named[name]
         optimizer.state[weight] = {
-            key: share_of(weight, value) if key in SPREAD else value.to(accelerator.device)
+            key: shard_like(weight, value) if key in SPREAD else value.to(accelerator.device)
             for key, value in state.items()
         }
 
@@ -217,7 +217,7 @@ def _asked(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() in ("1", "true", "yes")
 
 
-def refuse_fsdp(plugin: Any) -> None:
+def check_fsdp(plugin: Any) -> None:
     """Refuse what a configuration of FSDP says that is decided here or not supported."""
     policy = getattr(plugin.auto_wrap_policy, "func", plugin.auto_wrap_policy)
     refused = {
@@ -229,7 +229,7 @@ def refuse_fsdp(plugin: Any) -> None:
     _refuse("FSDP", refused)
 
 
-def refuse_deepspeed(plugin: Any) -> None:
+def check_deepspeed(plugin: Any) -> None:
     """Refuse what a configuration of DeepSpeed says that is decided here or not supported, and set what is."""
     config = plugin.deepspeed_config
     zero = config["zero_optimization"]
@@ -258,13 +258,13 @@ def _refuse(engine: str, refused: Mapping[str, bool]) -> None:
         raise ValueError(f"With {engine}, nip does not support: {'; '.join(found)}.")
 
 
-def anywhere(accelerator: Accelerator, true: bool) -> bool:
+def any_process(accelerator: Accelerator, true: bool) -> bool:
     """Whether it is true in any process."""
-    return summed(accelerator, float(true))[0] > 0
+    return all_reduce_sum(accelerator, float(true))[0] > 0
 
 
-def summed(accelerator: Accelerator, *values: float) -> tuple[float, ...]:
-    """The values summed over all processes."""
+def all_reduce_sum(accelerator: Accelerator, *values: float) -> tuple[float, ...]:
+    """The values all_reduce_sum over all processes."""
     if accelerator.num_processes == 1:
         return values
     exact = torch.tensor(values, dtype=torch.float64, device=accelerator.device)

@@ -16,7 +16,7 @@ import torch
 from nip.training.distributed import Weights
 
 
-def follow(average: Weights, weights: Weights, keep: float, step: int) -> None:
+def update(average: Weights, weights: Weights, keep: float, step: int) -> None:
     """Move the average, in place, towards the weights after the finished step of that number, counted from 1.
 
     Of itself it keeps `keep`, in the first steps less, ``(1 + step) / (10 + step)``: so it forgets the first weights.
@@ -27,7 +27,7 @@ def follow(average: Weights, weights: Weights, keep: float, step: int) -> None:
 
 
 @contextmanager
-def standing_in(model: torch.nn.Module, average: Weights) -> Iterator[None]:
+def swapped_in(model: torch.nn.Module, average: Weights) -> Iterator[None]:
     """Let the average take the place of the model's weights for a while; an empty one changes nothing."""
     own = {name: weight.clone() for name, weight in model.state_dict().items()} if average else {}
     if average:

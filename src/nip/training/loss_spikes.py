@@ -21,7 +21,7 @@ LEAST = 0.5  # nats above the average that are no jump in any case
 
 
 @dataclass
-class Guard:
+class LossSpikeDetector:
     """The course of the loss so far, and what was done about it.
 
     Parameters
@@ -52,9 +52,9 @@ class Guard:
 
         Examples
         --------
-        >>> Guard().objection(math.nan, 1.0, 10.0)
+        >>> LossSpikeDetector().objection(math.nan, 1.0, 10.0)
         'its loss is nan'
-        >>> guard = Guard(mean=3.0, variance=0.01, seen=100)
+        >>> guard = LossSpikeDetector(mean=3.0, variance=0.01, seen=100)
         >>> guard.objection(3.6, 1.0, 10.0), guard.objection(4.5, 1.0, 10.0), guard.objection(4.5, 1.0, 0.0)
         (None, 'its loss is 4.5000 where 3.0000 was usual', None)
         """

@@ -83,7 +83,7 @@ SCHEDULES: dict[str, Schedule] = {"original": one_cycle, "modern": warm_up_and_f
 
 
 @dataclass(frozen=True)
-class Course:
+class LRSchedule:
     """How a learning rate rises and falls between the start of a budget and its end.
 
     Positions, the total, `warmup` and `decay_step` are all in one unit: steps, hours or tokens. At position 0 the rate
@@ -124,7 +124,7 @@ class Course:
 
         Examples
         --------
-        >>> linear = Course("linear", 1.0, warmup=2.0)
+        >>> linear = LRSchedule("linear", 1.0, warmup=2.0)
         >>> [linear.rate(step, 10) for step in (0, 1, 2, 6, 10)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
         """
@@ -135,21 +135,21 @@ class Course:
         return self.peak * CURVES[self.curve](self, position, total)
 
 
-def _linear(course: Course, position: float, total: float) -> float:
-    return 1.0 - _since(course.warmup, position, total)
+def _linear(schedule: LRSchedule, position: float, total: float) -> float:
+    return 1.0 - _since(schedule.warmup, position, total)
 
 
-def _half_cosine(course: Course, position: float, total: float) -> float:
-    return _cosine(1.0, 0.0, _since(course.warmup, position, total))
+def _half_cosine(schedule: LRSchedule, position: float, total: float) -> float:
+    return _cosine(1.0, 0.0, _since(schedule.warmup, position, total))
 
 
-def _exponential(course: Course, position: float, total: float) -> float:
-    return float(course.decay_rate ** ((position - course.warmup) / course.decay_step))
+def _exponential(schedule: LRSchedule, position: float, total: float) -> float:
+    return float(schedule.decay_rate ** ((position - schedule.warmup) / schedule.decay_step))
 
 
-def _stable_then_falling(course: Course, position: float, total: float) -> float:
+def _stable_then_falling(schedule: LRSchedule, position: float, total: float) -> float:
     # One minus a root falls fast at first, and was best among the forms that arXiv 2405.18392 (section 4) compares.
-    start = max(course.warmup, total * (1.0 - course.decay_share))
+    start = max(schedule.warmup, total * (1.0 - schedule.decay_share))
     return 1.0 if position < start else 1.0 - math.sqrt(_since(start, position, total))
 
 
@@ -158,7 +158,7 @@ def _since(start: float, position: float, total: float) -> float:
     return (position - start) / (total - start) if total > start else 1.0
 
 
-CURVES: dict[str, Callable[[Course, float, float], float]] = {
+CURVES: dict[str, Callable[[LRSchedule, float, float], float]] = {
     "linear": _linear,
     "exp": _exponential,
     "cosine": _half_cosine,

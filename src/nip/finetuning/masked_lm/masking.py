@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from nip.data.masking import replaced
 from nip.finetuning.glue.metrics import accuracy_and_perplexity
 from nip.finetuning.losses import IGNORED
-from nip.runs.accuracy import Answers
+from nip.runs.accuracy import AccuracyCounts
 
 
 class MaskingCollator:
@@ -150,10 +150,10 @@ class MaskedMetrics:
     """Accuracy and perplexity over all tokens that were asked for, of what `reduce_logits` leaves."""
 
     def __init__(self) -> None:
-        self.answers: Answers | None = None
+        self.answers: AccuracyCounts | None = None
 
     def __call__(self, output: Any) -> dict[str, float]:
         """The metrics; what their interval needs is kept."""
         sums = np.asarray(output.predictions, dtype=np.float64)
-        self.answers = Answers.counted(sums[:, 1].round().astype(np.int64), sums[:, 2].round().astype(np.int64))
+        self.answers = AccuracyCounts.counted(sums[:, 1].round().astype(np.int64), sums[:, 2].round().astype(np.int64))
         return accuracy_and_perplexity(sums)

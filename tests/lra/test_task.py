@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import nip
+from lra_runs import one_step
 from nip.data import open_split
-from nip.lra import train_step as steps
-from nip.lra.evaluation import encoder_config
+from nip.lra import batches, evaluation
+from nip.lra.evaluation import evaluate
+from nip.lra.model import encoder_config
 from nip.models import build_classifier
 from nip.training.train_step import TrainingDivergedError
 
@@ -38,11 +40,12 @@ def test_parts_add_up_to_the_batch(config, data, parts, protocol):
     config = dataclasses.replace(
         config, gradient_accumulation=parts, dropout=0.0, protocol=protocol, eval_steps=eval_steps
     )
-    model, optimizer, accelerator, examples = prepared(config, data)
+    model, optimizer, _accelerator, examples = prepared(config, data)
     indices = np.array([3, 14, 15, 92, 65, 35, 89, 79])
     loss, gradient = gradient_of(model, examples, indices, config)
     before = [weight.detach().clone() for weight in model.parameters()]
-    measured, accuracy = steps.train_step(model, optimizer, accelerator, examples, indices, config, step=0)
+    result = one_step(model, optimizer, examples, indices, config)
+    measured, accuracy = result.loss, result.accuracy
     assert measured == pytest.approx(loss, rel=1e-5)
     assert accuracy * 8 == round(accuracy * 8)
     for weight, old, slope in zip(model.parameters(), before, gradient, strict=True):
@@ -63,10 +66,10 @@ def test_parts_of_an_evaluation_cover_everything_within_the_budget(lengths, budg
     examples.lengths = np.array(lengths)
     config = dataclasses.replace(nip.lra.recipe("listops"), seq_len=400)
     indices = np.argsort(-examples.lengths, kind="stable")
-    parts = steps.token_parts(examples, indices, budget, config, processes)
+    parts = batches.token_parts(examples, indices, budget, config, processes)
     assert np.concatenate(parts).tolist() == indices.tolist()
     for part in parts:
-        width = steps.padded_length(int(examples.lengths[part].max()), config)
+        width = batches.padded_length(int(examples.lengths[part].max()), config)
         of_one = -(-len(part) // processes)
         assert of_one == 1 or of_one * width <= budget
         assert width % 16 == 0 and min(400, examples.lengths[part].max()) <= width <= 400
@@ -77,14 +80,14 @@ def test_parts_of_an_evaluation_cover_everything_within_the_budget(lengths, budg
 def test_padded_lengths(seq_len, block_size, data):
     config = dataclasses.replace(nip.lra.recipe("listops"), seq_len=seq_len, positions=8192, block_size=block_size)
     longest = data.draw(st.integers(1, 6000))
-    length = steps.padded_length(longest, config)
+    length = batches.padded_length(longest, config)
     assert min(longest, seq_len) <= length <= seq_len
     assert length == seq_len or length % block_size == 0
-    assert len({steps.padded_length(n, config) for n in range(1, seq_len + 1)}) <= steps.LENGTHS
+    assert len({batches.padded_length(n, config) for n in range(1, seq_len + 1)}) <= batches.LENGTHS
 
 
 def test_evaluation_equals_one_example_at_a_time(config, data, monkeypatch):
-    monkeypatch.setattr(steps, "EVALUATION_TOKENS", {True: 64, False: 64})  # many parts
+    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 64, False: 64})  # many parts
     model, _, accelerator, examples = prepared(config, data)
     indices = np.arange(40)
     losses, right = [], 0
@@ -94,7 +97,7 @@ def test_evaluation_equals_one_example_at_a_time(config, data, monkeypatch):
         logarithms = model(torch.from_numpy(input_ids)).log_softmax(-1)[0]
         losses.append(-logarithms[labels[0]].item())
         right += int(logarithms.argmax() == labels[0])
-    loss, answers = steps.evaluate(model.train(), accelerator, examples, indices, config)
+    loss, answers = evaluate(model.train(), accelerator, examples, indices, config)
     assert (answers.right, answers.asked, answers.examples) == (right, 40, 40)
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -102,21 +105,23 @@ def test_evaluation_equals_one_example_at_a_time(config, data, monkeypatch):
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("n", [1, 2, 5, 7])
 def test_processes_evaluate_as_often_and_count_every_example_once(config, data, monkeypatch, processes, n):
-    monkeypatch.setattr(steps, "EVALUATION_TOKENS", {True: 64, False: 64})  # many parts
+    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 64, False: 64})  # many parts
     model, _, accelerator, examples = prepared(config, data)
     indices = np.arange(n)
-    loss, answers = steps.evaluate(model, accelerator, examples, indices, config)
+    loss, answers = evaluate(model, accelerator, examples, indices, config)
     calls, told = [], []
-    real = steps.forward
-    monkeypatch.setattr(steps, "forward", lambda *arguments: calls.append(1) or real(*arguments))
+    real = evaluation.forward
+    monkeypatch.setattr(evaluation, "forward", lambda *arguments: calls.append(1) or real(*arguments))
     # what each process adds; all are told the whole
-    monkeypatch.setattr(steps, "summed", lambda _, *values: told.append(values) or (loss * n, *answers.sums))
+    monkeypatch.setattr(
+        evaluation, "all_reduce_sum", lambda _, *values: told.append(values) or (loss * n, *answers.sums)
+    )
     often = set()
     for process in range(processes):
         calls.clear()
         here = SimpleNamespace(num_processes=processes, process_index=process, device=torch.device("cpu"))
-        monkeypatch.setattr(steps, "uses_deepspeed", lambda _: False)
-        steps.evaluate(model, here, examples, indices, config)
+        monkeypatch.setattr("nip.training.train_step.uses_deepspeed", lambda _: False)
+        evaluate(model, here, examples, indices, config)
         often.add(len(calls))
     assert len(often) == 1 and often != {0}
     loss_sum, *counts = np.sum(told, axis=0)
@@ -125,43 +130,39 @@ def test_processes_evaluate_as_often_and_count_every_example_once(config, data, 
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights_alone(config, data):
-    model, optimizer, accelerator, examples = prepared(config, data)
+    model, optimizer, _accelerator, examples = prepared(config, data)
     with torch.no_grad():
         model.output.bias[3] = math.inf
     before = [weight.detach().clone() for weight in model.parameters()]
-    with pytest.raises(TrainingDivergedError, match="The loss became nan at step 6"):
-        steps.train_step(model, optimizer, accelerator, examples, np.arange(8), config, step=5)
+    with pytest.raises(TrainingDivergedError, match="Step 6 cannot be taken: its loss is nan"):
+        one_step(model, optimizer, examples, np.arange(8), config, step=5)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
 def test_dropout_depends_on_seed_and_step_alone(config, data):
     results = {}
     for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0)):
-        model, optimizer, accelerator, examples = prepared(dataclasses.replace(config, dropout=0.5), data)
+        model, optimizer, _accelerator, examples = prepared(dataclasses.replace(config, dropout=0.5), data)
         torch.rand(17)
-        loss, _ = steps.train_step(
-            model, optimizer, accelerator, examples, np.arange(8), dataclasses.replace(config, seed=seed), step
-        )
+        loss = one_step(model, optimizer, examples, np.arange(8), dataclasses.replace(config, seed=seed), step).loss
         assert results.setdefault((seed, step), loss) == loss
     assert len(set(results.values())) == 3
 
 
 def test_a_token_that_the_task_does_not_have(config, data):
-    model, optimizer, accelerator, examples = prepared(config, data)
+    model, optimizer, _accelerator, examples = prepared(config, data)
     tokens = np.array(examples.tokens)
     tokens[examples.offsets[5]] = 32
     with pytest.raises(ValueError, match=r"train set of listops holds the token id 32; it must be in \[0, 32\)"):
-        steps.train_step(
-            model, optimizer, accelerator, dataclasses.replace(examples, tokens=tokens), np.arange(8), config, 0
-        )
+        one_step(model, optimizer, dataclasses.replace(examples, tokens=tokens), np.arange(8), config)
 
 
 def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(config, data):
     losses = []
     for precision in ("fp32", "bf16"):
         config = dataclasses.replace(config, precision=precision, dropout=0.0)
-        model, optimizer, accelerator, examples = prepared(config, data)
-        losses.append(steps.train_step(model, optimizer, accelerator, examples, np.arange(8), config, 0)[0])
+        model, optimizer, _accelerator, examples = prepared(config, data)
+        losses.append(one_step(model, optimizer, examples, np.arange(8), config).loss)
         assert all(weight.dtype == torch.float32 for weight in model.parameters())
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)  # eight bits of mantissa

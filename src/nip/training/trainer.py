@@ -1,0 +1,386 @@
+"""The training loop: steps, evaluations, checkpoints and loss spikes, for any `TrainingTask`.
+
+The task says what a batch is, what its loss is and when the run ends; the loop knows no data set and no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any, Protocol
+
+from accelerate import Accelerator
+
+from nip.runs.console import Console
+from nip.runs.folder import Metrics, RunFolder, writing
+from nip.training import ema
+from nip.training.checkpoint import (
+    Progress,
+    TrainState,
+    link_checkpoint,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
+from nip.training.distributed import all_reduce_sum, any_process, gather_full
+from nip.training.train_step import (
+    Batch,
+    BatchTotals,
+    LossSums,
+    MicroBatch,
+    StepResult,
+    TrainingDivergedError,
+    train_step,
+)
+
+ROLLBACK = "good.safetensors"
+"""In the checkpoint's folder: the checkpoint that a run rolls back to."""
+
+
+@dataclass(frozen=True)
+class SpikeRule:
+    """When a step is skipped, and when the run rolls back to an earlier checkpoint.
+
+    Parameters
+    ----------
+    deviations : float
+        Standard deviations above the running mean from which on a loss is a spike; 0: only NaN and Inf count.
+    bad_steps : int
+        Skipped steps in a row after which the run rolls back.
+    rollback_every : int
+        Steps between the checkpoints to roll back to.
+    max_rollbacks : int
+        Rollbacks after which the run gives up.
+    overflow_limit : int
+        With fp16: steps with a loss scale of 1 or less after which the run stops.
+    """
+
+    deviations: float
+    bad_steps: int
+    rollback_every: int
+    max_rollbacks: int
+    overflow_limit: int
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the loop needs to know of a run.
+
+    Parameters
+    ----------
+    seed : int
+    clip : float or None
+        Largest norm of the gradient; 0: no limit; None: the norm is not computed.
+    spikes : SpikeRule or None
+        None: the first loss or gradient that is not finite ends the run.
+    checkpoint_seconds : float
+        Seconds between checkpoints.
+    log_every : int
+        Steps between lines of ``metrics.jsonl``.
+    ema : float or None
+        Decay rate of the moving average of the weights.
+    """
+
+    seed: int
+    clip: float | None = None
+    spikes: SpikeRule | None = None
+    checkpoint_seconds: float = 60.0
+    log_every: int = 1
+    ema: float | None = None
+
+
+@dataclass
+class Run:
+    """A run while it trains: its folder, its state, and who hears of it."""
+
+    settings: EngineSettings
+    folder: RunFolder
+    state: TrainState
+    console: Console
+    log: Callable[[dict[str, float], int], None] = lambda figures, step: None
+    """Passes the figures of a step to the trackers."""
+    metrics: Metrics | None = None
+    """Open while the loop runs, in the first process."""
+    last_tick: float = field(default_factory=lambda: perf_counter())  # noqa: PLW0108 — tests replace the clock
+
+    @property
+    def progress(self) -> Progress:
+        """What the run has done so far."""
+        return self.state.progress
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The device and the processes."""
+        return self.state.accelerator
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return self.state.main
+
+    def tick(self) -> float:
+        """Count the seconds since the last call; all seconds so far.
+
+        Called by all processes: the first one's clock counts, so that they all decide alike.
+        """
+        now = perf_counter()
+        (since,) = all_reduce_sum(self.accelerator, (now - self.last_tick) * self.main)
+        self.last_tick = now
+        self.progress.seconds += since
+        return self.progress.seconds
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the moving average in the place of the weights for a while, where one is kept."""
+        return ema.swapped_in(self.state.bare_model, self.state.average)
+
+    def record(self, split: str, figures: Mapping[str, Any]) -> None:
+        """Append a line to ``metrics.jsonl``; NaN and Inf become null."""
+        if self.metrics is not None:
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
+            counts = {"tokens": self.progress.tokens, "seconds": round(self.progress.seconds, 3)}
+            self.metrics.write({"step": self.progress.step, "split": split, **finite, **counts})
+
+    def event(self, text: str) -> None:
+        """Print and record something that is not a measurement."""
+        self.console.say(text)
+        if self.metrics is not None:
+            self.metrics.write({"step": self.progress.step, "split": "event", "event": text})
+
+    @property
+    def rollback_checkpoint(self) -> Path:
+        """The checkpoint that the run rolls back to."""
+        return self.folder.checkpoint.with_name(ROLLBACK)
+
+
+class TrainingTask(Protocol):
+    """What is trained: its batches, its loss, its schedule and its end.
+
+    Every method is a function of the run's progress and the seed alone, so that a run that was stopped can resume.
+    """
+
+    held_out: str
+    """The split that `validate` evaluates on, as ``metrics.jsonl`` names it."""
+
+    def finished(self, run: Run) -> bool:
+        """Whether the loop ends here."""
+
+    def share_done(self, run: Run) -> float:
+        """The share of the run's budget that is used up, in [0, 1]."""
+
+    def batch(self, run: Run) -> Batch:
+        """The batch of the next step."""
+
+    def learning_rate(self, run: Run) -> tuple[float, float | None]:
+        """Learning rate and Adam's beta1 of the next step; None leaves beta1 as it is."""
+
+    def loss(self, run: Run, micro_batch: MicroBatch, totals: BatchTotals) -> LossSums:
+        """The sums of a micro-batch."""
+
+    def mean_loss(self, loss_sum: float, totals: BatchTotals) -> float:
+        """The mean loss of a batch from the sum over its micro-batches."""
+
+    def after_step(self, run: Run, result: StepResult, seconds: float) -> dict[str, Any]:
+        """Count what the step did; further figures for its line in ``metrics.jsonl``."""
+
+    def evaluation_due(self, run: Run) -> bool:
+        """Whether to evaluate after this step."""
+
+    def validate(self, run: Run) -> dict[str, Any]:
+        """Evaluate on held-out samples; the figures to record."""
+
+    def between_steps(self, run: Run) -> None:
+        """What else is done before a checkpoint may be written."""
+
+    def on_checkpoint(self, run: Run) -> None:
+        """What else is written after a checkpoint."""
+
+    def at_end(self, run: Run) -> None:
+        """What remains to be done when the loop ends, while metrics can still be recorded."""
+
+
+def train(run: Run, task: TrainingTask) -> None:
+    """Take the steps that are missing.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If the loss, the gradients or the weights are not finite, or spikes do not end; the last checkpoint stays.
+    """
+    progress, settings, state = run.progress, run.settings, run.state
+    run.metrics = Metrics(run.folder.metrics, progress.metrics_bytes) if run.main else None
+    if settings.ema is not None and not state.average:
+        state.average = {name: weight.clone() for name, weight in state.bare_model.state_dict().items()}
+    saved_at = monotonic()
+    try:
+        while not task.finished(run):
+            started = run.tick()
+            batch = task.batch(run)
+            result = take_step(run, task, batch)
+            seconds = run.tick() - started
+            progress.training_seconds += seconds
+            report_step(run, task, result, seconds)
+            saved_at = evaluate_and_checkpoint(run, task, saved_at)
+        task.at_end(run)
+    finally:
+        if run.metrics is not None:
+            with suppress(OSError):  # of a full disk, which the checkpoint has reported
+                run.metrics.close()
+
+
+def take_step(run: Run, task: TrainingTask, batch: Batch) -> StepResult:
+    """Take a step and count it; skipped steps count too."""
+    progress, settings, state = run.progress, run.settings, run.state
+    rate, beta1 = task.learning_rate(run)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+        if beta1 is not None:
+            group["betas"] = (beta1, group["betas"][1])
+    result = train_step(
+        state,
+        batch,
+        lambda micro_batch, totals: task.loss(run, micro_batch, totals),
+        task.mean_loss,
+        seed=settings.seed,
+        clip=settings.clip,
+        spike=settings.spikes.deviations if settings.spikes is not None else 0.0,
+    )
+    if result.objection is not None and settings.spikes is None:
+        raise diverged(run, f"Step {progress.step + 1:,} cannot be taken: {result.objection}.")
+    progress.step += 1
+    progress.tokens += result.totals.tokens
+    progress.samples += result.totals.samples
+    if settings.ema is not None:
+        ema.update(state.average, state.bare_model.state_dict(), settings.ema, progress.step)
+    return result
+
+
+def report_step(run: Run, task: TrainingTask, result: StepResult, seconds: float) -> None:
+    """React to a spike, record the step, and show where the run is."""
+    progress, settings = run.progress, run.settings
+    if settings.spikes is not None:
+        handle_loss_spike(run, result, settings.spikes)
+    figures = {
+        "loss": result.loss,
+        "accuracy": result.accuracy,
+        "learning_rate": run.state.optimizer.param_groups[0]["lr"],
+        **task.after_step(run, result, seconds),
+    }
+    if progress.step % settings.log_every == 0:
+        run.record("train", figures)
+    done = max(task.share_done(run), 1e-9)
+    run.console.step(
+        progress.step,
+        result.loss,
+        result.accuracy,
+        progress.tokens / max(progress.training_seconds, 1e-9),
+        progress.seconds * (1 - done) / done,
+        progress.best_score if progress.best_step and progress.best_score >= 0 else None,
+    )
+
+
+def handle_loss_spike(run: Run, result: StepResult, rule: SpikeRule) -> None:
+    """Update the spike detector by a step that was taken; skip and roll back where it was not."""
+    progress, detector = run.progress, run.progress.loss_spikes
+    if result.loss_scale is not None and result.loss_scale <= 1:
+        progress.low_scales += 1
+        if progress.low_scales >= rule.overflow_limit:
+            progress.stopped = f"{progress.low_scales} steps had a loss scale of 1 or less"
+    if result.objection is None:
+        detector.accept(result.loss)
+        return
+    if result.overflowed:
+        return
+    detector.skip()
+    run.event(f"Step {progress.step:,} was skipped: {result.objection}.")
+    if detector.bad < rule.bad_steps:
+        return
+    back = read_progress(run.rollback_checkpoint).step
+    if detector.rollbacks >= rule.max_rollbacks:
+        raise TrainingDivergedError(
+            f"{detector.bad} steps in a row were skipped, the last one because {result.objection}, and the run was "
+            f"rolled back {detector.rollbacks} times before. The last good state, of step {back:,}, is kept in "
+            f"{run.rollback_checkpoint}."
+        )
+    load_checkpoint(run.rollback_checkpoint, run.state)
+    detector.rollbacks += 1
+    detector.forget()
+    run.event(f"After step {progress.step:,} the weights were rolled back to those of step {back:,}.")
+
+
+def evaluate_and_checkpoint(run: Run, task: TrainingTask, saved_at: float) -> float:
+    """What is done between two steps; when the last checkpoint was written, by the clock."""
+    progress, settings = run.progress, run.settings
+    evaluated = task.evaluation_due(run)
+    if evaluated:
+        figures = task.validate(run)
+        run.tick()
+        progress.evaluations += 1
+        progress.dev_step, progress.dev_loss, progress.dev_accuracy = (
+            progress.step,
+            figures["loss"],
+            figures["accuracy"],
+        )
+        run.record(task.held_out, figures)
+    task.between_steps(run)
+    if settings.spikes is None:
+        due = evaluated
+    else:
+        due = progress.step % settings.spikes.rollback_every == 0 and not progress.loss_spikes.bad
+    long_ago = run.main and monotonic() - saved_at > settings.checkpoint_seconds  # one clock decides for all
+    if not due and not any_process(run.accelerator, long_ago):
+        return saved_at
+    checkpoint(run)
+    task.on_checkpoint(run)
+    return monotonic()
+
+
+def checkpoint(run: Run) -> None:
+    """Write a checkpoint; called by all processes.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If a weight is not finite; the checkpoint before stays.
+    OSError
+        If it cannot be written; the checkpoint before stays.
+    """
+    progress = run.progress
+    with writing(run.folder, "the checkpoint"):
+        if run.metrics is not None:
+            progress.metrics_bytes = run.metrics.secure()
+        began = run.tick()
+        sound = save_checkpoint(run.folder.checkpoint, run.state)
+    if not sound:
+        raise diverged(run, f"Weights contain NaN or Inf after step {progress.step:,}.")
+    link_rollback_checkpoint(run)
+    progress.checkpoint_seconds += run.tick() - began
+
+
+def link_rollback_checkpoint(run: Run) -> None:
+    """Make the checkpoint that was just written the one to roll back to, where its step is due for it."""
+    progress, rule = run.progress, run.settings.spikes
+    if run.main and rule is not None and progress.step % rule.rollback_every == 0 and not progress.loss_spikes.bad:
+        link_checkpoint(run.folder.checkpoint, run.rollback_checkpoint)
+
+
+def keep_best(run: Run, score: float) -> bool:
+    """Keep the weights if the score of an evaluation is the best so far; whether it is."""
+    progress, state = run.progress, run.state
+    better = not progress.best_step or score > progress.best_score
+    if better:
+        progress.best_score, progress.best_step = score, progress.step
+        weights = gather_full(state.average or state.bare_model.state_dict(), kept=run.main)
+        state.best = {name: tensor.clone() for name, tensor in weights.items()}
+    return better
+
+
+def diverged(run: Run, what: str) -> TrainingDivergedError:
+    """The error that ends a run, with the checkpoint that remains."""
+    if not run.folder.checkpoint.is_file():
+        return TrainingDivergedError(f"{what} There is no checkpoint yet.")
+    step = read_progress(run.folder.checkpoint).step
+    return TrainingDivergedError(f"{what} The last good checkpoint, of step {step:,}, is kept in {run.folder.path}.")

@@ -1,1 +1,0 @@
-from run_folders import demo  # noqa: F401
