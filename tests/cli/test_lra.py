@@ -83,8 +83,8 @@ def test_train_again_more_and_test_only(lra, tmp_path):
         (["--graph", "absent.txt"], "absent.txt"),
         (["--config", "absent.json"], "absent.json: No such file or directory"),
         (["--data", "nowhere"], "There is no listops data in nowhere/listops. Make it with: nip data listops"),
-        (["--data", "nowhere", "--task", "probe"], "Make it with: nip data probe --out nowhere"),
-        (["--data", "nowhere", "--task", "retrieval"], "Make it with: nip data retrieval --from FOLDER --out nowhere"),
+        (["--data", "nowhere", "--task", "probe"], "Make it with: nip data probe --output-dir nowhere"),
+        (["--data", "nowhere", "--task", "retrieval"], "Make it with: nip data retrieval --from FOLDER --output-dir nowhere"),
         (["--out", "/proc/nip"], "/proc/nip: No such file or directory"),
     ],
 )  # fmt: skip
@@ -99,7 +99,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_run(lra, arguments, says, tmp_p
 def test_other_settings_in_the_same_folder(lra):
     assert lra(*SMALL)[0] == 0
     code, _, err = lra(*SMALL, "--batch-size", 5)
-    assert code == 2 and "holds another run: batch_size is 4 there and 5 here. Name another --out" in err
+    assert code == 2 and "holds another run: batch_size is 4 there and 5 here. Name another --output-dir" in err
 
 
 def test_a_graph_file(lra, tmp_path):

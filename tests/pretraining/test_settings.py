@@ -36,7 +36,7 @@ WRONG = [
     ({"track": "paper"}, "--track must be one or more of none, tensorboard, wandb, trackio. Got 'paper' instead."),
     ({"eval_begin_share": 0.6, "eval_end_share": 0.6}, "must be together at most 1"),
     ({"next_sentence": "yes"}, "--next-sentence must be true or false. Got 'yes' instead."),
-    ({"model": ""}, "--model must be text. Got '' instead."),
+    ({"model": ""}, "--attention must be text. Got '' instead."),
 ]
 
 

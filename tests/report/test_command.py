@@ -69,4 +69,4 @@ def test_a_run_on_a_graph_file(tmp_path, configuration_of):
 
 def test_a_hostile_name_is_quoted(tmp_path):
     run = read_run(write_run(tmp_path, small_config(model="x; rm -rf ~"), name="run", checksum="0" * 64))
-    assert shlex.split(reproduction_command(run))[:4] == ["nip", "lra", "--model", "x; rm -rf ~"]
+    assert shlex.split(reproduction_command(run))[:4] == ["nip", "lra", "--attention", "x; rm -rf ~"]

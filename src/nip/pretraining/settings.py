@@ -338,7 +338,7 @@ def read_hours(value: Any) -> tuple[float, ...]:
 
 def flag(name: str) -> str:
     """A field as an option of the command line."""
-    return f"--{name.replace('_', '-')}"
+    return "--attention" if name == "model" else f"--{name.replace('_', '-')}"
 
 
 def wrong(name: str, must_be: str, got: object) -> ValueError:

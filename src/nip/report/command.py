@@ -26,7 +26,7 @@ def reproduction_command(run: Run) -> str:
         return shlex.join(str(word) for word in run.facts["command"])
     if config.task not in BY_NAME[config.recipe]:
         return FROM_FILE
-    words = ["--graph", config.graph] if config.graph is not None else ["--model", config.model]
+    words = ["--graph", config.graph] if config.graph is not None else ["--attention", config.model]
     for name, value in config.parameters.items():
         words += ["--param", f"{name}={json.dumps(value)}"]
     words += ["--task", config.task, "--seed", str(config.seed), "--protocol", config.protocol]

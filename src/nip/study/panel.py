@@ -19,7 +19,7 @@ from nip.runs.folder import RunFolder, write_json
 
 PLAN_FILE = "plan.json"
 DEPTH = "layers"  # the field of a run's configuration that --depths sets
-_SET_OTHERWISE = {"seed": "--seeds", "task": "--task", "model": "--patterns", "graph": "--patterns"}
+_SET_OTHERWISE = {"seed": "--seeds", "task": "--task", "model": "--attention", "graph": "--attention"}
 _SETTINGS = tuple(each.name for each in dataclasses.fields(RunConfig) if each.name not in (*FOUND, "parameters"))
 
 Configure = Callable[[dict[str, Any]], RunConfig]
@@ -67,7 +67,7 @@ class PlannedRun:
 
 
 def read_members(text: str) -> list[Member]:
-    """The panel that ``--patterns`` names: patterns set apart by commas, each with settings of its own behind ``@``.
+    """The panel that ``--attention`` names: patterns set apart by commas, each with settings of its own behind ``@``.
 
     Behind ``@`` stand parameters of the pattern (``order=5``), settings of a run (``seq_len=496``), or ``data=FOLDER``.
     A name that both have, such as ``seed``, means the pattern's. In place of a name may stand a graph file.
@@ -85,11 +85,11 @@ def read_members(text: str) -> list[Member]:
     """
     members = [_member(part.strip()) for part in text.split(",") if part.strip()]
     if not members:
-        raise ValueError("--patterns names no pattern.")
+        raise ValueError("--attention names no pattern.")
     labels = [member.label for member in members]
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"--patterns names {label} twice. Name it once.")
+            raise ValueError(f"--attention names {label} twice. Name it once.")
     return members
 
 
@@ -237,7 +237,8 @@ def extended(there: Sequence[PlannedRun], asked: Sequence[PlannedRun]) -> list[P
             differing.append(f"data is {before.data!r} there and {run.data!r} here")
         if differing:
             raise ValueError(
-                f"The study has planned {run.name} with other settings: {'; '.join(differing)}. Name another --out."
+                f"The study has planned {run.name} with other settings: {'; '.join(differing)}. Name another "
+                "--output-dir."
             )
         runs[run.name] = run
     return list(runs.values())

@@ -69,7 +69,9 @@ def test_the_default_folder_is_the_variables(small, tmp_path, monkeypatch):
 
 
 def test_missing_data_says_which_command_makes_it(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"no listops data .* Make it with: nip data listops --out '.*a b'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no listops data .* Make it with: nip data listops --output-dir '.*a b'"
+    ):
         open_split("listops", "train", tmp_path / "a b")
     monkeypatch.setenv("NIP_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"Make it with: nip data listops$"):
@@ -245,7 +247,7 @@ def damage_sizes(folder):
 def test_damage_is_refused_when_opened(damage, message, written):
     damage(written)
     for read in (open_split, lambda task, _, folder: verify(task, folder)):
-        with pytest.raises(ValueError, match=r"is damaged: .* nip data listops --overwrite --out ") as raised:
+        with pytest.raises(ValueError, match=r"is damaged: .* nip data listops --overwrite --output-dir ") as raised:
             read("listops", "train", written)
         if read is open_split:
             raised.match(message)

@@ -83,7 +83,7 @@ def build_corpus(
     asked = {"source": origin, "licence": licence, "settings": asdict(settings)}
     source = Path(origin).expanduser().resolve()
     if source == out.resolve() or source in out.resolve().parents:
-        raise ValueError(f"{out} lies in {origin}, which is read. Choose another folder with --out.")
+        raise ValueError(f"{out} lies in {origin}, which is read. Choose another folder with --output-dir.")
     _require_ours(out)
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
@@ -304,7 +304,9 @@ def _require_ours(out: Path) -> None:
     try:
         read_manifest(out)
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{out} exists and holds no corpus of nip. Choose another folder with --out.") from error
+        raise ValueError(
+            f"{out} exists and holds no corpus of nip. Choose another folder with --output-dir."
+        ) from error
 
 
 def _empty(out: Path) -> None:
@@ -335,7 +337,8 @@ def _require_same(out: Path, there: dict[str, Any], asked: dict[str, Any]) -> No
     ]
     if differing:
         raise ValueError(
-            f"{out} holds another corpus: {'; '.join(differing)}. --overwrite replaces it, --out names another folder."
+            f"{out} holds another corpus: {'; '.join(differing)}. --overwrite replaces it, --output-dir names another "
+            "folder."
         )
 
 
@@ -352,7 +355,7 @@ def _locked(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise ValueError(
-            f"Another process is making the corpus in {out}; wait for it, or name another --out."
+            f"Another process is making the corpus in {out}; wait for it, or name another --output-dir."
         ) from None
     try:
         yield

@@ -213,7 +213,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no corpus in {folder}. Make it with: nip data corpus --from FOLDER --out {folder}"
+            f"There is no corpus in {folder}. Make it with: nip data corpus --from FOLDER --output-dir {folder}"
         )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))

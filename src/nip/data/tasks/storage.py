@@ -104,7 +104,7 @@ def read_manifest(task_name: str, folder: Path | None = None) -> dict[str, Any]:
     task = find_task(task_name)
     path = data_folder(folder) / task.name / MANIFEST
     if not path.is_file():
-        where = "" if folder is None else f" --out {shlex.quote(str(folder))}"
+        where = "" if folder is None else f" --output-dir {shlex.quote(str(folder))}"
         origin = " --from FOLDER" if task.read else ""
         raise FileNotFoundError(
             f"There is no {task.name} data in {path.parent}. Make it with: nip data {task.name}{origin}{where}"
@@ -152,7 +152,7 @@ def stored(task_name: str, folder: Path | None, description: Mapping[str, Any]) 
     if differing:
         raise ValueError(
             f"{home} holds other {task_name} data: {'; '.join(differing)}. "
-            f"--overwrite replaces it, --out names another folder."
+            f"--overwrite replaces it, --output-dir names another folder."
         )
     return True
 
@@ -252,13 +252,13 @@ def _damaged(path: Path, why: str) -> ValueError:
     name, where = path.parent.name, shlex.quote(str(path.parent.parent))
     origin = " --from FOLDER" if name in TASKS and TASKS[name].read else ""
     return ValueError(
-        f"{path} is damaged: {why}. Make the data again with: nip data {name}{origin} --overwrite --out {where}"
+        f"{path} is damaged: {why}. Make the data again with: nip data {name}{origin} --overwrite --output-dir {where}"
     )
 
 
 def not_ours(home: Path) -> ValueError:
     """The error that refuses a folder which is not a task's data."""
-    return ValueError(f"{home} exists and holds no data of nip. Choose another folder with --out, or remove it.")
+    return ValueError(f"{home} exists and holds no data of nip. Choose another folder with --output-dir, or remove it.")
 
 
 DAY = 86400  # seconds
