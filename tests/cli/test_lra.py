@@ -84,7 +84,7 @@ def test_train_again_more_and_test_only(lra, tmp_path):
         (["--config", "absent.json"], "absent.json: No such file or directory"),
         (["--data", "nowhere"], "There is no listops data in nowhere/listops. Make it with: nip data listops"),
         (["--data", "nowhere", "--task", "probe"], "Make it with: nip data probe --output-dir nowhere"),
-        (["--data", "nowhere", "--task", "retrieval"], "Make it with: nip data retrieval --from FOLDER --output-dir nowhere"),
+        (["--data", "nowhere", "--task", "retrieval"], "with: nip data retrieval --from FOLDER --output-dir nowhere"),
         (["--out", "/proc/nip"], "/proc/nip: No such file or directory"),
     ],
 )  # fmt: skip
