@@ -25,7 +25,7 @@ def test_scores_without_any_extra():
     assert done.stdout.startswith("4.8449 exact, block graph, vectorized"), done.stderr
 
 
-def test_attend_says_what_to_install():
+def test_attend_names_the_extra_to_install():
     done = run("import nip; nip.attend")
     assert done.stderr.strip().endswith("ImportError: nip.attend needs torch: pip install 'nip[attention]'")
 
@@ -34,7 +34,7 @@ def test_attend_says_what_to_install():
     ("command", "extra"),
     [("bench attention", "attention"), ("data listops --out {folder}", "fast"), ("lra --data {folder}", "")],
 )
-def test_commands_say_what_to_install(command, extra, tmp_path):
+def test_commands_name_the_extra_to_install(command, extra, tmp_path):
     arguments = command.format(folder=tmp_path).split()
     done = run(f"from nip.cli import main; main({arguments!r})")
     assert done.returncode == 2

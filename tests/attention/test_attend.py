@@ -121,7 +121,7 @@ def without_gradients_if_it_must(call, backend, **more):
     return call
 
 
-def test_rows_with_nothing_to_attend_to_are_zero_and_leave_gradients_finite(backend):
+def test_rows_without_an_allowed_key_are_zero_with_finite_gradients(backend):
     real = torch.ones(2, 40, dtype=torch.bool)
     real[0] = False  # a sequence of padding only
     real[1, :16] = False  # the only block that the first block attends to

@@ -162,7 +162,7 @@ def test_what_it_cannot_do_is_refused(dtype, options, reason):
         nip.attend(q, q, q, nip.pattern("hypercube", 2), 16, backend="flex", **keywords)
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch):
+def test_without_a_compiler_the_error_names_the_package(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(flex, "_cuda_missing", lambda: "there is no CUDA device")
     flex._cpu_missing.cache_clear()
@@ -222,7 +222,7 @@ def test_compiled_with_masks_and_bias_equals_the_formula(dtype, masked):
 
 
 @compiles
-def test_goes_into_the_graph_of_a_compiled_model():
+def test_is_part_of_the_graph_of_a_compiled_model():
     pattern, qkv = nip.pattern("hypercube", 32), tensors(2, 2, 2, 512, 16, torch.float32, grad=False)
 
     # torch's C++ kernel for FlexAttention cannot fuse a following operation, and fails if the compiler tries to.

@@ -19,7 +19,7 @@ def test_results_and_gradients_are_those_of_the_reference(dtype):
     assert not wrong
 
 
-def test_rows_with_nothing_to_attend_to_are_zero_and_leave_gradients_finite():
+def test_rows_without_an_allowed_key_are_zero_with_finite_gradients():
     q, k, v = (torch.randn(2, 2, 200, 8, device="cuda", requires_grad=True) for _ in range(3))
     real = torch.zeros(2, 200, dtype=torch.bool, device="cuda")
     real[1, 100:] = True
@@ -46,7 +46,7 @@ def test_bias_and_its_gradient(bias_batch):
         torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-3)
 
 
-def test_auto_takes_it_and_goes_into_one_graph():
+def test_auto_selects_it_and_compiles_to_one_graph():
     q, k, v = (torch.randn(2, 2, 2048, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     pattern = nip.pattern("hypercube", 128)
     choice = nip.explain(q, k, v, pattern)

@@ -39,7 +39,7 @@ def test_the_last_block_is_filled(tokens, n):
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_complete_means_that_nothing_is_left_out(n):
+def test_complete_means_that_all_pairs_are_attended(n):
     assert block_layout(nip.pattern("softmax", n), 2, 2 * n).complete
     assert block_layout(nip.pattern("softmax", n), 2, 2 * n, is_causal=True).complete
     star = block_layout(nip.pattern("global", n), 2, 2 * n)

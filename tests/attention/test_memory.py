@@ -169,7 +169,7 @@ def test_a_forked_child_has_its_own():
     assert (x == 1).all()
 
 
-def test_copies_are_whole_and_have_their_own_memory():
+def test_copies_are_complete_and_have_separate_memory():
     x = large()
     x.copy_(torch.arange(x.numel()).view(LARGE))
     expected = x.clone()

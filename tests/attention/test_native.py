@@ -123,7 +123,7 @@ def run(code, **environment):
     return done.stdout
 
 
-def test_without_the_library_attention_falls_back_and_says_why():
+def test_without_the_library_attention_falls_back_with_a_reason():
     out = run(
         "import torch, nip\n"
         "q = torch.randn(1, 1, 2048, 16)\n"
@@ -138,7 +138,7 @@ def test_without_the_library_attention_falls_back_and_says_why():
     assert "NIP_NATIVE_ISA is 'none'" in second
 
 
-def test_a_library_that_was_not_compiled_says_what_to_type(monkeypatch):
+def test_without_a_build_the_error_names_the_command(monkeypatch):
     monkeypatch.setattr(native, "_path", lambda isa: None)
     native._library.cache_clear()
     try:
@@ -148,7 +148,7 @@ def test_a_library_that_was_not_compiled_says_what_to_type(monkeypatch):
         native._library.cache_clear()
 
 
-def test_strided_inputs_and_gradients_are_read_where_they_lie():
+def test_strided_inputs_and_gradients_are_read_without_copies():
     packed = torch.randn(2, 50, 3, 4, 32, requires_grad=True)
     pattern = nip.pattern("hypercube", 4)
 

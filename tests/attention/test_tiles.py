@@ -46,7 +46,7 @@ def test_a_tile_is_listed_if_any_pair_attends_and_full_if_all_do(drawn):
 
 
 @given(layouts(), st.integers(0, 300))
-def test_a_bit_tells_whether_two_blocks_attend(drawn, more):
+def test_a_bit_is_set_if_two_blocks_attend(drawn, more):
     layout, pattern = drawn
     bits = bitmap(layout, layout.n_tokens + more)
     blocks = np.zeros((bits.shape[0], 8 * bits.shape[1]), dtype=bool)

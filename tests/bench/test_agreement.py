@@ -51,7 +51,7 @@ def test_only_results_are_compared_where_there_are_no_gradients(fewer):
     assert all(check.errors.keys() == {"out"} and check.holds for check in checks)
 
 
-def test_says_what_was_compared():
+def test_the_string_describes_the_comparison():
     check = Agreement("hypercube of 8 tokens", "float32", {"out": 2e-3, "dq": 1e-6})
     assert str(check) == "hypercube of 8 tokens in float32: out 0.002, dq 1e-06; allowed 1e-04"
     assert not check.holds

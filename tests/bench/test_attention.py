@@ -10,7 +10,7 @@ from nip.bench.quiet import Timing
 from nip.bench.rows import DENSE
 
 
-def test_rows_tell_what_was_measured_and_beside_what():
+def test_rows_contain_the_measurement_and_its_baseline():
     cases = [Case("hypercube", 60, batch=1, heads=2, head_dim=8), Case("softmax", 40, batch=1, heads=1, head_dim=4)]
     rows = list(bench_attention(cases, ["gather", "auto"], ["forward+backward"], repeats=1, memory=False))
     assert [(row.backend, row.case.pattern) for row in rows] == [
@@ -38,7 +38,7 @@ def test_a_row_compares_medians_and_counts_the_attended_pairs_only(monkeypatch):
     dense, row = bench_attention([case], ["gather"], ["backward"], repeats=3, memory=False)
     assert (row.ms, row.ratio_to_dense, row.to_dict()["speedup_over_dense"]) == (4.0, 0.2, 5.0)
     assert (dense.density, row.density) == (1.0, 10 / 16)
-    # two products of 2 · 5 operations a pair forward, and 2.5 times that backward, in 4 ms
+    # two products of 2 · 5 operations per pair forward, and 2.5 times that backward, in 4 ms
     assert row.gflops == pytest.approx(2.5 * 4 * 5 * 10 * 64 * 2 * 3 / 4e-3 / 1e9)
     assert dense.gflops == pytest.approx(2.5 * 4 * 5 * 16 * 64 * 2 * 3 / 20e-3 / 1e9)
     both = dataclasses.replace(row, direction="forward+backward")
@@ -47,14 +47,14 @@ def test_a_row_compares_medians_and_counts_the_attended_pairs_only(monkeypatch):
 
 @pytest.mark.parametrize("direction", bench.DIRECTIONS)
 @pytest.mark.parametrize("backend", [DENSE, "gather"])
-def test_a_call_computes_what_its_row_says(backend, direction):
+def test_a_call_computes_the_pass_of_its_row(backend, direction):
     case = Case("softmax", 40, batch=1, heads=1, head_dim=4)  # complete: both compute dense attention
     call = bench.prepare(case, backend, direction)
     result = call()
     expected = bench.prepare(case, "reference", direction)()
     assert len(result) == (1 if direction == "forward" else 3)
     torch.testing.assert_close(result, expected)
-    torch.testing.assert_close(call(), result)  # a second time, too
+    torch.testing.assert_close(call(), result)  # also on the second call
 
 
 def test_a_backward_pass_alone_is_that_of_both():
@@ -64,7 +64,7 @@ def test_a_backward_pass_alone_is_that_of_both():
     )
 
 
-def test_what_a_backend_cannot_do_is_left_out_and_said():
+def test_unsupported_measurements_are_skipped_with_a_reason():
     said = []
     cases = [Case("hypercube", 64, batch=1, heads=1, head_dim=8, dtype=dtype) for dtype in ("float64", "float32")]
     rows = list(
@@ -80,10 +80,10 @@ def test_what_a_backend_cannot_do_is_left_out_and_said():
         for name in names
     ]
     assert said == [
-        f"The peer 'torch-sparse' is left out of backward in {dtype}: its backward pass writes out dense gradients."
+        f"The peer 'torch-sparse' is skipped for backward in {dtype}: its backward pass materializes dense gradients."
         for dtype in ("float64", "float32")
     ]
-    with pytest.raises(ValueError, match="'torch-sparse' is left out"):
+    with pytest.raises(ValueError, match="'torch-sparse' is skipped"):
         bench_attention(cases, [], ["backward"], rivals=["torch-sparse"])
 
 
@@ -121,7 +121,7 @@ def test_memory_counts_the_score_matrix_of_the_backend_that_has_one():
     assert 0 < gather < reference / 4
 
 
-def test_a_measurement_that_fails_says_why():
+def test_a_failed_measurement_has_a_reason():
     from nip.bench.attention import peak_mib
     from nip.bench.memory import _RESET
 

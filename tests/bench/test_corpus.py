@@ -45,17 +45,17 @@ def test_the_command_times_every_step(text, vocabulary, tmp_path, capsys, jobs):
         main([*map(str, command), "--json", "--out", str(table)])
     assert not ended.value.code
     rows = {row["step"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(rows) == ["reading", "comparing", bench.TEXT_STEPS, "tokenizing", "whole", bench.ALONE]
+    assert list(rows) == ["reading", "comparing", bench.TEXT_STEPS, "tokenizing", "total", bench.ALONE]
     seconds = {step: row["seconds"] for step, row in rows.items()}
     assert all(value > 0 for value in seconds.values())
     assert seconds[bench.TEXT_STEPS] == pytest.approx(seconds["reading"] + seconds["comparing"])
-    assert seconds["whole"] == pytest.approx(seconds[bench.TEXT_STEPS] + seconds["tokenizing"])
+    assert seconds["total"] == pytest.approx(seconds[bench.TEXT_STEPS] + seconds["tokenizing"])
     for row in rows.values():
         assert row["megabytes"] == pytest.approx(1, abs=0.02) and row["jobs"] == jobs
         assert row["megabytes_per_second"] == pytest.approx(row["megabytes"] / row["seconds"], rel=1e-3, abs=1e-3)
     found = rows["tokenizing"]["megabytes_per_second"] / rows[bench.ALONE]["megabytes_per_second"]
     assert rows["tokenizing"]["ratio_to_tokenizers"] == pytest.approx(found, rel=0.01)
-    assert rows["whole"]["peak_mib"] > 50 and rows["reading"]["peak_mib"] is None
+    assert rows["total"]["peak_mib"] > 50 and rows["reading"]["peak_mib"] is None
     assert f"| {bench.TEXT_STEPS} | 1 |" in table.read_text()
 
 
@@ -66,7 +66,7 @@ def test_the_command_times_every_step(text, vocabulary, tmp_path, capsys, jobs):
         ({"--jobs": 0}, "'jobs' parameter of bench corpus must be"),
         ({"--from": "nowhere"}, "There is no file or folder nowhere"),
         ({"--from": "empty.txt"}, "has no words"),
-        ({"--from": "packed.gz"}, "packed.gz is no text in UTF-8"),
+        ({"--from": "packed.gz"}, "packed.gz is not UTF-8 text"),
         ({"--tokenizer": "empty.txt"}, "is no vocabulary"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The measurement on a GPU, run here on CPU tensors; tests/attention/test_flex_cuda.py runs where there is a GPU."""
+"""The measurement on a GPU, run here on CPU tensors; tests/attention/test_flex_cuda.py runs on a GPU."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from nip.bench.peers import window
 
 @pytest.fixture
 def on_a_cpu(monkeypatch):
-    """FlexAttention as torch computes it without a compiler, gradients too."""
+    """FlexAttention in torch's eager mode, including gradients."""
     monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
     monkeypatch.setattr(flex, "_compiled", lambda: torch_flex.flex_attention)
@@ -24,7 +24,7 @@ def on_a_cpu(monkeypatch):
 
 
 class Script:
-    """A clock that tells what it was given, and notes who was called and how often."""
+    """A clock that returns given times, and records the calls and their number."""
 
     def __init__(self, ms):
         self.given, self.times = {name: iter(values) for name, values in ms.items()}, []
@@ -42,8 +42,8 @@ class Script:
 CASE = Case("hypercube", 300, 16, 1, 2, 8)
 
 
-def test_rows_tell_medians_of_samples_taken_in_turns_and_their_ratios():
-    warm = [50.0, 9.0, 1.0]  # the first call compiles; the last says how many make a sample
+def test_rows_are_medians_of_samples_taken_in_turns_with_ratios():
+    warm = [50.0, 9.0, 1.0]  # the first call compiles; the last determines the number of calls per sample
     clock = Script({DENSE: [*warm, 4.0, 8.0, 6.0], WINDOW: [*warm, 3.0, 2.0, 9.0], "flex": [*warm, 1.0, 1.5, 7.0]})
     rows = list(bench_gpu([CASE], ["forward"], repeats=3, device="cpu", clock=clock))
     assert [(row.backend, row.ms) for row in rows] == [(DENSE, 6.0), (WINDOW, 3.0), ("flex", 1.5)]
@@ -54,7 +54,7 @@ def test_rows_tell_medians_of_samples_taken_in_turns_and_their_ratios():
 
 
 @pytest.mark.parametrize("direction", gpu.DIRECTIONS)
-def test_the_whole_measurement_runs(direction, on_a_cpu):
+def test_the_full_measurement_runs(direction, on_a_cpu):
     rows = list(bench_gpu([CASE], [direction], repeats=2, device="cpu", clock=gpu.WallClock()))
     assert [row.backend for row in rows] == [DENSE, WINDOW, "flex"]
     for row in rows:
@@ -62,7 +62,7 @@ def test_the_whole_measurement_runs(direction, on_a_cpu):
         assert record["ms"] > 0
         assert record["peak_mib"] is None
         assert (record["pass"], record["n_tokens"], record["repeats"]) == (direction, 300, 2)
-        assert record["tile_density"] == 7 / 9  # the first and the last of three tiles do not meet
+        assert record["tile_density"] == 7 / 9  # the first and the last of three tiles have no attended pair
         assert record["density"] < 0.4
         fields = (
             "backend pattern n_tokens block_size batch heads head_dim dtype pass ms ratio_to_dense device torch cuda"
@@ -71,10 +71,10 @@ def test_the_whole_measurement_runs(direction, on_a_cpu):
 
 
 @pytest.mark.parametrize("direction", gpu.DIRECTIONS)
-def test_each_computes_what_its_row_says(direction, on_a_cpu):
+def test_each_call_computes_the_pass_of_its_row(direction, on_a_cpu):
     cpu, whole = torch.device("cpu"), Case("softmax", 200, 16, 1, 2, 8)
     results = [gpu.prepare(whole, backend, direction, cpu)() for backend in gpu.BACKENDS]
-    assert window(whole) < 200  # so the window is not the whole, and differs
+    assert window(whole) < 200  # so the window is narrower than the sequence
     torch.testing.assert_close(results[2], results[0], rtol=1e-4, atol=1e-5)
     positions = torch.arange(200)
     mask = (positions[:, None] - positions).abs() <= window(whole)
@@ -87,7 +87,7 @@ def test_each_computes_what_its_row_says(direction, on_a_cpu):
     torch.testing.assert_close(results[1], right, rtol=1e-4, atol=1e-5)
 
 
-def test_what_does_not_fit_is_left_out_and_said(on_a_cpu, monkeypatch):
+def test_what_does_not_fit_into_memory_is_skipped_with_a_reason(on_a_cpu, monkeypatch):
     prepare = gpu.prepare
 
     def full(case, backend, direction, device):
@@ -132,7 +132,7 @@ def test_the_command_refuses_in_one_sentence(arguments, message, capsys, monkeyp
 
 @pytest.mark.parametrize("right", [True, False])
 def test_the_command_measures_only_what_is_right(right, on_a_cpu, monkeypatch, capsys, tmp_path):
-    """The whole command with CPU tensors in the GPU's place."""
+    """The full command with CPU tensors in place of the GPU."""
     from nip.bench import agreement
     from nip.cli import main
 

@@ -15,12 +15,12 @@ SMALL = {"batch": 2, "layers": 1, "width": 32, "heads": 2, "block_size": 8}
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
-    """The tests' own process is left as it is."""
+    """Do not change the allocator of the test process."""
     monkeypatch.setattr(bench, "keep_freed_memory", lambda: None)
 
 
 def measure(monkeypatch, encoders, **options):
-    """Rows with invented times: each call is made once."""
+    """Rows with fixed times; each call runs once."""
 
     def once(calls, *_):
         for call in calls.values():
@@ -31,7 +31,7 @@ def measure(monkeypatch, encoders, **options):
     return list(bench.bench_encoder(encoders, memory=False, **options))
 
 
-def test_both_passes_are_measured_beside_the_dense_encoder(monkeypatch):
+def test_both_passes_are_measured_with_the_dense_encoder(monkeypatch):
     rows = measure(monkeypatch, [Encoder(64, **SMALL)], patterns=["hypercube", "local"], backend="gather")
     kinds = [("sdpa", "softmax"), ("gather", "hypercube"), ("gather", "local")]
     expected = [(direction, *kind) for direction in ("training", "inference") for kind in kinds]
@@ -67,7 +67,7 @@ def test_a_training_step_gives_gradients_and_the_optimizer_moves_weights(monkeyp
 
 @pytest.fixture
 def saved(tmp_path):
-    """An encoder of 16 positions with weights of its own."""
+    """A saved encoder of 16 positions with random weights."""
     torch.manual_seed(5)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     model = BertModel(BertConfig(vocab_size=50, max_position_embeddings=16, **sizes))
@@ -99,9 +99,9 @@ def test_a_saved_encoder_by_the_command(saved, capsys):
     with pytest.raises(SystemExit) as ended:
         main(command)
     assert not ended.value.code
-    told = capsys.readouterr()
-    assert not told.err, "no bars where standard error is no terminal"
-    rows = json.loads(told.out)
+    printed = capsys.readouterr()
+    assert not printed.err, "no progress bars if standard error is not a terminal"
+    rows = json.loads(printed.out)
     assert [(row["source"], row["layers"], row["width"]) for row in rows] == [(saved, 2, 32)] * 2
     with pytest.raises(SystemExit) as stop:
         main([*command, "--layers", "3"])

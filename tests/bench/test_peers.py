@@ -67,12 +67,12 @@ def test_a_window_s_density_is_its_mask_s():
 
 def test_longformer_attends_over_a_window_of_about_the_pattern_s_width():
     needs_transformers()
-    problem = peers.prepare("hf-longformer", TINY)  # the power of two next to 48 is 64: 32 on either side
+    problem = peers.prepare("hf-longformer", TINY)  # the power of two nearest to 48 is 64: 32 on either side
     expected = merged(attention(*projected(problem), within(256, 32)))
     torch.testing.assert_close(problem.forward(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_longformer_is_padded_to_whole_windows():
+def test_longformer_is_padded_to_a_multiple_of_the_window():
     needs_transformers()
     case = Case("hypercube", 250, block_size=8, batch=2, heads=2, head_dim=8)
     assert peers.prepare("hf-longformer", case).forward().shape == (2, 256, 16)
@@ -82,11 +82,11 @@ def test_bigbird_attends_to_global_and_neighbouring_blocks():
     needs_transformers()
     problem = peers.prepare("hf-bigbird", TINY)
     blocks = torch.arange(256) // 8
-    allowed = (blocks[:, None] - blocks).abs() <= 1  # with the first and last, and the first once more as a random one
+    allowed = (blocks[:, None] - blocks).abs() <= 1  # with the first and last, and the first again as a random block
     allowed |= (blocks == 0) | (blocks == 31)
     q, k, v = projected(problem)
     scores = q.double() @ k.double().mT / q.shape[-1] ** 0.5
-    scores[..., blocks == 0] += torch.log(torch.tensor(2.0))  # twice attended: as a global and as a random block
+    scores[..., blocks == 0] += torch.log(torch.tensor(2.0))  # attended twice: as a global and as a random block
     shares = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
     expected = merged((shares @ v.double()).to(q.dtype))
     middle = slice(2 * 8, 30 * 8)
@@ -117,7 +117,7 @@ def test_modules_give_gradients_for_hidden_states_and_the_three_projections(name
     assert all(
         g.isfinite().all() and g.abs().max() > 0 for k, g in enumerate(gradients) if k != 4
     )  # not the key's bias
-    torch.rand(1)  # whatever the global generator has drawn, weights and inputs are the same
+    torch.rand(1)  # weights and inputs do not depend on the state of the global generator
     torch.testing.assert_close(peers.prepare(name, TINY).call("backward")(), gradients)
 
 
@@ -125,10 +125,10 @@ def test_modules_give_gradients_for_hidden_states_and_the_three_projections(name
     ("name", "changes", "direction", "reason"),
     [
         ("flex-window", {}, "backward", "no backward pass on a CPU"),
-        ("flex-window", {"dtype": "float64"}, "forward", "no float64"),
+        ("flex-window", {"dtype": "float64"}, "forward", "does not support float64"),
         ("torch-sparse", {}, "forward+backward", "dense gradients"),
-        ("torch-sparse", {"dtype": "bfloat16"}, "forward", "no bfloat16"),
-        ("hf-bigbird", {"n_tokens": 2**15}, "forward", "it writes out all probabilities, 16 GiB at 32,768 tokens"),
+        ("torch-sparse", {"dtype": "bfloat16"}, "forward", "does not support bfloat16"),
+        ("hf-bigbird", {"n_tokens": 2**15}, "forward", "it materializes all probabilities, 16 GiB at 32,768 tokens"),
         ("hf-bigbird", {"n_tokens": 32}, "forward", "with 1 random blocks it needs more than 7 blocks"),
     ],
 )
@@ -137,7 +137,7 @@ def test_what_a_peer_cannot_do_it_refuses_with_a_reason(name, changes, direction
     assert reason in peers.PEERS[name].refuses(case, direction)
 
 
-def test_without_a_compiler_or_transformers_a_peer_says_what_it_needs(monkeypatch):
+def test_without_a_compiler_or_transformers_a_peer_names_what_it_needs(monkeypatch):
     monkeypatch.setattr(peers.shutil, "which", lambda name: None)
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     assert "needs a C++ compiler" in peers.PEERS["flex-window"].refuses(TINY, "forward")

@@ -14,11 +14,11 @@ SMALL = {"batch": 2, "layers": 1, "width": 32, "heads": 2, "block_size": 8, "voc
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
-    """The tests' own process is left as it is."""
+    """Do not change the allocator of the test process."""
     monkeypatch.setattr(bench, "keep_freed_memory", lambda: None)
 
 
-def test_patterns_are_measured_beside_the_dense_step(monkeypatch):
+def test_patterns_are_measured_with_the_dense_step(monkeypatch):
     def once(calls, *_):
         for call in calls.values():
             call()
@@ -70,7 +70,7 @@ def test_dense_is_transformers_own(monkeypatch):
         lambda *args, **kwargs: seen.append(kwargs.get("attn_mask")) or original(*args, **kwargs),
     )
     bench.prepare(Problem(64, **SMALL), "sdpa")()
-    assert seen == [None]  # one layer, nothing masked
+    assert seen == [None]  # one layer without a mask
 
 
 def test_the_command_prints_rows_and_writes_a_table(tmp_path, capsys):
@@ -92,11 +92,11 @@ def test_the_command_prints_rows_and_writes_a_table(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's peak memory")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is measured on Linux only")
 def test_memory_is_less_with_masked_positions_only():
     problem = Problem(256, **{**SMALL, "batch": 4, "vocab_size": 4096})
     masked, whole = (bench._peak_mib(problem, "hypercube", output, "gather", 1) for output in bench.OUTPUTS)
-    assert whole - masked > 4 * 256 * 4096 * 4 / 2**20  # all scores, once at least
+    assert whole - masked > 4 * 256 * 4096 * 4 / 2**20  # all scores, at least once
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from nip.bench.quiet import LONG_SECONDS, TRIES, Probe, mm_probe, time_alternate
 
 
 class Machine:
-    """A clock that calls move, and a speed that may change from call to call of the probe."""
+    """A clock advanced by calls, and a speed that may change with every call of the probe."""
 
     def __init__(self, speeds=()):
         self.now, self.speeds, self.log = 0.0, list(speeds), []
@@ -19,7 +19,7 @@ class Machine:
         self.log.append("probe")
 
     def call(self, name, *seconds):
-        """A call that takes these times one after another, then the last one for ever."""
+        """A call that takes these times in turn, then always the last one."""
         left = list(seconds)
 
         def made():
@@ -55,8 +55,8 @@ def test_the_warm_up_is_not_timed():
     assert found["a"].ms == pytest.approx(2)
 
 
-def test_samples_beside_a_slow_probe_are_taken_again_by_those_who_need_them():
-    # the probe after b's first sample is slow: that sample goes, and so does a's next one, which begins with it
+def test_samples_next_to_a_slow_probe_are_repeated_for_the_calls_that_need_them():
+    # the probe after b's first sample is slow: that sample is dropped, and so is a's next one, which starts with it
     machine = Machine([100, 100, 84, 100, 100])
     found = timed(machine, {"a": machine.call("a", 1e-3), "b": machine.call("b", 1e-3)}, 2)
     assert (found["a"].kept, found["b"].kept) == (2, 2)
@@ -73,15 +73,15 @@ def test_a_probe_that_is_a_little_slower_is_quiet():
 def test_a_call_with_enough_samples_waits():
     machine = Machine([100, 100, 50, 50, 100])
     found = timed(machine, {"a": machine.call("a", 1e-3), "b": machine.call("b", 1e-3)}, 1)
-    # b alone is tried again: between two slow probes, then between a slow and a fast one, then quiet
+    # only b is repeated: between two slow probes, then between a slow and a fast one, then quiet
     assert machine.log[3:] == ["a", "a", "probe", "b", "b", "probe", *["b", "b", "probe"] * (TRIES - 1)]
     assert (found["a"].kept, len(found["a"].times)) == (1, 1)
 
 
-def test_a_faster_probe_later_judges_samples_anew():
+def test_a_faster_probe_later_invalidates_samples():
     machine = Machine([50, 50, 100])
     found = timed(machine, {"a": machine.call("a", 9.0, 1.0, 2.0, 3.0, 4.0)}, 2)
-    # the first was as quiet as the machine had been until then, the second began so
+    # the first sample was quiet by the best speed until then, and the second started so
     assert found["a"].times == pytest.approx([3000, 4000])
 
 
@@ -93,12 +93,12 @@ def test_if_the_machine_is_never_quiet_all_samples_count_and_it_shows():
     assert found["a"].times[:3] == pytest.approx([2, 4, 9])
 
 
-def test_probes_beside_are_measured_once_a_round():
+def test_extra_probes_are_measured_once_a_round():
     machine = Machine()
-    beside = Probe(machine.call("half", 0.5), flop=3e9, clock=machine.clock)
-    timed(machine, {"a": machine.call("a", 1e-3)}, 3, beside=[beside])
+    extra = Probe(machine.call("half", 0.5), flop=3e9, clock=machine.clock)
+    timed(machine, {"a": machine.call("a", 1e-3)}, 3, extra_probes=[extra])
     assert machine.log.count("half") == 3
-    assert beside.best == pytest.approx(6)
+    assert extra.best == pytest.approx(6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -13,7 +13,7 @@ ANY_SIZE = ["softmax", "hypercube", "bigbird", "longformer", "global", "local", 
 def test_pairs_are_those_of_the_mask(pattern, n_tokens, block_size):
     case = Case(pattern, n_tokens, block_size)
     graph = case.graph()
-    block_layout(graph, block_size, n_tokens)  # the sizes fit each other
+    block_layout(graph, block_size, n_tokens)  # the sizes are consistent
     mask = np.eye(graph.n, dtype=bool)
     mask[graph.edge_rows, graph.indices] = True
     blocks = np.arange(n_tokens) // block_size

@@ -14,17 +14,17 @@ def small(**changes):
 
 @pytest.fixture
 def memory(monkeypatch):
-    """Whether the process was told to keep freed memory; the tests' own process is left as it is."""
-    told = []
-    monkeypatch.setattr(bench, "keep_freed_memory", lambda: told.append(True))
-    return told
+    """Calls of `keep_freed_memory`, which does not change the test process."""
+    calls = []
+    monkeypatch.setattr(bench, "keep_freed_memory", lambda: calls.append(True))
+    return calls
 
 
-def test_every_way_is_measured_with_each_backend_beside_the_dense_step(memory):
+def test_every_way_is_measured_with_each_backend_and_the_dense_step(memory):
     rows = list(small(backends=["gather", "auto"], ways=["own", "plain"]))
     assert [(row.way, row.attention, row.pattern) for row in rows] == [
         (way, *kind)
-        for way in ("plain", "own")  # plain comes first: freed memory cannot be given back again afterwards
+        for way in ("plain", "own")  # plain is first: keeping freed memory cannot be undone
         for kind in (("dense", "softmax"), ("gather", "hypercube"), ("dense", "hypercube"))
     ]  # at this size auto is dense with the pattern as a mask
     for row in rows:

@@ -33,7 +33,7 @@ def test_the_exponent_is_the_least_squares_line():
     assert fitted_exponent([1, 2, 4, 8], times) == pytest.approx(cov / (sum(a * a for a in x) - sum(x) ** 2 / 4))
 
 
-def test_growth_is_told_per_line_from_2048_tokens_on():
+def test_growth_is_fitted_per_line_from_2048_tokens():
     rows = [row("native", n, ms) for n, ms in ((512, 99.0), (2048, 1.0), (4096, 2.0), (8192, 4.0))]
     rows += [row("native", 2048, 5.0, "backward"), row(DENSE, 2048, 1.0), row(DENSE, 4096, 4.0)]
     found = {growth.name: (growth.exponent, growth.lengths) for growth in growths(rows)}
@@ -69,7 +69,7 @@ def test_markdown_is_a_table_with_its_circumstances():
     assert str(MACHINE) in caption
     assert "batch 4, 4 heads of 32, block 16, float32; medians of 7; sgemm 200 GFLOP/s" in caption
     assert header.count("|") == rule.count("|") == lines[0].count("|") == lines[1].count("|")
-    assert "block" not in header and "dtype" not in header  # the same throughout: in the caption
+    assert "block" not in header and "dtype" not in header  # constant: in the caption
     gflops = 4 * 32 * 64**2 * 16 * 0.125 / 2e-3 / 1e9
     assert lines[1] == f"| hypercube | 64 | forward | native | 2 | 4 | 8 | {gflops:.3g} | {gflops / 200:.0%} | 7 | 12 |"
     assert len(lines) == 2
@@ -81,7 +81,7 @@ def test_what_varies_gets_a_column_and_what_is_missing_goes():
     assert "| block |" in header and "peak" not in header
 
 
-def test_disturbed_rows_are_told():
+def test_disturbed_rows_are_noted():
     rows = [row("gather", 64, 2.0, kept=0), row("native", 64, 2.0)]
     assert "never quiet for 1 of 2 rows" in to_markdown(rows)
     console = Console(width=160)
@@ -90,7 +90,7 @@ def test_disturbed_rows_are_told():
     assert "never quiet for 1 of 2 rows" in captured.get() and "abacus" in captured.get()
 
 
-def test_the_plot_has_a_panel_for_each_pass_and_tells_growth(tmp_path):
+def test_the_plot_has_a_panel_for_each_pass_and_the_growth(tmp_path):
     rows = [
         row(name, n, n**power / 1e3, direction)
         for direction in ("forward", "backward")

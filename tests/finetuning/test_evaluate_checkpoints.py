@@ -13,8 +13,8 @@ from nip.finetuning.evaluate_checkpoints import evaluate_checkpoints, evaluation
 from nip.finetuning.glue import task as glue
 from nip.finetuning.masked_lm import task as masked_lm
 from nip.report.page import write_report
-from nip.study import find, read_run
-from nip.study.runs import Run
+from nip.runs.record import RunRecord, read_record
+from nip.study import find
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +127,17 @@ def test_checkpoints_are_evaluated_over_the_graphs_of_their_layers(model: Path, 
     )
     result = glue.main([*words.split(), "--output_dir", str(out)])
     assert evaluate_checkpoints(out)[0]["loss"] == pytest.approx(result["metrics"]["loss"], rel=1e-6)
-    assert read_run(out).pattern_label == "local with layers 0=global"
+    assert read_record(out).pattern_label == "local with layers 0=global"
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_no_seeds_of_one(trained: Path, tmp_path: Path):
-    def run(name: str, settings: dict[str, Any], **facts: Any) -> Run:
+    def run(name: str, settings: dict[str, Any], **facts: Any) -> RunRecord:
         folder = tmp_path / name
         shutil.copytree(trained, folder)
         there = json.loads((folder / "run.json").read_text())
         there = {**there, **facts, "settings": {**there["settings"], **settings}}
         (folder / "run.json").write_text(json.dumps(there))
-        return read_run(folder)
+        return read_record(folder)
 
     first, seed = run("first", {}), run("seed", {"seed": 7}, seed=7)
     others = [
@@ -162,11 +162,11 @@ def test_folders_without_runs_or_checkpoints_are_refused(tmp_path: Path):
 
 
 def test_a_report_reads_the_run(trained: Path, tmp_path: Path):
-    run = read_run(trained)
+    run = read_record(trained)
     result = json.loads((trained / "result.json").read_text())
-    assert run.config.task == "mrpc"
+    assert run.task == "mrpc"
     assert run.pattern_label == "random (seed=3, num_random_blocks=1)"
-    assert (run.config.seq_len, run.config.block_size, run.config.max_steps) == (16, 4, 4)
+    assert (run.seq_len, run.block_size, run.planned_steps) == (16, 4, 4)
     assert run.result.test_accuracy == result["test_accuracy"]
     assert run.curves["dev"].steps == (2, 4)
     assert run.curves["train"].steps == (1, 2, 3, 4)
@@ -185,9 +185,9 @@ def test_a_report_names_another_metric(trained: Path, tmp_path: Path):
     result = json.loads((tmp_path / "result.json").read_text())
     numbers = {"metric": "pearson", "score": -0.25, "test_accuracy": None}
     (tmp_path / "result.json").write_text(json.dumps({**result, **numbers}))
-    read = read_run(tmp_path)
-    assert (read.config.task, read.result.test_accuracy, read.result.interval) == ("stsb (pearson)", 0.0, None)
+    read = read_record(tmp_path)
+    assert (read.task_label, read.result.test_accuracy, read.result.interval) == ("stsb (pearson)", 0.0, None)
     del run["seq_len"]
     (tmp_path / "run.json").write_text(json.dumps(run))
     with pytest.raises(ValueError, match=r"run\.json lacks seq_len"):
-        read_run(tmp_path)
+        read_record(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nip.finetuning.output_dir import checkpoints, claimed_output, clear, last_checkpoint, output_folder
-from nip.runs.folder import write_run_file
+from nip.runs.folder import add_to_run_file
 
 
 def write_checkpoint(folder: Path, step: int, *, processes: int = 1, state: str | None = None) -> Path:
@@ -59,17 +59,17 @@ def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path):
 
 
 def test_claims(tmp_path: Path):
-    folder, settings = output_folder(tmp_path), {"seed": 1, "bf16": False}
+    settings = {"seed": 1, "bf16": False}
     claim = {"overwrite": False, "trains": True}
     with claimed_output(tmp_path, settings, **claim) as new:
         assert (new.there, new.trained, new.replace) == (None, None, False)
         with pytest.raises(ValueError, match="Another process"), claimed_output(tmp_path, settings, **claim):
             pass
-    write_run_file(folder, {"settings": settings})
+    add_to_run_file(tmp_path, settings=settings)
     checkpoint = write_checkpoint(tmp_path, 3)
     with claimed_output(tmp_path, settings, overwrite=True, trains=True) as unfinished:
         assert unfinished.checkpoint(1) == checkpoint  # --overwrite_output_dir does not throw an unfinished run away
-    write_run_file(folder, {"settings": settings, "trained": {"steps": 3}})
+    add_to_run_file(tmp_path, trained={"steps": 3})
     with claimed_output(tmp_path, settings, **claim) as finished:
         assert finished.trained == {"steps": 3}
         assert finished.checkpoint(1) is None  # nothing is looked for, so nothing is deleted

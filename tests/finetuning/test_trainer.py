@@ -265,10 +265,10 @@ def test_what_was_evaluated_stays_where_a_later_command_only_predicts(model: Pat
 
 
 def test_a_run_that_was_not_evaluated_has_no_result_to_report(model: Path, mrpc: Path, tmp_path: Path):
-    from nip.study import read_run
+    from nip.runs.record import read_record
 
     train_glue(model, mrpc, tmp_path / "out", "--max_steps", "1")
-    assert read_run(tmp_path / "out").result is None
+    assert read_record(tmp_path / "out").result is None
 
 
 def test_the_best_model_is_kept_whatever_save_steps_says(model: Path, mrpc: Path, tmp_path: Path):

@@ -40,19 +40,19 @@ def test_an_edge_list_as_people_write_it(tmp_path):
     assert read_graph(path, n=6).n == 6
 
 
-def test_loops_and_repeated_edges_are_dropped_and_said(tmp_path):
+def test_dropped_loops_and_merged_edges_raise_warnings(tmp_path):
     path = tmp_path / "graph.edges"
     path.write_text("0 1\n1 0\n0 1\n1 1\n1 2\n")
-    with pytest.warns(GraphFileWarning) as told:
+    with pytest.warns(GraphFileWarning) as caught:
         p = read_graph(path)
     assert p.n_edges == 4
-    assert "1 self loop dropped" in str(told[0].message)
-    assert "2 repeated edges merged" in str(told[1].message)
+    assert "1 self loop dropped" in str(caught[0].message)
+    assert "2 repeated edges merged" in str(caught[1].message)
     graph = nx.MultiDiGraph([(0, 1), (0, 1), (1, 1), (1, 2)])
     nx.write_graphml(graph, tmp_path / "multi.graphml")
-    with pytest.warns(GraphFileWarning) as told:
+    with pytest.warns(GraphFileWarning) as caught:
         assert read_graph(tmp_path / "multi.graphml").n_edges == 2
-    assert ["1 self loop dropped" in str(told[0].message), "1 repeated edge merged" in str(told[1].message)] == [
+    assert ["1 self loop dropped" in str(caught[0].message), "1 repeated edge merged" in str(caught[1].message)] == [
         True
     ] * 2
 

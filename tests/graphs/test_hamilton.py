@@ -31,7 +31,7 @@ def test_a_shuffled_cube_gets_neighbours_side_by_side_again():
     assert sorted(ordered.degrees) == [8] * 256
 
 
-def test_the_longest_found_where_there_is_none():
+def test_the_longest_path_found_is_returned_without_a_hamiltonian_path():
     star = from_networkx(nx.star_graph(5))
     order = path_order(star, start=1)
     assert sorted(order) == list(range(6))

@@ -15,7 +15,7 @@ def test_every_row_draws_that_many_others(n, r, seed):
 
 
 @given(st.integers(1, 40), st.integers(0, 45), st.integers(0, 9))
-def test_bigbird_draws_beside_what_it_attends_to_already(n, r, seed):
+def test_bigbird_draws_vertices_that_are_not_attended_to_yet(n, r, seed):
     fixed = longformer(n)
     drawn = bigbird(n, num_random_blocks=r, seed=seed)
     assert (to_mask(drawn) | ~to_mask(fixed)).all()

@@ -6,9 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nip.lra import RunConfig, recipe
-from nip.lra.config import differences, read_config, read_settings
+from nip.lra.config import check_same_config, read_config, read_settings
 
 BASE = recipe("listops")
+
+
+def differences(there, here):
+    """What the refusal of a command lists."""
+    try:
+        check_same_config("run", there, here)
+    except ValueError as error:
+        return str(error).removeprefix("run holds another run: ").partition(". Name another")[0].split("; ")
+    return []
 
 
 @given(

@@ -21,7 +21,7 @@ from nip.models import build_classifier
 from nip.report.page import write_report
 from nip.runs.accuracy import AccuracyCounts
 from nip.runs.folder import RunFolder, read_metrics
-from nip.study import find_runs
+from nip.runs.record import find_records
 from nip.training.train_step import TrainingDivergedError
 
 KINDS = ["text", "retrieval", "image", "probe"]  # one of each
@@ -43,7 +43,7 @@ def test_every_task_trains_is_tested_and_reported(task, protocol, any_data, smal
     lines = (tmp_path / "run" / f"{task}_hypercube_output.log").read_text().splitlines()
     assert [json.loads(line)["component"] for line in lines] == ["train", "dev", "train", "dev", "test"]
     write_report([tmp_path / "run"], tmp_path / "report.html")
-    (run,) = find_runs([tmp_path / "run"])
+    (run,) = find_records([tmp_path / "run"])
     assert run.result.test_accuracy == result["test_accuracy"]
     assert task in (tmp_path / "report.html").read_text()
 

@@ -17,7 +17,7 @@ def settings():
 
 def test_folders_that_are_no_runs(settings, corpora, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty and holds no pretraining run"):
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
         pretrain(settings, corpora["packed"], tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "run.json").write_text('{"kind": "glue"}')
@@ -29,13 +29,13 @@ def test_folders_that_are_no_runs(settings, corpora, tmp_path):
     ("place", "says"),
     [
         ("training.trainer.Metrics.secure", "the checkpoint cannot be written"),
-        ("pretraining.run.write_json", "the run's end cannot be written"),
+        ("pretraining.run.write_model", "the run's end cannot be written"),
         ("pretraining.export.save_model", "the run's end cannot be written"),
     ],
 )
 def test_a_disk_that_is_full_names_the_run(settings, corpora, tmp_path, monkeypatch, place, says):
     def full(*arguments, **more):
-        if place == "pretraining.run.write_json" and arguments[0].name != "result.json":
+        if place == "pretraining.run.write_model" and arguments[0].name != "result.json":
             return write_json(*arguments)
         raise OSError(28, "No space left on device")
 
@@ -64,6 +64,6 @@ def test_stopped_before_the_first_step_the_folder_is_its_own(settings, corpora, 
             pretrain(tracked, corpora["packed"], tmp_path / "run")
     assert (tmp_path / "run" / "tracking").is_dir()
     if (tmp_path / "run" / "checkpoint").is_dir():
-        with pytest.raises(ValueError, match="holds another run: --seed"):
+        with pytest.raises(ValueError, match="holds another run: seed"):
             pretrain(dataclasses.replace(tracked, seed=1), corpora["packed"], tmp_path / "run")
     assert pretrain(tracked, corpora["packed"], tmp_path / "run")["steps"] == 1

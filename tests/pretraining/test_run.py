@@ -317,10 +317,10 @@ def test_a_disk_that_is_full(settings, corpora, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"learning_rate": 1e-3}, "--learning-rate is 0.01 there and 0.001 here"),
-        ({"max_steps": 4}, "--max-steps was 8 and cannot become 4"),
-        ({"max_tokens": 100}, "--max-tokens was none and cannot become 100"),
-        ({"model": "local"}, "--model is 'hypercube' there and 'local' here"),
+        ({"learning_rate": 1e-3}, "learning_rate is 0.01 there and 0.001 here"),
+        ({"max_steps": 4}, "max_steps is 8 there and 4 here"),
+        ({"max_tokens": 100}, "max_tokens is None there and 100 here"),
+        ({"model": "local"}, "model is 'hypercube' there and 'local' here"),
     ],
 )
 def test_another_run_is_refused(settings, corpora, tmp_path, change, says):

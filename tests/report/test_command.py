@@ -6,8 +6,9 @@ import pytest
 import nip.lra
 from nip.cli import main
 from nip.graphs import Pattern
+from nip.lra.config import RunConfig
 from nip.report.command import reproduction_command
-from nip.study import read_run
+from nip.runs.record import read_record
 from run_folders import small_config, write_run
 
 
@@ -51,11 +52,11 @@ def without_findings(config):
     ],
 )
 def test_the_command_asks_for_the_runs_very_configuration(tmp_path, monkeypatch, configuration_of, settings):
-    run = read_run(write_run(tmp_path, small_config(**settings)))
+    run = read_record(write_run(tmp_path, small_config(**settings)))
     monkeypatch.chdir(run.folder)  # where the command may name config.json
     command = reproduction_command(run)
     assert ("--config" in command) == ("width" in settings)
-    assert configuration_of(command) == without_findings(run.config)
+    assert configuration_of(command) == without_findings(RunConfig(**run.settings))
 
 
 def test_a_run_on_a_graph_file(tmp_path, configuration_of):
@@ -63,10 +64,10 @@ def test_a_run_on_a_graph_file(tmp_path, configuration_of):
     file = tmp_path / "a ring.npz"
     ring.save(file)
     config = small_config(model="a ring", graph=str(file))
-    run = read_run(write_run(tmp_path, config, name="run", checksum=ring.checksum))
-    assert configuration_of(reproduction_command(run)) == without_findings(run.config)
+    run = read_record(write_run(tmp_path, config, name="run", checksum=ring.checksum))
+    assert configuration_of(reproduction_command(run)) == without_findings(RunConfig(**run.settings))
 
 
 def test_a_hostile_name_is_quoted(tmp_path):
-    run = read_run(write_run(tmp_path, small_config(model="x; rm -rf ~"), name="run", checksum="0" * 64))
+    run = read_record(write_run(tmp_path, small_config(model="x; rm -rf ~"), name="run", checksum="0" * 64))
     assert shlex.split(reproduction_command(run))[:4] == ["nip", "lra", "--attention", "x; rm -rf ~"]

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from nip.lra import recipe
-from nip.lra.config import refuse_other, settle
+from nip.lra.config import check_same_config, settle
 from nip.runs.folder import Metrics, RunFolder, claimed, read_metrics
 
 
@@ -15,14 +15,14 @@ def test_one_process_at_a_time(tmp_path):
     folder = RunFolder(tmp_path / "run")
     code = (
         "import sys; from pathlib import Path; from nip.runs.folder import RunFolder, claimed\n"
-        "with claimed(RunFolder(Path(sys.argv[1]))): pass"
+        "with claimed(RunFolder(Path(sys.argv[1])), 'lra'): pass"
     )
 
     def other():
         return subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True)
 
-    with claimed(folder):
-        assert "Another process is training in" in other().stderr
+    with claimed(folder, "lra"):
+        assert "Another process is at work in" in other().stderr
     assert other().returncode == 0
 
 
@@ -31,7 +31,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     for leftover in (tmp_path / ".config.json.x.partial", tmp_path / "checkpoint" / ".state.safetensors.y.partial"):
         leftover.write_text("half")
     (tmp_path / "config.json").write_text(recipe("listops").to_json())
-    with claimed(RunFolder(tmp_path)):
+    with claimed(RunFolder(tmp_path), "lra"):
         assert not list(tmp_path.rglob("*.partial"))
         assert (tmp_path / "config.json").exists()
 
@@ -40,25 +40,28 @@ def test_a_run_that_was_killed_before_its_configuration_was_written_starts_again
     folder = RunFolder(tmp_path)
     for path in (folder.log, folder.pattern, tmp_path / ".config.json.x.partial"):
         path.write_text("")
-    with claimed(folder):
+    with claimed(folder, "lra", early=(folder.pattern,)):
         pass
     folder.metrics.write_text("")
-    with pytest.raises(ValueError, match="is not empty and holds no run"), claimed(folder):
+    with (
+        pytest.raises(ValueError, match="is not empty and holds no run"),
+        claimed(folder, "lra", early=(folder.pattern,)),
+    ):
         pass
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable to the superuser")
 def test_an_unwritable_folder(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError), claimed(RunFolder(tmp_path / "run")):
+    with pytest.raises(PermissionError), claimed(RunFolder(tmp_path / "run"), "lra"):
         pass
 
 
 def test_a_folder_in_a_file_s_place(tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(OSError), claimed(RunFolder(tmp_path / "run")):
+    with pytest.raises(OSError), claimed(RunFolder(tmp_path / "run"), "lra"):
         pass
-    with pytest.raises(OSError), claimed(RunFolder(tmp_path / "run" / "deeper")):
+    with pytest.raises(OSError), claimed(RunFolder(tmp_path / "run" / "deeper"), "lra"):
         pass
 
 
@@ -73,7 +76,7 @@ def test_what_the_machine_decides_stays_with_the_run(tmp_path):
     assert settle(config, folder, "cuda") == decided
     asked = dataclasses.replace(config, precision="bf16")
     with pytest.raises(ValueError, match="precision is 'fp32' there and 'bf16' here"):
-        refuse_other(settle(asked, folder, "cuda"), folder)
+        check_same_config(tmp_path, decided, settle(asked, folder, "cuda"))
 
 
 def test_measurements_that_a_full_disk_refuses_are_told_with_their_file(tmp_path, monkeypatch):

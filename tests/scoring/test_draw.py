@@ -25,7 +25,7 @@ def test_png(tmp_path):
     assert image.std() > 0.05
 
 
-def test_svg_is_the_same_every_time_and_says_what_it_shows(tmp_path):
+def test_svg_is_reproducible_and_has_a_title(tmp_path):
     first = save_figure(pattern("local", 20), tmp_path / "a.svg", 4).read_text()
     assert first == save_figure(pattern("local", 20), tmp_path / "b.svg", 4).read_text()
     assert first.startswith("<?xml")
@@ -33,7 +33,7 @@ def test_svg_is_the_same_every_time_and_says_what_it_shows(tmp_path):
     assert "4 tokens a block" in first
 
 
-def test_html_holds_the_picture_and_escapes_the_name(tmp_path):
+def test_html_contains_the_figure_and_escapes_the_name(tmp_path):
     page = save_figure(Pattern.from_edges(3, [0], [1], name="<b>"), tmp_path / "a.html").read_text()
     assert "data:image/png;base64," in page
     assert "&lt;b&gt;" in page

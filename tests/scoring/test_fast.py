@@ -128,7 +128,7 @@ def test_very_small_payloads_do_not_vanish(compiled):
 
 
 @pytest.mark.parametrize("compiled", ENGINES)
-def test_vertices_of_one_level_may_differ_by_more_than_a_double_holds(compiled):
+def test_vertices_of_one_level_may_differ_by_more_than_the_range_of_a_double(compiled):
     # Two arms of 400 vertices from one root, one of them with many leaves: 2^-400 against 12^-400.
     arm = 400 if compiled else 100  # the vectorized engine always uses logarithms
     graph = nx.Graph()

@@ -64,7 +64,7 @@ def test_a_hub_reaches_everything_but_not_evenly():
     assert star.even_reach < 0.5 < cube.even_reach
 
 
-def test_many_vertices_go_in_batches(monkeypatch):
+def test_many_vertices_are_processed_in_batches(monkeypatch):
     graph = pattern("hypercube", 50)
     whole = reach(graph, 3, 4)
     monkeypatch.setattr(sys.modules["nip.scoring.reach"], "_ENTRIES_PER_BATCH", 120)  # nip.scoring.reach is a function

@@ -6,15 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import filelock
 import pytest
 
-from nip.runs.folder import RunFolder, wait_for_other
+from nip.runs.folder import RunFolder, locked
 from nip.study import worker
-from nip.study.execute import Job, alone, here, on_dask
+from nip.study.execute import Job, here, on_dask
 from stand_in_runs import check_three, ran, stand_ins
 
 
@@ -78,7 +79,12 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
     folder.path.mkdir()
     lock = filelock.FileLock(folder.lock)
     lock.acquire()
-    waiting = threading.Thread(target=wait_for_other, args=(folder,), daemon=True)
+
+    def wait():
+        with locked(folder.lock, wait=True):
+            pass
+
+    waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     waiting.join(0.3)
     assert waiting.is_alive()
@@ -93,10 +99,15 @@ def test_a_worker_waits_before_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "spin_briefly", lambda: None)
     monkeypatch.setattr(worker, "end_with_parent", lambda: None)
     monkeypatch.setattr("nip.study.panel.read_plan", lambda study: [run])
-    monkeypatch.setattr("nip.runs.folder.wait_for_other", lambda folder: called.append(("wait", folder.path)))
+
+    def waited(file, *, wait):
+        called.append(("wait", file))
+        return nullcontext()
+
+    monkeypatch.setattr("nip.runs.folder.locked", waited)
     monkeypatch.setattr("nip.lra.train", lambda config, out, data: called.append(("train", out)))
     assert worker.main([str(tmp_path), "a"]) == 0
-    assert called == [("wait", tmp_path / "a"), ("train", tmp_path / "a")]
+    assert called == [("wait", tmp_path / "a" / ".lock"), ("train", tmp_path / "a")]
 
 
 WATCHED = """
@@ -130,12 +141,12 @@ def test_a_worker_ends_with_the_process_that_started_it_even_if_that_is_killed(t
 
 def test_one_study_is_executed_once_at_a_time(tmp_path):
     with (
-        alone(tmp_path / "study"),
-        pytest.raises(ValueError, match="Another process is executing the study"),
-        alone(tmp_path / "study"),
+        locked(tmp_path / "study" / ".lock"),
+        pytest.raises(ValueError, match="Another process is at work in"),
+        locked(tmp_path / "study" / ".lock"),
     ):
         pass
-    with alone(tmp_path / "study"):
+    with locked(tmp_path / "study" / ".lock"):
         pass
 
 

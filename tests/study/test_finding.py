@@ -3,7 +3,8 @@ import math
 import pytest
 
 from nip.runs.accuracy import wilson_interval
-from nip.study import find, find_runs
+from nip.runs.record import find_records
+from nip.study import find
 from nip.study.finding import Group, difference, differing, grouped
 from run_folders import small_config, write_run
 
@@ -11,7 +12,7 @@ from run_folders import small_config, write_run
 def runs(tmp_path, *given):
     for k, (settings, outcome) in enumerate(given):
         write_run(tmp_path / "runs", small_config(**settings), name=f"run-{k}", **outcome)
-    return find_runs([tmp_path / "runs"])
+    return find_records([tmp_path / "runs"])
 
 
 def test_difference_equals_newcombes_published_example(tmp_path):
@@ -52,7 +53,7 @@ def test_one_seed_against_several_has_no_interval(tmp_path):
 
 
 def test_the_sentence_says_who_learnt(demo):
-    (finding,) = find(find_runs([demo]))
+    (finding,) = find(find_records([demo]))
     assert finding.sentence == (
         "On listops, hypercube reached 39.5 % (95 % interval 37.4–41.7) and local reached 35.0 % (95 % interval "
         "32.9–37.1); knowing only the root operator gives 36.3 %, so only hypercube has learnt more than that."

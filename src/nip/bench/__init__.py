@@ -1,4 +1,4 @@
-"""Measurements of attention and scoring against their peers."""
+"""Benchmarks of attention, scoring, training steps and corpus building."""
 
 from nip.bench.attention import bench_attention
 from nip.bench.machine import Machine, this_machine

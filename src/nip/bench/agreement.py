@@ -1,4 +1,4 @@
-"""Whether a backend computes what the reference does: results and gradients on small problems, on any device."""
+"""Comparison of a backend with the reference: results and gradients on small problems, on any device."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import Tensor
 from nip import graphs
 from nip.attention import attend
 
-# Of the largest number of a result or gradient. Half precision rounds probabilities, and scores' gradients, before they
-# are multiplied: a few units in the last place (2⁻⁸ and 2⁻¹¹). float32 sums some hundred terms.
+# Relative to the largest element of a result or gradient. Half precision rounds probabilities, and gradients of scores,
+# before they are multiplied: a few units in the last place (2⁻⁸ and 2⁻¹¹). float32 sums some hundred terms.
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One small problem: how far the backend's numbers are from those of the reference in float64."""
+    """The errors of a backend on a small problem, relative to the reference in float64."""
 
     problem: str
     dtype: str
     errors: dict[str, float]
-    """For "out", "lse", "dq", "dk", "dv": the largest difference over the largest number, or over 1 if that is less."""
+    """For "out", "lse", "dq", "dk", "dv": the largest difference over the largest element (at least 1)."""
 
     @property
     def worst(self) -> float:
-        """The largest error; a result that is no number counts as infinite."""
+        """The largest error; NaN in a result counts as infinite."""
         return max(self.errors.values())
 
     @property
@@ -42,7 +42,7 @@ class Agreement:
         return f"{self.problem} in {self.dtype}: {errors}; allowed {TOLERANCE[self.dtype]:.0e}"
 
 
-# Lengths that fill tiles of 128 and such that do not, blocks below, at and above a tile, masks of every kind.
+# Multiples of the tile size 128 and other lengths, blocks below, at and above a tile, masks of every kind.
 PROBLEMS: tuple[tuple[str, int, int, tuple[int, int], str], ...] = (
     ("hypercube", 1024, 16, (4, 4), ""),
     ("hypercube", 1000, 16, (4, 2), "padding"),
@@ -57,18 +57,22 @@ PROBLEMS: tuple[tuple[str, int, int, tuple[int, int], str], ...] = (
 def agreements(
     backend: str, device: str, dtypes: Sequence[str], *, head_dim: int = 64, gradients: bool = True
 ) -> Iterator[Agreement]:
-    """Compare a backend with the reference on `PROBLEMS`, one after another.
+    """Compare a backend with the reference on each of `PROBLEMS`.
 
     Parameters
     ----------
     backend : str
     device : str
-        As torch names it.
+        A torch device.
     dtypes : sequence of str
-        Names among `TOLERANCE`.
+        Keys of `TOLERANCE`.
     head_dim : int, default=64
     gradients : bool, default=True
-        Compare those of q, k and v too, and the log-sum-exp.
+        Also compare the gradients of q, k and v, and the log-sum-exp.
+
+    Yields
+    ------
+    Agreement
     """
     for dtype in dtypes:
         for problem in PROBLEMS:

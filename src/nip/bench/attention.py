@@ -1,7 +1,7 @@
-"""Attention over a pattern against torch's dense attention and against peers: time, speed and peak memory.
+"""Attention over a pattern against torch's dense attention and other libraries: time, speed and peak memory.
 
-Times are taken in turns, one call of each backend, so that a machine that is busy for a while slows all, and only while
-the machine is quiet as far as it ever is (see `nip.bench.quiet`). Medians are told.
+The backends are timed in turns, one call of each, so that other load on the machine slows all of them, and samples
+taken under load are repeated (see `nip.bench.quiet`). Medians are reported.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from nip.graphs.pattern import check_int
 DIRECTIONS = tuple(FORWARD_PASSES)
 
 DENSE_UP_TO = 16384
-"""Dense attention is measured on no longer inputs unless asked for: each call would take minutes."""
+"""The default maximum length for dense attention: above it each call takes minutes."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """What is measured in turns: a case, a pass, and the names of backends and peers; torch's dense attention leads."""
+    """A case, a pass, and the backends and peers that are timed in turns; torch's dense attention is the first."""
 
     case: Case
     direction: str
@@ -45,12 +45,23 @@ def plan(
     rivals: Sequence[str] = (),
     dense_up_to: int = DENSE_UP_TO,
 ) -> tuple[list[Group], list[str]]:
-    """What to measure, and why some of what was asked for is left out.
+    """Determine what to measure, and why some of the requested measurements are skipped.
+
+    Parameters
+    ----------
+    cases, backends, directions, rivals, dense_up_to
+        As for `bench_attention`.
+
+    Returns
+    -------
+    groups : list of Group
+    left_out : list of str
+        The reasons, as sentences.
 
     Raises
     ------
     ValueError
-        If a pattern, backend, pass or peer is unknown, or nothing is left to measure beside dense attention.
+        If a pattern, backend, pass or peer is unknown, or only dense attention is left to measure.
     """
     for names, legal, what in (
         (directions, DIRECTIONS, "pass"),
@@ -73,8 +84,8 @@ def plan(
                 except ValueError as refusal:
                     left_out.append(str(refusal))
             if taken:
-                beside = [DENSE] if case.n_tokens <= dense_up_to else []
-                groups.append(Group(case, direction, tuple(dict.fromkeys([*beside, *taken]))))
+                dense = [DENSE] if case.n_tokens <= dense_up_to else []
+                groups.append(Group(case, direction, tuple(dict.fromkeys([*dense, *taken]))))
     left_out = list(dict.fromkeys(left_out))
     if not groups:
         raise ValueError(left_out[0] if left_out else "There is nothing to measure. Name a pattern and a length.")
@@ -82,12 +93,12 @@ def plan(
 
 
 def _taken(case: Case, name: str, direction: str) -> str:
-    """The backend that attend takes for that name, or the peer; a ValueError says why there is none."""
+    """The backend that attend selects for that name, or the peer; raises ValueError if it cannot compute the case."""
     if name in peers.PEERS:
         refusal = peers.PEERS[name].refuses(case, direction)
         if refusal is None:
             return name
-        raise ValueError(f"The peer {name!r} is left out of {direction} in {case.dtype}: {refusal}.")
+        raise ValueError(f"The peer {name!r} is skipped for {direction} in {case.dtype}: {refusal}.")
     like = torch.empty(case.batch, case.heads, case.n_tokens, case.head_dim, dtype=getattr(torch, case.dtype))
     like.requires_grad_(direction != "forward")
     return explain(like, like, like, case.graph(), case.block_size, backend=name).backend
@@ -104,30 +115,34 @@ def bench_attention(
     memory: bool = True,
     left_out: Callable[[str], object] | None = None,
 ) -> Iterator[Row]:
-    """Measure every case with every backend and with dense attention; rows come as they are measured.
+    """Measure every case with every backend and with dense attention; rows are yielded as they are measured.
 
     Parameters
     ----------
     cases : sequence of Case
     backends : sequence of str
-        Names as `attend` takes them; a row tells which backend "auto" took.
+        As for `attend`; a row contains the backend that "auto" selected.
     directions : sequence of str
-        Among "forward", "backward" and "forward+backward".
+        Of "forward", "backward" and "forward+backward".
     rivals : sequence of str, default=()
-        Names among `nip.bench.peers.PEERS`.
+        Keys of `nip.bench.peers.PEERS`.
     dense_up_to : int, default=16384
-        Tokens of the longest case that dense attention is measured on.
+        Maximum number of tokens for which dense attention is measured.
     repeats : int, default=7
-        Samples wanted of each while the machine is quiet; at most three times as many are taken.
+        Number of samples to take while the machine is quiet; at most three times this number are taken.
     memory : bool, default=True
-        Also measure peak memory, each in a process of its own.
+        Also measure peak memory, in a separate process each.
     left_out : callable, optional
-        Is told, a sentence each, what a backend or peer cannot do and is left out.
+        Called with a sentence for each measurement that is skipped because a backend or peer does not support it.
+
+    Yields
+    ------
+    Row
 
     Raises
     ------
     ValueError
-        If a pattern, backend, pass or peer is unknown, or none can do any of this.
+        If a pattern, backend, pass or peer is unknown, or none supports any case.
     """
     check_int("repeats", repeats, "bench attention", minimum=1)
     groups, missing = plan(cases, backends, directions, rivals, dense_up_to)
@@ -148,8 +163,8 @@ def _measure(groups: Sequence[Group], repeats: int, *, memory: bool) -> Iterator
         case, direction = group.case, group.direction
         calls = {name: prepare(case, name, direction) for name in group.names}
         own = others.get(case.dtype)
-        timings = time_alternately(calls, repeats, sgemm, beside=[own] if own else [])
-        del calls  # the results that backward passes start from
+        timings = time_alternately(calls, repeats, sgemm, extra_probes=[own] if own else [])
+        del calls  # frees the results of the forward passes
         for name, timing in timings.items():
             yield Row(
                 backend=name,
@@ -180,15 +195,37 @@ def _best(case: Case, sgemm: Probe, own: Probe | None) -> float | None:
 
 
 def prepare(case: Case, name: str, direction: str) -> Callable[[], object]:
-    """One call of a backend, of a peer or of dense attention on random inputs, ready to be measured."""
+    """Return a call of a backend, of a peer or of dense attention on random inputs.
+
+    Parameters
+    ----------
+    case : Case
+    name : str
+        A backend, a peer or `DENSE`.
+    direction : str
+        A pass.
+
+    Returns
+    -------
+    callable
+    """
     problem = peers.prepare(name, case) if name in peers.PEERS else attention(case, name)
     return problem.call(direction)
 
 
 def peak_mib(case: Case, backend: str, direction: str, threads: int) -> float | None:
-    """Largest resident memory during the call above that before it, inputs not counted, results and gradients counted.
+    """Peak resident memory of a call, without the inputs, but with results and gradients.
 
-    None where the system keeps no resettable high-water mark (anything but Linux).
+    Parameters
+    ----------
+    case, backend, direction
+        As for `prepare`.
+    threads : int
+
+    Returns
+    -------
+    float or None
+        MiB; None if the system has no resettable high-water mark (any but Linux).
 
     Raises
     ------
@@ -209,7 +246,7 @@ def _main(job: str) -> None:
         call()
     else:
         small = Case(**{**request["case"], "n_tokens": 2 * case.block_size, "batch": 1})
-        prepare(small, backend, direction)()  # libraries and threads set themselves up
+        prepare(small, backend, direction)()  # initializes libraries and threads
     print(high_water(call) / 2**20)
 
 

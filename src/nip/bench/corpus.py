@@ -1,4 +1,4 @@
-"""Making a corpus: how fast its steps are, beside the `tokenizers` library alone on the same text, and its memory."""
+"""Time and memory of the steps of building a corpus, compared with the `tokenizers` library alone on the same text."""
 
 from __future__ import annotations
 
@@ -25,29 +25,27 @@ from nip.data.corpus.tokenizer import existing
 from nip.graphs.pattern import check_int
 
 HEADER = ("step", "MB", "s", "MB/s", "times tokenizers", "peak MiB")
-RULE = "|---|--:|--:|--:|--:|--:|"
-ALONE, TEXT_STEPS, TOKENS, WHOLE = "tokenizers alone", "all before tokens", "tokenizing", "whole"
-SHORTEST, LONGEST = 50, 2000  # words of a drawn document
-_FILE, _BATCH, _COMPARED = 100_000_000, 4_000_000, 100_000_000  # bytes: of a drawn file; given at once, and in all
+ALONE, TEXT_STEPS, TOKENS, TOTAL = "tokenizers alone", "reading + comparing", "tokenizing", "total"
+SHORTEST, LONGEST = 50, 2000  # words of a generated document
+_FILE, _BATCH, _COMPARED = 100_000_000, 4_000_000, 100_000_000  # bytes of a generated file, a batch, all batches
 
 
 @dataclass(frozen=True)
 class CorpusRow:
-    """A step of making a corpus.
+    """A step of building a corpus.
 
     Parameters
     ----------
     step : str
-        ``reading`` (and cleaning), ``comparing`` (dropping duplicates, splitting), both together, ``tokenizing`` (into
-        shards), the whole; or what `tokenizers` does with batches of the same text, with as many threads as there are
-        processes.
+        ``reading`` (and cleaning), ``comparing`` (deduplication and splitting), both together, ``tokenizing`` (into
+        shards), the total; or `tokenizers` alone on batches of the same text, with one thread per process.
     megabytes : float
         Millions of bytes of raw text.
     seconds : float
     ratio_to_tokenizers : float or None
-        Of the rates, where tokens are made: 1 and more is as fast as the library alone.
+        Rate / rate of the library alone, for steps that tokenize: above 1 is faster.
     peak_mib : float or None
-        Of the whole: the largest resident memory of the process, and of its largest worker for each worker.
+        Of the total: peak resident memory of the process, plus that of its largest worker times the number of workers.
     """
 
     step: str
@@ -60,7 +58,7 @@ class CorpusRow:
 
     @property
     def megabytes_per_second(self) -> float:
-        """Of raw text."""
+        """Rate in millions of bytes of raw text per second."""
         return self.megabytes / max(self.seconds, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,25 +69,29 @@ class CorpusRow:
 
 
 def bench_corpus(origin: Path, tokenizer: str, megabytes: int, *, jobs: int) -> list[CorpusRow]:
-    """Make a corpus of drawn text once, in a process of its own, and time its steps.
+    """Build a corpus of generated text once, in a separate process, and time its steps.
 
     Parameters
     ----------
     origin : Path
-        A text file, or a folder of them: words are drawn as often as they occur there.
+        A text file, or a folder of them: words are drawn with their frequencies in it.
     tokenizer : str
-        As ``nip data corpus --tokenizer`` takes it.
+        As for ``nip data corpus --tokenizer``.
     megabytes : int
-        Of text to draw.
+        Size of the generated text.
     jobs : int
-        Processes.
+        Number of processes.
+
+    Returns
+    -------
+    list of CorpusRow
 
     Raises
     ------
     ValueError
-        If a number is below 1, the tokenizer is none, the text has no words, or the process fails.
+        If a number is below 1, the tokenizer is invalid, the text has no words, or the process fails.
     OSError
-        If the text is not there, or the disk is full.
+        If the text does not exist, or the disk is full.
     """
     check_int("megabytes", megabytes, "bench corpus", minimum=1)
     check_int("jobs", jobs, "bench corpus", minimum=1)
@@ -99,20 +101,20 @@ def bench_corpus(origin: Path, tokenizer: str, megabytes: int, *, jobs: int) -> 
         size = draw_text(origin, Path(folder) / "text", megabytes * 1_000_000) / 1e6
         job = {"text": f"{folder}/text", "out": f"{folder}/out", "tokenizer": tokenizer, "jobs": jobs}
         threads = {"RAYON_NUM_THREADS": str(jobs), "TOKENIZERS_PARALLELISM": "true"}
-        # the library alone before and after: what the machine does for others in these minutes then counts for both
+        # the library alone before and after, so that other load on the machine in these minutes affects both
         before, made, after = (
-            json.loads(printed_by("nip.bench.corpus", {**job, "alone": alone}, "Making the corpus", **threads))
+            json.loads(printed_by("nip.bench.corpus", {**job, "alone": alone}, "Building the corpus", **threads))
             for alone in (True, False, True)
         )
     alone = {key: (before[key] + after[key]) / 2 for key in before}
     rate = alone["megabytes"] / alone["seconds"]
     times = made["seconds"]
-    rows = {**times, TEXT_STEPS: times["reading"] + times["comparing"], WHOLE: sum(times.values())}
+    rows = {**times, TEXT_STEPS: times["reading"] + times["comparing"], TOTAL: sum(times.values())}
     ratios = {TOKENS: size / rows[TOKENS] / rate}
-    order = ("reading", "comparing", TEXT_STEPS, TOKENS, WHOLE)
+    order = ("reading", "comparing", TEXT_STEPS, TOKENS, TOTAL)
     return [
         *(
-            CorpusRow(step, size, rows[step], ratios.get(step), made["mib"] if step == WHOLE else None, jobs, machine)
+            CorpusRow(step, size, rows[step], ratios.get(step), made["mib"] if step == TOTAL else None, jobs, machine)
             for step in order
         ),
         CorpusRow(ALONE, alone["megabytes"], alone["seconds"], 1.0, None, jobs, machine),
@@ -120,16 +122,36 @@ def bench_corpus(origin: Path, tokenizer: str, megabytes: int, *, jobs: int) -> 
 
 
 def draw_text(origin: Path, folder: Path, size: int, *, seed: int = 0) -> int:
-    """Write files of documents whose words are drawn as often as they occur in a text; bytes written.
+    """Write files of random documents with the word frequencies of a text.
 
-    Documents have 50 to 2,000 words, a line a sentence, and empty lines between them.
+    Documents have 50 to 2,000 words, one sentence per line, and are separated by empty lines.
+
+    Parameters
+    ----------
+    origin : Path
+        A text file, or a folder of them.
+    folder : Path
+        Is created.
+    size : int
+        Minimum number of bytes.
+    seed : int, default=0
+
+    Returns
+    -------
+    int
+        Bytes written.
+
+    Raises
+    ------
+    ValueError
+        If a file is not UTF-8 text, or there are no words.
     """
     counts: Counter[str] = Counter()
     for path in find_files(origin):
         try:
             counts.update(path.read_text("utf-8").split())
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text in UTF-8, which words are drawn from.") from error
+            raise ValueError(f"{path} is not UTF-8 text, from which words are drawn.") from error
     if not counts:
         raise ValueError(f"{origin} has no words to draw from.")
     words = np.array(list(counts), object)
@@ -145,21 +167,21 @@ def draw_text(origin: Path, folder: Path, size: int, *, seed: int = 0) -> int:
 
 
 def cells(row: CorpusRow) -> list[str]:
-    """A row's texts, one for each heading."""
+    """The displayed texts of a row, in the order of `HEADER`."""
     ratio = "" if row.ratio_to_tokenizers is None else f"{row.ratio_to_tokenizers:.2f}"
     peak = "" if row.peak_mib is None else f"{row.peak_mib:,.0f}"
     return [row.step, f"{row.megabytes:,.0f}", f"{row.seconds:,.1f}", f"{row.megabytes_per_second:.1f}", ratio, peak]
 
 
 def caption(rows: Sequence[CorpusRow]) -> str:
-    """What was measured, and on what."""
+    """The measurement and the machine."""
     jobs = rows[0].jobs
-    return f"Making a corpus of drawn text with {jobs} process{'es' if jobs > 1 else ''}. {rows[0].machine}."
+    return f"Building a corpus of generated text with {jobs} process{'es' if jobs > 1 else ''}. {rows[0].machine}."
 
 
 def to_markdown(rows: Sequence[CorpusRow]) -> str:
-    """The table for a page."""
-    return markdown_table(caption(rows), HEADER, RULE, map(cells, rows))
+    """The caption and a Markdown table."""
+    return markdown_table(caption(rows), HEADER, map(cells, rows))
 
 
 def _made(job: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +200,7 @@ def _made(job: dict[str, Any]) -> dict[str, Any]:
     if job["jobs"] > 1:
         from joblib.externals.loky import get_reusable_executor
 
-        get_reusable_executor().shutdown(wait=True)  # only then are the workers counted
+        get_reusable_executor().shutdown(wait=True)  # getrusage counts only workers that have ended
     own, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return {"seconds": seconds, "mib": (own + job["jobs"] * worker) / unit}

@@ -1,6 +1,6 @@
-"""Attention over patterns on a GPU: FlexAttention beside torch's dense attention and a sliding window of equal width.
+"""Attention over patterns on a GPU: FlexAttention, torch's dense attention and a sliding window of the same width.
 
-First it is checked that results and gradients are right; then calls are timed in turns by the device's own clock.
+Calls are timed in turns with CUDA events.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from nip.graphs import pattern_parameters
 from nip.graphs.pattern import check_int
 
 WINDOW = "flex-window"
-"""FlexAttention with a sliding window as wide as the pattern's mean row."""
+"""FlexAttention with a sliding window of the pattern's mean row width."""
 
 BACKENDS = (DENSE, WINDOW, "flex")
 DIRECTIONS = ("forward", "forward+backward")
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-WARM_UP = 3  # the first one compiles
-SAMPLE_MS = 5.0  # a sample is as many calls as take this long: a single short one would time the launch
+WARM_UP = 3  # the first call compiles
+SAMPLE_MS = 5.0  # duration of a sample, in several calls if they are short: a single one would time the launch
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """On what a row was measured."""
+    """The device and software of a measurement."""
 
     device: str
     torch: str
@@ -48,7 +48,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuRow:
-    """One way to compute one case, in one pass."""
+    """A measurement of a backend on a case, in one pass."""
 
     backend: str
     case: Case
@@ -56,15 +56,15 @@ class GpuRow:
     ms: float
     """Median time of a call."""
     ratio_to_dense: float | None
-    """Time / time of torch's dense attention: below 1 is faster. None where dense attention did not fit."""
+    """Time / time of torch's dense attention: below 1 is faster. None if dense attention did not fit."""
     ratio_to_window: float | None
     repeats: int
     peak_mib: float | None
-    """Memory beside the inputs, results and gradients included; None where the clock knows none."""
+    """Memory in addition to the inputs, including results and gradients; None if the clock cannot measure it."""
     density: float
     """Attended pairs over all pairs of tokens."""
     tile_density: float
-    """Tiles of 128 × 128 tokens in which any pair is attended to, over all: what a GPU computes."""
+    """Tiles of 128 × 128 tokens with an attended pair, over all tiles: the share that a GPU computes."""
     gpu: Gpu
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,14 +75,14 @@ class GpuRow:
 
 
 class Clock(Protocol):
-    """Time and memory of a device."""
+    """Measures time and memory on a device."""
 
     def ms(self, call: Callable[[], object], times: int) -> float:
-        """Milliseconds of one of so many calls in a row."""
+        """Mean time of a call in milliseconds, over `times` consecutive calls."""
         ...
 
     def peak_mib(self, call: Callable[[], object]) -> float | None:
-        """Memory that a call needs beyond what was there; None if unknown."""
+        """Peak additional memory of a call in MiB; None if unknown."""
         ...
 
 
@@ -90,7 +90,7 @@ class CudaClock:
     """CUDA events, and the caching allocator's high-water mark."""
 
     def ms(self, call: Callable[[], object], times: int) -> float:
-        """Milliseconds of one of so many calls in a row."""
+        """Mean time of a call in milliseconds, over `times` consecutive calls."""
         event: Any = torch.cuda.Event
         start, end = event(enable_timing=True), event(enable_timing=True)
         start.record()
@@ -101,7 +101,7 @@ class CudaClock:
         return float(start.elapsed_time(end)) / times
 
     def peak_mib(self, call: Callable[[], object]) -> float:
-        """Memory that a call needs beyond what was there."""
+        """Peak additional memory of a call in MiB."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -111,21 +111,21 @@ class CudaClock:
 
 
 class WallClock:
-    """For a device that computes while it is called; it knows no memory."""
+    """Wall-clock time, for a synchronous device; it cannot measure memory."""
 
     def ms(self, call: Callable[[], object], times: int) -> float:
-        """Milliseconds of one of so many calls in a row."""
+        """Mean time of a call in milliseconds, over `times` consecutive calls."""
         start = time.perf_counter()
         for _ in range(times):
             call()
         return 1e3 * (time.perf_counter() - start) / times
 
     def peak_mib(self, call: Callable[[], object]) -> None:
-        """Unknown."""
+        """Return None: unknown."""
 
 
 def missing() -> str | None:
-    """Why nothing can be measured on a GPU here; None if it can."""
+    """Why no GPU can be measured; None if one can."""
     if torch.cuda.is_available():
         return None
     built = "which is built for CPUs only" if torch.version.cuda is None else "which finds none"
@@ -133,7 +133,7 @@ def missing() -> str | None:
 
 
 def this_gpu() -> Gpu:
-    """Describe the device and the software that measure."""
+    """Describe the device and the software of a measurement."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     return Gpu(name, torch.__version__, torch.version.cuda, datetime.datetime.now(datetime.UTC).date().isoformat())
 
@@ -147,20 +147,24 @@ def bench_gpu(
     device: str = "cuda",
     clock: Clock | None = None,
 ) -> Iterator[GpuRow]:
-    """Measure every case with FlexAttention, its sliding window and torch's dense attention, one row after another.
+    """Measure every case with FlexAttention, its sliding window and torch's dense attention.
 
     Parameters
     ----------
     cases : sequence of Case
     directions : sequence of str
-        Among `DIRECTIONS`.
+        From `DIRECTIONS`.
     repeats : int, default=7
-        Samples, taken in turns after `WARM_UP` calls of each.
+        Number of samples, taken in turns after `WARM_UP` calls of each.
     skipped : callable, optional
-        Is told, a sentence each, what did not fit into the device's memory.
+        Called with a sentence for each measurement that does not fit into the device's memory.
     device : str, default="cuda"
     clock : Clock, optional
-        What measures; a `CudaClock` unless given.
+        Default: a `CudaClock`.
+
+    Yields
+    ------
+    GpuRow
 
     Raises
     ------
@@ -220,7 +224,21 @@ def _measure(
 
 
 def prepare(case: Case, backend: str, direction: str, device: torch.device) -> Callable[[], object]:
-    """One call on random inputs, ready to be measured."""
+    """Return a call of a backend on random inputs.
+
+    Parameters
+    ----------
+    case : Case
+    backend : str
+        From `BACKENDS`.
+    direction : str
+        From `DIRECTIONS`.
+    device : torch.device
+
+    Returns
+    -------
+    callable
+    """
     generator = torch.Generator().manual_seed(0)
     shape = case.batch, case.heads, case.n_tokens, case.head_dim
     q, k, v, gradient = (
@@ -244,7 +262,7 @@ def _forward(case: Case, backend: str, q: Tensor, k: Tensor, v: Tensor) -> Calla
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     width, on_gpu = window(case), q.device.type == "cuda"
-    # Compiled where there is a GPU, so that a mask of tokens² is never written out.
+    # Compiled on a GPU, so that the mask of tokens² is never materialized.
     mask = create_block_mask(
         lambda b, h, i, j: (i - j).abs() <= width,
         None,
@@ -254,7 +272,7 @@ def _forward(case: Case, backend: str, q: Tensor, k: Tensor, v: Tensor) -> Calla
         str(q.device),
         _compile=on_gpu,
     )
-    torch.compiler.reset()  # past some shapes torch would stop compiling, and write out all scores
+    torch.compiler.reset()  # after several shapes torch would stop compiling and materialize all scores
     attention: Any = torch.compile(flex_attention, dynamic=False) if on_gpu else flex_attention
     return lambda: attention(q, k, v, block_mask=mask)
 
@@ -263,7 +281,7 @@ HEADER = ["pattern", "tokens", "dtype", "pass", "backend", "ms", "time / dense",
 
 
 def cells(row: GpuRow) -> list[str]:
-    """What a reader sees of a row, in the order of `HEADER`."""
+    """The displayed texts of a row, in the order of `HEADER`."""
     case = row.case
     ratios = ["–" if ratio is None else f"{ratio:.3g}" for ratio in (row.ratio_to_dense, row.ratio_to_window)]
     tiles = f"{row.tile_density:.1%}" if row.backend == "flex" else ""
@@ -274,7 +292,7 @@ def cells(row: GpuRow) -> list[str]:
 
 
 def caption(rows: Sequence[GpuRow]) -> str:
-    """On what and how the rows were measured."""
+    """The device and the settings of the measurement."""
     case = rows[0].case
     shape = f"batch {case.batch}, {case.heads} heads of {case.head_dim}, block {case.block_size}"
     return f"{rows[0].gpu}; {shape}; medians of {rows[0].repeats}"

@@ -1,8 +1,8 @@
-"""A Hugging Face encoder as a whole: a training step and inference, its attention over a pattern and dense.
+"""Training step and inference of a complete Hugging Face encoder, with sparse and dense attention.
 
-The model is BERT's encoder with random weights and no head, six layers of twelve heads, 384 wide unless told otherwise,
-or one that is saved. Dense is `sdpa`, as transformers has it; everything outside attention is the same code. The inputs
-have no padding.
+The model is BERT's encoder with random weights and no head (default: six layers, twelve heads, width 384), or a saved
+model. Dense attention is transformers' `sdpa`; everything outside attention is the same code. The inputs have no
+padding.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from nip.runs.process import keep_freed_memory
 DENSE = "sdpa"
 PASSES = ("training", "inference")
 DROPOUT_DENSE_UP_TO = 2048
-"""With dropout torch's dense attention writes every score out: on longer inputs it is left out."""
+"""With dropout torch's dense attention materializes all scores: it is skipped on longer inputs."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """One problem: the model, its input and what is done with it."""
+    """A model, its input and the computation."""
 
     n_tokens: int
     batch: int = 1
@@ -47,25 +47,37 @@ class Encoder:
     hidden_dropout: float = 0.0
     dtype: str = "float32"
     optimizer: bool = False
-    """Whether a training step ends with AdamW's."""
+    """Whether a training step includes AdamW."""
     source: str | None = None
-    """Folder or name of a saved model, its positions extended by reflection where an input is longer; None: BERT's."""
+    """Folder or name of a saved model, its positions extended by reflection for longer inputs; None: BERT."""
 
     @classmethod
     def saved(cls, source: str, n_tokens: int, **more: Any) -> Encoder:
-        """That of a saved model, with its layers, width and heads.
+        """Describe a saved model, with its layers, width and heads.
+
+        Parameters
+        ----------
+        source : str
+            Folder or name of the model.
+        n_tokens : int
+        **more
+            Other fields.
+
+        Returns
+        -------
+        Encoder
 
         Raises
         ------
         OSError
             If there is no such model.
         ValueError
-            If its configuration does not tell them.
+            If its configuration does not contain them.
         """
         config = AutoConfig.from_pretrained(source)
         names = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
         if missing := [name for name in names.values() if not isinstance(getattr(config, name, None), int)]:
-            raise ValueError(f"{source} is no encoder that can be measured: its configuration has no {missing[0]}.")
+            raise ValueError(f"{source} is not an encoder that can be measured: its configuration has no {missing[0]}.")
         return cls(n_tokens, source=source, **{key: getattr(config, name) for key, name in names.items()}, **more)
 
     def __post_init__(self) -> None:
@@ -86,27 +98,27 @@ class Encoder:
 
 @dataclass(frozen=True)
 class EncoderRow:
-    """One kind of attention in one encoder."""
+    """A measurement of an encoder with one kind of attention."""
 
     attention: str
     """The backend; "sdpa" is the dense attention of transformers."""
     pattern: str
     direction: str
-    """Among `PASSES`: training is forward and backward."""
+    """From `PASSES`: training is forward and backward."""
     encoder: Encoder
     ms: float
     ratio_to_dense: float | None
-    """Time / time of the dense encoder; None where that was left out."""
+    """Time / time of the dense encoder; None if that was skipped."""
     peak_mib: float | None
-    """Memory that the pass took beside the model and its input; None where it was not measured."""
+    """Memory of the pass in addition to the model and its input; None if it was not measured."""
     repeats: int
     kept: int
-    """Samples that were taken while the machine was quiet; 0 if none was, and all count."""
+    """Samples taken while the machine was quiet; if 0, all samples are used."""
     machine: Machine
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of all sequences."""
+        """Throughput over all sequences of the batch."""
         return 1e3 * self.encoder.batch * self.encoder.n_tokens / self.ms
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,26 +149,29 @@ def bench_encoder(
     repeats: int = 7,
     memory: bool = True,
 ) -> Iterator[EncoderRow]:
-    """Measure encoders with attention over patterns beside the dense one; rows come as they are measured.
+    """Measure encoders with attention over patterns and with dense attention; rows are yielded as they are measured.
 
-    The process keeps freed memory as training does.
+    The process keeps freed memory, as in training.
 
     Parameters
     ----------
     encoders : sequence of Encoder
     patterns : sequence of str
-        Patterns' names, with their own parameters.
+        Names of patterns, with their default parameters.
     passes : sequence of str
-        Among `PASSES`.
+        From `PASSES`.
     backend : str, default="auto"
-        As `nip.attend` takes it.
+        As for `nip.attend`.
     dense_up_to : int, optional
-        Tokens of the longest input on which the dense encoder is measured; with dropout never beyond
-        `DROPOUT_DENSE_UP_TO`.
+        Maximum number of tokens for which the dense encoder is measured; with dropout at most `DROPOUT_DENSE_UP_TO`.
     repeats : int, default=7
-        Samples wanted of each while the machine is quiet.
+        Number of samples to take while the machine is quiet.
     memory : bool, default=True
-        Also measure peak memory, each in a process of its own.
+        Also measure peak memory, in a separate process each.
+
+    Yields
+    ------
+    EncoderRow
 
     Raises
     ------
@@ -238,7 +253,7 @@ def _model(encoder: Encoder) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(encoder.source)
     for name, chance in dropout.items():
         if not hasattr(config, name):
-            raise ValueError(f"{encoder.source} cannot be measured with a dropout of its own: it has no {name}.")
+            raise ValueError(f"The dropout of {encoder.source} cannot be set: its configuration has no {name}.")
         setattr(config, name, chance)
     model: PreTrainedModel = AutoModel.from_pretrained(
         encoder.source, config=config, attn_implementation="sdpa", dtype=torch.float32
@@ -250,7 +265,22 @@ def _model(encoder: Encoder) -> PreTrainedModel:
 
 
 def prepare(encoder: Encoder, name: str, direction: str, backend: str = "auto") -> Callable[[], object]:
-    """A call that computes the pass once; `name` is a pattern or "sdpa"."""
+    """Return a call that computes the pass once.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    name : str
+        A pattern or "sdpa".
+    direction : str
+        From `PASSES`.
+    backend : str, default="auto"
+        As for `nip.attend`.
+
+    Returns
+    -------
+    callable
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _model(encoder)
@@ -298,7 +328,7 @@ HEADER = [
 
 
 def cells(row: EncoderRow) -> list[str]:
-    """What a reader sees of a row, in the order of `HEADER`."""
+    """The displayed texts of a row, in the order of `HEADER`."""
     return [
         row.direction,
         f"{row.encoder.n_tokens:,}",
@@ -315,7 +345,7 @@ def cells(row: EncoderRow) -> list[str]:
 
 
 def caption(rows: Sequence[EncoderRow]) -> str:
-    """On what and how the rows were measured."""
+    """The machine, the model and the settings of the measurement."""
     first, encoder = rows[0], rows[0].encoder
     step = "forward, backward and AdamW" if encoder.optimizer else "forward and backward"
     source = "" if encoder.source is None else f"the saved {encoder.source}, "
@@ -327,9 +357,8 @@ def caption(rows: Sequence[EncoderRow]) -> str:
 
 
 def to_markdown(rows: Sequence[EncoderRow]) -> str:
-    """The caption and the table."""
-    rule = "|---|--:|--:|--:|---|---|--:|--:|--:|--:|--:|"
-    return markdown_table(caption(rows), HEADER, rule, [cells(row) for row in rows])
+    """The caption and a Markdown table."""
+    return markdown_table(caption(rows), HEADER, map(cells, rows))
 
 
 def _main(job: str) -> None:
@@ -338,7 +367,7 @@ def _main(job: str) -> None:
     encoder = Encoder(**request["encoder"])
     arguments = request["name"], request["direction"], request["backend"]
     small = Encoder(**{**request["encoder"], "n_tokens": 2 * encoder.block_size, "batch": 1})
-    prepare(small, *arguments)()  # libraries and threads set themselves up
+    prepare(small, *arguments)()  # initializes libraries and threads
     print(high_water(prepare(encoder, *arguments)) / 2**20)
 
 

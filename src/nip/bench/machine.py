@@ -1,4 +1,4 @@
-"""On what a measurement was made: without it a time says nothing."""
+"""Description of the machine on which a measurement was made."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nip.processor import processor_name, usable_cores
 
 @dataclass(frozen=True)
 class Machine:
-    """What stands beside every measured number."""
+    """The machine and software of a measurement."""
 
     processor: str
-    """Its name, cores that this process may use, and the instruction set that torch uses on it."""
+    """The CPU model, the number of cores that this process may use, and the instruction set that torch uses."""
     threads: int
     torch: str
     date: str
@@ -26,7 +26,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Describe the processor and the software that measure."""
+    """Describe the CPU and the software of a measurement."""
     capability = torch.backends.cpu.get_cpu_capability()
     return Machine(
         processor=f"{processor_name()}, {usable_cores()} vCPU, {capability}",

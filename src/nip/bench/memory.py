@@ -1,4 +1,4 @@
-"""Measurements in a process of their own, so that none sees another's leftovers; the peak memory of a call."""
+"""Measurements in separate processes, so that they do not affect each other; the peak memory of a call."""
 
 from __future__ import annotations
 
@@ -17,31 +17,50 @@ _RESET = Path("/proc/self/clear_refs")
 
 
 def in_own_process(module: str, job: Mapping[str, Any], what: str) -> float | None:
-    """MiB that a module prints when it is run with a job as JSON; None where memory has no resettable high-water mark.
+    """Run a module with a job as JSON in a separate process, and return the peak memory that it prints.
 
     Parameters
     ----------
     module : str
-        Run as ``python -m MODULE JOB``; it prints what `high_water` found.
+        Run as ``python -m MODULE JOB``; it prints the result of `high_water`.
     job : mapping
     what : str
-        What is measured, for the message of an error.
+        The measurement, for error messages.
+
+    Returns
+    -------
+    float or None
+        MiB; None if the system has no resettable high-water mark.
 
     Raises
     ------
     ValueError
-        If the process runs out of memory or fails otherwise; the message is the process's last line.
+        If the process runs out of memory or fails otherwise; the message contains the last line of its output.
     """
     return float(printed_by(module, job, f"Measuring the memory of {what}")) if _RESET.exists() else None
 
 
 def printed_by(module: str, job: Mapping[str, Any], doing: str, **environment: str) -> str:
-    """What ``python -m MODULE JOB`` prints, with some variables of the environment set.
+    """Run ``python -m MODULE JOB`` and return its standard output.
+
+    Parameters
+    ----------
+    module : str
+    job : mapping
+        Passed as JSON.
+    doing : str
+        The activity, for error messages.
+    **environment : str
+        Additional environment variables.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
     ValueError
-        If the process fails: what it was doing, and its last line.
+        If the process fails; the message contains the activity and the last line of its output.
     """
     command = [sys.executable, "-m", module, json.dumps(job)]
     process = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
@@ -52,10 +71,10 @@ def printed_by(module: str, job: Mapping[str, Any], doing: str, **environment: s
 
 
 def high_water(call: Callable[[], object]) -> int:
-    """Bytes of resident memory that the call reached above those before it."""
+    """Increase of resident memory during the call, at its peak, in bytes."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # memory freed earlier would be used again unseen
+        libc.malloc_trim(0)  # otherwise memory freed earlier would be reused without being counted
     _RESET.write_text("5")
     before = resident("VmRSS")
     call()

@@ -1,20 +1,20 @@
-"""What others offer for sparse attention on a CPU at the width of a case's pattern, used as their documentation says.
+"""Sparse attention of other libraries on a CPU at the width of a case's pattern, used as documented.
 
 `flex-window`
-    `torch.nn.attention.flex_attention`, compiled, with a sliding window: as wide as the pattern's mean row. On a CPU it
+    `torch.nn.attention.flex_attention`, compiled, with a sliding window of the pattern's mean row width. On a CPU it
     has no backward pass.
 `torch-sparse`
-    The pattern itself by `torch.sparse`, one head after another: `sampled_addmm`, `torch.sparse.softmax`, and a product
-    with the values. On a CPU `sampled_addmm` takes CSR but no BSR (blocks), softmax takes COO; both share their values
-    here without a conversion. The gradient of a product with a sparse matrix is dense, so only the forward pass.
+    The pattern itself with `torch.sparse`, one head at a time: `sampled_addmm`, `torch.sparse.softmax`, and a product
+    with the values. On a CPU `sampled_addmm` supports CSR but not BSR (blocks), softmax needs COO; both share their
+    values here without a conversion. The gradient of a product with a sparse matrix is dense: only the forward pass.
 `hf-longformer`, `hf-bigbird`
     Self-attention modules of Hugging Face's transformers with random weights, hidden size heads · head_dim: their
-    projections to queries, keys and values are timed too. Longformer's window is the power of two next to the pattern's
-    mean row; BigBird has two global and three neighbouring blocks and as many random ones as make up the mean row. In
-    evaluation mode, as here, BigBird takes its first block for each random one, which spares it the drawing; in
-    transformers 5 it writes all probabilities out, tokens × tokens, whether they are wanted or not.
+    projections to queries, keys and values are timed too. Longformer's window is the power of two nearest to the
+    pattern's mean row; BigBird has two global and three neighbouring blocks, and random blocks up to the width of the
+    mean row. In evaluation mode, as here, BigBird uses its first block for each random one, which saves the draws; in
+    transformers 5 it always materializes all probabilities, tokens × tokens.
 `nip-module`
-    What these two are to be compared with: the same three projections and `nip.attend` over the pattern.
+    The counterpart of these two: the same three projections and `nip.attend` over the pattern.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from nip.bench.rows import Case
 
 @dataclass(frozen=True)
 class Peer:
-    """One of them."""
+    """An implementation of sparse attention in another library."""
 
     prepare: Callable[[Case], Problem]
     refuses: Callable[[Case, str], str | None]
-    """Why it cannot make that pass of that case here; None if it can."""
+    """Why it cannot compute that pass of that case on this machine; None if it can."""
     density: Callable[[Case], float | None]
-    """Attended pairs over all pairs; None where more than attention is timed."""
+    """Attended pairs over all pairs; None if more than attention is timed."""
 
 
 def prepare(name: str, case: Case) -> Problem:
-    """The peer on random inputs, with random weights where it has any; always the same ones."""
+    """Return the peer's forward pass on random inputs, with random weights if it has any, from a fixed seed."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(0)
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
@@ -57,7 +57,7 @@ def prepare(name: str, case: Case) -> Problem:
 
 
 def window(case: Case) -> int:
-    """Keys on either side of a query, so that a row is about as wide as the pattern's mean one."""
+    """Number of keys on either side of a query for a row of about the pattern's mean width."""
     return min(case.n_tokens - 1, round(case.density * case.n_tokens) // 2)
 
 
@@ -71,11 +71,11 @@ def _flex_window(case: Case) -> Problem:
 
     w = window(case)
     q, k, v = heads_of(case)
-    # compiled too, a mask of tokens² is never written out
+    # compiled too, so that the mask of tokens² is never materialized
     mask = create_block_mask(
         lambda b, h, i, j: (i - j).abs() <= w, None, None, case.n_tokens, case.n_tokens, "cpu", _compile=True
     )
-    torch.compiler.reset()  # past some shapes it would no longer compile, and write out all scores
+    torch.compiler.reset()  # after several shapes torch would stop compiling and materialize all scores
     compiled: Any = torch.compile(flex_attention, dynamic=False)
     return Problem(lambda: compiled(q, k, v, block_mask=mask), (q, k, v))
 
@@ -84,9 +84,9 @@ def _flex_refuses(case: Case, direction: str) -> str | None:
     if direction != "forward":
         return "it has no backward pass on a CPU"
     if case.dtype == "float64":
-        return "it computes no float64 on a CPU"
+        return "it does not support float64 on a CPU"
     compiler = os.environ.get("CXX") or "g++"
-    return None if shutil.which(compiler) else f"it needs a C++ compiler, and {compiler} is not there"
+    return None if shutil.which(compiler) else f"it needs a C++ compiler, and {compiler} is not installed"
 
 
 def _torch_sparse(case: Case) -> Problem:
@@ -113,7 +113,7 @@ def _torch_sparse(case: Case) -> Problem:
 
 
 def _token_pairs(case: Case) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Rows and columns of all attended pairs of tokens, in the order of CSR."""
+    """Rows and columns of all attended pairs of tokens, in CSR order."""
     graph, b, n = case.graph(), case.block_size, case.n_tokens
     own = np.arange(graph.n)
     rows = np.concatenate([graph.edge_rows, own]).astype(np.int64)
@@ -128,12 +128,12 @@ def _token_pairs(case: Case) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]
 
 def _torch_sparse_refuses(case: Case, direction: str) -> str | None:
     if direction != "forward":
-        return "its backward pass writes out dense gradients"
-    return None if case.dtype in {"float32", "float64"} else f"it computes no {case.dtype} on a CPU"
+        return "its backward pass materializes dense gradients"
+    return None if case.dtype in {"float32", "float64"} else f"it does not support {case.dtype} on a CPU"
 
 
 def _module(case: Case, module: torch.nn.Module, n: int, forward: Callable[[Tensor], Tensor]) -> Problem:
-    """A module on random hidden states of n tokens; gradients for them and for the weights that it used."""
+    """A module on random hidden states of n tokens, with gradients of them and of the weights that it uses."""
     (hidden,) = random_tensors(case, 1, case.batch, n, case.heads * case.head_dim)
     module.to(hidden.dtype).eval()
     weights = [w for name, w in module.named_parameters() if "_global" not in name]
@@ -149,7 +149,7 @@ def _longformer(case: Case) -> Problem:
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
     w = _longformer_window(case)
-    n = -(-case.n_tokens // w) * w  # LongformerModel pads to whole windows
+    n = -(-case.n_tokens // w) * w  # LongformerModel pads to a multiple of the window
     make: Any = LongformerSelfAttention
     module = make(LongformerConfig(**_sizes(case), attention_window=[w]), layer_id=0)
     states = {
@@ -170,7 +170,7 @@ def _bigbird(case: Case) -> Problem:
     from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
 
     b = case.block_size
-    n = -(-case.n_tokens // b) * b  # BigBirdModel pads to whole blocks
+    n = -(-case.n_tokens // b) * b  # BigBirdModel pads to a multiple of the block
     config = BigBirdConfig(
         **_sizes(case), block_size=b, num_random_blocks=_random_blocks(case), max_position_embeddings=max(4096, n)
     )
@@ -207,7 +207,7 @@ def _needs_transformers(case: Case, direction: str) -> str | None:
 def _bigbird_refuses(case: Case, direction: str) -> str | None:
     probabilities = case.batch * case.heads * case.n_tokens**2 * getattr(torch, case.dtype).itemsize
     if probabilities > _MOST_BYTES:
-        return f"it writes out all probabilities, {probabilities / 2**30:,.0f} GiB at {case.n_tokens:,} tokens"
+        return f"it materializes all probabilities, {probabilities / 2**30:,.0f} GiB at {case.n_tokens:,} tokens"
     n_blocks, random = -(-case.n_tokens // case.block_size), _random_blocks(case)
     if n_blocks <= 5 + 2 * random:
         return f"with {random} random blocks it needs more than {5 + 2 * random} blocks"

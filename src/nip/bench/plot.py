@@ -1,4 +1,4 @@
-"""Measured times against tokens, both axes logarithmic: a straight line's slope is the growth."""
+"""Log-log plot of measured times against tokens: the slope of a line is the exponent of growth."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ENDINGS = (".svg", ".png")
 
 
 def save_plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw a panel for each pass, a line for each backend with its fitted exponent, and write the file.
+    """Write a plot with a panel for each pass and a line for each backend, with its fitted exponent.
 
     Raises
     ------
     ValueError
-        If the file's name ends in neither .svg nor .png.
+        If the file name does not end in .svg or .png.
     """
     check_ending(path)
     import matplotlib
@@ -50,13 +50,13 @@ def save_plot(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlabel("tokens")
         axes.set_title(direction, fontsize=9)
         axes.grid(True, which="major", lw=0.4, alpha=0.5)
-        axes.legend(fontsize=7, title="growth from 2,048 tokens on" if exponents else None, title_fontsize=7)
+        axes.legend(fontsize=7, title="growth from 2,048 tokens" if exponents else None, title_fontsize=7)
     all_axes[0].set_ylabel("ms")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nip"}), replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {})
 
 
 def check_ending(path: Path) -> None:
-    """Refuse a file that cannot be drawn, before anything is measured."""
+    """Raise ValueError if the format of the plot is not supported, before anything is measured."""
     if path.suffix not in ENDINGS:
         raise ValueError(f"--plot writes {' or '.join(ENDINGS)}. Got {path.name} instead.")

@@ -1,8 +1,8 @@
-"""A step of BERT's pretraining, its attention over patterns and dense: the same code, batch and optimizer otherwise.
+"""A step of BERT pretraining with attention over patterns and dense, with the same code, batch and optimizer otherwise.
 
-The step is what `nip pretrain` computes: forward and backward pass, only masked positions through the output layer (or
-all of them, as transformers does it, for comparison), clipped gradients, AdamW. Its samples are one document each,
-without padding; dense is transformers' own ``sdpa``. Reading and masking samples, work of a thread, is left out.
+The step is that of `nip pretrain`: forward and backward pass, only masked positions through the output layer (or all of
+them, as in transformers, for comparison), gradient clipping, AdamW. Every sample is one document without padding; dense
+attention is transformers' ``sdpa``. Reading and masking samples, which a separate thread does, is not included.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Problem:
     block_size: int = 16
     family: str = "bert"
     masked: float = 0.15
-    """Share of the tokens that are predicted."""
+    """Share of tokens that are predicted."""
     bf16: bool = False
 
     def __post_init__(self) -> None:
@@ -56,11 +56,11 @@ class Problem:
             raise ValueError(f"The share of masked tokens must be above 0, at most 1. Got {self.masked} instead.")
         if self.family not in FAMILIES:
             raise ValueError(f"There is no model {self.family!r}. The models are {', '.join(FAMILIES)}.")
-        _ = self.settings  # refuses what does not fit together
+        _ = self.settings  # raises ValueError for inconsistent settings
 
     @property
     def settings(self) -> ModelSettings:
-        """Of the model, without dropout."""
+        """Settings of the model, without dropout."""
         return ModelSettings(
             self.layers,
             self.width,
@@ -74,40 +74,40 @@ class Problem:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """One that only has a size."""
+        """A vocabulary of the size, without tokens."""
         return Vocabulary(self.vocab_size, 0, 2, 3, 4, (0, 1, 2, 3, 4))
 
     @property
-    def asked(self) -> int:
-        """Masked tokens of a sample."""
+    def n_masked(self) -> int:
+        """Number of masked tokens of a sample."""
         return max(1, round(self.masked * self.n_tokens))
 
 
 @dataclass(frozen=True)
 class PretrainingRow:
-    """A step with one kind of attention."""
+    """A measurement of a step with one kind of attention."""
 
     attention: str
     """The backend; "sdpa" is transformers' dense attention."""
     pattern: str
     output: str
-    """Which positions the output layer sees, among `OUTPUTS`."""
+    """The positions that the output layer computes, from `OUTPUTS`."""
     problem: Problem
     ms: float
     ratio_to_dense: float
     """Time / time of the dense step with the same output."""
     work_to_dense: float
-    """Floating-point operations of the step / those of the dense step: what arithmetic allows."""
+    """Floating-point operations of the step / those of the dense step: the time ratio to expect at equal FLOP/s."""
     peak_mib: float | None
-    """Memory that the step took beside model and optimizer; None where it was not measured."""
+    """Memory of the step in addition to model and optimizer; None if it was not measured."""
     repeats: int
     kept: int
-    """Samples that were taken while the machine was quiet; 0 if none was, and all count."""
+    """Samples taken while the machine was quiet; if 0, all samples are used."""
     machine: Machine
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the batch."""
+        """Throughput of the step."""
         return 1e3 * self.problem.batch * self.problem.n_tokens / self.ms
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,21 +141,25 @@ def bench_pretraining(
     repeats: int = 7,
     memory: bool = True,
 ) -> Iterator[PretrainingRow]:
-    """Measure steps with attention over patterns beside the dense one, in turns; rows come as they are measured.
+    """Measure steps with attention over patterns and with dense attention, in turns; rows are yielded when measured.
 
     Parameters
     ----------
     problems : sequence of Problem
     patterns : sequence of str
-        Patterns' names, with their own parameters.
+        Names of patterns, with their default parameters.
     outputs : sequence of str
-        Among `OUTPUTS`.
+        From `OUTPUTS`.
     backend : str, default="auto"
-        As `nip.attend` takes it.
+        As for `nip.attend`.
     repeats : int, default=7
-        Samples wanted of each while the machine is quiet.
+        Number of samples to take while the machine is quiet.
     memory : bool, default=True
-        Also measure peak memory, each in a process of its own.
+        Also measure peak memory, in a separate process each.
+
+    Yields
+    ------
+    PretrainingRow
 
     Raises
     ------
@@ -204,11 +208,26 @@ def _measure(
 
 
 def prepare(problem: Problem, name: str, output: str = "masked", backend: str = "auto") -> Callable[[], object]:
-    """A call that takes one step, always on the same batch; `name` is a pattern or "sdpa", `output` of `OUTPUTS`."""
+    """Return a call that takes one step, always on the same batch.
+
+    Parameters
+    ----------
+    problem : Problem
+    name : str
+        A pattern or "sdpa".
+    output : str, default="masked"
+        From `OUTPUTS`.
+    backend : str, default="auto"
+        As for `nip.attend`.
+
+    Returns
+    -------
+    callable
+    """
     model = build_model(
         problem.settings,
         problem.vocabulary,
-        None if name == DENSE else name,  # without a graph a layer calls transformers' sdpa
+        None if name == DENSE else name,  # without a pattern a layer uses transformers' sdpa
         block_size=problem.block_size,
         backend=backend,
     )
@@ -216,7 +235,7 @@ def prepare(problem: Problem, name: str, output: str = "masked", backend: str = 
     optimizer = make_optimizer(objective, "adamw", learning_rate=1e-4)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(5, problem.vocab_size, (problem.batch, problem.n_tokens), generator=draw)
-    places = torch.stack([torch.randperm(problem.n_tokens, generator=draw)[: problem.asked] for _ in ids])
+    places = torch.stack([torch.randperm(problem.n_tokens, generator=draw)[: problem.n_masked] for _ in ids])
     positions = (places + problem.n_tokens * torch.arange(problem.batch)[:, None]).flatten()
     labels = ids.flatten()[positions]
     everywhere = torch.full_like(ids, -100).flatten().index_copy(0, positions, labels).view_as(ids)
@@ -224,8 +243,8 @@ def prepare(problem: Problem, name: str, output: str = "masked", backend: str = 
     def loss() -> torch.Tensor:
         if output == "masked":
             return total_loss(objective(ids, positions, labels), len(labels), problem.batch)
-        whole: torch.Tensor = model(ids, labels=everywhere).loss
-        return whole
+        mean_loss: torch.Tensor = model(ids, labels=everywhere).loss
+        return mean_loss
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -242,7 +261,7 @@ def _work(problem: Problem, name: str, output: str) -> float:
     with torch.device("meta"):
         graph = None if name == DENSE else name
         model = build_model(problem.settings, problem.vocabulary, graph, block_size=problem.block_size)
-    return work_of(model, problem.n_tokens, problem.asked if output == "masked" else problem.n_tokens).total
+    return work_of(model, problem.n_tokens, problem.n_masked if output == "masked" else problem.n_tokens).total
 
 
 def _taken(problem: Problem, name: str, backend: str) -> str:
@@ -259,13 +278,13 @@ def _peak_mib(problem: Problem, name: str, output: str, backend: str, threads: i
 
 
 HEADER = [
-    "tokens", "batch", "attention", "pattern", "output", "ms", "times dense", "arithmetic allows", "tokens/s",
+    "tokens", "batch", "attention", "pattern", "output", "ms", "times dense", "times dense by FLOP", "tokens/s",
     "peak MiB", "quiet",
 ]  # fmt: skip
 
 
 def cells(row: PretrainingRow) -> list[str]:
-    """What a reader sees of a row, in the order of `HEADER`."""
+    """The displayed texts of a row, in the order of `HEADER`."""
     return [
         f"{row.problem.n_tokens:,}",
         f"{row.problem.batch}",
@@ -282,7 +301,7 @@ def cells(row: PretrainingRow) -> list[str]:
 
 
 def caption(rows: Sequence[PretrainingRow]) -> str:
-    """On what and how the rows were measured."""
+    """The machine, the model and the settings of the measurement."""
     first, problem = rows[0], rows[0].problem
     return (
         f"{first.machine}; {problem.family}, {problem.layers} layers, {problem.width} wide, {problem.heads} heads, "
@@ -293,9 +312,8 @@ def caption(rows: Sequence[PretrainingRow]) -> str:
 
 
 def to_markdown(rows: Sequence[PretrainingRow]) -> str:
-    """The caption and the table."""
-    rule = "|--:|--:|---|---|---|--:|--:|--:|--:|--:|--:|"
-    return markdown_table(caption(rows), HEADER, rule, [cells(row) for row in rows])
+    """The caption and a Markdown table."""
+    return markdown_table(caption(rows), HEADER, map(cells, rows))
 
 
 def _main(job: str) -> None:
@@ -303,7 +321,7 @@ def _main(job: str) -> None:
     torch.set_num_threads(request["threads"])
     problem = Problem(**request["problem"])
     small = Problem(**{**request["problem"], "n_tokens": 2 * problem.block_size, "batch": 1})
-    prepare(small, *request["step"])()  # libraries and threads set themselves up
+    prepare(small, *request["step"])()  # initializes libraries and threads
     print(high_water(prepare(problem, *request["step"])) / 2**20)
 
 

@@ -1,4 +1,4 @@
-"""A forward pass that is ready to be made, and the passes through it that are timed."""
+"""A prepared forward pass, and the passes through it that are timed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from nip.bench.rows import DENSE, Case
 
 @dataclass(frozen=True)
 class Problem:
-    """A forward pass and what it has gradients for."""
+    """A forward pass and the tensors that get gradients."""
 
     forward: Callable[[], Tensor]
     inputs: tuple[Tensor, ...]
 
     def call(self, direction: str) -> Callable[[], object]:
-        """One call of that pass; for a backward pass the forward one is made here, once.
+        """Return a call of that pass; for a backward pass, the forward pass is computed here, once.
 
-        A forward pass is made as in inference: nothing is kept for gradients.
+        A forward pass is computed as in inference: nothing is stored for gradients.
         """
         for x in self.inputs:
             x.requires_grad_(direction != "forward")
@@ -36,19 +36,31 @@ class Problem:
 
 
 def random_tensors(case: Case, number: int, *shape: int) -> tuple[Tensor, ...]:
-    """So many normal tensors of that shape and the case's dtype, the same ones every time."""
+    """Draw normal tensors of the case's dtype from a fixed seed.
+
+    Parameters
+    ----------
+    case : Case
+    number : int
+        Number of tensors.
+    *shape : int
+
+    Returns
+    -------
+    tuple of Tensor
+    """
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(*shape, generator=generator).to(getattr(torch, case.dtype)) for _ in range(number))
 
 
 def heads_of(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """Random q, k and v."""
+    """Random q, k and v, (batch, heads, tokens, head_dim)."""
     q, k, v = random_tensors(case, 3, case.batch, case.heads, case.n_tokens, case.head_dim)
     return q, k, v
 
 
 def attention(case: Case, backend: str) -> Problem:
-    """Attention over the case's pattern by that backend, or torch's dense one."""
+    """Attention over the case's pattern with a backend, or torch's dense attention."""
     q, k, v = heads_of(case)
     if backend == DENSE:
         return Problem(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v), (q, k, v))

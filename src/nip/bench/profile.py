@@ -1,4 +1,4 @@
-"""One step of a run, ready to be timed, and its parts as torch's profiler sees them."""
+"""A prepared training step, and its time by groups of operations under torch's profiler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nip.runs.folder import RunFolder
 from nip.training.checkpoint import TrainState
 from nip.training.trainer import EngineSettings, Run, take_step
 
-# Parts of a step, by what the names of the profiler's outermost events contain; the first that fits counts.
+# Groups of operations, by substrings of the names of the profiler's outermost events; the first match decides.
 GROUPS = {
     "attention": ("attention", "_Gather", "Attend", "attend", "ScaledDotProduct", "MaskedFill"),
     "dropout": ("ropout",),
@@ -41,16 +41,16 @@ GROUPS = {
 
 
 def make_step(config: RunConfig, examples: Examples) -> Callable[[], None]:
-    """A new model's training step on the CPU, always with the same batch, so that every call is the same work.
+    """Return a training step of a new model on the CPU, always with the same batch.
 
     Raises
     ------
     ValueError
-        If accelerate takes another device.
+        If accelerate selects another device.
     """
     accelerator = Accelerator(mixed_precision="no")
     if accelerator.device.type != "cpu":
-        raise ValueError("A step is measured on a CPU. Say so to accelerate: ACCELERATE_USE_CPU=1 in the environment.")
+        raise ValueError("A step is measured on a CPU. Set ACCELERATE_USE_CPU=1 in the environment.")
     model = build_classifier(encoder_config(config), run_pattern(config), seed=config.seed, backend=config.backend)
     model = accelerator.prepare(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
@@ -66,7 +66,7 @@ def make_step(config: RunConfig, examples: Examples) -> Callable[[], None]:
 
 
 def make_loading(config: RunConfig, examples: Examples) -> Callable[[], None]:
-    """What a training step does before it computes, every time with the next batch: draw, sort, cut and pad it."""
+    """Return the loading of a training step, every time for the next batch: draw, sort, split and pad it."""
     assert config.gradient_accumulation
     parts, number = config.gradient_accumulation, itertools.count()
 
@@ -79,9 +79,9 @@ def make_loading(config: RunConfig, examples: Examples) -> Callable[[], None]:
 
 
 def profile_step(step: Callable[[], None], repeats: int = 3) -> dict[str, float]:
-    """Milliseconds of a step, by parts; ``step`` is the whole, ``other`` what no part accounts for.
+    """Milliseconds of a step by groups of operations; ``step`` is the total, ``other`` the remainder.
 
-    The figures are medians over `repeats` steps after one to warm up. The profiler slows them all.
+    The times are medians over `repeats` steps after one for warm-up. The profiler slows all of them.
     """
     step()
     found: list[dict[str, float]] = []
@@ -108,7 +108,7 @@ def _grouped(events: Any, whole: float) -> dict[str, float]:
 
 @contextmanager
 def attention_named() -> Iterator[None]:
-    """Let the profiler see attention as one event."""
+    """Record attention as one event of the profiler."""
     from nip.attention import attend
 
     def named(*arguments: Any, **options: Any) -> Any:
@@ -121,7 +121,7 @@ def attention_named() -> Iterator[None]:
 
 @contextmanager
 def padded_in_full() -> Iterator[None]:
-    """Pad every example to the run's full length, as the original does, in place of its part's longest."""
+    """Pad every example to the run's full length, as in the original code, not to the longest of its micro-batch."""
 
     def padded_length(longest: int, config: RunConfig) -> int:
         return config.seq_len
@@ -132,7 +132,7 @@ def padded_in_full() -> Iterator[None]:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Train as one would write it down first: full padding, and torch's own dropout."""
+    """Train with the simplest implementation: full padding, and torch's dropout."""
 
     def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
         return torch.nn.functional.dropout(x, p, training)
@@ -146,7 +146,7 @@ def plainly() -> Iterator[None]:
 
 @contextmanager
 def replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
-    """Put other functions in the place of a module's for a while."""
+    """Temporarily replace functions of a module."""
     before = {name: getattr(module, name) for name in functions}
     try:
         for name, function in functions.items():

@@ -1,8 +1,8 @@
-"""Times on a machine that others use too: each sample lies between two probes, and is taken again where one was slow.
+"""Timing on a machine with other load: every sample is taken between two probes, and repeated if one of them was slow.
 
-A probe is a product of matrices, whose speed is known from the best one seen: where it falls far behind, somebody else
-had the processor, and the sample beside it says little. A probe leaves its matrices in the caches, so the call is made
-once more before the sample; a long call fills the caches in a small part of its own time and needs no such warming.
+A probe is a matrix product, compared with the fastest one measured: if it is much slower, another process used the CPU,
+and the sample is unreliable. A probe leaves its matrices in the caches, so the call is warmed up once before the
+sample; a long call fills the caches in a small share of its time and needs no warm-up.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TypeVar
 import torch
 
 QUIET = 0.85
-"""A sample counts if the probes before and after it reach this share of the best probe."""
+"""A sample is valid if the probes before and after it reach this share of the best probe's speed."""
 TRIES = 3
-"""At most so many times the samples that are wanted are taken."""
+"""Maximum number of samples taken, as a multiple of the requested number."""
 LONG_SECONDS = 0.25
 _SIDE = 1024
 
@@ -28,7 +28,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclass
 class Probe:
-    """A call of known work, and the fastest it has been, in 10⁹ operations a second."""
+    """A call with a known number of operations, and its best speed so far in GFLOP/s."""
 
     call: Callable[[], object]
     flop: float
@@ -36,7 +36,7 @@ class Probe:
     best: float = 0.0
 
     def measure(self) -> float:
-        """How fast it is now."""
+        """Measure the current speed in GFLOP/s."""
         start = self.clock()
         self.call()
         now = self.flop / (self.clock() - start) / 1e9
@@ -45,7 +45,7 @@ class Probe:
 
 
 def mm_probe(dtype: torch.dtype = torch.float32) -> Probe:
-    """`torch.mm` of two 1,024 × 1,024 matrices, which has been called often enough to know its best."""
+    """A probe that calls `torch.mm` on two 1,024 × 1,024 matrices, already called ten times to find its best speed."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, _SIDE, _SIDE, generator=generator).to(dtype).unbind()
     product = torch.empty(_SIDE, _SIDE, dtype=dtype)
@@ -57,16 +57,16 @@ def mm_probe(dtype: torch.dtype = torch.float32) -> Probe:
 
 @dataclass(frozen=True)
 class Timing:
-    """The samples of one call that count."""
+    """The valid samples of a call."""
 
     times: list[float]
-    """Milliseconds: of the samples taken while the machine was quiet, or of all if it never was."""
+    """Milliseconds of the samples taken while the machine was quiet, or of all if it never was."""
     kept: int
-    """How many were taken while the machine was quiet."""
+    """Number of samples taken while the machine was quiet."""
 
     @property
     def ms(self) -> float:
-        """The median."""
+        """The median in milliseconds."""
         return statistics.median(self.times)
 
 
@@ -75,23 +75,27 @@ def time_alternately(
     repeats: int,
     probe: Probe,
     *,
-    beside: Sequence[Probe] = (),
+    extra_probes: Sequence[Probe] = (),
     clock: Clock = time.perf_counter,
 ) -> dict[Name, Timing]:
-    """Time every call `repeats` times in turns, each sample while the machine is quiet as far as it ever is.
+    """Time the calls in turns, and repeat samples that were taken while the machine was busy.
 
     Parameters
     ----------
     calls : mapping of names to callables
-        Each is made once untimed, for what sets itself up.
+        Each is called once untimed first, to initialize it.
     repeats : int
-        Quiet samples wanted of each; a call that has them waits for the others.
+        Number of quiet samples of each call; a call that has them waits for the others.
     probe : Probe
-        Tells whether the machine is quiet.
-    beside : sequence of Probe, default=()
-        Measured once a round, for their own best.
+        Measures whether the machine is quiet.
+    extra_probes : sequence of Probe, default=()
+        Measured once per round, for their best speed.
     clock : callable
-        Seconds.
+        Returns seconds.
+
+    Returns
+    -------
+    dict of names to Timing
     """
     long = set()
     for name, call in calls.items():
@@ -114,7 +118,7 @@ def time_alternately(
             after = probe.measure()
             samples[name].append((ms, min(before, after)))
             before = after
-        for other in beside:
+        for other in extra_probes:
             other.measure()
     return {name: _timing(taken, probe) for name, taken in samples.items()}
 

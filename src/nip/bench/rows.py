@@ -1,4 +1,4 @@
-"""What is measured and what came out: a case of attention, and one backend's row on it."""
+"""A case of attention to be measured, and the measurement of a backend on it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nip.graphs import Pattern
 from nip.graphs.pattern import check_int
 
 DENSE = "torch-sdpa"
-"""What every backend is compared with: `torch.nn.functional.scaled_dot_product_attention` without a mask."""
+"""The baseline of every backend: `torch.nn.functional.scaled_dot_product_attention` without a mask."""
 
 FORWARD_PASSES = {"forward": 1.0, "backward": 2.5, "forward+backward": 3.5}
-"""The passes, and how many forward passes' arithmetic each is worth: two matrix products forward, five backward."""
+"""The passes, and their FLOP relative to a forward pass: two matrix products forward, five backward."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One problem: self-attention of `batch` sequences over a pattern."""
+    """Self-attention of `batch` sequences over a pattern."""
 
     pattern: str
     n_tokens: int
@@ -47,7 +47,7 @@ class Case:
         return graphs.pattern(self.pattern, -(-self.n_tokens // self.block_size))
 
     def pairs(self) -> int:
-        """Pairs of a query and a key that it attends to, in one head of one sequence; a short last block counts so."""
+        """Number of attended (query, key) pairs in one head of one sequence, with the actual size of the last block."""
         graph = self.graph()
         sizes = np.full(graph.n, self.block_size, dtype=np.int64)
         sizes[-1] = self.n_tokens - (graph.n - 1) * self.block_size
@@ -59,11 +59,11 @@ class Case:
         return self.pairs() / self.n_tokens**2
 
     def flop(self, direction: str, density: float) -> float:
-        """Floating-point operations of a pass, those of attended pairs only.
+        """Floating-point operations of a pass, on attended pairs only.
 
         A pair costs 4 · head_dim in each head of a forward pass (a multiplication and an addition in each of two
-        products), 2.5 times as many in a backward pass, which has five products, and 3.5 times in both. Softmax and
-        whatever a backend computes beside the attended pairs count for nothing.
+        products), 2.5 times that in a backward pass, which has five products, and 3.5 times that in both. Softmax and
+        the pairs that a backend computes in addition to the attended ones are not counted.
         """
         pairs = density * self.n_tokens**2 * self.batch * self.heads
         return 4 * self.head_dim * pairs * FORWARD_PASSES[direction]
@@ -71,44 +71,44 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One backend on one case."""
+    """A measurement of a backend on a case."""
 
     backend: str
     case: Case
     direction: str
-    """A pass through attention, among `FORWARD_PASSES`."""
+    """A pass through attention, from `FORWARD_PASSES`."""
     ms: float
     """Median time of a call."""
     ratio_to_dense: float | None
-    """Time / time of torch's dense attention: below 1 is faster. None where that was not measured."""
+    """Time / time of torch's dense attention: below 1 is faster. None if that was not measured."""
     repeats: int
     peak_mib: float | None
-    """Memory beside the inputs; None where it was not measured."""
+    """Memory in addition to the inputs; None if it was not measured."""
     machine: Machine
     density: float | None = None
-    """Attended pairs over all; None where more than attention was timed, so that its speed is not known."""
+    """Attended pairs over all; None if more than attention was timed, so that its speed is unknown."""
     sgemm_gflops: float | None = None
-    """The best that this process was seen to reach: torch.mm of 1,024 × 1,024 float32 matrices."""
+    """The best speed in this process of torch.mm on 1,024 × 1,024 float32 matrices."""
     mm_gflops: float | None = None
-    """The same in the case's own dtype; None where it was not measured."""
+    """The same in the case's dtype; None if it was not measured."""
     kept: int | None = None
-    """Calls that were made while the machine was quiet; 0 if none was, and all calls count."""
+    """Calls made while the machine was quiet; if 0, all calls are used."""
 
     @property
     def gflops(self) -> float | None:
-        """10⁹ floating-point operations a second, those of attended pairs only."""
+        """Speed in GFLOP/s, on attended pairs only."""
         if self.density is None:
             return None
         return self.case.flop(self.direction, self.density) / self.ms / 1e6
 
     @property
     def fraction_of_sgemm(self) -> float | None:
-        """`gflops` over what torch.mm reaches in float32."""
+        """`gflops` over the speed of torch.mm in float32."""
         return None if self.gflops is None or self.sgemm_gflops is None else self.gflops / self.sgemm_gflops
 
     @property
     def speedup_over_dense(self) -> float | None:
-        """How many times as fast as torch's dense attention."""
+        """Speed relative to torch's dense attention: above 1 is faster."""
         return None if self.ratio_to_dense is None else 1 / self.ratio_to_dense
 
     def to_dict(self) -> dict[str, Any]:

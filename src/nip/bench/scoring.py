@@ -1,4 +1,4 @@
-"""Scoring a pattern against what others offer: scipy's distances between all vertices, which are a part of a score."""
+"""Time of scoring a pattern, compared with scipy's all-pairs distances, which are a part of a score."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nip.bench.machine import Machine, this_machine
 from nip.graphs.pattern import check_int
 from nip.scoring import score
 
-# Beyond this many vertices or edges scipy's n × n distances take minutes and gigabytes: no ratio then.
+# Above these numbers of vertices or edges scipy's n × n distances take minutes and gigabytes and are not measured.
 LARGEST_FOR_SCIPY = 2048
 MOST_EDGES_FOR_SCIPY = 100_000
 
 
 @dataclass(frozen=True)
 class ScoringRow:
-    """One pattern at one size.
+    """A measurement of a pattern at one size.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class ScoringRow:
         Median time of `nip.score`: payload, congestion, worst pair and path, at token level.
     ratio_to_scipy : float or None
         Median over the pairs of calls of that time over the time of ``scipy.sparse.csgraph.shortest_path`` on the block
-        graph, which gives the distances only: below 1 is faster. None where the graph is too large for it.
+        graph, which computes the distances only: below 1 is faster. None if the graph is too large for it.
     """
 
     pattern: str
@@ -52,7 +52,22 @@ class ScoringRow:
 def bench_scoring(
     patterns: Sequence[str], lengths: Sequence[int], block_size: int = 16, *, repeats: int = 3
 ) -> Iterator[ScoringRow]:
-    """Measure every pattern at every length; rows come as they are measured.
+    """Measure every pattern at every length; rows are yielded as they are measured.
+
+    Parameters
+    ----------
+    patterns : sequence of str
+        Names of patterns, with their default parameters.
+    lengths : sequence of int
+        Numbers of tokens.
+    block_size : int, default=16
+        Tokens per block.
+    repeats : int, default=3
+        Number of samples.
+
+    Yields
+    ------
+    ScoringRow
 
     Raises
     ------
@@ -70,7 +85,7 @@ def bench_scoring(
 
 def _measure(patterns: Sequence[str], lengths: Sequence[int], block_size: int, repeats: int) -> Iterator[ScoringRow]:
     machine = this_machine()
-    score(graphs.pattern("hypercube", 8), block_size)  # what is compiled on first use is not timed
+    score(graphs.pattern("hypercube", 8), block_size)  # compiles outside the measurement
     for length in lengths:
         for name in patterns:
             pattern = graphs.pattern(name, -(-length // block_size))
@@ -104,11 +119,11 @@ HEADER = ["pattern", "tokens", "vertices", "seconds", "time / scipy's distances"
 
 
 def cells(row: ScoringRow) -> list[str]:
-    """What a reader sees of a row, in the order of `HEADER`."""
+    """The displayed texts of a row, in the order of `HEADER`."""
     ratio = "–" if row.ratio_to_scipy is None else f"{row.ratio_to_scipy:.2g}"
     return [row.pattern, f"{row.n_tokens:,}", f"{row.n_vertices:,}", f"{row.seconds:.3g}", ratio]
 
 
 def caption(rows: Sequence[ScoringRow]) -> str:
-    """On what and how the rows were measured."""
+    """The machine and the settings of the measurement."""
     return f"{rows[0].machine}; block {rows[0].block_size}; medians of {rows[0].repeats}"

@@ -1,4 +1,4 @@
-"""Measurements of attention as a table for a terminal or a page, and how their times grow with the number of tokens."""
+"""Tables of attention measurements for a terminal or a page, and the growth of times with the number of tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LONG = 2048
-"""Growth is fitted from this many tokens on: below, what a call costs by itself weighs in."""
+"""Growth is fitted to lengths of at least this number of tokens: below, the fixed cost of a call is not negligible."""
 
 _HEADER = ["pattern", "tokens", "block", "dtype", "pass", "backend", "ms", "times dense", "1 / density"]
 _HEADER += ["GFLOP/s", "of sgemm", "quiet", "peak MiB"]
-_WORDS = {"pattern", "dtype", "pass", "backend"}
+TEXT_COLUMNS = {"pattern", "dtype", "pass", "backend", "way", "attention", "output", "step", "operations"}
+"""Headings of the columns that are aligned to the left."""
 
 
 def _cells(row: Row) -> list[str]:
@@ -42,7 +43,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, without the columns that are the same throughout and stand in the caption, or are empty."""
+    """Header and cells, without columns that are empty or constant and given in the caption."""
     cells = [_cells(row) for row in rows]
     shown = [
         k
@@ -53,7 +54,7 @@ def _columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """On what the rows were measured, and how."""
+    """The machine and the settings of the measurement."""
     first = rows[0]
     parts = [str(first.machine), f"batch {first.case.batch}, {first.case.heads} heads of {first.case.head_dim}"]
     if len({row.case.block_size for row in rows}) == 1:
@@ -71,7 +72,7 @@ def caption(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class Growth:
-    """How a backend's time grows: as ``tokens ** exponent``, by least squares in logarithms."""
+    """The growth of a backend's time as ``tokens ** exponent``, fitted by least squares in logarithms."""
 
     name: str
     exponent: float
@@ -79,11 +80,11 @@ class Growth:
 
 
 def growths(rows: Sequence[Row]) -> list[Growth]:
-    """The exponent of every backend over the lengths of 2,048 tokens and more, where there are at least two."""
+    """The exponent of every backend with at least two lengths of 2,048 tokens and more."""
     lines: dict[str, dict[int, float]] = defaultdict(dict)
     for name, row in zip(line_names(rows), rows, strict=True):
         if row.case.n_tokens >= LONG:
-            # beside several patterns dense attention is measured several times: its fastest median counts
+            # with several patterns dense attention is measured several times: the fastest median is used
             lines[name][row.case.n_tokens] = min(row.ms, lines[name].get(row.case.n_tokens, math.inf))
     return [
         Growth(name, fitted_exponent(list(times), list(times.values())), tuple(sorted(times)))
@@ -93,14 +94,14 @@ def growths(rows: Sequence[Row]) -> list[Growth]:
 
 
 def line_names(rows: Sequence[Row]) -> list[str]:
-    """What makes a row part of a line over the lengths: backend, pattern and pass, and what else varies."""
+    """The name of each row's line over the lengths: backend, pattern, pass and other fields that vary."""
     several = {
         field: len({getattr(row.case, field) for row in rows}) > 1 for field in ("pattern", "block_size", "dtype")
     }
     names = []
     for row in rows:
         parts = [row.backend]
-        # dense attention knows neither pattern nor block, but is measured beside each
+        # dense attention depends on neither pattern nor block, but is measured with each
         if several["pattern"] and row.backend != DENSE:
             parts.append(row.case.pattern)
         if several["block_size"] and row.backend != DENSE:
@@ -112,7 +113,7 @@ def line_names(rows: Sequence[Row]) -> list[str]:
 
 
 def fitted_exponent(lengths: Sequence[float], times: Sequence[float]) -> float:
-    """The slope of the least-squares line through the logarithms.
+    """The slope of the least-squares line through the logarithms of lengths and times.
 
     Examples
     --------
@@ -125,21 +126,20 @@ def fitted_exponent(lengths: Sequence[float], times: Sequence[float]) -> float:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What is to be said below the table: growth, and samples that were taken while the machine was busy."""
-    said = []
+    """The notes below the table: growth, and rows that were measured while the machine was busy."""
+    lines = []
     found = growths(rows)
     if found:
-        said.append(
-            f"Growth from {LONG:,} tokens on, time ∝ tokens^x: "
+        lines.append(
+            f"Growth from {LONG:,} tokens, time ∝ tokens^x: "
             + "; ".join(f"{growth.name} {growth.exponent:.2f}" for growth in found)
         )
     disturbed = sum(row.kept == 0 for row in rows)
     if disturbed:
-        said.append(
-            f"The machine was never quiet for {disturbed} of {len(rows)} rows (quiet 0): all their samples count, and "
-            "they say little."
+        lines.append(
+            f"The machine was never quiet for {disturbed} of {len(rows)} rows (quiet 0): their times are unreliable."
         )
-    return said
+    return lines
 
 
 def to_table(rows: Sequence[Row]) -> Table:
@@ -151,21 +151,31 @@ def to_table(rows: Sequence[Row]) -> Table:
     below = "\n".join(notes(rows))
     table = Table(title=caption(rows), title_justify="left", caption=below, caption_justify="left", box=SIMPLE_HEAD)
     for name in header:
-        table.add_column(name, justify="left" if name in _WORDS else "right")
+        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
     for line in cells:
         table.add_row(*line)
     return table
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table between a line that tells how they were measured and what there is to note."""
+    """The caption, a Markdown table and the notes."""
     header, cells = _columns(rows)
-    rule = f"| {' | '.join('---' if name in _WORDS else '--:' for name in header)} |"
-    return markdown_table(caption(rows), header, rule, cells) + "".join(f"\n{note}\n" for note in notes(rows))
+    return markdown_table(caption(rows), header, cells) + "".join(f"\n{note}\n" for note in notes(rows))
 
 
-def markdown_table(caption: str, header: Sequence[str], rule: str, cells: Iterable[Sequence[str]]) -> str:
-    """A caption and a Markdown table; `rule` is the line below the header, which sets the alignment of the columns."""
-    lines = (header, *cells)
-    first, *others = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([caption, "", first, rule, *others]) + "\n"
+def markdown_table(caption: str, header: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A caption and a Markdown table, with `TEXT_COLUMNS` aligned to the left.
+
+    Parameters
+    ----------
+    caption : str
+    header : sequence of str
+    cells : iterable of sequence of str
+        The texts of each row.
+
+    Returns
+    -------
+    str
+    """
+    rule = ["---" if name in TEXT_COLUMNS else "--:" for name in header]
+    return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in (header, rule, *cells))]) + "\n"

@@ -26,8 +26,6 @@ Patterns = Annotated[str, typer.Option("--attention", "--patterns", help="Patter
 Output = Annotated[
     Path | None, typer.Option("--output", "--out", help="Write the table as Markdown to this file.", show_default=False)
 ]
-# columns of words stand on the left
-WORDS = {"pattern", "dtype", "pass", "backend", "way", "attention", "output", "step"}
 
 
 class Row(Protocol):
@@ -90,9 +88,11 @@ def show_rows(
         from rich.console import Console
         from rich.table import Table
 
+        from nip.bench.table import TEXT_COLUMNS
+
         table = Table(title=heading, title_justify="left")
         for name in header:
-            table.add_column(name, justify="left" if name in WORDS else "right")
+            table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
         for row in rows:
             table.add_row(*cells(row))
         Console(width=width).print(table)
@@ -356,13 +356,12 @@ def gpu_command(
         rows.append(row)
         print(" ".join(cells(row)), file=sys.stderr)
     heading = f"{caption(rows)}; {right}"
-    rule = "|---|--:|---|---|---|--:|--:|--:|--:|--:|"
     show_rows(
         rows,
         HEADER,
         cells,
         heading,
-        lambda: markdown_table(heading, HEADER, rule, [cells(row) for row in rows]),
+        lambda: markdown_table(heading, HEADER, map(cells, rows)),
         out=output,
         as_json=as_json,
         width=wide(),
@@ -389,13 +388,13 @@ def scoring_command(
     rows = list(bench_scoring(split(attention), lengths, block_size, repeats=repeats))
     if not rows:
         raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
-    heading, rule = caption(rows), "|---|--:|--:|--:|--:|"
+    heading = caption(rows)
     show_rows(
         rows,
         HEADER,
         cells,
         heading,
-        lambda: markdown_table(heading, HEADER, rule, [cells(row) for row in rows]),
+        lambda: markdown_table(heading, HEADER, map(cells, rows)),
         out=output,
         as_json=as_json,
     )

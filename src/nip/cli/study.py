@@ -20,9 +20,10 @@ import typer
 from nip.cli.lra import lra_command, resolve
 from nip.cli.options import Json, emit
 from nip.formatting import format_duration, format_percent
+from nip.runs.folder import LOCK, locked
+from nip.runs.record import read_record
 from nip.study.execute import Outcome
 from nip.study.panel import PlannedRun
-from nip.study.runs import read_run
 
 if TYPE_CHECKING:
     from nip.study.execute import Performer
@@ -56,7 +57,7 @@ class Progress:
         done = self._total - len(self._waiting)
         if outcome.error is None:
             self._took.setdefault((run.label, run.config.layers), []).append(outcome.seconds)
-            result = read_run(self._study / run.name).result
+            result = read_record(self._study / run.name).result
             says = format_percent(result.test_accuracy) if result else "no result"
         else:
             says = f"failed: {outcome.error}"
@@ -290,7 +291,7 @@ def _execute(
     from nip.study import execute, panel
 
     failed = []
-    with execute.alone(study):
+    with locked(study / LOCK):
         panel.write_plan(study, runs)
         progress = Progress(study, waiting, total=len(runs))
         for outcome in performer([execute.Job(str(study), run.name) for run in waiting]):

@@ -26,22 +26,22 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # BERT's
 
 @dataclass(frozen=True)
 class Masking:
-    """How tokens are chosen and replaced.
+    """How many tokens are predicted, and what replaces them.
 
     Parameters
     ----------
     probability : float, default=0.15
-        The share of a sample's tokens that are predicted, special ones not counted; at least one is.
+        Share of a sample's non-special tokens that are predicted; at least one is.
     max_predictions : int, default=20
-        Of a sample, at most.
+        Maximum per sample.
     mask_share, random_share : float, default=0.8 and 0.1
-        Of the chosen tokens: those that become ``[MASK]``, and those that become a random token; the rest stays as it
-        is. 1 and 0 replace all by ``[MASK]``.
+        Shares of the predicted tokens that become ``[MASK]`` and a random token; the rest stays unchanged. 1 and 0
+        replace all by ``[MASK]``.
 
     Raises
     ------
     ValueError
-        If a share is none, or there is nothing to predict.
+        If a share is outside its range or no token can be predicted.
     """
 
     probability: float = 0.15
@@ -65,16 +65,16 @@ class Masking:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking and samples must know of a tokenizer.
+    """A tokenizer's size and special tokens.
 
     Parameters
     ----------
     size : int
-        Token ids are below it.
+        Token ids are in [0, size).
     pad, cls, sep, mask : int
         Ids of the special tokens.
     special : tuple of int
-        All special ids; none of them is predicted, nor drawn as a random token.
+        All special ids; they are never predicted and never drawn as a random token.
     """
 
     size: int
@@ -87,18 +87,18 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Masked:
-    """A batch of b masked samples of L tokens, of which at most P are predicted.
+    """b masked samples of L tokens with at most P predicted tokens each.
 
     Parameters
     ----------
     input_ids : ndarray of shape (b, L), int64
         With masked and random tokens.
     labels : ndarray of shape (b, L), int64
-        The token that stood there where one is predicted, −100 elsewhere.
+        The original token where one is predicted, −100 elsewhere.
     positions : ndarray of shape (b, P), int64
-        Where tokens are predicted, ascending; then 0 where a sample has fewer than P.
+        Positions of the predicted tokens, ascending; padded with 0.
     position_labels : ndarray of shape (b, P), int64
-        The labels at those positions; −100 where a sample has fewer than P.
+        Labels at those positions; padded with −100.
     """
 
     input_ids: Array
@@ -113,17 +113,21 @@ def mask(input_ids: Array, numbers: Array, vocabulary: Vocabulary, how: Masking,
     Parameters
     ----------
     input_ids : ndarray of shape (b, L), int
-        Is not changed.
+        Not modified.
     numbers : ndarray of shape (b,), int
-        The samples' numbers in the corpus.
+        Sample numbers in the corpus.
     vocabulary : Vocabulary
     how : Masking
     seed, epoch : int
 
+    Returns
+    -------
+    Masked
+
     Notes
     -----
-    Of a sample with m tokens that are not special, min(P, max(1, ⌊m · probability + ½⌋)) are chosen, each set of that
-    size as likely as any other: those with the smallest of m random numbers.
+    In a sample with m non-special tokens, min(P, max(1, ⌊m · probability + ½⌋)) are predicted: those with the smallest
+    of m random numbers, so every set of that size is equally likely.
     """
     b, length = input_ids.shape
     labels = np.full((b, length), IGNORED, np.int64)

@@ -20,22 +20,28 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nip.finetuning.commands import COMMANDS
-from nip.runs.folder import RUN_FILE, RunFolder, read_run_file
+from nip.runs.folder import MANIFEST, RUN_FILE, RunFolder, check_same_run, differences, locked, read_run_file
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 STATE_FILE = "trainer_state.json"
+LEFTOVERS = ".*.partial"  # of files that a killed process was writing
 OUTCOMES = (
-    *("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", RUN_FILE, "checkpoints.json"),
+    *("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", RUN_FILE, MANIFEST, "checkpoints.json"),
     *("checkpoints.svg", "all_results.json", "eval_results.json", "predict_results.json"),
     *(name for command in COMMANDS.values() for name in command.outputs),
 )
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "pattern.npz", "pattern-*.npz")
+# The files of a run, for its manifest.
+OWNED = (
+    *(*OUTCOMES, *WEIGHTS, "config.json", "generation_config.json", "environment.json", "run.log", "checkpoint-*/*"),
+    *("tokenizer*.json", "vocab.*", "merges.txt", "spiece.model", "special_tokens_map.json", "training_args.bin"),
+)
 
 
 @dataclass(frozen=True)
@@ -115,63 +121,34 @@ def claimed_output(
     ValueError
         If another process is at work there, or the folder holds another run or other files.
     """
-    import filelock
-
     folder = output_folder(path)
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.path / ".lock")
-    if main:
-        (folder.path / ".lock").open("a").close()  # a clear error where the folder cannot be written to
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise ValueError(
-                f"Another process is at work in {path}; wait for it, or name another --output_dir."
-            ) from None
-    try:
-        if main:
-            for leftover in folder.path.glob(".*.partial"):
-                leftover.unlink()
-        yield _claim(folder, settings, overwrite=overwrite, trains=trains)
-    finally:
-        if main:
-            lock.release()
+    with locked(folder.lock) if main else nullcontext():
+        claim = _claim(folder, settings, overwrite=overwrite, trains=trains)
+        for leftover in folder.path.glob(LEFTOVERS) if main else ():
+            leftover.unlink()
+        yield claim
 
 
 def _claim(folder: RunFolder, settings: Mapping[str, Any], *, overwrite: bool, trains: bool) -> Claim:
     there = read_run_file(folder.path)
     if not trains:
         return Claim(folder, None, replace=False)
-    if there is None:
-        strange = [each.name for each in folder.path.iterdir() if each.name not in (".lock", folder.log.name)]
+    if there is None or there.get("kind") == "lra":
+        known = {folder.lock, folder.log, *folder.path.glob(LEFTOVERS)}
+        strange = [each for each in folder.path.iterdir() if each not in known]
         if strange and not overwrite:
             raise ValueError(
                 f"{folder.path} is not empty and holds no run; name another --output_dir, or give "
                 "--overwrite_output_dir."
             )
         return Claim(folder, None, replace=bool(strange), overwrite=overwrite)
-    differing = differences(there.get("settings", {}), settings)
-    if differing and not overwrite:
-        raise ValueError(
-            f"{folder.path} holds another run: {'; '.join(differing)}. Name another --output_dir, repeat its settings, "
-            "or give --overwrite_output_dir."
-        )
-    return Claim(folder, there, bool(differing) or (overwrite and "trained" in there), overwrite)
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In what two runs' settings differ, in words.
-
-    Examples
-    --------
-    >>> differences({"seed": 1, "bf16": False}, {"seed": 2, "bf16": False})
-    ['seed is 1 there and 2 here']
-    """
-    return [
-        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-        for name in {**here, **there}
-        if there.get(name) != here.get(name)
-    ]
+    before = there.get("settings", {})
+    if not overwrite:
+        mend = "Name another --output_dir, repeat its settings, or give --overwrite_output_dir."
+        check_same_run(folder.path, before, settings, mend=mend)
+    replaced = overwrite and ("trained" in there or bool(differences(before, settings)))
+    return Claim(folder, there, replaced, overwrite)
 
 
 def clear(folder: RunFolder, *, weights: bool = False) -> None:

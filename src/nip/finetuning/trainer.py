@@ -50,14 +50,15 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from nip.finetuning.arguments import Command, described
 from nip.finetuning.datasets import disable_progress_bars, file_sha256
 from nip.finetuning.evaluate_checkpoints import draw_curves
-from nip.finetuning.output_dir import STATE_FILE, Claim, claimed_output, clear, output_folder
+from nip.finetuning.output_dir import OWNED, STATE_FILE, Claim, claimed_output, clear
 from nip.models.huggingface.config import ENTRY
 from nip.models.huggingface.norms import NORM, RMS, swap
 from nip.runs.accuracy import learned, wilson_interval
 from nip.runs.console import Console
 from nip.runs.environment import environment
-from nip.runs.folder import Metrics, read_metrics, read_run_file, write_json, write_run_file
+from nip.runs.folder import Metrics, add_to_run_file, read_metrics, read_run_file, write_json, write_manifest
 from nip.runs.process import peak_mib
+from nip.runs.record import RunRecord, write_record
 
 
 class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
@@ -99,8 +100,7 @@ class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
             self._tokens = steps[-1]["tokens"] // args.world_size
             self._seconds = steps[-1]["seconds"]
         if self._main:
-            facts = read_run_file(self.path.parent) or {}
-            write_run_file(output_folder(self.path.parent), {**facts, "planned_steps": state.max_steps})
+            add_to_run_file(self.path.parent, planned_steps=state.max_steps)
             self._file = Metrics(self.path, 0)
             for row in kept:
                 self._file.write(row)
@@ -356,21 +356,28 @@ def outcome(
     return result
 
 
-def run_facts(command: Command, setup: TaskSetup, processes: int) -> dict[str, Any]:
-    """What ``run.json`` says of a run that begins: enough to run it again and to show its graph."""
+def record_of(command: Command, setup: TaskSetup, processes: int) -> RunRecord:
+    """The record of a run that begins."""
     entry = getattr(setup.model.config, "nip", None) or {}
-    return {
-        "kind": setup.kind,
-        "task": setup.task,
-        "command": list(command.words),
-        **graph_facts(setup.model),
-        "layers": entry.get("layers"),
-        "seq_len": setup.seq_len,
-        "seed": command.training.seed,
-        "metric": setup.metric,
-        "data": dict(setup.data),
-        "settings": decisive(command, processes),
-    }
+    training = command.training
+    graph = graph_facts(setup.model)
+    return RunRecord(
+        kind=setup.kind,
+        task=setup.task,
+        metric=setup.metric,
+        pattern=graph["pattern"],
+        parameters=graph["parameters"],
+        block_size=graph["block_size"],
+        seq_len=setup.seq_len,
+        layers=entry.get("layers"),
+        checksum=graph["checksum"],
+        data=dict(setup.data),
+        batch_size=training.per_device_train_batch_size * training.gradient_accumulation_steps * processes,
+        seed=training.seed,
+        settings=decisive(command, processes),
+        planned_steps=training.max_steps if training.max_steps > 0 else None,
+        command=list(command.words),
+    )
 
 
 def graph_facts(model: PreTrainedModel) -> dict[str, Any]:
@@ -479,9 +486,10 @@ def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]
             starts_here = source is not None and Path(source).resolve() == folder.path.resolve()
             clear(folder, weights=claim.there is not None and not starts_here)
         if claim.trained is None:
-            write_run_file(folder, run_facts(command, setup, state.num_processes))
+            write_record(folder, record_of(command, setup, state.num_processes))
             versions = {name: importlib.metadata.version(name) for name in ("transformers", "datasets")}
             write_json(folder.environment, {**environment(state.device, state.num_processes), **versions})
+            write_manifest(folder.path, command.words, OWNED, finished=False)
     state.wait_for_everyone()
     with Console(folder.log if state.is_main_process else None, 0) as console:
         trainer = make_trainer(command, setup, folder.metrics, console, main=state.is_main_process)
@@ -493,7 +501,7 @@ def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]
             else:
                 trained = train(trainer, setup, checkpoint, console)
                 if state.is_main_process:
-                    write_run_file(folder, {**(read_run_file(folder.path) or {}), "trained": trained})
+                    add_to_run_file(folder.path, trained=trained)
         measured = evaluate(trainer, setup, console) if training.do_eval else {}
         if training.do_predict and setup.predict is not None:
             for file in setup.predict(trainer, folder.path):
@@ -506,6 +514,7 @@ def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]
                 draw_curves(read_metrics(folder.metrics), setup.metric, folder.path / "curves.svg")
             if measured or claim.trained is None:  # what was evaluated before stays, where now nothing was
                 write_json(folder.result, result)
+            write_manifest(folder.path, command.words, OWNED, finished=True)
     return result
 
 

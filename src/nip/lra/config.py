@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nip.graphs.pattern import check_int
-from nip.runs.folder import RunFolder
+from nip.runs.folder import RunFolder, check_same_run
+from nip.runs.record import RunRecord
 
+KIND = "lra"
 PROTOCOLS = ("original", "clean")
 PRECISIONS = ("fp32", "bf16")
 RECIPE_NAMES = ("original", "modern")
@@ -49,6 +51,12 @@ _LATER = (
     *("recipe", "schedule", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width"),
     *("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing"),
     *("head_width", "token_std", "beta2"),
+)
+# The files of a run, for its manifest.
+OWNED = (
+    *("config.json", "run.json", "environment.json", "metrics.jsonl", "result.json", "run.log", "pattern.npz"),
+    *("checkpoint/state.safetensors", "best/model.safetensors", "*_output.log", "pretraining/metrics.jsonl"),
+    *("pretraining/checkpoint/state.safetensors", "pretraining/best/model.safetensors", "pretraining/result.json"),
 )
 # Nothing that a command says, but what a run found: a configuration that is used again finds it anew.
 FOUND = ("checksum", "data")
@@ -288,21 +296,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     return values
 
 
-def differences(there: RunConfig, here: RunConfig) -> list[str]:
-    """What differs between a run's configuration and a command's, but for a larger number of steps, in words."""
-    said = [name for name in _FIELDS if name not in (*FOUND, "graph") and getattr(there, name) != getattr(here, name)]
-    differing = [
-        f"{name} is {getattr(there, name)!r} there and {getattr(here, name)!r} here"
-        for name in said
-        if not (name == "max_steps" and here.max_steps > there.max_steps)
-    ]
-    if there.data != here.data:
-        differing.append("the data is another set")
-    if there.checksum != here.checksum and not differing:  # else it follows from what was said
-        differing.append("the graph is another one")
-    return differing
-
-
 _FIELDS = tuple(each.name for each in dataclasses.fields(RunConfig))
 
 
@@ -341,17 +334,46 @@ def settle(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig:
     return config
 
 
-def refuse_other(config: RunConfig, folder: RunFolder) -> None:
-    """Refuse a configuration that is not the folder's.
+def record_of(config: RunConfig, command: Sequence[str] = ()) -> RunRecord:
+    """The record of a run of a configuration."""
+    return RunRecord(
+        kind=KIND,
+        task=config.task,
+        pattern=config.model,
+        parameters=config.parameters,
+        block_size=config.block_size,
+        seq_len=config.seq_len,
+        checksum=config.checksum,
+        data={} if config.data is None else {"all": config.data},
+        batch_size=config.batch_size,
+        seed=config.seed,
+        settings=dataclasses.asdict(config),
+        planned_steps=config.max_steps,
+        command=command,
+    )
+
+
+def check_same_config(where: Path, there: RunConfig, here: RunConfig) -> None:
+    """Check that a command continues the run in a folder: its configuration, but for a larger number of steps.
+
+    Parameters
+    ----------
+    where : Path
+        The folder.
+    there, here : RunConfig
+        Of the run in the folder, and of the command.
 
     Raises
     ------
     ValueError
-        If it differs in anything but a larger number of steps; the message says in what.
+        If they differ; the message lists the differences.
     """
-    if folder.config.is_file():
-        differing = differences(read_config(folder.config), config)
-        if differing:
-            raise ValueError(
-                f"{folder.path} holds another run: {'; '.join(differing)}. Name another --out, or repeat its settings."
-            )
+    check_same_run(
+        where,
+        dataclasses.asdict(there),
+        dataclasses.asdict(here),
+        changeable=(*FOUND, "graph"),
+        growing=("max_steps",),
+        data=(there.data, here.data),
+        graph=(there.checksum, here.checksum),
+    )

@@ -15,7 +15,7 @@ from nip.data import open_split
 from nip.data.tasks.storage import read_manifest
 from nip.graphs import Pattern
 from nip.lra.batches import endless_batch
-from nip.lra.config import RunConfig, read_config, refuse_other, settle
+from nip.lra.config import KIND, OWNED, RunConfig, check_same_config, read_config, record_of, settle
 from nip.lra.denoising import pretrained, start_from
 from nip.lra.evaluation import final_test
 from nip.lra.graphs import named_exactly, run_pattern
@@ -25,8 +25,9 @@ from nip.lra.task import LabelTask, start_run, write_best
 from nip.models import build_classifier
 from nip.runs.console import Console
 from nip.runs.environment import environment, warn_of_changes
-from nip.runs.folder import RunFolder, claimed, write_json
+from nip.runs.folder import RunFolder, claimed, write_json, write_manifest
 from nip.runs.process import keep_freed_memory
+from nip.runs.record import write_record
 from nip.training.distributed import new_accelerator
 from nip.training.train_step import TrainingDivergedError
 from nip.training.trainer import Run
@@ -86,14 +87,15 @@ def train(
         )
     if skip_train and not folder.best.is_file():
         raise ValueError(f"{out} has no best weights to test; train first, without skipping it.")
-    with claimed(folder) if accelerator.is_main_process else nullcontext():
+    with claimed(folder, KIND, early=(folder.pattern,)) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         if skip_train:
             config = dataclasses.replace(config, max_steps=read_config(folder.config).max_steps)
         config = settle(config, folder, device.type)
         graph = run_pattern(config, out)
         config = dataclasses.replace(config, checksum=graph.checksum, data=data_checksum(config.task, data))
-        refuse_other(config, folder)
+        if folder.config.is_file():
+            check_same_config(folder.path, read_config(folder.config), config)
         taken = attention_choice(config, graph, device)
         finished = folder.finished(config.max_steps)
         with Console(folder.log if accelerator.is_main_process else None, config.max_steps) as console:
@@ -146,7 +148,9 @@ def open_folder(run: Run, config: RunConfig, graph: Pattern, measure: str) -> No
     if not named_exactly(graph, config):
         graph.save(folder.pattern)
     write_json(folder.config, json.loads(config.to_json()))
+    write_record(folder, record_of(config))
     write_json(folder.environment, here)
+    write_manifest(folder.path, (), OWNED, finished=False)
     if run.state.best:  # the checkpoint decides: a kill may have come between it and the file of the best weights
         write_best(run, measure)
 

@@ -25,12 +25,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nip.pretraining.settings import CHANGEABLE, Settings, flag
-from nip.runs.folder import RunFolder, locked, read_run_file
+from nip.pretraining.settings import CHANGEABLE, Settings
+from nip.runs.folder import RunFolder, check_same_run, claimed
+from nip.runs.record import RunRecord
 
 KIND = "pretraining"
-BUDGETS = ("max_steps", "max_tokens", "hours", "early_exit_hours")
-STOPS = (*BUDGETS, "early_stop_loss", "early_stop_minutes", "overflow_limit")  # what may end a run
+GROWING = ("max_steps", "max_tokens", "hours")
+STOPS = (*GROWING, "early_exit_hours", "early_stop_loss", "early_stop_minutes", "overflow_limit")  # what may end a run
+
+
+# The files of a run, for its manifest.
+OWNED = (
+    *("config.json", "run.json", "environment.json", "metrics.jsonl", "result.json", "run.log", "tracking/**/*"),
+    *("checkpoint/*.safetensors", "finetune-*h/*", "*.safetensors", "*.safetensors.index.json", "pattern*.npz"),
+    *("tokenizer*.json", "vocab.txt", "special_tokens_map.json"),
+)
 
 
 def good_state(folder: RunFolder) -> Path:
@@ -45,24 +54,10 @@ def trackers_folder(folder: RunFolder) -> Path:
 
 @contextmanager
 def claimed_run(folder: RunFolder) -> Iterator[Mapping[str, Any] | None]:
-    """Make the folder, keep every other process out, and say what ``run.json`` there says; None where it is new.
-
-    Raises
-    ------
-    ValueError
-        If another process is at work in the folder, or it holds something else than a pretraining run.
-    OSError
-        If it cannot be made or written to.
-    """
-    with locked(folder):
+    """As `nip.runs.folder.claimed`; models that a killed process left unfinished are removed as well."""
+    with claimed(folder, KIND, early=(trackers_folder(folder),)) as facts:
         for leftover in folder.path.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        facts = read_run_file(folder.path)
-        before_run_file = {folder.lock, folder.log, trackers_folder(folder)}
-        if facts is None and set(folder.path.iterdir()) - before_run_file:
-            raise ValueError(f"{folder.path} is not empty and holds no pretraining run; name another --out.")
-        if facts is not None and facts.get("kind") != KIND:
-            raise ValueError(f"{folder.path} holds a run of another kind; name another --out.")
         yield facts
 
 
@@ -80,38 +75,31 @@ def settings_of(facts: Mapping[str, Any], where: Path) -> Settings:
         raise ValueError(f"{where / 'run.json'} is damaged: {error}.") from error
 
 
-def refuse_other(folder: RunFolder, facts: Mapping[str, Any], settings: Settings, data: str, checksum: str) -> None:
-    """Refuse a command whose run is not the folder's.
+def check_same_settings(folder: RunFolder, facts: Mapping[str, Any], here: RunRecord) -> None:
+    """Check that a command continues the folder's run; budgets may have grown.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    facts : mapping
+        From its ``run.json``.
+    here : RunRecord
+        Of the command.
 
     Raises
     ------
     ValueError
-        If a setting, the corpus or the graph differs; budgets may have grown.
+        If a setting, the corpus or the graph differs.
     """
-    there, here = settings_of(facts, folder.path).to_dict(), settings.to_dict()
-    said = [
-        f"{flag(name)} is {there[name]!r} there and {here[name]!r} here"
-        for name in here
-        if here[name] != there[name] and name not in CHANGEABLE
-    ]
-    said += [
-        f"{flag(name)} was {there[name]:g} and cannot become {here[name] or 'none'}"
-        for name in ("max_steps", "max_tokens", "hours")
-        if there[name] is not None and (here[name] is None or here[name] < there[name])
-    ]
-    said += [
-        f"{flag(name)} was none and cannot become {here[name]:g}"
-        for name in ("max_steps", "max_tokens", "hours")
-        if there[name] is None and here[name] is not None
-    ]
-    if facts.get("data", {}).get("train") != data:
-        said.append("the corpus is another one")
-    if not said and facts.get("checksum") != checksum:  # else it follows from what was said
-        said.append("the graph is another one")
-    if said:
-        raise ValueError(
-            f"{folder.path} holds another run: {'; '.join(said)}. Name another --out, or repeat its settings."
-        )
+    check_same_run(
+        folder.path,
+        settings_of(facts, folder.path).to_dict(),
+        here.settings,
+        changeable=[name for name in CHANGEABLE if name not in GROWING],
+        growing=GROWING,
+        data=(facts.get("data"), here.data),
+        graph=(facts.get("checksum"), here.checksum),
+    )
 
 
 def finished(folder: RunFolder, settings: Settings) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ from nip.pretraining.checks import (
 from nip.pretraining.export import model_weights, write_model
 from nip.pretraining.init_from import first_weights
 from nip.pretraining.model import MaskedObjective, extend_table
-from nip.pretraining.output_dir import KIND, claimed_run, finished, planned, refuse_other, settings_of
+from nip.pretraining.output_dir import KIND, OWNED, check_same_settings, claimed_run, finished, planned, settings_of
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import micro_batch_size, new_model, positions_in
 from nip.pretraining.task import PretrainingTask
@@ -40,8 +40,9 @@ from nip.pretraining.validation import commonest_token, evaluate
 from nip.runs.accuracy import learned
 from nip.runs.console import Console
 from nip.runs.environment import environment, warn_of_changes
-from nip.runs.folder import RUN_FILE, Metrics, RunFolder, read_run_file, write_json, writing
+from nip.runs.folder import RUN_FILE, Metrics, RunFolder, read_run_file, write_json, write_manifest, writing
 from nip.runs.process import keep_freed_memory, peak_mib
+from nip.runs.record import RunRecord, write_record
 from nip.training.checkpoint import Progress, TrainState, load_checkpoint, read_progress
 from nip.training.distributed import new_accelerator, prepare_model, uses_deepspeed
 from nip.training.optimizers import make_optimizer
@@ -96,9 +97,9 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
         facts = read_run_file(folder.path)
         there = settings_of(facts, folder.path) if facts is not None else None
         settings = settled(settings, there, accelerator.device)
-        described = run_facts(settings, data, command)
+        record = record_of(settings, data, command)
         if facts is not None:
-            refuse_other(folder, facts, settings, data, described["checksum"])
+            check_same_settings(folder, facts, record)
         elif accelerator.is_main_process:
             verify(dataset)  # every byte, once: hours follow
         result = finished(folder, settings)
@@ -117,14 +118,14 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
                     run, task = open_stage(settings, dataset, folder, accelerator, console, progress, task)
                     run.log = log
                     if not begun:
-                        begin(run, task, described, again=reopened(settings, there))
+                        begin(run, task, record, again=reopened(settings, there))
                     begun = True
                     print_stage(run, task)
                     with closing(task):
                         train(run, task)
                     progress = run.progress
                     if task.over(run):
-                        return finish(run, task)
+                        return finish(run, task, record)
                     del run
                     accelerator.free_memory()
 
@@ -212,15 +213,14 @@ def open_stage(
     return Run(engine, folder, state, console), task
 
 
-def begin(run: Run, task: PretrainingTask, described: dict[str, Any], *, again: bool) -> None:
+def begin(run: Run, task: PretrainingTask, record: RunRecord, *, again: bool) -> None:
     """Save the run as it is, so that an error of writing shows before the first step, and report how it starts.
 
     Parameters
     ----------
     run : Run
     task : PretrainingTask
-    described : dict
-        The contents of ``run.json``.
+    record : RunRecord
     again : bool
         Whether the run continues past what stopped it.
     """
@@ -228,7 +228,8 @@ def begin(run: Run, task: PretrainingTask, described: dict[str, Any], *, again: 
     if again:
         run.progress.stopped = None
     if run.main and not (folder.path / RUN_FILE).is_file():
-        write_json(folder.path / RUN_FILE, described)  # first: what follows must not be there without an owner
+        write_record(folder, record)  # first: what follows must not be there without an owner
+        write_manifest(folder.path, record.command, OWNED, finished=False)
     if again or not folder.checkpoint.is_file():
         checkpoint(run)
     else:
@@ -242,7 +243,8 @@ def begin(run: Run, task: PretrainingTask, described: dict[str, Any], *, again: 
     warn_of_changes(folder.environment, here, console)
     accelerator.wait_for_everyone()
     if run.main:
-        write_json(folder.path / RUN_FILE, described)  # new budgets, once the checkpoint has them
+        write_record(folder, record)  # new budgets, once the checkpoint has them
+        write_manifest(folder.path, record.command, OWNED, finished=False)
         write_json(folder.environment, here)
 
 
@@ -256,8 +258,15 @@ def print_stage(run: Run, task: PretrainingTask) -> None:
         run.console.say(f"From step {run.progress.step:,} on samples have {task.length} tokens.")
 
 
-def finish(run: Run, task: PretrainingTask) -> dict[str, Any]:
-    """Evaluate once more, on more samples, write the result and the model; the contents of ``result.json``."""
+def finish(run: Run, task: PretrainingTask, record: RunRecord) -> dict[str, Any]:
+    """Evaluate once more, on more samples, write the result and the model; the contents of ``result.json``.
+
+    Parameters
+    ----------
+    run : Run
+    task : PretrainingTask
+    record : RunRecord
+    """
     settings, progress, folder = task.settings, run.progress, run.folder
     run.tick()
     measured = evaluate(run, settings, task.validation, TEST * settings.eval_samples)
@@ -312,26 +321,38 @@ def finish(run: Run, task: PretrainingTask) -> dict[str, Any]:
             folder.config.unlink(missing_ok=True)
             write_json(folder.result, result)
             write_model(run, settings, task.corpus, folder.path, weights)
+            write_manifest(folder.path, record.command, OWNED, finished=True)
     run.accelerator.wait_for_everyone()
     run.console.note(format_result(result))
     return result
 
 
-def run_facts(settings: Settings, data: str, command: Sequence[str]) -> dict[str, Any]:
-    """What ``run.json`` holds: the command, what decides the run's numbers, and the graph of its longest samples."""
-    graph = graph_of(settings, settings.tokens_at_most)
-    return {
-        "kind": KIND,
-        "task": TASK,
-        "command": list(command),
-        "settings": settings.to_dict(),
-        "pattern": settings.model,
-        "parameters": dict(settings.parameters),
-        "block_size": settings.block_size,
-        "seq_len": settings.tokens_at_most,
-        "checksum": graph.checksum,
-        "data": {"train": data},
-    }
+def record_of(settings: Settings, data: str, command: Sequence[str]) -> RunRecord:
+    """The record of a run, with the graph of its longest samples.
+
+    Parameters
+    ----------
+    settings : Settings
+    data : str
+        The checksum of the corpus.
+    command : sequence of str
+        What was typed.
+    """
+    return RunRecord(
+        kind=KIND,
+        task=TASK,
+        pattern=settings.model,
+        parameters=settings.parameters,
+        block_size=settings.block_size,
+        seq_len=settings.tokens_at_most,
+        checksum=graph_of(settings, settings.tokens_at_most).checksum,
+        data={"train": data},
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        settings=settings.to_dict(),
+        planned_steps=settings.max_steps,
+        command=list(command),
+    )
 
 
 def format_result(result: dict[str, Any]) -> str:

@@ -6,24 +6,27 @@ import dataclasses
 import json
 import shlex
 
-from nip.lra.config import FOUND
+from nip.lra.config import FOUND, RunConfig
 from nip.lra.recipes import BY_NAME, recipe
-from nip.study.runs import Run
+from nip.runs.record import RunRecord
 
 FROM_FILE = "nip lra --config config.json"
 SAID_FIRST = ("model", "graph", "parameters", "task", "seed", "protocol", "recipe")
 WITHOUT_OPTION = ("width", "heads", "head_dim", "inner_width", "head_width", "token_std", "beta2")
 
 
-def reproduction_command(run: Run) -> str:
+def reproduction_command(run: RunRecord) -> str:
     """`nip lra` with what the run's configuration adds to its task's recipe, quoted for a shell.
 
     Where it differs from the recipe in something that no option says, the command reads the configuration itself.
     A finetuning run has recorded its command.
     """
-    config = run.config
-    if run.facts is not None:
-        return shlex.join(str(word) for word in run.facts["command"])
+    if run.kind != "lra":
+        return shlex.join(str(word) for word in run.command)
+    try:
+        config = RunConfig(**run.settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run.folder}: {error}") from error
     if config.task not in BY_NAME[config.recipe]:
         return FROM_FILE
     words = ["--graph", config.graph] if config.graph is not None else ["--attention", config.model]

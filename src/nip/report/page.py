@@ -13,10 +13,10 @@ from nip.report.html import render, tag
 from nip.report.scores import graph_settings
 from nip.report.study_section import study_section
 from nip.report.style import SCRIPT, STYLE
+from nip.runs.record import RunRecord, find_records
 from nip.study.finding import Finding, find
 from nip.study.outcome import Panel, evaluate
 from nip.study.panel import read_plan
-from nip.study.runs import Run, find_runs
 
 # The page says so itself: nothing may be loaded from anywhere.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -24,7 +24,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 def write_report(
     paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] = "report.html"
-) -> tuple[list[Run], list[Finding]]:
+) -> tuple[list[RunRecord], list[Finding]]:
     """Write the report on some runs as one self-contained HTML file, complete or not at all.
 
     Parameters
@@ -36,7 +36,7 @@ def write_report(
 
     Returns
     -------
-    runs : list of Run
+    runs : list of RunRecord
         What was read, finished or not.
     findings : list of Finding
         What they show, one per task.
@@ -49,7 +49,7 @@ def write_report(
         If a path does not exist or `out` cannot be written.
     """
     folders = [Path(path) for path in paths]
-    runs = find_runs(folders)
+    runs = find_records(folders)
     findings = find(runs)
     plans = {path: read_plan(path) for path in dict.fromkeys(folders)}
     panels = [evaluate(path, planned) for path, planned in plans.items() if planned]
@@ -60,7 +60,7 @@ def write_report(
     return runs, findings
 
 
-def report_page(runs: Sequence[Run], findings: Sequence[Finding], panels: Sequence[Panel] = ()) -> Element:
+def report_page(runs: Sequence[RunRecord], findings: Sequence[Finding], panels: Sequence[Panel] = ()) -> Element:
     """The whole page, as a tree that `nip.report.html.render` writes."""
     numbers = {run.folder: number for number, run in enumerate(runs)}
     title = sections.title(findings)

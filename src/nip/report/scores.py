@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from nip.graphs import Pattern, names_at, pattern
 from nip.graphs.compose import rename
-from nip.lra.graphs import run_pattern
 from nip.runs.folder import RunFolder
+from nip.runs.record import RunRecord
 from nip.scoring.table import Row, compare
-from nip.study.runs import Run
 
 
 @dataclass(frozen=True)
@@ -27,17 +26,17 @@ class Setting:
         return compare(self.graphs, self.block_size)
 
 
-def graph_settings(runs: Sequence[Run]) -> list[Setting]:
+def graph_settings(runs: Sequence[RunRecord]) -> list[Setting]:
     """For every size among the runs: the named patterns there, and the runs' own graphs where they are others.
 
     Graphs are told apart by checksum; one that is no default pattern is labelled by what makes it different.
     """
-    sizes = dict.fromkeys((run.config.seq_len, run.config.block_size) for run in runs)
+    sizes = dict.fromkeys((run.seq_len, run.block_size) for run in runs)
     return [_setting(seq_len, block_size, runs) for seq_len, block_size in sizes]
 
 
-def run_graph(run: Run) -> Pattern:
-    """The graph that a run attended over: the one saved in its folder, else built from its configuration.
+def run_graph(run: RunRecord) -> Pattern:
+    """The graph that a run attended over: the one saved in its folder, else built from its name and parameters.
 
     Raises
     ------
@@ -47,18 +46,18 @@ def run_graph(run: Run) -> Pattern:
     """
     saved = RunFolder(run.folder).pattern
     try:
-        graph = Pattern.load(saved) if saved.exists() else run_pattern(run.config, run.folder)
+        graph = Pattern.load(saved) if saved.exists() else pattern(run.pattern, run.n_blocks, **run.parameters)
     except ValueError as error:
         raise ValueError(f"{run.folder}: {error}") from error
-    if run.config.checksum not in (None, graph.checksum):
+    if run.checksum not in (None, graph.checksum):
         raise ValueError(
             f"{run.folder} was trained on another graph than its configuration names now: its checksum is "
-            f"{run.config.checksum}, the named graph's {graph.checksum}."
+            f"{run.checksum}, the named graph's {graph.checksum}."
         )
     return graph
 
 
-def _setting(seq_len: int, block_size: int, runs: Sequence[Run]) -> Setting:
+def _setting(seq_len: int, block_size: int, runs: Sequence[RunRecord]) -> Setting:
     n = -(-seq_len // block_size)
     graphs: dict[str, Pattern] = {}
     for name in names_at(n):  # on a few vertices several are the same graph: the first keeps its name
@@ -66,7 +65,7 @@ def _setting(seq_len: int, block_size: int, runs: Sequence[Run]) -> Setting:
         graphs.setdefault(graph.checksum, rename(graph, name))
     used: dict[str, list[int]] = {}
     for number, run in enumerate(runs):
-        if (run.config.seq_len, run.config.block_size) != (seq_len, block_size):
+        if (run.seq_len, run.block_size) != (seq_len, block_size):
             continue
         graph = run_graph(run)
         if graph.checksum not in graphs:

@@ -16,9 +16,10 @@ from nip.report.command import reproduction_command
 from nip.report.html import tag
 from nip.report.masks import mask_picture
 from nip.report.scores import Setting, run_graph
+from nip.runs.folder import read_run_file
+from nip.runs.record import RunRecord
 from nip.scoring.table import cells
 from nip.study.finding import Finding, Group, listed
-from nip.study.runs import Run
 
 NIP_EXPLAINED = (
     "NIP (normalized information payload) asks how much of what a token knows still reaches the farthest other token "
@@ -35,7 +36,7 @@ def title(findings: Sequence[Finding]) -> str:
     """Which patterns on which tasks."""
     parts = []
     for finding in findings:
-        models = list(dict.fromkeys(run.config.model for group in finding.groups for run in group.runs))
+        models = list(dict.fromkeys(run.pattern for group in finding.groups for run in group.runs))
         shown = listed(models) if len(models) <= 4 else f"{len(models)} patterns"
         parts.append(f"{shown} on {finding.task}")
     return "; ".join(parts)
@@ -72,7 +73,7 @@ def _mean_estimate(group: Group, numbers: Numbers) -> Estimate:
     return Estimate(numbers[group.runs[0].folder], group.label, group.accuracy, (min(values), max(values)))
 
 
-def runs_table(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
+def runs_table(runs: Sequence[RunRecord], findings: Sequence[Finding]) -> Element:
     """Every run with its outcome, unfinished ones included."""
     labels = {folder: label for finding in findings for folder, label in run_labels(finding).items()}
     kinds = list(dict.fromkeys(kind for run in runs if run.result for kind in run.result.baselines))
@@ -80,12 +81,13 @@ def runs_table(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
     head += ["tokens/s", "trained for"]
     rows = []
     for number, run in enumerate(runs):
-        result, config = run.result, run.config
+        result = run.result
+        protocol = [run.settings["protocol"]] if "protocol" in run.settings else []
         name = tag(
             "th",
             tag("span", class_=f"swatch {colour_class(number)}"),
             labels[run.folder],
-            tag("small", f"{config.task}, seed {config.seed}, {config.protocol}"),
+            tag("small", ", ".join([run.task_label, f"seed {run.seed}", *protocol])),
             scope="row",
         )
         data = []
@@ -106,7 +108,8 @@ def runs_table(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
             data.append(tag("td", tag("span", "unfinished", class_="badge open")))
             data += [tag("td", DASH) for _ in kinds] + [tag("td", DASH, class_="text")]
             data.append(tag("td", *_latest_dev(run)))
-            data.append(tag("td", f"{run.last_step:,}", tag("small", f"of {config.max_steps:,}")))
+            planned = None if run.planned_steps is None else tag("small", f"of {run.planned_steps:,}")
+            data.append(tag("td", f"{run.last_step:,}", planned))
             data += [tag("td", DASH), tag("td", format_duration(run.last_seconds or None))]
         rows.append(tag("tr", name, *data))
     return tag(
@@ -126,7 +129,7 @@ def runs_table(runs: Sequence[Run], findings: Sequence[Finding]) -> Element:
     )
 
 
-def graph_tables(settings: Sequence[Setting], runs: Sequence[Run]) -> Element:
+def graph_tables(settings: Sequence[Setting], runs: Sequence[RunRecord]) -> Element:
     """The graphs' scores, a table per size."""
     section = tag(
         "section", tag("h2", "The graphs, scored before any training"), tag("p", NIP_EXPLAINED, class_="quiet")
@@ -224,7 +227,7 @@ def curves(finding: Finding, numbers: Numbers, *, alone: bool) -> Element:
     )
 
 
-def reproduction(runs: Sequence[Run]) -> Element:
+def reproduction(runs: Sequence[RunRecord]) -> Element:
     """For every run the command that repeats it, its exact configuration, its machine and its graph's checksum."""
     section = tag("section", tag("h2", "To run it again"))
     for number, run in enumerate(runs):
@@ -235,8 +238,8 @@ def reproduction(runs: Sequence[Run]) -> Element:
         parts = [
             tag("summary", "Configuration, graph and machine"),
             _pair(f"Graph {run.pattern_label} on {graph.n:,} vertices, SHA-256", graph.checksum),
-            _pair("Data, SHA-256", run.config.data) if run.config.data else None,
-            tag("p", "config.json" if run.facts is None else "run.json", class_="quiet"),
+            _pair("Data, SHA-256", run.data_checksum) if run.data_checksum else None,
+            tag("p", "config.json" if run.kind == "lra" else "run.json", class_="quiet"),
             tag("pre", _settings(run)),
         ]
         if run.environment:
@@ -254,22 +257,21 @@ def footer() -> Element:
 def run_labels(finding: Finding) -> dict[Path, str]:
     """A label per run: its group's, and the seed where the group has several runs."""
     return {
-        run.folder: f"{group.label}, seed {run.config.seed}" if len(group.runs) > 1 else group.label
+        run.folder: f"{group.label}, seed {run.seed}" if len(group.runs) > 1 else group.label
         for group in finding.groups
         for run in group.runs
     }
 
 
-def baselines(runs: Sequence[Run]) -> list[Reference]:
+def baselines(runs: Sequence[RunRecord]) -> list[Reference]:
     """The distinct baselines of the runs as reference lines."""
     found = dict.fromkeys((k, round(v, 3)) for run in runs if run.result for k, v in run.result.baselines.items())
     return [Reference(key.replace("_", " "), value) for key, value in found]
 
 
-def _settings(run: Run) -> str:
-    if run.facts is None:
-        return run.config.to_json().rstrip()
-    return json.dumps(run.facts, indent=2, ensure_ascii=False)
+def _settings(run: RunRecord) -> str:
+    contents = run.settings if run.kind == "lra" else read_run_file(run.folder)
+    return json.dumps(contents, indent=2, ensure_ascii=False)
 
 
 def _unbroken(sentence: str) -> str:
@@ -281,7 +283,7 @@ def _learnt(learnt: bool | None) -> Element:
     return tag("span", text, class_=f"badge {kind}")
 
 
-def _latest_dev(run: Run) -> list[Element | str]:
+def _latest_dev(run: RunRecord) -> list[Element | str]:
     curve = run.curves.get("dev")
     if curve is None or not math.isfinite(curve.accuracy[-1]):
         return [DASH]

@@ -1,23 +1,26 @@
-"""The run folder: what is in it, who may write to it, and whether a command belongs to it.
+"""The run folder: its files, who may write to it, and whether a command continues the run that is in it.
 
 ===============================  ======================================================================================
-``config.json``                  the configuration, resolved
+``config.json``                  the configuration, resolved; a pretraining or finetuning run's is the model's
+``run.json``                     the record of the run, see `nip.runs.record`
 ``environment.json``             versions, processor, threads, device at the last start
-``metrics.jsonl``                one line a step and an evaluation
-``checkpoint/state.safetensors`` from which the run goes on
+``metrics.jsonl``                one line for each step and each evaluation
+``checkpoint/state.safetensors`` the state from which the run resumes
 ``best/model.safetensors``       the weights of the best evaluation
 ``pattern.npz``                  the graph, where its name and parameters do not rebuild it
-``result.json``                  there once the run is finished
-``run.log``                      what was said
+``result.json``                  the outcome, once the run has finished
+``run.log``                      what was printed
+``manifest.json``                which files nip wrote, and the checksums of the binary ones
 ``pretraining/``                 measurements, checkpoint, best weights and result of denoising, where there was any
 ===============================  ======================================================================================
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +28,11 @@ from typing import Any
 
 from nip.atomic import locate, replacing
 
-RUN_FILE = "run.json"  # in a folder whose config.json is a model's: what the run is
+FORMAT = 1  # version of run.json and manifest.json
+RUN_FILE = "run.json"
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+BINARY = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,17 @@ class RunFolder:
 
     @property
     def environment(self) -> Path:
-        """What it ran on."""
+        """Versions and hardware of the last start."""
         return self.path / "environment.json"
 
     @property
     def metrics(self) -> Path:
-        """What was measured."""
+        """Losses and evaluations."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoint(self) -> Path:
-        """From where it goes on."""
+        """The state from which the run resumes."""
         return self.path / "checkpoint" / "state.safetensors"
 
     @property
@@ -71,16 +78,16 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """What was said."""
+        """What was printed."""
         return self.path / "run.log"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains."""
-        return self.path / ".lock"
+        """Locked by the process that trains."""
+        return self.path / LOCK
 
     def finished(self, max_steps: int) -> dict[str, Any] | None:
-        """The result, if the run has done that many steps, or stopped early on the way to them, and was tested."""
+        """The result, if the run took that many steps, or stopped early on the way to them, and was tested."""
         if not self.result.is_file():
             return None
         result: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
@@ -88,87 +95,240 @@ class RunFolder:
 
 
 @contextmanager
-def claimed(folder: RunFolder) -> Iterator[None]:
-    """Make the folder and keep every other process out of it; what a killed one left half-written is removed.
+def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
+    """Lock a file, made where it is missing with its folder, against other processes.
+
+    Parameters
+    ----------
+    file : Path
+        By convention ``.lock`` in the folder that is to be written to.
+    wait : bool, default=False
+        Wait for the process that has locked it.
 
     Raises
     ------
     ValueError
-        If another process is at work in the folder, or it holds something else than a run.
+        If another process has locked it.
     OSError
         If it cannot be made or written to.
     """
-    with locked(folder):
-        before_config = {folder.lock, folder.log, folder.pattern}  # what a run writes before its configuration
-        if not folder.config.is_file() and set(folder.path.iterdir()) - before_config:
-            raise ValueError(f"{folder.path} is not empty and holds no run; name another --out.")
-        yield
-
-
-@contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """As `claimed`, whatever the folder holds."""
     import filelock
 
-    folder.path.mkdir(parents=True, exist_ok=True)
-    # opened here first, for a clear error where the folder cannot be written to
-    folder.lock.open("a").close()
-    lock = filelock.FileLock(folder.lock)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.open("a").close()  # raises a clear error where the folder is not writable
+    lock = filelock.FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout:
-        raise ValueError(f"Another process is training in {folder.path}; wait for it, or name another --out.") from None
+        raise ValueError(
+            f"Another process is at work in {file.parent}; wait for it, or name another --output-dir."
+        ) from None
     try:
-        for leftover in folder.path.rglob(".*.partial"):
-            leftover.unlink()
         yield
     finally:
         lock.release()
 
 
-def wait_for_other(folder: RunFolder) -> None:
-    """Wait until no other process trains in the folder; there may be one whose starter is gone."""
-    import filelock
+@contextmanager
+def claimed(folder: RunFolder, kind: str, *, early: Collection[Path] = ()) -> Iterator[dict[str, Any] | None]:
+    """Lock the folder for a run, made where it is missing, and remove what a killed process left half-written.
 
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.lock.open("a").close()
-    with filelock.FileLock(folder.lock):
-        pass
+    Parameters
+    ----------
+    folder : RunFolder
+    kind : str
+        Of the run, such as ``lra``.
+    early : collection of Path
+        What the run writes before the file that describes it; lock and log are known.
 
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, complete or not at all."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def read_run_file(path: Path) -> dict[str, Any] | None:
-    """What ``run.json`` in the folder says; None where there is none.
+    Yields
+    ------
+    dict or None
+        What `read_run_file` reads there.
 
     Raises
     ------
     ValueError
-        If it is not a JSON object.
+        If another process is at work in the folder, or it contains something other than a run of that kind.
+    OSError
+        If it cannot be made or written to.
     """
-    file = path / RUN_FILE
-    if not file.is_file():
-        return None
+    with locked(folder.lock):
+        there = read_run_file(folder.path)
+        leftovers = set(folder.path.rglob(".*.partial"))
+        if there is None and set(folder.path.iterdir()) - {folder.lock, folder.log, *early} - leftovers:
+            raise ValueError(f"{folder.path} is not empty and holds no run; name another --output-dir.")
+        if there is not None and there.get("kind") != kind:
+            raise ValueError(f"{folder.path} holds a run of another kind; name another --output-dir.")
+        for leftover in leftovers:
+            leftover.unlink()
+        yield there
+
+
+def differences(
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    *,
+    changeable: Collection[str] = (),
+    growing: Collection[str] = (),
+    data: tuple[object, object] = (None, None),
+    graph: tuple[object, object] = (None, None),
+) -> list[str]:
+    """What makes a command another run than the one in a folder, as phrases; empty where it continues that run.
+
+    Parameters
+    ----------
+    there, here : mapping
+        The settings of the run in the folder, and of the command.
+    changeable : collection of str
+        Settings that may differ.
+    growing : collection of str
+        Settings that may become larger, such as the number of steps.
+    data, graph : tuple of two
+        Checksums there and here.
+
+    Examples
+    --------
+    >>> differences({"seed": 1, "max_steps": 5}, {"seed": 2, "max_steps": 9}, growing=["max_steps"])
+    ['seed is 1 there and 2 here']
+    """
+
+    def may_differ(name: str) -> bool:
+        old, new = there.get(name), here.get(name)
+        return name in changeable or (name in growing and old is not None and new is not None and bool(old < new))
+
+    found = [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in {**here, **there}
+        if there.get(name) != here.get(name) and not may_differ(name)
+    ]
+    if data[0] != data[1]:
+        found.append("the data is another set")
+    if graph[0] != graph[1] and not found:  # else it follows from another setting
+        found.append("the graph is another one")
+    return found
+
+
+def check_same_run(
+    where: object,
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    *,
+    what: str = "run",
+    mend: str = "Name another --output-dir, or repeat its settings.",
+    **allowed: Any,
+) -> None:
+    """Check that a command continues what is in a folder.
+
+    Parameters
+    ----------
+    where : path-like
+        The folder.
+    there, here : mapping
+        The settings of the run in the folder, and of the command.
+    what : str, default="run"
+        What the folder contains.
+    mend : str
+        What to do where they differ.
+    **allowed
+        As for `differences`.
+
+    Raises
+    ------
+    ValueError
+        If they differ; the sentence lists in what.
+    """
+    found = differences(there, here, **allowed)
+    if found:
+        raise ValueError(f"{where} holds another {what}: {'; '.join(found)}. {mend}")
+
+
+def write_json(path: Path, value: object, *, indent: int = 2) -> None:
+    """Write a JSON file, completely or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a JSON object.
+    """
     try:
-        value = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}.") from error
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:  # also where the bytes are not UTF-8
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{file} must hold a JSON object. Got {type(value).__name__} instead.")
+        raise ValueError(f"{path} must hold a JSON object. Got {type(value).__name__} instead.")
     return value
 
 
-def write_run_file(folder: RunFolder, facts: Mapping[str, Any]) -> None:
-    """Write ``run.json``, complete or not at all."""
-    write_json(folder.path / RUN_FILE, facts)
+def read_run_file(path: Path) -> dict[str, Any] | None:
+    """What ``run.json`` in a folder contains; None where there is no run.
+
+    A folder of ``nip lra`` made before it had a ``run.json`` is recognized by its ``config.json``.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a JSON object.
+    """
+    if (path / RUN_FILE).is_file():
+        return read_json(path / RUN_FILE)
+    config = RunFolder(path).config
+    settings = read_json(config) if config.is_file() else {}
+    return {"kind": "lra", "settings": settings} if {"task", "eval_every", "max_steps"} & set(settings) else None
+
+
+def add_to_run_file(path: Path, **facts: Any) -> None:
+    """Add to ``run.json`` in a folder, or replace there, what becomes known while the run trains."""
+    write_json(path / RUN_FILE, {**(read_run_file(path) or {}), **facts})
+
+
+def write_manifest(path: Path, command: Sequence[str], owned: Iterable[str], *, finished: bool) -> None:
+    """Write ``manifest.json``: the format version, the command, and which files of the folder are its own.
+
+    Parameters
+    ----------
+    path : Path
+        The run folder.
+    command : sequence of str
+        What was typed; empty where the run was started from Python.
+    owned : iterable of str
+        Names and glob patterns, relative to the folder, of the files that the command writes.
+    finished : bool
+        Whether the run has finished: then the manifest contains the SHA-256 of every binary file. Before that these
+        files change at every checkpoint, and hashing gigabytes there would cost more than it protects.
+    """
+    owned = sorted({MANIFEST, LOCK, *owned})
+    files = sorted({file for name in owned for file in path.glob(name) if file.is_file()}) if finished else []
+    sums = {file.relative_to(path).as_posix(): sha256(file) for file in files if file.suffix in BINARY}
+    write_json(path / MANIFEST, {"format": FORMAT, "command": list(command), "owned": owned, "sha256": sums})
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Metrics:
-    """The file of measurements, cut back to what a checkpoint knows and continued from there."""
+    """``metrics.jsonl``, cut back to its length at a checkpoint and continued from there.
+
+    Parameters
+    ----------
+    path : Path
+    length : int
+        Bytes at the checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If the file is shorter than that.
+    """
 
     def __init__(self, path: Path, length: int) -> None:
         path.touch()
@@ -184,7 +344,7 @@ class Metrics:
             self._file.write((json.dumps(row) + "\n").encode())
 
     def secure(self) -> int:
-        """Force everything to the disk; the file's length in bytes."""
+        """Flush and fsync; returns the file's length in bytes."""
         with self._located():
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -199,12 +359,12 @@ class Metrics:
             raise
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Flush and close the file."""
         self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a file of measurements."""
+    """The complete lines of a ``metrics.jsonl``."""
     complete = path.read_bytes().rpartition(b"\n")[0]
     return [json.loads(line) for line in complete.splitlines()]
 

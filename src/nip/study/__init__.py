@@ -1,8 +1,7 @@
-"""What trained runs amount to: reading their folders, comparing them, and the report page."""
+"""Panels of runs: their execution, the comparison of their results, and correlation with the graphs' scores."""
 
 from __future__ import annotations
 
 from nip.study.finding import Finding, find
-from nip.study.runs import Curve, Result, Run, find_runs, read_run
 
-__all__ = ["Curve", "Finding", "Result", "Run", "find", "find_runs", "read_run"]
+__all__ = ["Finding", "find"]

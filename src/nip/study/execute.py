@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,26 +154,3 @@ def on_dask(address: str) -> Performer:
                     yield Outcome(job.name, f"dask: {future.exception()}", 0.0, str(job.log))
 
     return perform
-
-
-@contextmanager
-def alone(study: Path) -> Iterator[None]:
-    """Keep a second execution out of a study's folder.
-
-    Raises
-    ------
-    ValueError
-        If there is one at work.
-    """
-    import filelock
-
-    study.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(study / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(f"Another process is executing the study in {study}; wait for it.") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -12,7 +12,6 @@ Statistics in Medicine 17 (1998), method 10.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import warnings
@@ -22,9 +21,14 @@ from statistics import fmean
 from typing import Any
 
 from nip.formatting import format_percent
-from nip.study.runs import Result, Run
+from nip.runs.record import Result, RunRecord
 
-NOT_COMPARED = ("seed", "backend", "gradient_accumulation", "graph")  # a graph file is told apart by its checksum
+# Settings that change no figure but for rounding, and those that a record has under another name.
+NOT_COMPARED = (
+    *("seed", "data_seed", "backend", "gradient_accumulation", "graph", "graph_file", "attention", "attention_layers"),
+    *("param", "max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps", "processes"),
+    *("micro_batch", "eval_micro_batch", "checkpoint_minutes", "track", "project", "job_name", "log_every"),
+)
 ANSWERS = {
     "commonest_label": "always answering the commonest label",
     "root_operator": "knowing only the root operator",
@@ -39,7 +43,7 @@ class Group:
     """Runs that differ in nothing but the seed, with the label that tells them from the other groups."""
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
 
     @property
     def results(self) -> list[Result]:
@@ -62,7 +66,7 @@ class Finding:
     groups: tuple[Group, ...]
 
 
-def find(runs: Sequence[Run]) -> list[Finding]:
+def find(runs: Sequence[RunRecord]) -> list[Finding]:
     """Compare the runs, task by task.
 
     Parameters
@@ -75,21 +79,22 @@ def find(runs: Sequence[Run]) -> list[Finding]:
     list of Finding
         One per task, in the order of the runs.
     """
-    tasks = dict.fromkeys(run.config.task for run in runs)
-    return [_find(task, grouped([run for run in runs if run.config.task == task])) for task in tasks]
+    tasks = dict.fromkeys(run.task_label for run in runs)
+    return [_find(task, grouped([run for run in runs if run.task_label == task])) for task in tasks]
 
 
-def grouped(runs: Sequence[Run]) -> tuple[Group, ...]:
+def grouped(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
     """The runs in groups that differ in more than the seed, each with a label that no other has."""
-    members: dict[str, list[Run]] = {}
+    members: dict[str, list[RunRecord]] = {}
     for run in runs:
-        members.setdefault(json.dumps(_compared(run), sort_keys=True), []).append(run)
+        known = {name: value for name, value in _compared(run).items() if value is not None}
+        members.setdefault(json.dumps(known, sort_keys=True), []).append(run)
     alike = list(members.values())
     labels = [_label(group[0], [other[0] for other in alike]) for group in alike]
     return tuple(Group(label, tuple(group)) for label, group in zip(labels, alike, strict=True))
 
 
-def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+def differing(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """The settings in which the runs differ, with their values; the seed and what changes no result are left out."""
     settings = [_compared(run) for run in runs]
     named = dict.fromkeys(key for one in settings for key in one)
@@ -215,12 +220,17 @@ def _gaps(finished: Sequence[Group]) -> list[str]:
     return [f"{said[kind]}: {'; '.join(behind[kind])}." for kind in said if kind in behind]
 
 
-def _compared(run: Run) -> dict[str, Any]:
-    settings = {**run.further, **dataclasses.asdict(run.config)}
+def _compared(run: RunRecord) -> dict[str, Any]:
+    settings = {
+        **run.settings,
+        **{name: getattr(run, name) for name in ("parameters", "checksum", "block_size", "seq_len", "batch_size")},
+        **{"task": run.task_label, "model": run.pattern, "layer patterns": run.layer_patterns},
+        **{"max_steps": run.planned_steps, "data": run.data_checksum},
+    }
     return {key: value for key, value in settings.items() if key not in NOT_COMPARED}
 
 
-def _label(run: Run, others: Sequence[Run]) -> str:
+def _label(run: RunRecord, others: Sequence[RunRecord]) -> str:
     """The pattern's name, and the settings in which it differs from other runs of that name."""
     apart = differing([other for other in others if other.pattern_label == run.pattern_label])
     settings = _compared(run)

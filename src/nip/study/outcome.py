@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 from nip.graphs import Pattern
 from nip.lra.config import RunConfig
 from nip.lra.graphs import run_pattern
+from nip.runs.record import RunRecord, read_record
 from nip.scoring.reach import Reach, reach
 from nip.scoring.score import Score, score
 from nip.study.finding import differing
 from nip.study.panel import PlannedRun, finished
-from nip.study.runs import Run, read_run
 from nip.study.statistics import Correlation, Summary, correlation, summary
 
 # What accuracy is held against, in the order of the tables.
@@ -92,7 +92,7 @@ class Cell:
         Of the first of the runs.
     baseline : float or None
         The best answer that needs no training.
-    runs : tuple of Run
+    runs : tuple of RunRecord
         The finished ones.
     """
 
@@ -105,7 +105,7 @@ class Cell:
     graph: Graph
     config: RunConfig
     baseline: float | None
-    runs: tuple[Run, ...] = ()
+    runs: tuple[RunRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Panel:
         return {
             "task": self.task,
             "notes": list(self.notes),
-            "settings": _shared_settings([run.config for cell in self.cells for run in cell.runs]),
+            "settings": _shared_settings([run.settings for cell in self.cells for run in cell.runs]),
             "cells": [_cell(cell) for cell in self.cells],
             "correlations": [
                 {"depth": one.depth, "predictor": one.predictor, **asdict(one.correlation)} for one in self.found
@@ -182,7 +182,7 @@ def _cell_of(study: Path, label: str, group: Sequence[PlannedRun], scores: dict[
     config = group[0].config
     accuracies, missing, bars, runs = {}, [], [], []
     for run in group:
-        there = read_run(study / run.name) if finished(study, run) else None
+        there = read_record(study / run.name) if finished(study, run) else None
         result = None if there is None else there.result
         if there is None or result is None:
             missing.append(run.name)
@@ -305,13 +305,13 @@ def _cell(cell: Cell) -> dict[str, Any]:
 PLACE = ("processor", "instructions", "device", "cores", "threads", "processes", "torch", "nip", "commit")
 
 
-def _run(cell: Cell, run: Run) -> dict[str, Any]:
+def _run(cell: Cell, run: RunRecord) -> dict[str, Any]:
     assert run.result is not None  # a cell's runs have finished
     return {
         "name": run.name,
         "pattern": cell.label,
         "depth": cell.depth,
-        "seed": run.config.seed,
+        "seed": run.seed,
         "test_accuracy": run.result.test_accuracy,
         "steps": run.result.steps,
         "seconds": run.result.seconds,
@@ -320,9 +320,7 @@ def _run(cell: Cell, run: Run) -> dict[str, Any]:
     }
 
 
-def _shared_settings(configs: Sequence[RunConfig]) -> dict[str, Any]:
-    """What all the finished runs have in common."""
-    settings = [asdict(config) for config in configs]
-    return {
-        name: v for name, v in (settings[0] if settings else {}).items() if all(each[name] == v for each in settings)
-    }
+def _shared_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings in which all the finished runs agree."""
+    first = settings[0] if settings else {}
+    return {name: value for name, value in first.items() if all(each.get(name) == value for each in settings)}

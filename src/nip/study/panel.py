@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nip import graphs
-from nip.lra.config import FOUND, RunConfig, differences, read_config
-from nip.runs.folder import RunFolder, write_json
+from nip.lra.config import FOUND, RunConfig, check_same_config, read_config
+from nip.runs.folder import RunFolder, differences, write_json
 
 PLAN_FILE = "plan.json"
 DEPTH = "layers"  # the field of a run's configuration that --depths sets
@@ -230,11 +230,8 @@ def extended(there: Sequence[PlannedRun], asked: Sequence[PlannedRun]) -> list[P
     runs = {run.name: run for run in there}
     for run in asked:
         before = runs.get(run.name, run)
-        differing = differences(before.config, run.config)
-        if before.config.graph != run.config.graph:
-            differing.append(f"graph is {before.config.graph!r} there and {run.config.graph!r} here")
-        if before.data != run.data:
-            differing.append(f"data is {before.data!r} there and {run.data!r} here")
+        planned, wanted = ({**dataclasses.asdict(each.config), "data": each.data} for each in (before, run))
+        differing = differences(planned, wanted, growing=("max_steps",))
         if differing:
             raise ValueError(
                 f"The study has planned {run.name} with other settings: {'; '.join(differing)}. Name another "
@@ -258,7 +255,5 @@ def finished(study: Path, run: PlannedRun) -> bool:
     there = read_config(folder.config)
     left_open = {name: getattr(there, name) for name in (*FOUND, "gradient_accumulation", "precision")}
     settled = {k: v for k, v in left_open.items() if getattr(run.config, k) is None}
-    differing = differences(there, dataclasses.replace(run.config, **settled))
-    if differing:
-        raise ValueError(f"{folder.path} holds another run: {'; '.join(differing)}. Name another --out.")
+    check_same_config(folder.path, there, dataclasses.replace(run.config, **settled))
     return folder.finished(run.config.max_steps) is not None

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     """Train and test; 0, or 2 with a sentence on standard error."""
     spin_briefly()  # before torch is imported
     from nip.lra import train
-    from nip.runs.folder import RunFolder, wait_for_other
+    from nip.runs.folder import RunFolder, locked
     from nip.study.panel import read_plan
     from nip.training.train_step import TrainingDivergedError
 
@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
     try:
         (run,) = (run for run in read_plan(study) if run.name == name)
         # on a cluster it may still be at work for a command that was killed: then its result is what is wanted
-        wait_for_other(RunFolder(study / run.name))
+        with locked(RunFolder(study / run.name).lock, wait=True):
+            pass
         train(run.config, study / run.name, data=None if run.data is None else Path(run.data))
     except (ValueError, OSError, ImportError, TrainingDivergedError) as error:
         print(error, file=sys.stderr)

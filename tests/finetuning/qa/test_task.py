@@ -12,7 +12,7 @@ import nip
 from finetuning_files import write_model
 from nip.cli import main
 from nip.finetuning.qa.metrics import score_v1, score_v2
-from nip.study.runs import find_runs
+from nip.runs.record import find_records
 
 NAMES, PLACES = ("ann", "bob", "cid", "dan"), ("town", "wood", "lake", "hill", "cave")
 WORDS = [*NAMES, *PLACES, "is", "in", "the", "where", "?", "."]
@@ -85,7 +85,9 @@ def test_train_evaluate_predict(qa, files, tmp_path, bars):
     expected = score_v1(predictions, right_answers(files / "dev.json"))
     assert {name: result["metrics"][name] for name in expected} == expected
     assert result["metric"] == "f1" and result["n_test"] == 12
-    assert find_runs([out])[0].result.test_accuracy == result["score"] == expected["f1"] / 100  # what nip report shows
+    assert (
+        find_records([out])[0].result.test_accuracy == result["score"] == expected["f1"] / 100
+    )  # what nip report shows
     assert all(entries[0]["text"] == predictions[name] and len(entries) <= 20 for name, entries in nbest.items())
     assert all(sum(entry["probability"] for entry in entries) == pytest.approx(1) for entries in nbest.values())
     assert read(out / "predict_predictions.json") == predictions  # the same questions, without their answers

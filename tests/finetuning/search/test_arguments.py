@@ -9,7 +9,7 @@ MODEL = ("--model_name_or_path", "model")
 
 
 def words_of(search, flag):
-    return search.words[search.words.index(flag) + 1]
+    return search.argv[search.argv.index(flag) + 1]
 
 
 def test_as_the_papers_search(tmp_path):
@@ -21,7 +21,7 @@ def test_as_the_papers_search(tmp_path):
     assert (
         words_of(search, "--metric_for_best_model") == "accuracy" and words_of(search, "--greater_is_better") == "true"
     )
-    assert {"--do_train", "--do_eval"} <= set(search.words)
+    assert {"--do_train", "--do_eval"} <= set(search.argv)
 
 
 def test_tasks_and_their_metrics(tmp_path):
@@ -46,7 +46,7 @@ def test_tasks_and_their_metrics(tmp_path):
 def test_what_is_given_is_kept(tmp_path):
     given = ["--evaluation_strategy", "steps", "--eval_steps", "200", "--patience", "0", "--seed=7"]
     search = read_search([*MODEL, "--task_name", "rte", *given, "--output-dir", str(tmp_path), "--workers", "3"])
-    assert "--early_stopping_patience" not in search.words and "--eval_strategy" not in search.words
+    assert "--early_stopping_patience" not in search.argv and "--eval_strategy" not in search.argv
     assert words_of(search, "--save_strategy") == "steps" and words_of(search, "--save_steps") == "200"
     assert (search.seed, search.workers, search.folder) == (7, 3, tmp_path.resolve())
     share = ["--eval_strategy", "steps", "--eval_steps", "0.1"]

@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 
 from nip.finetuning.search import run as hpo
 from nip.finetuning.search.arguments import Search
-from nip.finetuning.search.run import evaluations, run_search
-from nip.finetuning.search.space import Range, points
-from nip.finetuning.search.study import open_storage, open_study, queue
+from nip.finetuning.search.run import read_evaluations, run_search
+from nip.finetuning.search.space import Range, grid_points
+from nip.finetuning.search.study import enqueue, open_storage, open_study
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_trial.py")))
 GRID = {"learning_rate": (0.1, 0.2, 0.3, 0.4), "num_train_epochs": (2,)}
@@ -24,7 +24,7 @@ GRID = {"learning_rate": (0.1, 0.2, 0.3, 0.4), "num_train_epochs": (2,)}
 
 def search(folder, **changes):
     plain = Search(
-        command="glue", words=(), folder=folder, space=GRID, sampler="grid", pruner="none", trials=None,
+        command="glue", argv=(), folder=folder, space=GRID, sampler="grid", pruner="none", trials=None,
         storage=f"sqlite:///{folder / 'search.db'}", study="test", metric="accuracy", direction="maximize", workers=1,
         seed=1, keep_all=False, retry_failed=False, json=False,
     )  # fmt: skip
@@ -37,7 +37,7 @@ def starts(folder):
 
 
 def test_a_grid(tmp_path, capsys):
-    found = run_search(search(tmp_path, words=("--task_name", "a b"), workers=2), STAND_IN)
+    found = run_search(search(tmp_path, argv=("--task_name", "a b"), workers=2), STAND_IN)
     assert starts(tmp_path) == [0.1, 0.2, 0.3, 0.4]
     assert found["counts"] == {"complete": 4, "pruned": 0, "fail": 0, "running": 0, "waiting": 0}
     best = found["best"]
@@ -50,7 +50,7 @@ def test_a_grid(tmp_path, capsys):
     kept = [path.parent.name for path in tmp_path.glob("trials/*/model.safetensors")]
     assert kept == [Path(best["folder"]).name]
     assert not list(tmp_path.glob("trials/*/checkpoint-*"))
-    again = run_search(search(tmp_path, words=("--task_name", "a b")), STAND_IN)  # a finished one is not repeated
+    again = run_search(search(tmp_path, argv=("--task_name", "a b")), STAND_IN)  # a finished one is not repeated
     assert starts(tmp_path) == [0.1, 0.2, 0.3, 0.4] and again == found
 
 
@@ -60,14 +60,14 @@ def page_of(folder):
 
 def test_the_page_needs_nothing_else(tmp_path):
     space = {**GRID, "weight_decay": (0.1, 0.2)}
-    found = run_search(search(tmp_path, space=space, trials=5, words=("--task_name", "<b>")), STAND_IN)
+    found = run_search(search(tmp_path, space=space, trials=5, argv=("--task_name", "<b>")), STAND_IN)
     page = page_of(tmp_path)
     assert page.count("Plotly.newPlot(") == 5 and "<script src" not in page
     assert "&lt;b&gt;" in page and "--task_name '<b>'" not in page
     assert all(f"<td>{row['trial']}</td>" in page for row in found["trials"])
     study = open_study(open_storage(f"sqlite:///{tmp_path / 'search.db'}"), "test", "maximize", "none")
-    queue(study, found["best"]["parameters"])  # again: it takes over the value and is shown nowhere
-    run_search(search(tmp_path, space=space, trials=6, words=("--task_name", "<b>")), STAND_IN)
+    enqueue(study, found["best"]["parameters"])  # again: it takes over the value and is shown nowhere
+    run_search(search(tmp_path, space=space, trials=6, argv=("--task_name", "<b>")), STAND_IN)
     numbers = sorted(row["trial"] for row in json.loads((tmp_path / "search.json").read_text())["trials"])
     assert numbers == [0, 1, 2, 3, 4, 6]
     page = page_of(tmp_path)
@@ -89,12 +89,12 @@ def test_a_sampler_finds_the_better_ones(tmp_path, direction):
 
 def test_a_trial_that_falls_behind_is_stopped(tmp_path, monkeypatch):
     space = {"learning_rate": (0.25, 0.3, 0.35, 0.31, 0.32, 0.7), "num_train_epochs": (3,)}
-    seed = next(seed for seed in range(999) if points(space, seed=seed)[-1]["learning_rate"] == 0.7)
+    seed = next(seed for seed in range(999) if grid_points(space, seed=seed)[-1]["learning_rate"] == 0.7)
 
     def twice(metrics, metric):  # the rule waits for a second evaluation, before which this trial hangs
-        return [value for value in evaluations(metrics, metric) for _ in range(2)]
+        return [value for value in read_evaluations(metrics, metric) for _ in range(2)]
 
-    monkeypatch.setattr(hpo, "evaluations", twice)
+    monkeypatch.setattr(hpo, "read_evaluations", twice)
     found = run_search(search(tmp_path, space=space, seed=seed, pruner="median"), STAND_IN)
     assert found["counts"]["pruned"] == 1 and found["counts"]["complete"] == 5
     (stopped,) = (row for row in found["trials"] if row["state"] == "pruned")
@@ -121,12 +121,12 @@ def test_wrong_input_ends_the_search_at_once_and_may_be_corrected(tmp_path):
     assert len(starts(tmp_path)) == 1
     settings = {"space": {"learning_rate": (11.0, 12.0)}, "sampler": "random", "trials": 2}
     with pytest.raises(ValueError, match="the input is wrong"):
-        run_search(search(tmp_path, words=("--other",), **settings), STAND_IN)
+        run_search(search(tmp_path, argv=("--other",), **settings), STAND_IN)
     assert len(starts(tmp_path)) == 2
 
 
 def test_one_that_was_taken_for_lost_comes_again(tmp_path, monkeypatch, capsys):
-    real, closed = hpo.evaluations, []
+    real, closed = hpo.read_evaluations, []
 
     def lose(metrics, metric):  # as another machine would, which misses the heartbeat
         if not closed:
@@ -136,10 +136,10 @@ def test_one_that_was_taken_for_lost_comes_again(tmp_path, monkeypatch, capsys):
             closed.append(running.number)
         return real(metrics, metric)
 
-    monkeypatch.setattr(hpo, "evaluations", lose)
+    monkeypatch.setattr(hpo, "read_evaluations", lose)
     found = run_search(search(tmp_path), STAND_IN)
     assert found["counts"] == {"complete": 4, "pruned": 0, "fail": 0, "running": 0, "waiting": 0}
-    assert f"trial {closed[0]} was taken for lost" in capsys.readouterr().err
+    assert f"trial {closed[0]} was marked as lost" in capsys.readouterr().err
     assert len(starts(tmp_path)) == 5
 
 
@@ -154,7 +154,7 @@ PROCESS = """
 import sys
 from pathlib import Path
 from test_run import STAND_IN, run_search, search
-run_search(search(Path(sys.argv[1]), words=("--hold", sys.argv[2]), workers=int(sys.argv[3])), STAND_IN)
+run_search(search(Path(sys.argv[1]), argv=("--hold", sys.argv[2]), workers=int(sys.argv[3])), STAND_IN)
 """
 
 
@@ -179,7 +179,7 @@ def test_killed_and_gone_on(tmp_path):
     process.wait()
     under_way = starts(tmp_path)
     hold.touch()
-    found = run_search(search(tmp_path, words=("--hold", str(hold))), STAND_IN)
+    found = run_search(search(tmp_path, argv=("--hold", str(hold))), STAND_IN)
     assert found["counts"] == {"complete": 4, "pruned": 0, "fail": 0, "running": 0, "waiting": 0}
     assert starts(tmp_path) == sorted(
         [0.1, 0.2, 0.3, 0.4, *under_way]

@@ -5,16 +5,26 @@ import json
 import optuna
 import pytest
 
-from nip.finetuning.search.space import FULL, SMALL, Range, as_words, default_space, points, read_space, size, suggest
+from nip.finetuning.search.space import (
+    FULL,
+    SMALL,
+    Range,
+    default_space,
+    grid_points,
+    read_space,
+    space_size,
+    suggest,
+    to_flags,
+)
 
 
 def test_the_papers_spaces():
-    assert (size(FULL), size(SMALL)) == (96, 8)
+    assert (space_size(FULL), space_size(SMALL)) == (96, 8)
     for space, n in ((FULL, 96), (SMALL, 8)):
-        every = points(space, seed=1)
+        every = grid_points(space, seed=1)
         assert len({tuple(point.items()) for point in every}) == n
         assert all(point[name] in space[name] for point in every for name in space)
-        assert every == points(space, seed=1) and every != points(space, seed=2)
+        assert every == grid_points(space, seed=1) and every != grid_points(space, seed=2)
     assert default_space("glue", "mrpc") == default_space("glue", None) == "full"
     assert default_space("glue", "MNLI") == default_space("glue", "qqp") == default_space("qa", None) == "small"
 
@@ -24,9 +34,9 @@ def test_a_file(tmp_path):
     path.write_text('{"attention": ["hypercube", "local"], "learning-rate": {"low": 1e-5, "high": 1e-3, "log": true}}')
     space = read_space(str(path))
     assert space == {"attention": ("hypercube", "local"), "learning_rate": Range(1e-5, 1e-3, log=True)}
-    assert size(space) == float("inf")
+    assert space_size(space) == float("inf")
     with pytest.raises(ValueError, match="--sampler grid needs lists of values; learning_rate is a range"):
-        points(space, seed=0)
+        grid_points(space, seed=0)
     assert read_space("small") is SMALL
 
 
@@ -53,7 +63,7 @@ def test_entries_that_are_wrong(tmp_path, entry):
 def test_files_that_are_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"takes full, small or a JSON file. Got 'large'"):
         read_space("large")
-    for text, says in (("{", "not valid JSON"), ("[]", "must hold an object"), ("{}", "must hold an object")):
+    for text, says in (("{", "not valid JSON"), ("[]", "must be a JSON object"), ("{}", "must be a JSON object")):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(ValueError, match=says):
             read_space(str(tmp_path / "a.json"))
@@ -64,7 +74,7 @@ def test_what_a_trial_is_told():
     drawn = [suggest(optuna.create_study().ask(), space) for _ in range(20)]
     assert {type(point["n"]) for point in drawn} == {int} and {point["n"] for point in drawn} <= {1, 2, 3, 4}
     assert all(0.5 <= point["f"] <= 2.5 for point in drawn) and len({point["f"] for point in drawn}) > 10
-    assert as_words({"a": "x", "n": 2, "f": 1e-05, "on": False}) == [
+    assert to_flags({"a": "x", "n": 2, "f": 1e-05, "on": False}) == [
         *("--a", "x", "--n", "2"),
         *("--f", "1e-05", "--on", "false"),
     ]

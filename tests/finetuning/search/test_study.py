@@ -12,16 +12,16 @@ from nip.finetuning.search import study as search_study
 from nip.finetuning.search.space import Range, suggest
 from nip.finetuning.search.study import (
     ask,
-    close_duplicate,
-    close_lost,
-    counted,
-    first_number,
+    check_same_search,
+    close_redundant,
+    counted_trials,
+    enqueue,
+    enqueue_grid,
     open_storage,
     open_study,
-    point_of,
-    queue,
-    queue_grid,
-    remember,
+    original_number,
+    params_of,
+    requeue_lost,
     retry_failed,
 )
 
@@ -37,23 +37,23 @@ def take(study, sampler="random", limit=None, space=SPACE, seed=1):
     """The next trial that is to be performed."""
     while (trial := ask(study, space, sampler, limit, seed)) is not None:
         suggest(trial, space)
-        if not close_duplicate(study, trial, space, sampler, limit):
+        if not close_redundant(study, trial, sampler, limit):
             return trial
     return None
 
 
 def live(study):
-    return counted(study.get_trials())
+    return counted_trials(study.get_trials())
 
 
 def points_of(study, *states):
-    return sorted(str(sorted(point_of(trial).items())) for trial in live(study) if trial.state in states)
+    return sorted(str(sorted(params_of(trial).items())) for trial in live(study) if trial.state in states)
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
 def test_every_point_is_tried_once(study, sampler):
     if sampler == "grid":
-        queue_grid(study, SPACE, 1, None)
+        enqueue_grid(study, SPACE, 1, None)
     while (trial := take(study, sampler)) is not None:
         study.tell(trial, trial.params["x"])
     assert len(points_of(study, TrialState.COMPLETE)) == len(set(points_of(study, TrialState.COMPLETE))) == 6
@@ -81,34 +81,34 @@ def test_several_at_once_try_no_point_twice_and_not_too_many(tmp_path):
 def test_who_asks_at_the_same_moment_for_the_last_one(study, sampler):
     space = {"x": Range(0.0, 1.0)} if sampler == "random" else SPACE
     if sampler == "grid":
-        queue(study, {"x": 1, "y": "a"})
+        enqueue(study, {"x": 1, "y": "a"})
     first, second = (
         ask(study, space, sampler, 1, 1),
         study.ask(),
     )  # the second has seen the queue before the first took it
     for trial in (first, second):
         suggest(trial, space)
-    assert close_duplicate(study, second, space, sampler, 1)
-    assert not close_duplicate(study, first, space, sampler, 1)
+    assert close_redundant(study, second, sampler, 1)
+    assert not close_redundant(study, first, sampler, 1)
     assert [trial.number for trial in live(study)] == [first.number]
 
 
 def test_a_grid_that_is_queued_twice_is_performed_once(study):
-    queue_grid(study, SPACE, 1, 4)
+    enqueue_grid(study, SPACE, 1, 4)
     for trial in [trial for trial in study.get_trials() if trial.state == TrialState.WAITING]:
-        queue(study, point_of(trial))  # as another machine would at the same moment
+        enqueue(study, params_of(trial))  # as another machine would at the same moment
     performed = []
     while (trial := take(study, "grid")) is not None:
         performed.append(str(trial.params))
         study.tell(trial, 0.5)
     assert len(performed) == len(set(performed)) == 4
-    queue_grid(study, SPACE, 1, None)
+    enqueue_grid(study, SPACE, 1, None)
     assert sum(trial.state == TrialState.WAITING for trial in live(study)) == 2
 
 
 def test_a_point_under_way_is_left_to_who_has_it(study):
-    queue(study, {"x": 1, "y": "a"})
-    queue(study, {"x": 1, "y": "a"})
+    enqueue(study, {"x": 1, "y": "a"})
+    enqueue(study, {"x": 1, "y": "a"})
     first = take(study, "grid")
     assert take(study, "grid") is None
     study.tell(first, 1.0)
@@ -116,10 +116,10 @@ def test_a_point_under_way_is_left_to_who_has_it(study):
 
 
 def test_a_finished_value_is_taken_over(study):
-    queue(study, {"x": 1, "y": "a"})
+    enqueue(study, {"x": 1, "y": "a"})
     first = take(study, "grid")
     study.tell(first, 0.25)
-    queue(study, {"x": 1, "y": "a"})
+    enqueue(study, {"x": 1, "y": "a"})
     assert take(study, "grid") is None
     again = study.get_trials()[-1]
     assert (again.value, again.user_attrs["same_as"]) == (0.25, first.number)
@@ -135,25 +135,25 @@ def perform_and_die(study, folder, name="dead.lock"):
 
 def test_a_lost_trial_comes_again_under_its_number(study, tmp_path):
     lost = perform_and_die(study, tmp_path)
-    close_lost(study)
-    close_lost(study)  # nothing is queued twice
+    requeue_lost(study)
+    requeue_lost(study)  # nothing is queued twice
     (queued,) = live(study)
-    assert (queued.state, first_number(queued), point_of(queued)) == (TrialState.WAITING, lost.number, lost.params)
+    assert (queued.state, original_number(queued), params_of(queued)) == (TrialState.WAITING, lost.number, lost.params)
     again = take(study, limit=1)
     assert again.params == lost.params and again.user_attrs["retry_of"] == lost.number
     again.set_user_attr("host", socket.gethostname())
     again.set_user_attr("lock", lost.user_attrs["lock"])
-    close_lost(study)  # lost a second time
+    requeue_lost(study)  # lost a second time
     last = take(study, limit=1)
     study.tell(last, 1.0)
-    assert [first_number(trial) for trial in live(study)] == [lost.number]
+    assert [original_number(trial) for trial in live(study)] == [lost.number]
     assert take(study, limit=1) is None
 
 
 def test_two_that_queue_a_lost_trial_at_the_same_moment(study, tmp_path):
     lost = perform_and_die(study, tmp_path)
-    close_lost(study)
-    queue(study, lost.params, retry_of=lost.number)
+    requeue_lost(study)
+    enqueue(study, lost.params, retry_of=lost.number)
     study.tell(take(study, limit=1), 1.0)
     assert take(study, limit=1) is None
     assert [trial.state for trial in live(study)] == [TrialState.COMPLETE]
@@ -166,7 +166,7 @@ def test_who_lives_is_left_alone(study, tmp_path):
         other.set_user_attr("host", "another machine")
         third = perform_and_die(study, tmp_path)
         third.set_user_attr("lock", "/no/such/folder/of/a/machine/that/is/called/the/same.lock")
-        close_lost(study)
+        requeue_lost(study)
         assert [trial.state for trial in live(study)] == [TrialState.RUNNING] * 3
 
 
@@ -181,7 +181,7 @@ def test_one_on_another_machine_is_lost_when_its_heartbeat_stops(tmp_path, monke
     import time
 
     time.sleep(2.5)
-    close_lost(study)
+    requeue_lost(study)
     assert [each.state for each in live(study)] == [TrialState.WAITING]
 
 
@@ -189,7 +189,7 @@ def test_a_failure_stays_until_it_is_to_be_tried_again(study, tmp_path):
     trial = take(study, limit=1)
     trial.set_user_attr("error", "out of memory")
     study.tell(trial, state=TrialState.FAIL)
-    close_lost(study)
+    requeue_lost(study)
     assert take(study, limit=1) is None
     retry_failed(study)
     assert take(study, limit=1).user_attrs["retry_of"] == trial.number
@@ -211,12 +211,12 @@ def test_what_is_drawn_follows_from_the_seed_alone(tmp_path):
 
 
 def test_another_search_is_refused(study):
-    remember(study, {"metric": "f1", "flags": ["--a"]})
-    remember(study, {"metric": "f1", "flags": ["--b"]})  # nothing was tried yet
+    check_same_search(study, {"metric": "f1", "flags": ["--a"]})
+    check_same_search(study, {"metric": "f1", "flags": ["--b"]})  # nothing was tried yet
     take(study, limit=1)
-    remember(study, {"metric": "f1", "flags": ["--b"]})
+    check_same_search(study, {"metric": "f1", "flags": ["--b"]})
     with pytest.raises(ValueError, match=r"'test' in this storage is another search, of other flags: \[\"--b\"\]"):
-        remember(study, {"metric": "f1", "flags": ["--a"]})
+        check_same_search(study, {"metric": "f1", "flags": ["--a"]})
     with pytest.raises(ValueError, match="is to maximize its metric, not to minimize it"):
         open_study(study._storage, "test", "minimize", "none")
 

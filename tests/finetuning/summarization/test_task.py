@@ -32,7 +32,7 @@ from nip.finetuning.summarization import task as summarization
 from nip.finetuning.summarization.metrics import rouge
 from nip.finetuning.summarization.task import write_summaries
 from nip.models.huggingface.sparsify import attention_layers
-from nip.study.runs import find_runs
+from nip.runs.record import find_records
 
 WORDS = [f"w{i}" for i in range(12)]
 VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", "say:", *WORDS]
@@ -138,7 +138,7 @@ def test_train_evaluate_predict(summarize, files, kind, bars):
     assert {name: result["metrics"][name] for name in expected} == pytest.approx(expected)
     assert result["metric"] == "rougeL" and result["n_test"] == 6
     assert result["score"] == pytest.approx(expected["rougeL"] / 100)
-    assert find_runs([out])[0].result.test_accuracy == result["score"]  # what nip report shows
+    assert find_records([out])[0].result.test_accuracy == result["score"]  # what nip report shows
 
     model = nip.from_pretrained(out, AutoModelForSeq2SeqLM).eval()  # what was saved writes the same, text by text
     tokenizer = AutoTokenizer.from_pretrained(out)

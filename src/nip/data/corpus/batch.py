@@ -1,4 +1,4 @@
-"""A batch of samples, whatever the form of the shards that they are read from."""
+"""A batch of samples, the same for packed and for masked-once shards."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples, b of them with L tokens each.
+    """b samples of L tokens each.
 
     Parameters
     ----------
     numbers : ndarray of shape (b,), int64
-        Of the samples in the corpus.
+        Sample numbers in the corpus.
     input_ids : ndarray of shape (b, L), int64
     segment_ids : ndarray of shape (b, L), int32
-        0 where there is padding; else which of the sample's documents a token is of, from 1. Attention stays inside.
+        The sample's document that a token belongs to, from 1; 0 for padding. Attention stays within a document.
     token_type_ids : ndarray of shape (b, L), int64
-        1 for the second of a pair of sentences, else 0.
+        1 for the second sentence of a pair, else 0.
     masked : Masked, optional
-        Of samples that were masked once.
+        For samples that were masked when the corpus was made.
     next_sentence : ndarray of shape (b,), int64, optional
-        1 where the second sentence is a random one; where the corpus has pairs.
+        For sentence pairs: 1 where the second sentence is a random one.
     """
 
     numbers: Array
@@ -41,5 +41,5 @@ class Batch:
 
 
 def token_type(size: int) -> np.dtype[Any]:
-    """The smallest type that holds the ids of a vocabulary: two bytes up to 65,536 tokens, else four."""
+    """The dtype of token ids of a vocabulary: two bytes up to 65,536 tokens, else four."""
     return np.dtype("<u2" if size <= 1 << 16 else "<u4")

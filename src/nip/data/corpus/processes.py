@@ -1,4 +1,4 @@
-"""The parts of a step, done one after the other or by several processes."""
+"""Run the tasks of a step, in this process or in several."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ Run = Callable[[Callable[..., Any], list[tuple[Any, ...]]], list[Any]]
 
 
 def runner(jobs: int) -> Callable[[str, Progress | None], Run]:
-    """A function that calls a function with many tuples of arguments and lists the results in order.
+    """A function that calls a function with many tuples of arguments and returns the results in order.
 
     Parameters
     ----------
     jobs : int
-        Processes; 1 is this one, −1 one a processor.
+        Number of processes; 1 is this process, −1 one per processor.
 
     Returns
     -------
     callable
-        ``runner(jobs)(step, progress)(function, arguments)``; at the start and after each result
-        ``progress(step, done, all)`` is called. Where a process is killed, it raises a ChildProcessError.
+        ``runner(jobs)(step, progress)(function, arguments)``. It calls ``progress(step, done, total)`` at the start and
+        after each result, and raises ChildProcessError if a worker is killed.
     """
 
     def named(step: str, progress: Progress | None) -> Run:
         def run(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
-            found: list[Any] = []
+            results: list[Any] = []
             if progress is not None:
                 progress(step, 0, len(arguments))
             for result in _results(function, arguments, jobs):
-                found.append(result)
+                results.append(result)
                 if progress is not None:
-                    progress(step, len(found), len(arguments))
-            return found
+                    progress(step, len(results), len(arguments))
+            return results
 
         return run
 
@@ -51,7 +51,7 @@ def _results(function: Callable[..., Any], arguments: list[tuple[Any, ...]], job
         from joblib.externals.loky.process_executor import BrokenProcessPool
     except ImportError as error:
         raise ImportError("Several processes need joblib: pip install 'nip[pretrain]', or use --jobs 1.") from error
-    calls = (joblib.delayed(_alone)(function, each) for each in arguments)
+    calls = (joblib.delayed(_single_threaded)(function, each) for each in arguments)
     try:
         yield from joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls)
     except BrokenProcessPool as error:
@@ -61,12 +61,8 @@ def _results(function: Callable[..., Any], arguments: list[tuple[Any, ...]], job
         ) from error
 
 
-def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    _keep_to_one_thread()
-    return function(*arguments)
-
-
-def _keep_to_one_thread() -> None:
-    """Where several processes share the processors: let compiled libraries start no threads of their own."""
+def _single_threaded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call the function in a worker; compiled libraries start no threads there, for all processors have a worker."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
+    return function(*arguments)

@@ -1,9 +1,7 @@
-"""Search for the settings that finetune best: every trial a run of its own, stopped where it falls behind.
+"""``nip hpo COMMAND FLAG …``: a hyper-parameter search whose trials are runs of a finetuning command.
 
-``nip hpo COMMAND FLAG …`` performs the trials (`search.trial`) that `search.study` hands out,
-here or on every machine that is given the same storage, and writes a page of what came of them.
-
-The process of a trial: what it runs under, what it has come to, how it is ended, what is left of it.
+Each trial is a process and a run folder of its own; `nip.finetuning.search.study` says which trials run, here or on
+every machine that uses the same storage. The results are in ``search.json`` and on a page, ``search.html``.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,38 +28,204 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nip.finetuning.arguments import print_notice
-from nip.finetuning.search.arguments import Search
+from nip.finetuning.search.arguments import Search, read_search
 from nip.finetuning.search.page import write_page
-from nip.finetuning.search.space import Range, as_words, size, suggest
+from nip.finetuning.search.space import Range, space_size, suggest, to_flags
 from nip.finetuning.search.study import (
     HEARTBEAT,
     ask,
-    close_duplicate,
-    close_lost,
-    counted,
-    first_number,
+    check_same_search,
+    close_redundant,
+    counted_trials,
+    enqueue_grid,
     open_storage,
     open_study,
-    point_of,
-    queue_grid,
-    remember,
+    original_number,
+    params_of,
+    requeue_lost,
     retry_failed,
 )
 from nip.processor import usable_cores
 from nip.runs.folder import read_metrics, write_json
 from nip.runs.workers import Worker
 
-
-def evaluations(metrics: Path, metric: str) -> list[float]:
-    """What a run's evaluations on the development set have come to so far."""
-    if not metrics.is_file():
-        return []
-    rows = [row for row in read_metrics(metrics) if row["split"] == "dev"]
-    return [row[metric] for row in rows if row.get(metric) is not None]
+TRIALS, LOCKS = "trials", ".locks"
+PROGRAM = (sys.executable, "-m", "nip.finetuning.search.trial")
+BAD_INPUT = 2
 
 
-def environment(workers: int, index: int) -> dict[str, str]:
-    """Each worker with its share of the processors and, in turn, a GPU."""
+@dataclass
+class _SearchState:
+    """What the worker threads of this process share."""
+
+    search: Search
+    storage: Any
+    study: optuna.Study
+    lock: str
+    program: tuple[str, ...]
+    asking: threading.Lock = field(default_factory=threading.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def main(argv: Sequence[str], program: str = "nip hpo") -> dict[str, Any]:
+    """Search as a command line says, and print the result; the exit code is 1 if no trial has finished.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        One sentence about what is wrong, before any trial.
+    """
+    search = read_search(argv, program)
+    result = run_search(search)
+    best = result["best"]
+    if search.json:
+        print(json.dumps(result, allow_nan=False, indent=2))
+    else:
+        print(", ".join(f"{n} {state}" for state, n in result["counts"].items() if n) or "no trials")
+        if best is not None:
+            print(f"best: trial {best['trial']}, {result['metric']} {best['value']:.4f}, {best['folder']}")
+            print(best["again"])
+        print(search.folder / "search.html")
+    for row in result["failed"]:
+        print_notice(f"trial {row['trial']} has failed: {row['error']} ({row['log']})")
+    if best is None:
+        sys.exit(1)
+    return result
+
+
+def run_search(search: Search, program: Sequence[str] = PROGRAM) -> dict[str, Any]:
+    """Run a search, or the rest of it.
+
+    Parameters
+    ----------
+    search : Search
+    program : sequence of str
+        The command that runs a trial; the finetuning command and its flags are appended.
+
+    Returns
+    -------
+    dict
+        The content of ``search.json``.
+
+    Raises
+    ------
+    ValueError
+        If the study is another search's, or the first trial finds its command line wrong.
+    OSError, ImportError
+        If the storage cannot be reached.
+    """
+    (search.folder / TRIALS).mkdir(parents=True, exist_ok=True)
+    (search.folder / LOCKS).mkdir(exist_ok=True)
+    storage = open_storage(search.storage)
+    study = open_study(storage, search.study, search.direction, search.pruner)
+    check_same_search(study, search.described())
+    lock = search.folder / LOCKS / f"{uuid.uuid4().hex}.lock"
+    with filelock.FileLock(lock):
+        requeue_lost(study)
+        if search.retry_failed:
+            retry_failed(study)
+        if search.sampler == "grid":
+            enqueue_grid(study, search.space, search.seed, search.trials)
+        finished = len(_in_state(study, TrialState.COMPLETE))
+        if finished:
+            print_notice(f"resuming after {finished} finished trials")
+        _run_workers(_SearchState(search, storage, study, str(lock), tuple(program)))
+    lock.unlink(missing_ok=True)
+    result = summarize(search, study)
+    write_json(search.folder / "search.json", result)
+    write_page(study, result, search.folder / "search.html")
+    return result
+
+
+def _run_workers(state: _SearchState) -> None:
+    with ThreadPoolExecutor(state.search.workers) as pool:
+        futures = [pool.submit(_work, state, index) for index in range(state.search.workers)]
+        try:
+            for future in futures:
+                future.result()
+        finally:  # a failed worker, or an interrupt, ends all
+            state.stop.set()
+
+
+def _work(state: _SearchState, index: int) -> None:
+    """Run one trial after another until none is left."""
+    search, study = state.search, state.study
+    try:
+        while not state.stop.is_set():
+            with state.asking:
+                requeue_lost(study)
+                trial = ask(study, search.space, search.sampler, search.trials, search.seed)
+                if trial is None:
+                    return
+                trial.set_user_attr("host", socket.gethostname())
+                trial.set_user_attr("lock", state.lock)
+                suggest(trial, search.space)
+                if close_redundant(study, trial, search.sampler, search.trials):
+                    continue
+            try:
+                _run_trial(state, trial, index)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                print_notice(f"trial {trial.number} was marked as lost by another process: it is retried")
+    except BaseException:
+        state.stop.set()
+        raise
+
+
+def _run_trial(state: _SearchState, trial: optuna.Trial, index: int) -> None:
+    search, study = state.search, state.study
+    number = trial.user_attrs.get("retry_of", trial.number)
+    folder = search.folder / TRIALS / f"{number:04d}"
+    log = folder.with_suffix(".log")
+    argv = [search.command, *search.argv, *to_flags(trial.params), "--output_dir", str(folder)]
+    trial.set_user_attr("folder", str(folder))
+    varied = {name: value for name, value in trial.params.items() if _varies(search.space[name])}
+    print_notice(f"trial {number} starts: {' '.join(f'{name}={value}' for name, value in varied.items())}")
+    environment = worker_environment(search.workers, index)
+    with Worker([*state.program, *argv], log, title=f"nip {shlex.join(argv)}", environment=environment) as process:
+        pruned = _wait_or_prune(state, trial, process, folder / "metrics.jsonl")
+    if pruned:
+        _tell(study, trial, state=TrialState.PRUNED)
+        print_notice(f"trial {number} is pruned")
+        delete_weights(folder)
+        return
+    value, error = None, process.error()
+    if error is not None and state.stop.is_set():
+        _tell(study, trial, state=TrialState.FAIL)  # without an error: it counts as lost, and is retried
+        return
+    if error is None:
+        value, error = read_value(folder, search.metric)
+    elif process.returncode == BAD_INPUT and not _in_state(study, TrialState.COMPLETE, TrialState.PRUNED):
+        trial.set_user_attr("void", error)
+        _tell(study, trial, state=TrialState.FAIL)
+        raise ValueError(error)  # what is wrong with the first command is wrong with all
+    if value is None:
+        trial.set_user_attr("error", error)
+        trial.set_user_attr("log", str(log))
+        _tell(study, trial, state=TrialState.FAIL)
+        print_notice(f"trial {number} has failed: {error} ({log})")
+        return
+    _tell(study, trial, value)
+    print_notice(f"trial {number} comes to {search.metric} {value:.4f}; the best is {study.best_value:.4f}")
+    _keep_best_weights(study, search)
+
+
+def _varies(entry: Any) -> bool:
+    return isinstance(entry, Range) or len(entry) > 1
+
+
+def _tell(
+    study: optuna.Study, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None
+) -> None:
+    try:
+        study.tell(trial, value, state)
+    except ValueError as error:
+        if study._storage.get_trial(trial._trial_id).state.is_finished():
+            raise optuna.exceptions.UpdateFinishedTrialError from error
+        raise
+
+
+def worker_environment(workers: int, index: int) -> dict[str, str]:
+    """The environment of worker `index`'s trials: its share of the cores and, in turn, a GPU."""
     import torch
 
     environment = dict(os.environ)
@@ -72,300 +237,110 @@ def environment(workers: int, index: int) -> dict[str, str]:
     return environment
 
 
-def value_of(folder: Path, metric: str) -> tuple[float | None, str | None]:
-    """What a finished run has come to, or what is wrong."""
-    measured = json.loads((folder / "result.json").read_text("utf-8"))["metrics"]
-    value = measured.get(metric)
-    if value is None:
-        return None, f"the run has no metric {metric!r}; it has {', '.join(measured)}"
-    if value != value:  # noqa: PLR0124 (not a number)
-        return None, f"its {metric} is not a number"
-    return float(value), None
-
-
-def leave_only_figures(folder: Path) -> None:
-    """Delete what fills a disk: a run's checkpoints and weights."""
-    drop(folder, "checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*.bin")
-
-
-def drop(folder: Path, *patterns: str) -> None:
-    """Delete files and folders of these names from a run's folder."""
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-
-TRIALS, LOCKS = "trials", ".locks"
-PROGRAM = (sys.executable, "-m", "nip.finetuning.search.trial")
-BAD_INPUT = 2
-
-
-@dataclass
-class _Work:
-    """What the workers of this process share."""
-
-    search: Search
-    storage: Any
-    study: optuna.Study
-    lock: str
-    program: tuple[str, ...]
-    asking: threading.Lock = field(default_factory=threading.Lock)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-
-def run_search(search: Search, program: Sequence[str] = PROGRAM) -> dict[str, Any]:
-    """Perform a search, or what is left of it; what came of it, as ``search.json`` holds it.
-
-    Parameters
-    ----------
-    search : Search
-    program : sequence of str
-        What performs a trial: it is started with the command and its flags.
-
-    Raises
-    ------
-    ValueError
-        If the study is another search's, or the first trial finds the command's input wrong.
-    OSError, ImportError
-        If the storage cannot be reached.
-    """
-    out = search.folder
-    (out / TRIALS).mkdir(parents=True, exist_ok=True)
-    (out / LOCKS).mkdir(exist_ok=True)
-    storage = open_storage(search.storage)
-    study = open_study(storage, search.study, search.direction, search.pruner)
-    remember(study, search.described())
-    lock = out / LOCKS / f"{uuid.uuid4().hex}.lock"
-    with filelock.FileLock(lock):
-        work = _Work(search, storage, study, str(lock), tuple(program))
-        close_lost(study)
-        if search.retry_failed:
-            retry_failed(study)
-        if search.sampler == "grid":
-            queue_grid(study, search.space, search.seed, search.trials)
-        before = len(_in_state(study, TrialState.COMPLETE))
-        if before:
-            print_notice(f"going on after {before} finished trials")
-        _perform_all(work)
-    lock.unlink(missing_ok=True)
-    found = outcome(search, study)
-    write_json(out / "search.json", found)
-    write_page(study, found, out / "search.html")
-    return found
-
-
-def _perform_all(work: _Work) -> None:
-    with ThreadPoolExecutor(work.search.workers) as pool:
-        futures = [pool.submit(_worker, work, index) for index in range(work.search.workers)]
-        try:
-            for future in futures:
-                future.result()
-        finally:  # one that has failed, or an interrupt, ends all
-            work.stop.set()
-
-
-def _worker(work: _Work, index: int) -> None:
-    search, study = work.search, work.study
-    try:
-        while not work.stop.is_set():
-            with work.asking:
-                close_lost(study)
-                trial = ask(study, search.space, search.sampler, search.trials, search.seed)
-                if trial is None:
-                    return
-                trial.set_user_attr("host", socket.gethostname())
-                trial.set_user_attr("lock", work.lock)
-                suggest(trial, search.space)
-                if close_duplicate(study, trial, search.space, search.sampler, search.trials):
-                    continue
-            try:
-                _perform(work, trial, index)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                print_notice(
-                    f"trial {trial.number} was taken for lost meanwhile, having been out of reach: it comes again"
-                )
-    except BaseException:
-        work.stop.set()
-        raise
-
-
-def _perform(work: _Work, trial: optuna.Trial, index: int) -> None:
-    """One trial, in a process of its own."""
-    search, study = work.search, work.study
-    number = trial.user_attrs.get("retry_of", trial.number)
-    folder = search.folder / TRIALS / f"{number:04d}"
-    log = folder.with_suffix(".log")
-    words = [search.command, *search.words, *as_words(trial.params), "--output_dir", str(folder)]
-    trial.set_user_attr("folder", str(folder))
-    said = " ".join(f"{name}={value}" for name, value in trial.params.items() if _varies(search.space[name]))
-    print_notice(f"trial {number} begins: {said}")
-    command = [*work.program, *words]
-    title = f"nip {shlex.join(words)}"
-    with Worker(command, log, title=title, environment=environment(search.workers, index)) as process:
-        pruned = _watch(work, trial, process, folder / "metrics.jsonl")
-    if work.stop.is_set() and not pruned and process.returncode != 0:
-        _close(study, trial, state=TrialState.FAIL)  # without an error: it is lost, and comes again
-        return
-    if pruned:
-        _close(study, trial, state=TrialState.PRUNED)
-        print_notice(f"trial {number} is stopped: it has fallen behind")
-        leave_only_figures(folder)
-        return
-    value, error = None, None
-    if process.returncode == 0:
-        value, error = value_of(folder, search.metric)
-    else:
-        error = process.error()
-    if process.returncode == BAD_INPUT and not _in_state(study, TrialState.COMPLETE, TrialState.PRUNED):
-        trial.set_user_attr("void", error)
-        _close(study, trial, state=TrialState.FAIL)
-        raise ValueError(str(error))  # what is wrong with the first is wrong with all
-    if error is not None or value is None:
-        trial.set_user_attr("error", error)
-        trial.set_user_attr("log", str(log))
-        _close(study, trial, state=TrialState.FAIL)
-        print_notice(f"trial {number} has failed: {error} ({log})")
-        return
-    _close(study, trial, value)
-    print_notice(f"trial {number} comes to {search.metric} {value:.4f}; the best is {study.best_value:.4f}")
-    _keep_best(study, search)
-
-
-def _close(
-    study: optuna.Study, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None
-) -> None:
-    try:
-        study.tell(trial, value, state)
-    except ValueError as error:
-        if study._storage.get_trial(trial._trial_id).state.is_finished():
-            raise optuna.exceptions.UpdateFinishedTrialError from error
-        raise
-
-
-def _varies(entry: Any) -> bool:
-    return isinstance(entry, Range) or len(entry) > 1
-
-
-def _watch(work: _Work, trial: optuna.Trial, process: Worker, metrics: Path) -> bool:
-    """Wait for a trial's end, hand its evaluations on, and say whether it is to be stopped early."""
-    told, beat = 0, 0.0
+def _wait_or_prune(state: _SearchState, trial: optuna.Trial, process: Worker, metrics: Path) -> bool:
+    """Wait for a trial's process, report its evaluations and heartbeats, and say whether to prune it."""
+    reported, last_heartbeat = 0, 0.0
     while True:
-        if time.monotonic() - beat > HEARTBEAT / 2:
-            work.storage.record_heartbeat(trial._trial_id)
-            beat = time.monotonic()
-        try:
+        if time.monotonic() - last_heartbeat > HEARTBEAT / 2:
+            state.storage.record_heartbeat(trial._trial_id)
+            last_heartbeat = time.monotonic()
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            if work.stop.is_set():
-                return False
-        values = evaluations(metrics, work.search.metric)
-        for step, value in enumerate(values[told:], told + 1):
+        if state.stop.is_set() and process.poll() is None:
+            return False
+        values = read_evaluations(metrics, state.search.metric)
+        for step, value in enumerate(values[reported:], reported + 1):
             trial.report(value, step)
             if trial.should_prune() and process.poll() is None:
                 return True
-        told = len(values)
+        reported = len(values)
         if process.poll() is not None:
             return False
 
 
-def _in_state(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
-    return [trial for trial in counted(study.get_trials(deepcopy=False)) if trial.state in states]
+def read_evaluations(metrics: Path, metric: str) -> list[float]:
+    """The evaluations of a run so far, from its ``metrics.jsonl``."""
+    if not metrics.is_file():
+        return []
+    rows = [row for row in read_metrics(metrics) if row["split"] == "dev"]
+    return [row[metric] for row in rows if row.get(metric) is not None]
 
 
-def _keep_best(study: optuna.Study, search: Search) -> None:
-    """Of finished trials only the best keeps its weights: a search of a large model would fill any disk."""
-    finished = _in_state(study, TrialState.COMPLETE)  # looked at once: others finish meanwhile
-    best = best_of(finished, study)
+def read_value(folder: Path, metric: str) -> tuple[float | None, str | None]:
+    """The metric of a finished run, or why it has none."""
+    metrics = json.loads((folder / "result.json").read_text("utf-8"))["metrics"]
+    if metrics.get(metric) is None:
+        return None, f"the run has no metric {metric!r}; it has {', '.join(metrics)}"
+    value = float(metrics[metric])
+    return (None, f"its {metric} is not a number") if value != value else (value, None)  # noqa: PLR0124 (NaN)
+
+
+def _keep_best_weights(study: optuna.Study, search: Search) -> None:
+    """Delete the checkpoints of finished trials, and all weights but the best one's: a search would fill the disk."""
+    finished = _in_state(study, TrialState.COMPLETE)  # read once: others finish meanwhile
+    best = best_trial(finished, study)
     for trial in finished:
-        folder = search.folder / TRIALS / f"{first_number(trial):04d}"
-        if search.keep_all or not folder.is_dir():
-            continue
-        if best is not None and trial.number == best.number:
-            drop(folder, "checkpoint-*")
+        folder = search.folder / TRIALS / f"{original_number(trial):04d}"
+        if not search.keep_all and folder.is_dir():
+            delete_weights(folder, checkpoints_only=best is not None and trial.number == best.number)
+
+
+def delete_weights(folder: Path, *, checkpoints_only: bool = False) -> None:
+    """Delete a run's checkpoints and, by default, its model's weights."""
+    patterns = ("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*.bin")
+    for path in [path for pattern in patterns[: 1 if checkpoints_only else None] for path in folder.glob(pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            leave_only_figures(folder)
+            path.unlink(missing_ok=True)
 
 
-def best_of(finished: Sequence[FrozenTrial], study: optuna.Study) -> FrozenTrial | None:
-    """The trial of the best value, the earlier of equals."""
+def _in_state(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    return [trial for trial in counted_trials(study.get_trials(deepcopy=False)) if trial.state in states]
+
+
+def best_trial(finished: Sequence[FrozenTrial], study: optuna.Study) -> FrozenTrial | None:
+    """The trial of the best value, of equal ones the earliest."""
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
-    return min(finished, key=lambda trial: (sign * (trial.value or 0.0), first_number(trial)), default=None)
+    return min(finished, key=lambda trial: (sign * (trial.value or 0.0), original_number(trial)), default=None)
 
 
-def outcome(search: Search, study: optuna.Study) -> dict[str, Any]:
-    """What came of a search, as JSON values."""
-    trials = sorted(counted(study.get_trials(deepcopy=False)), key=first_number)
-    best = best_of([trial for trial in trials if trial.state == TrialState.COMPLETE], study)
+def summarize(search: Search, study: optuna.Study) -> dict[str, Any]:
+    """The result of a search, as JSON values."""
+    trials = sorted(counted_trials(study.get_trials(deepcopy=False)), key=original_number)
+    best = best_trial([trial for trial in trials if trial.state == TrialState.COMPLETE], study)
     rows = [_row(trial) for trial in trials]
-    found: dict[str, Any] = {
+    points = space_size(search.space)
+    result: dict[str, Any] = {
         "command": search.command,
         "study": search.study,
         "metric": search.metric,
         "direction": search.direction,
         "sampler": search.sampler,
-        "points": None if size(search.space) == float("inf") else int(size(search.space)),
+        "points": None if points == float("inf") else int(points),
         "counts": {
-            state.name.lower(): sum(trial.state == state for trial in trials)
-            for state in (
-                TrialState.COMPLETE,
-                TrialState.PRUNED,
-                TrialState.FAIL,
-                TrialState.RUNNING,
-                TrialState.WAITING,
-            )
+            state: sum(row["state"] == state for row in rows)
+            for state in ("complete", "pruned", "fail", "running", "waiting")
         },
         "best": None,
         "failed": [row for row in rows if row["state"] == "fail"],
         "trials": rows,
     }
     if best is not None:
-        again = [*search.words, *as_words(best.params), "--output_dir", str(search.folder / "best")]
-        found["best"] = {**_row(best), "again": f"nip {search.command} {shlex.join(again)}"}
-    return found
+        again = [*search.argv, *to_flags(best.params), "--output_dir", str(search.folder / "best")]
+        result["best"] = {**_row(best), "again": f"nip {search.command} {shlex.join(again)}"}
+    return result
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
-    seconds = trial.duration.total_seconds() if trial.duration is not None else None
     return {
-        "trial": first_number(trial),
+        "trial": original_number(trial),
         "state": trial.state.name.lower(),
         "value": trial.value if trial.state == TrialState.COMPLETE else None,
-        "parameters": point_of(trial),
+        "parameters": params_of(trial),
         "evaluations": list(trial.intermediate_values.values()),
-        "seconds": seconds,
+        "seconds": trial.duration.total_seconds() if trial.duration is not None else None,
         "folder": trial.user_attrs.get("folder"),
         "error": trial.user_attrs.get("error"),
         "log": trial.user_attrs.get("log"),
     }
-
-
-def main(words: Sequence[str], program: str = "nip hpo") -> dict[str, Any]:
-    """Search as a command line says, and print what came of it; the exit code is 1 where no trial has finished.
-
-    Raises
-    ------
-    ValueError, OSError, ImportError
-        One sentence about what is wrong, before long work.
-    """
-    from nip.finetuning.search.arguments import read_search
-
-    search = read_search(words, program)
-    found = run_search(search)
-    if search.json:
-        print(json.dumps(found, allow_nan=False, indent=2))
-    else:
-        best = found["best"]
-        counts = ", ".join(f"{n} {name}" for name, n in found["counts"].items() if n)
-        print(f"{counts or 'no trials'}")
-        if best is not None:
-            print(f"best: trial {best['trial']}, {found['metric']} {best['value']:.4f}, {best['folder']}")
-            print(best["again"])
-        print(search.folder / "search.html")
-    for row in found["failed"]:
-        print_notice(f"trial {row['trial']} has failed: {row['error']} ({row['log']})")
-    if found["best"] is None:
-        sys.exit(1)
-    return found

@@ -1,4 +1,4 @@
-"""What a search tries: the values of each flag, as the NIP paper's searches have them or as a file says."""
+"""Search spaces: the values of each flag, by default those of the NIP paper's searches, or read from a JSON file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Choices = tuple[Value, ...]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included: integers where both are; with `log` even in their logarithm."""
+    """Numbers in [`low`, `high`], integers if both bounds are; uniform, or with `log` log-uniform."""
 
     low: float
     high: float
@@ -26,7 +26,7 @@ class Range:
 
 Space = Mapping[str, Choices | Range]
 
-# As the paper's searches: the large tasks of GLUE have the small space.
+# The paper's searches use the small space for the large tasks of GLUE.
 FULL: Space = {
     "learning_rate": (1e-5, 3e-5, 5e-5, 8e-5),
     "per_device_train_batch_size": (16, 32),
@@ -47,7 +47,7 @@ LARGE_TASKS = ("mnli", "qqp", "qnli")
 
 
 def default_space(command: str, task: str | None) -> str:
-    """The name in `SPACES` of a task's space: the small one for what takes long."""
+    """The name of the default space in `SPACES`: the full one for the smaller tasks of GLUE, else the small one."""
     return "full" if command == "glue" and (task or "").lower() not in LARGE_TASKS else "small"
 
 
@@ -62,7 +62,7 @@ def read_space(source: str) -> Space:
     Raises
     ------
     ValueError
-        If it is neither, or an entry cannot be searched.
+        If `source` is neither, or an entry is malformed.
     """
     if source in SPACES:
         return SPACES[source]
@@ -74,7 +74,7 @@ def read_space(source: str) -> Space:
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(read, dict) or not read:
-        raise ValueError(f"{path} must hold an object of flags with their values.")
+        raise ValueError(f"{path} must be a JSON object of flags with their values.")
     return {name.replace("-", "_").lstrip("_"): _entry(name, entry, path) for name, entry in read.items()}
 
 
@@ -94,55 +94,65 @@ def _entry(name: str, entry: Any, path: Path) -> Choices | Range:
     )
 
 
-def points(space: Space, *, seed: int) -> list[dict[str, Value]]:
-    """All points of a space of choices, in an order that the seed draws: wherever it ends, it has seen a bit of each.
+def has_range(space: Space) -> bool:
+    """Whether a flag of the space has a range in place of choices."""
+    return any(isinstance(entry, Range) for entry in space.values())
+
+
+def space_size(space: Space) -> float:
+    """The number of points of a space; infinity if it has a range."""
+    return math.prod(math.inf if isinstance(entry, Range) else len(entry) for entry in space.values())
+
+
+def grid_points(space: Space, *, seed: int) -> list[dict[str, Value]]:
+    """All points of a space of choices, shuffled by the seed, so that the first ones are a sample of the grid.
 
     Raises
     ------
     ValueError
-        If the space has a range, which has no end of points.
+        If the space has a range.
 
     Examples
     --------
-    >>> points({"a": (1, 2), "b": ("x",)}, seed=0)
+    >>> grid_points({"a": (1, 2), "b": ("x",)}, seed=0)
     [{'a': 1, 'b': 'x'}, {'a': 2, 'b': 'x'}]
     """
+    check_grid(space)
+    values = [entry for entry in space.values() if not isinstance(entry, Range)]
+    points = [dict(zip(space, point, strict=True)) for point in itertools.product(*values)]
+    random.Random(seed).shuffle(points)
+    return points
+
+
+def check_grid(space: Space) -> None:
+    """Raise ValueError if the space has a range, which no grid covers."""
     ranges = [name for name, entry in space.items() if isinstance(entry, Range)]
     if ranges:
         raise ValueError(f"--sampler grid needs lists of values; {ranges[0]} is a range. Take tpe or random.")
-    values = [entry for entry in space.values() if not isinstance(entry, Range)]
-    every = [dict(zip(space, point, strict=True)) for point in itertools.product(*values)]
-    random.Random(seed).shuffle(every)
-    return every
-
-
-def size(space: Space) -> float:
-    """How many points a space has; infinity where it has a range."""
-    return math.prod(math.inf if isinstance(entry, Range) else len(entry) for entry in space.values())
 
 
 def suggest(trial: Any, space: Space) -> dict[str, Value]:
-    """The point at which an Optuna trial stands."""
-    found: dict[str, Value] = {}
+    """The point of an Optuna trial, drawn where it is not fixed."""
+    point: dict[str, Value] = {}
     for name, entry in space.items():
         if not isinstance(entry, Range):
-            found[name] = trial.suggest_categorical(name, entry)
+            point[name] = trial.suggest_categorical(name, entry)
         elif isinstance(entry.low, int) and isinstance(entry.high, int):
-            found[name] = trial.suggest_int(name, entry.low, entry.high, log=entry.log)
+            point[name] = trial.suggest_int(name, entry.low, entry.high, log=entry.log)
         else:
-            found[name] = trial.suggest_float(name, entry.low, entry.high, log=entry.log)
-    return found
+            point[name] = trial.suggest_float(name, entry.low, entry.high, log=entry.log)
+    return point
 
 
-def as_words(point: Mapping[str, Value]) -> list[str]:
-    """The flags of a point.
+def to_flags(point: Mapping[str, Value]) -> list[str]:
+    """The command line flags of a point.
 
     Examples
     --------
-    >>> as_words({"learning_rate": 3e-05, "bf16": True})
+    >>> to_flags({"learning_rate": 3e-05, "bf16": True})
     ['--learning_rate', '3e-05', '--bf16', 'true']
     """
-    words: list[str] = []
+    flags: list[str] = []
     for name, value in point.items():
-        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-    return words
+        flags += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    return flags

@@ -1,12 +1,16 @@
-"""The trials of a search, kept in a database: which there are, which comes next, which were lost and come again.
+"""A search's trials in Optuna's database: which run next, which were lost and are retried, which count.
 
-The database is Optuna's, in a file (sqlite) or a server (PostgreSQL) that searches on several machines share. Every
-rule here holds also where others ask at the same time:
+The database is a file (SQLite) or a server that searches on several machines share. These rules hold also when several
+processes ask at the same time:
 
-- A trial is *lost* when what performed it has died: its heartbeat has stopped, or its lock on this machine is free. It
-  is closed, and its point queued again under its number, so that its run goes on from the last checkpoint.
-- A point that was tried is not tried again: a second trial of it takes over the value, or is *void*.
-- Trials beyond the number asked for are void; void ones are shown nowhere.
+- A trial is *lost* when its process has died: its heartbeat has stopped, or its lock on this machine is free. It is
+  marked as failed, and its point queued again under its number, so that its run resumes from its last checkpoint.
+- No point is tried twice: a second trial of a point takes over the first one's value, or is *void*.
+- Trials beyond the number asked for are void. Void trials are not reported.
+
+Heartbeats are Optuna's. Its `RetryHeartbeatStaleTrialCallback` is not used: it retries only after the grace period, not
+as soon as the lock is free; it loses a trial whose retrying process dies before it has queued it; and it copies the
+user attributes, so that the retried trial holds the dead process's lock until it has one of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import filelock
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nip.finetuning.search.space import Range, Space, Value, points, size
+from nip.finetuning.search.space import Space, Value, grid_points, has_range, space_size
 
 HEARTBEAT, GRACE = 20, 90  # seconds
 SAMPLERS = ("tpe", "random", "grid")
@@ -32,7 +36,7 @@ PRUNERS = ("median", "hyperband", "none")
 
 
 def open_storage(url: str) -> Any:
-    """The database at a URL, made where there is none.
+    """The database at a URL, created if it does not exist.
 
     Raises
     ------
@@ -41,7 +45,7 @@ def open_storage(url: str) -> Any:
     OSError
         If it cannot be reached.
     ValueError
-        If the URL is none.
+        If the URL is malformed.
     """
     import sqlalchemy
 
@@ -54,8 +58,6 @@ def open_storage(url: str) -> Any:
         ) from error
     sqlite = url.startswith("sqlite")
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-    if url.startswith("postgresql"):
-        options["connect_args"] = {"connect_timeout": 15}
     for attempt in range(5):
         try:
             with warnings.catch_warnings():
@@ -64,7 +66,7 @@ def open_storage(url: str) -> Any:
                     url, engine_kwargs=options, heartbeat_interval=HEARTBEAT, grace_period=GRACE
                 )
             if sqlite:
-                _lock_from_the_start(storage.engine)
+                _begin_immediate(storage.engine)
             return storage
         except ImportError as error:
             raise ImportError(
@@ -72,20 +74,20 @@ def open_storage(url: str) -> Any:
                 "pip install 'psycopg[binary]'"
             ) from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-            # two that make the tables at the same time: one of them fails, and finds them made
-            made_by_another = isinstance(error, sqlalchemy.exc.ProgrammingError | sqlalchemy.exc.IntegrityError)
-            if attempt < 4 and (made_by_another or "already exists" in str(error)):
+            # Of two processes that create the tables at the same time one fails, and finds them on its next attempt.
+            created_by_other = isinstance(error, sqlalchemy.exc.ProgrammingError | sqlalchemy.exc.IntegrityError)
+            if attempt < 4 and (created_by_other or "already exists" in str(error)):
                 continue
-            said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise OSError(f"--storage: {shown} cannot be reached ({said}).") from error
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise OSError(f"--storage: {shown} cannot be reached ({reason}).") from error
     raise AssertionError("unreachable")
 
 
-def _lock_from_the_start(engine: Any) -> None:
-    """Let every transaction on sqlite lock the database before it reads.
+def _begin_immediate(engine: Any) -> None:
+    """Let every transaction on SQLite lock the database before it reads.
 
-    sqlite knows no ``SELECT … FOR UPDATE``: two that look for a waiting trial at the same moment would both take it
-    (SQLAlchemy, "Serializable isolation / Savepoints / Transactional DDL" of its pysqlite dialect).
+    SQLite has no ``SELECT … FOR UPDATE``: two processes that look for a waiting trial at the same time would both take
+    it (SQLAlchemy, "Serializable isolation / Savepoints / Transactional DDL" of its pysqlite dialect).
     """
     import sqlalchemy
 
@@ -97,16 +99,23 @@ def _lock_from_the_start(engine: Any) -> None:
 
     sqlalchemy.event.listen(engine, "connect", no_implicit_begin)
     sqlalchemy.event.listen(engine, "begin", begin)
-    engine.dispose()  # connections made before know nothing of it
+    engine.dispose()  # of connections made before
 
 
 def open_study(storage: Any, name: str, direction: str, pruner: str) -> optuna.Study:
-    """The study of a name in a storage, made where there is none.
+    """The study of that name, created if it does not exist.
+
+    Parameters
+    ----------
+    storage : RDBStorage
+    name : str
+    direction : {"maximize", "minimize"}
+    pruner : {"median", "hyperband", "none"}
 
     Raises
     ------
     ValueError
-        If there is one of that name which goes the other way.
+        If the study has the other direction.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -125,7 +134,7 @@ def open_study(storage: Any, name: str, direction: str, pruner: str) -> optuna.S
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:
-    """What stops trials that fall behind: by their evaluations, counted from 1."""
+    """The rule that stops unpromising trials; its steps are evaluations, counted from 1."""
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
     if name == "hyperband":
@@ -134,7 +143,7 @@ def make_pruner(name: str) -> optuna.pruners.BasePruner:
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """What draws the next point; what runs at the same time is taken for bad, so that it is not drawn again."""
+    """The sampler of the next point; running trials count as bad ones, so that their points are not drawn again."""
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
@@ -142,72 +151,70 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
 
 
-def remember(study: optuna.Study, what: dict[str, Any]) -> None:
-    """Keep what a search is about with its study.
+def check_same_search(study: optuna.Study, search: dict[str, Any]) -> None:
+    """Store with the study what it searches, and refuse a study of another search.
 
     Raises
     ------
     ValueError
-        If the study is about something else.
+        If the study's trials belong to another search.
     """
-    there = study.user_attrs.get("search")
-    differing = [] if there is None else [name for name in what if there.get(name) != what[name]]
+    stored = study.user_attrs.get("search")
+    differing = [] if stored is None else [name for name in search if stored.get(name) != search[name]]
     trials = study.get_trials(deepcopy=False)
-    if there is not None and differing and (counted(trials) or (trials and "space" in differing)):
+    if stored is not None and differing and (counted_trials(trials) or (trials and "space" in differing)):
         name = differing[0]
         raise ValueError(
             f"The study {study.study_name!r} in this storage is another search, of other {name}: "
-            f"{json.dumps(there[name])}. Name another with --study, or another --output_dir."
+            f"{json.dumps(stored[name])}. Name another with --study, or another --output_dir."
         )
-    if there is None or differing:
-        study.set_user_attr("search", what)
+    if stored is None or differing:
+        study.set_user_attr("search", search)
 
 
-def point_of(trial: FrozenTrial) -> dict[str, Value]:
-    """Where a trial stands; empty where it ended before that was known."""
+def params_of(trial: FrozenTrial) -> dict[str, Value]:
+    """A trial's parameters, also of one that still waits; empty if it ended before any was drawn."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def first_number(trial: FrozenTrial) -> int:
-    """The number under which a trial was first tried: its run folder's."""
+def original_number(trial: FrozenTrial) -> int:
+    """The number of the first attempt at a trial, which names its run's folder."""
     return int(trial.user_attrs.get("retry_of", trial.number))
 
 
-def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that count: not the void ones, nor those that took over a value; one of those tried again."""
+def counted_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """One attempt of every trial, without void trials and those that took over another's value."""
     groups: dict[int, list[FrozenTrial]] = {}
     for trial in trials:
         if not {"void", "same_as"} & set(trial.user_attrs):
-            groups.setdefault(first_number(trial), []).append(trial)
-    return [_foremost(group) for group in groups.values()]
+            groups.setdefault(original_number(trial), []).append(trial)
+    return [_most_advanced(group) for group in groups.values()]
 
 
-def _foremost(group: Sequence[FrozenTrial]) -> FrozenTrial:
-    """Of the trials of one run, oldest first: the one that has come to an end, is under way, is queued, failed last."""
+def _most_advanced(attempts: Sequence[FrozenTrial]) -> FrozenTrial:
+    """The attempt that has finished, else runs, else waits, else failed last."""
     for states in ((TrialState.COMPLETE, TrialState.PRUNED), (TrialState.RUNNING,), (TrialState.WAITING,)):
-        found = [trial for trial in group if trial.state in states]
+        found = [trial for trial in attempts if trial.state in states]
         if found:
             return found[0]
-    return group[-1]
+    return attempts[-1]
 
 
-def close_lost(study: optuna.Study) -> None:
-    """Close the trials whose performer has died, and queue the points of all that were lost again."""
+def requeue_lost(study: optuna.Study) -> None:
+    """Mark the trials of dead processes as failed, and queue all lost points again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         lock = trial.user_attrs.get("lock")
         if trial.user_attrs.get("host") == socket.gethostname() and lock and _is_free(Path(lock)):
-            with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another was quicker
+            with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another process was faster
                 study.tell(trial.number, state=TrialState.FAIL)
-    for trial in counted(study.get_trials(deepcopy=False)):
-        if trial.state == TrialState.FAIL and "error" not in trial.user_attrs and point_of(trial):
-            queue(study, point_of(trial), retry_of=first_number(trial))
+    _requeue_failed(study, lost_only=True)
 
 
 def _is_free(path: Path) -> bool:
-    if not path.is_file():  # of another machine that is called the same, or deleted: its heartbeat tells
+    if not path.is_file():  # of another machine of the same name, or deleted: its heartbeat decides
         return False
     lock = filelock.FileLock(path)
     try:
@@ -218,28 +225,44 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-def queue(study: optuna.Study, point: dict[str, Value], *, retry_of: int | None = None) -> None:
-    """Let a point be the next to be tried."""
+def retry_failed(study: optuna.Study) -> None:
+    """Queue the points of all failed trials again."""
+    _requeue_failed(study, lost_only=False)
+
+
+def _requeue_failed(study: optuna.Study, *, lost_only: bool) -> None:
+    for trial in counted_trials(study.get_trials(deepcopy=False)):
+        lost = "error" not in trial.user_attrs
+        if trial.state == TrialState.FAIL and params_of(trial) and (lost or not lost_only):
+            enqueue(study, params_of(trial), retry_of=original_number(trial))
+
+
+def enqueue(study: optuna.Study, point: dict[str, Value], *, retry_of: int | None = None) -> None:
+    """Queue a point, as a new trial or as another attempt at trial `retry_of`."""
     study.enqueue_trial(point, user_attrs={} if retry_of is None else {"retry_of": retry_of})
 
 
-def retry_failed(study: optuna.Study) -> None:
-    """Queue the points of all trials that have failed again."""
-    for trial in counted(study.get_trials(deepcopy=False)):
-        if trial.state == TrialState.FAIL and point_of(trial):
-            queue(study, point_of(trial), retry_of=first_number(trial))
+def enqueue_grid(study: optuna.Study, space: Space, seed: int, limit: int | None) -> None:
+    """Queue the points of a grid that the study has not tried or queued yet.
 
-
-def queue_grid(study: optuna.Study, space: Space, seed: int, limit: int | None) -> None:
-    """Queue all points of a space, or the first `limit` in the order that the seed draws, which are not there yet."""
-    there = {_key(point_of(trial)) for trial in counted(study.get_trials(deepcopy=False))}
-    for point in points(space, seed=seed)[:limit]:
-        if _key(point) not in there:
-            queue(study, point)
+    Parameters
+    ----------
+    study : optuna.Study
+    space : Space
+        Without ranges.
+    seed : int
+        Decides the order of the grid.
+    limit : int or None
+        Only the first `limit` points in that order; None: all.
+    """
+    known = {_key(params_of(trial)) for trial in counted_trials(study.get_trials(deepcopy=False))}
+    for point in grid_points(space, seed=seed)[:limit]:
+        if _key(point) not in known:
+            enqueue(study, point)
 
 
 def ask(study: optuna.Study, space: Space, sampler: str, limit: int | None, seed: int) -> optuna.Trial | None:
-    """The next trial, drawn or from the queue; None when there is none left.
+    """The next trial, from the queue or drawn; None if none is left.
 
     Parameters
     ----------
@@ -247,60 +270,68 @@ def ask(study: optuna.Study, space: Space, sampler: str, limit: int | None, seed
     space : Space
     sampler : {"tpe", "random", "grid"}
     limit : int or None
-        How many trials shall count in all; None: as many as the space has points.
+        Number of trials in all; None: the number of points of the space.
     seed : int
-        With the number of trials so far it decides what is drawn, also after a restart.
+        Together with the number of trials so far it decides what is drawn, also after a restart.
+
+    Returns
+    -------
+    optuna.Trial or None
     """
     trials = study.get_trials(deepcopy=False)
-    live = counted(trials)
-    if not any(trial.state == TrialState.WAITING for trial in live):
-        tried = {_key(point_of(trial)) for trial in live}
-        if sampler == "grid" or len(live) >= (size(space) if limit is None else limit) or len(tried) >= size(space):
+    counted = counted_trials(trials)
+    if not any(trial.state == TrialState.WAITING for trial in counted):
+        tried = {_key(params_of(trial)) for trial in counted}
+        points = space_size(space)
+        if sampler == "grid" or len(counted) >= (points if limit is None else limit) or len(tried) >= points:
             return None
-        if _stuck(trials):
-            queue(study, _untried(space, tried, seed + len(trials)))
+        # The sampler repeats itself: draw among the points that are left.
+        if len(trials) >= 5 and all({"void", "same_as"} & set(trial.user_attrs) for trial in trials[-5:]):
+            left = [] if has_range(space) else grid_points(space, seed=seed + len(trials))
+            left = [point for point in left if _key(point) not in tried]
+            enqueue(study, random.Random(seed + len(trials)).choice(left))
     study.sampler = make_sampler(sampler, seed + len(trials))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Heartbeat of storage")  # hpo sends it itself
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")  # the search sends it itself
         return study.ask()
 
 
-def _stuck(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether the sampler draws over and over what was tried already."""
-    return len(trials) >= 5 and all({"void", "same_as"} & set(trial.user_attrs) for trial in trials[-5:])
+def close_redundant(study: optuna.Study, trial: optuna.Trial, sampler: str, limit: int | None) -> bool:
+    """Close a trial whose point another trial has, or that is beyond the limit.
 
+    Parameters
+    ----------
+    study : optuna.Study
+    trial : optuna.Trial
+        With its parameters drawn.
+    sampler, limit
+        As in `ask`.
 
-def _untried(space: Space, tried: set[str], seed: int) -> dict[str, Value]:
-    left = [point for point in points(space, seed=seed) if _key(point) not in tried] if not _has_range(space) else []
-    return random.Random(seed).choice(left)
-
-
-def _has_range(space: Space) -> bool:
-    return any(isinstance(entry, Range) for entry in space.values())
-
-
-def close_duplicate(study: optuna.Study, trial: optuna.Trial, space: Space, sampler: str, limit: int | None) -> bool:
-    """Close a trial that is beyond the limit or of a point that another has; whether it was one."""
+    Returns
+    -------
+    bool
+        Whether the trial was redundant.
+    """
     trials = study.get_trials(deepcopy=False)
-    live = counted(trials)
-    me = next(each for each in trials if each.number == trial.number)
+    counted = counted_trials(trials)
+    own = next(each for each in trials if each.number == trial.number)
     same = [
         other
-        for other in live
-        if other.number != me.number
-        and _key(point_of(other)) == _key(point_of(me))
-        and (other.state.is_finished() or (other.state == TrialState.RUNNING and other.number < me.number))
+        for other in counted
+        if other.number != own.number
+        and _key(params_of(other)) == _key(params_of(own))
+        and (other.state.is_finished() or (other.state == TrialState.RUNNING and other.number < own.number))
     ]
     finished = [other for other in same if other.state == TrialState.COMPLETE]
-    queued = "fixed_params" in me.system_attrs
-    place = sum(other.number < me.number for other in live)
+    queued = "fixed_params" in own.system_attrs
+    before = sum(other.number < own.number for other in counted)
     if finished:
-        trial.set_user_attr("same_as", first_number(finished[0]))
+        trial.set_user_attr("same_as", original_number(finished[0]))
         study.tell(trial, finished[0].value)
     elif same:
-        trial.set_user_attr("void", f"the point of trial {first_number(same[0])}")
+        trial.set_user_attr("void", f"the point of trial {original_number(same[0])}")
         study.tell(trial, state=TrialState.FAIL)
-    elif not queued and (sampler == "grid" or (limit is not None and place >= limit)):
+    elif not queued and (sampler == "grid" or (limit is not None and before >= limit)):
         trial.set_user_attr("void", "beyond the number of trials")
         study.tell(trial, state=TrialState.FAIL)
     else:

@@ -1,4 +1,4 @@
-"""One trial of a search, in a process of its own: ``python -m nip.finetuning.search.trial COMMAND FLAG …``.
+"""The process of a trial: ``python -m nip.finetuning.search.trial COMMAND FLAG …``.
 
 A crash or a leak of one trial then does not affect another. The process ends with the one that started it
 (`nip.runs.workers`), and the trial resumes from its last checkpoint.
@@ -13,12 +13,12 @@ from nip.runs.process import spin_briefly
 from nip.runs.workers import end_with_parent
 
 
-def main(words: list[str]) -> int:
-    """Carry the command out; 0, or 2 with a sentence on standard error where its input is wrong."""
+def main(argv: list[str]) -> int:
+    """Run the command; return 0, or 2 after a sentence on standard error if its input is wrong."""
     spin_briefly()  # before torch is imported
     end_with_parent()
     try:
-        COMMANDS[words[0]].load().main(words[1:])
+        COMMANDS[argv[0]].load().main(argv[1:])
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2

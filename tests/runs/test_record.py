@@ -3,13 +3,13 @@ import math
 
 import pytest
 
-from nip.study import find_runs, read_run
+from nip.runs.record import find_records, read_record
 from run_folders import small_config, write_run
 
 
 def test_a_finished_run_is_read_completely(tmp_path):
-    run = read_run(write_run(tmp_path, small_config(seed=7), correct=780))
-    assert (run.config.seed, run.config.task, run.name) == (7, "listops", "listops-hypercube-seed7")
+    run = read_record(write_run(tmp_path, small_config(seed=7), correct=780))
+    assert (run.seed, run.task, run.name) == (7, "listops", "listops-hypercube-seed7")
     assert run.environment["processor"] == "Some CPU"
     assert run.curves["train"].steps == tuple(range(10, 201, 10))
     assert run.curves["dev"].steps == (50, 100, 150, 200)
@@ -20,18 +20,18 @@ def test_a_finished_run_is_read_completely(tmp_path):
 
 
 def test_learnt_means_above_the_best_baseline_with_the_whole_interval(tmp_path):
-    run = read_run(write_run(tmp_path, small_config(), correct=780, baselines={"root_operator": 0.3688}))
+    run = read_record(write_run(tmp_path, small_config(), correct=780, baselines={"root_operator": 0.3688}))
     assert run.result.learnt is True
-    run = read_run(write_run(tmp_path, small_config(seed=1), correct=780, baselines={"root_operator": 0.3689}))
+    run = read_record(write_run(tmp_path, small_config(seed=1), correct=780, baselines={"root_operator": 0.3689}))
     assert run.result.learnt is False
-    run = read_run(write_run(tmp_path, small_config(seed=2), correct=780, interval=None))
+    run = read_record(write_run(tmp_path, small_config(seed=2), correct=780, interval=None))
     assert run.result.learnt is None
-    run = read_run(write_run(tmp_path, small_config(seed=3), correct=780, baselines={}))
+    run = read_record(write_run(tmp_path, small_config(seed=3), correct=780, baselines={}))
     assert (run.result.bar, run.result.learnt) == (None, None)
 
 
 def test_an_unfinished_run_keeps_all_but_the_line_that_was_cut_off(demo):
-    run = read_run(demo / "listops-bigbird-seed42")
+    run = read_record(demo / "listops-bigbird-seed42")
     assert run.result is None
     assert run.last_step == 120
 
@@ -40,38 +40,38 @@ def test_a_complete_last_line_counts_even_without_its_line_end(tmp_path):
     folder = write_run(tmp_path, small_config(), finished=False)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 210, "split": "train", "loss": 1.0}')
-    assert read_run(folder).last_step == 210
+    assert read_record(folder).last_step == 210
 
 
 def test_a_run_that_has_only_begun(tmp_path):
     folder = write_run(tmp_path, small_config(), finished=False)
     (folder / "metrics.jsonl").unlink()
     (folder / "environment.json").unlink()
-    run = read_run(folder)
+    run = read_record(folder)
     assert (run.curves, run.environment, run.last_step, run.last_seconds) == ({}, {}, 0, 0.0)
 
 
 def test_a_run_that_stopped_early_is_finished(tmp_path):
     folder = write_run(tmp_path, small_config(max_steps=400), steps=200, planned_steps=400)
-    assert read_run(folder).result.steps == 200
+    assert read_record(folder).result.steps == 200
 
 
 def test_a_run_that_goes_on_to_more_steps_is_unfinished_again(tmp_path):
     folder = write_run(tmp_path, small_config(max_steps=400), steps=200)
-    assert read_run(folder).result is None
+    assert read_record(folder).result is None
 
 
 def test_values_that_were_not_recorded_are_nan(tmp_path):
     folder = write_run(tmp_path, small_config(), finished=False)
     (folder / "metrics.jsonl").write_text('{"step": 1, "split": "dev", "loss": NaN, "accuracy": null}\n')
-    curve = read_run(folder).curves["dev"]
+    curve = read_record(folder).curves["dev"]
     assert all(math.isnan(value) for value in (curve.loss[0], curve.accuracy[0], curve.seconds[0]))
 
 
 def test_only_the_accuracy_of_a_result_is_required(tmp_path):
     folder = write_run(tmp_path, small_config())
     (folder / "result.json").write_text('{"test_accuracy": 0.5}')
-    result = read_run(folder).result
+    result = read_record(folder).result
     assert (result.test_accuracy, result.interval, dict(result.baselines), result.seconds) == (0.5, None, {}, None)
 
 
@@ -93,7 +93,7 @@ def test_a_malformed_line_is_named(tmp_path, line, said):
     folder = write_run(tmp_path, small_config(), finished=False)
     (folder / "metrics.jsonl").write_text('{"step": 1, "split": "dev"}\n' + line + "\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl") as caught:
-        read_run(folder)
+        read_record(folder)
     assert said in str(caught.value)
 
 
@@ -116,7 +116,7 @@ def test_a_malformed_result_is_named(tmp_path, result, said):
     folder = write_run(tmp_path, small_config())
     (folder / "result.json").write_text(result if isinstance(result, str) else json.dumps(result))
     with pytest.raises(ValueError, match=r"result\.json") as caught:
-        read_run(folder)
+        read_record(folder)
     assert said in str(caught.value)
 
 
@@ -124,12 +124,12 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
     folder = write_run(tmp_path, small_config())
     (folder / "environment.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ValueError, match=r"environment\.json is not valid JSON"):
-        read_run(folder)
+        read_record(folder)
 
 
 def test_runs_are_found_by_folder_and_by_parent_and_read_once(demo):
     names = [
-        run.name for run in find_runs([demo / "listops-local-seed42", demo, f"{demo}/../demo/listops-local-seed42"])
+        run.name for run in find_records([demo / "listops-local-seed42", demo, f"{demo}/../demo/listops-local-seed42"])
     ]
     assert names == ["listops-local-seed42", "listops-bigbird-seed42", "listops-hypercube-seed42"]
 
@@ -137,14 +137,14 @@ def test_runs_are_found_by_folder_and_by_parent_and_read_once(demo):
 def test_other_things_beside_runs_are_passed_over(demo):
     (demo / "report.html").write_text("old")
     (demo / "notes").mkdir()
-    assert len(find_runs([demo])) == 3
+    assert len(find_records([demo])) == 3
 
 
 def test_a_path_without_runs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no run and holds none"):
-        find_runs([tmp_path])
+        find_records([tmp_path])
     with pytest.raises(FileNotFoundError):
-        find_runs([tmp_path / "absent"])
+        find_records([tmp_path / "absent"])
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
-        find_runs([tmp_path / "file"])
+        find_records([tmp_path / "file"])

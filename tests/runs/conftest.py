@@ -1,0 +1,1 @@
+from run_folders import demo  # noqa: F401
