@@ -20,6 +20,7 @@ import argparse
 import fcntl
 import fnmatch
 import hashlib
+import importlib
 import inspect
 import json
 import os
@@ -33,7 +34,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,13 +47,14 @@ Facts = dict[str, str]
 
 # Fields of JSON values, by any part of their place.
 LEFT_OUT = re.compile(
-    r"second|runtime|_per_s|speed|mfu|utili[sz]ation|memory|peak_mib|version|environment|commit|^date|_time$|^time|^t$|"
+    r"second|runtime|_per_s|speed|mfu|utili[sz]ation|memory|peak_mib|peak_flops|version|environment|commit|^date|_time$|^time|^t$|"
     r"folder|command|host|^created|^began|^ended"
 )
 # Files of a case: of those that are only looked for the content is not compared.
 PRESENT_ONLY = [f"*.{suffix}" for suffix in ("html", "png", "svg", "pdf", "log", "md", "db", "pth", "bin")]
 PRESENT_ONLY += ["environment.json", "*/environment.json", "*.tfevents.*"]
 IGNORED = [".cache/*", "*.lock"]
+ROWS = ["metrics.jsonl", "*/metrics.jsonl", "*_output.log"]  # a JSON value a line
 BYTES = ["*prediction*.json", "*tokenizer*.json"]  # JSON of which every byte counts
 LIMIT = 600  # seconds of a command
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "sang", "on", "under", "mat", "tree", "house", "red", "blue"]
@@ -324,27 +326,26 @@ def matches(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
-def tensor_facts(path: Path) -> Facts:
+def tensor_facts(path: Path) -> Iterator[tuple[str, str]]:
     """The checksum of each tensor of a safetensors file; the header's metadata is left out."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
-    facts = {}
     for name, entry in json.loads(content[8 : 8 + length]).items():
         if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            key = f"{name} {entry['dtype']} {entry['shape']}"
-            facts[key] = digest(content[8 + length + begin : 8 + length + end])
-    return facts
+            begin, end = (8 + length + offset for offset in entry["data_offsets"])
+            yield f"{name} {entry['dtype']} {entry['shape']}", digest(content[begin:end])
 
 
 def json_facts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """The numbers, truth values and single words in a JSON value, by their place."""
+    """The numbers, truth values and single words in a JSON value, and the numbers in its sentences, by their place."""
     if isinstance(value, dict | list):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             if not LEFT_OUT.search(str(key)):
                 yield from json_facts(entry, f"{place}.{key}" if place else str(key))
-    elif not isinstance(value, str) or not re.search(r"[\s/]", value):
+    elif not isinstance(value, str) or not re.search(r"\s|/", value):
         yield place, json.dumps(value)
+    elif "/" not in value.replace(" / ", ""):  # a sentence, which may be said in other words
+        yield place, " ".join(sorted(re.findall(r"\d+(?:[.,]\d+)*", value)))
 
 
 def facts_of(folder: Path) -> Facts:
@@ -352,19 +353,22 @@ def facts_of(folder: Path) -> Facts:
     facts: Facts = {}
     for path in files_of(folder):
         name = path.relative_to(folder).as_posix()
-        parts: Mapping[str, str] = {}
+        parts: Iterable[tuple[str, str]] = ()
         if matches(name, IGNORED):
             continue
+        facts[name] = "is there"
         if path.suffix == ".safetensors":
             parts = tensor_facts(path)
-        elif path.suffix == ".jsonl" and path.name.startswith("metrics"):
-            parts = dict(json_facts([json.loads(line) for line in path.read_text().splitlines()]))
+        elif matches(name, ROWS):
+            parts = json_facts([json.loads(line) for line in path.read_text().splitlines()])
+        elif matches(name, PRESENT_ONLY):
+            continue
         elif path.suffix == ".json" and not matches(name, BYTES):
-            parts = dict(json_facts(json.loads(path.read_text())))
-        elif not matches(name, PRESENT_ONLY):
-            facts[name] = digest(path.read_bytes())
-        facts.setdefault(name, "is there")
-        facts.update({f"{name}:{place}": value for place, value in parts.items()})
+            parts = json_facts(json.loads(path.read_text()))
+        else:
+            content = path.read_bytes()
+            facts[name] = content.decode() if name.startswith("exit-code-") else digest(content)
+        facts.update({f"{name}:{place}": value for place, value in parts})
     return facts
 
 
@@ -385,16 +389,14 @@ def differences(old: Facts, new: Facts, *, ignore: Sequence[str] = (), new_field
         file, _, place = name.partition(":")
         if name in old and name in new:
             if old[name] != new[name]:
-                found[f"{name}: {old[name][:60]} became {new[name][:60]}"] = True
+                found[f"{name}: {old[name][:40]} became {new[name][:40]}"] = True
             continue
         side = "old" if name in old else "new"
         if not place:
             found[f"{name}: file only in {side}"] = True
         elif file in old and file in new:
-            field = not file.endswith(".safetensors")
-            found[f"{name}: {'field' if field else 'tensor'} only in {side}"] = not (
-                field and side == "new" and new_fields
-            )
+            kind = "tensor" if file.endswith(".safetensors") else "field"
+            found[f"{name}: {kind} only in {side}"] = (kind, side, new_fields) != ("field", "new", True)
     return found
 
 
@@ -429,7 +431,7 @@ class Side:
         kept.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), 0.0
         for number, command in enumerate(case.commands, 1):
             words = shlex.split(command.removeprefix("> "))
             if words[0].startswith("scripts/"):
@@ -437,18 +439,20 @@ class Side:
             elif words[0] != "-m":
                 words = ["-m", "nip", *words]
             printed, said = folder / f"printed-{number}", folder / f"said-{number}.log"
-            code = self.run(words, folder, printed, said)
-            (folder / f"exit-code-{number}.txt").write_text(code)
+            code, seconds = self.run(words, folder, printed, said)
+            used += seconds
+            (folder / f"exit-code-{number}.txt").write_text(str(code))
             form = "json" if printed.read_bytes()[:1] in (b"{", b"[") else "log"
             printed.rename(printed.with_suffix(".txt" if command.startswith("> ") else f".{form}"))
-            if code != "0":
+            if code:
                 print(f"{self.folder.name}: {name}, command {number}: exit code {code}", said.read_text()[-300:])
         kept.write_text(key)
-        print(f"{self.folder.name}: {name} in {time.perf_counter() - began:.1f} s", flush=True)
+        passed = time.perf_counter() - began
+        print(f"{self.folder.name}: {name} in {passed:.1f} s, {used:.1f} s of processor", flush=True)
         return folder
 
-    def run(self, words: Sequence[str], folder: Path, printed: Path, said: Path) -> str:
-        """The exit code of Python with some words, run in a folder; its two outputs go to files."""
+    def run(self, words: Sequence[str], folder: Path, printed: Path, said: Path) -> tuple[int, float]:
+        """Run Python with some words in a folder, its two outputs to files: exit code and seconds of processor."""
         serving = self.idle.get() or subprocess.Popen(
             [sys.executable, __file__, "--serve"], env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -456,9 +460,9 @@ class Side:
         assert serving.stdout
         serving.stdin.write(json.dumps([words, *map(str, (folder, printed, said))]).encode() + b"\n")
         serving.stdin.flush()
-        code = serving.stdout.readline().decode().strip()
+        code, seconds = serving.stdout.readline().split()
         self.idle.put(serving)
-        return code
+        return int(code), float(seconds)
 
     def leave_all(self, cases: Mapping[str, Case], inputs: Path, jobs: int) -> dict[str, Path]:
         """The folders of what some cases leave; those that they need come before them."""
@@ -490,19 +494,17 @@ class Side:
 
 
 def serve() -> None:
-    """Run commands, lines of standard input, in forks of this process, and print their exit codes.
+    """Run commands, lines of standard input, in forks of this process; print their exit codes and processor time.
 
     The libraries are imported once, before: that is most of the time of a small command. nip itself is not.
     """
-    import accelerate  # noqa: F401
-    import datasets  # noqa: F401
-    import torch._dynamo  # noqa: F401
-    import transformers.trainer  # noqa: F401
-
+    for name in ("accelerate", "datasets", "torch._dynamo", "transformers.trainer"):
+        importlib.import_module(name)
     for line in sys.stdin:
         words, folder, *outputs = json.loads(line)
         if child := os.fork():
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            _, status, used = os.wait4(child, 0)
+            print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, flush=True)
             continue
         signal.alarm(LIMIT)
         os.chdir(folder)
@@ -586,7 +588,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+        sys.exit()
     try:
-        sys.exit(serve() if sys.argv[1:] == ["--serve"] else main())
+        sys.exit(main())
     except ValueError as error:
         sys.exit(f"compare_checkouts.py: {error}")

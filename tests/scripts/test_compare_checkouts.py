@@ -21,13 +21,13 @@ def script():
     return module
 
 
-def write_run(folder, *, loss=0.5, weight=1.0, seconds=3.0, **more):
+def write_run(folder, *, loss=0.5, weight=1.0, seconds=3.0, says="after 2 steps", **more):
     (folder / "best").mkdir(parents=True)
     tensors = {"a.weight": np.full((2, 3), weight, np.float32), "b": np.arange(4)}
     save_file(tensors, folder / "best" / "model.safetensors", metadata={"seconds": str(seconds)})
     rows = [{"step": 1, "loss": 0.75, "seconds": seconds}, {"step": 2, "loss": loss, "tokens_per_second": seconds}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = {"accuracy": 0.25, "best": {"step": 2}, "peak_mib": seconds, "says": f"after {seconds} s", **more}
+    result = {"accuracy": 0.25, "best": {"step": 2}, "peak_mib": seconds, "says": says, **more}
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "report.html").write_text(str(seconds))
     (folder / "run.lock").write_text("")
@@ -35,8 +35,9 @@ def write_run(folder, *, loss=0.5, weight=1.0, seconds=3.0, **more):
     return folder
 
 
-def test_times_and_sentences_are_no_difference(script, tmp_path):
-    one, other = (script.facts_of(write_run(tmp_path / str(n), seconds=n)) for n in (1, 2))
+def test_times_and_words_are_no_difference(script, tmp_path):
+    says = {1: "2 steps, then none", 2: "none after 2 steps"}
+    one, other = (script.facts_of(write_run(tmp_path / str(n), seconds=n, says=says[n])) for n in says)
     assert one == other and script.differences(one, other) == {}
     assert one["result.json:best.step"] == "2" and one["metrics.jsonl:1.loss"] == "0.5"
     assert one["report.html"] == "is there" and len(one["MRPC.tsv"]) == 64
@@ -65,6 +66,8 @@ def test_a_field_on_one_side(script, tmp_path):
     other = script.facts_of(write_run(tmp_path / "other", rank=3))
     line = "result.json:rank: field only in new"
     assert script.differences(one, other) == {line: True}
+    said = script.facts_of(write_run(tmp_path / "said", says="after 3 steps"))
+    assert script.differences(one, said) == {"result.json:says: 2 became 3": True}
     assert script.differences(one, other, new_fields=True) == {line: False}
     assert script.differences(other, one, new_fields=True) == {"result.json:rank: field only in old": True}
 
@@ -94,7 +97,7 @@ def test_a_side_runs_a_case_once(script, tmp_path, capsys, monkeypatch):
         ran.append(words)
         printed.write_text('{"score": 1}')
         said.write_text("")
-        return "0"
+        return 0, 0.5
 
     monkeypatch.setattr(side, "run", run)
     inputs = tmp_path / "inputs" / "graph"
@@ -106,7 +109,8 @@ def test_a_side_runs_a_case_once(script, tmp_path, capsys, monkeypatch):
         ["-m", "nip", "score", "x", "--json"],
         [str(tmp_path / "checkout" / "scripts" / "search.py"), "../../inputs/graph"],
     ]
-    assert script.facts_of(left["a"])["printed-1.json:score"] == "1"
+    facts = script.facts_of(left["a"])
+    assert facts["printed-1.json:score"] == "1" and facts["exit-code-1.txt"] == "0"
     (inputs / "edges.txt").write_text("0 1")
     side.leave_all(cases, inputs.parent, 1)
     assert len(ran) == 3
