@@ -80,7 +80,7 @@ def plan(
             taken = []
             for name in (*backends, *rivals):
                 try:
-                    taken.append(_taken(case, name, direction))
+                    taken.append(_selected_backend(case, name, direction))
                 except ValueError as refusal:
                     left_out.append(str(refusal))
             if taken:
@@ -92,7 +92,7 @@ def plan(
     return groups, left_out
 
 
-def _taken(case: Case, name: str, direction: str) -> str:
+def _selected_backend(case: Case, name: str, direction: str) -> str:
     """The backend that attend selects for that name, or the peer; raises ValueError if it cannot compute the case."""
     if name in peers.PEERS:
         refusal = peers.PEERS[name].refuses(case, direction)

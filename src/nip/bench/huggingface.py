@@ -215,7 +215,7 @@ def _measure(
             for name in names:
                 dense = timings.get(DENSE)
                 yield EncoderRow(
-                    attention=DENSE if name == DENSE else _taken(encoder, name, direction, backend),
+                    attention=DENSE if name == DENSE else _selected_backend(encoder, name, direction, backend),
                     pattern="softmax" if name == DENSE else name,
                     direction=direction,
                     encoder=encoder,
@@ -308,7 +308,7 @@ def prepare(encoder: Encoder, name: str, direction: str, backend: str = "auto") 
     return train
 
 
-def _taken(encoder: Encoder, name: str, direction: str, backend: str) -> str:
+def _selected_backend(encoder: Encoder, name: str, direction: str, backend: str) -> str:
     head = encoder.width // encoder.heads
     like = torch.empty(encoder.batch, encoder.heads, encoder.n_tokens, head, dtype=getattr(torch, encoder.dtype))
     like.requires_grad_(direction == "training")

@@ -193,7 +193,7 @@ def _measure(
         del calls
         for (name, output), timing in timings.items():
             yield PretrainingRow(
-                attention=DENSE if name == DENSE else _taken(problem, name, backend),
+                attention=DENSE if name == DENSE else _selected_backend(problem, name, backend),
                 pattern="softmax" if name == DENSE else name,
                 output=output,
                 problem=problem,
@@ -264,7 +264,7 @@ def _work(problem: Problem, name: str, output: str) -> float:
     return work_of(model, problem.n_tokens, problem.n_masked if output == "masked" else problem.n_tokens).total
 
 
-def _taken(problem: Problem, name: str, backend: str) -> str:
+def _selected_backend(problem: Problem, name: str, backend: str) -> str:
     dtype = torch.bfloat16 if problem.bf16 else torch.float32
     shape = problem.batch, problem.heads, problem.n_tokens, problem.width // problem.heads
     like = torch.empty(shape, dtype=dtype, requires_grad=True)
