@@ -21,7 +21,7 @@ from nip.bench.table import markdown_table
 from nip.data.corpus import Settings, build_corpus
 from nip.data.corpus.clean import by_size
 from nip.data.corpus.files import find_files
-from nip.data.corpus.tokenizer import existing
+from nip.data.corpus.tokenizer import existing_tokenizer
 from nip.graphs.pattern import check_int
 
 HEADER = ("step", "MB", "s", "MB/s", "times tokenizers", "peak MiB")
@@ -95,7 +95,7 @@ def bench_corpus(origin: Path, tokenizer: str, megabytes: int, *, jobs: int) -> 
     """
     check_int("megabytes", megabytes, "bench corpus", minimum=1)
     check_int("jobs", jobs, "bench corpus", minimum=1)
-    existing(tokenizer, lower_case=True)
+    existing_tokenizer(tokenizer, lower_case=True)
     machine = this_machine()
     with TemporaryDirectory() as folder:
         size = draw_text(origin, Path(folder) / "text", megabytes * 1_000_000) / 1e6
@@ -207,7 +207,7 @@ def _made(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alone(job: dict[str, Any]) -> dict[str, Any]:
-    tokenizer, _ = existing(job["tokenizer"], lower_case=True)
+    tokenizer, _ = existing_tokenizer(job["tokenizer"], lower_case=True)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     size, seconds = 0, 0.0

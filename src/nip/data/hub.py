@@ -1,4 +1,4 @@
-"""Sets of the Hugging Face Hub, read through the `datasets` library row by row."""
+"""Data sets of the Hugging Face Hub, streamed row by row with the `datasets` library; nothing is kept on disk."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from nip.data.tables import chosen_columns
 
 Load = Callable[[str, str], Iterable[Mapping[str, Any]]]
 
+CONFIG = ":"  # separates the name of a data set from that of its configuration: wikimedia/wikipedia:20231101.en
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def is_name(origin: str) -> bool:
-    """Whether a text can be the name of a set: ``owner/name``, or ``name``."""
+    """Whether a text can be the name of a data set: ``owner/name``, or ``name``."""
     return _NAME.fullmatch(origin) is not None
 
 
-def load(name: str, part: str) -> Iterable[Mapping[str, Any]]:
-    """The rows of a part of a set, fetched as they are asked for.
+def load(name: str, split: str) -> Any:
+    """The rows of a split as a `datasets.IterableDataset`.
 
     Raises
     ------
@@ -31,32 +32,71 @@ def load(name: str, part: str) -> Iterable[Mapping[str, Any]]:
         datasets = import_module("datasets")
     except ImportError as error:
         raise ImportError(f"Reading {name} from the Hugging Face Hub needs datasets: pip install datasets") from error
-
-    rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, split=part, streaming=True)
-    return rows
+    return datasets.load_dataset(*name.split(CONFIG, 1), split=split, streaming=True)
 
 
-def rows(load: Load, name: str, part: str, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """The rows of a part: their numbers, from 0, and the columns asked for.
+def load_shard(name: str, split: str, shard: int) -> Any:
+    """The rows of one shard of a split."""
+    stream = load(name, split)
+    return stream.shard(num_shards=stream.num_shards, index=shard)
+
+
+def number_of_shards(name: str, split: str = "train") -> int:
+    """The number of shards of a split.
+
+    Raises
+    ------
+    ImportError
+        If `datasets` is not installed.
+    OSError
+        If the data set is not available: there is no network, or no such set.
+    """
+    try:
+        return int(load(name, split).num_shards)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise _unavailable(name, 0, error) from error
+
+
+def rows(load: Load, name: str, split: str, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """The rows of a split: their numbers, from 0, and the values of some columns.
+
+    Parameters
+    ----------
+    load : callable
+        `load`, or another function of name and split that returns an iterable of rows.
+    name, split : str
+    columns : sequence of sequences of str
+        For each column the names it may have.
 
     Raises
     ------
     OSError
-        If the set cannot be had: there is no network, or no such set.
+        If the data set is not available: there is no network, or no such set.
     ValueError
-        If it has no such column.
+        If a column is missing.
     """
+    chosen: list[str] = []
+    for number, row in enumerate(_fetched(load, name, split)):
+        chosen = chosen or chosen_columns(name, list(row), columns)
+        yield number, tuple(row[column] for column in chosen)
+
+
+def _fetched(load: Load, name: str, split: str) -> Iterator[Mapping[str, Any]]:
     number = 0
     try:
-        chosen: list[str] = []
-        for row in load(name, part):
-            chosen = chosen or chosen_columns(name, list(row), columns)
-            yield number, tuple(row[column] for column in chosen)
+        for row in load(name, split):
+            yield row
             number += 1
-    except (ValueError, ImportError):
+    except ImportError:
         raise
     except Exception as error:  # network libraries raise classes of their own, which need not be installed here
-        where = "nor could it be fetched" if number == 0 else f"and fetching it failed after row {number}"
-        raise OSError(
-            f"There is no file or folder {name}, {where} from the Hugging Face Hub ({type(error).__name__}: {error})."
-        ) from error
+        raise _unavailable(name, number, error) from error
+
+
+def _unavailable(name: str, number: int, error: Exception) -> OSError:
+    where = "nor could it be fetched" if number == 0 else f"and fetching it failed after row {number}"
+    return OSError(
+        f"There is no file or folder {name}, {where} from the Hugging Face Hub ({type(error).__name__}: {error})."
+    )

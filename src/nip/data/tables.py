@@ -1,9 +1,10 @@
-"""Rows of CSV and parquet files, a few at a time."""
+"""Rows of CSV and parquet files, in bounded memory."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,19 @@ _LONGEST = 1 << 24  # characters of a field
 
 
 def csv_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The rows of a CSV file with a header: their line numbers and the columns asked for.
+    """The rows of a CSV file with a header: their line numbers and the values of some columns.
 
     Parameters
     ----------
     path : Path
-        In UTF-8, quoted where need be.
+        In UTF-8, fields quoted where necessary.
     columns : sequence of sequences of str
-        The names that each column may have.
+        For each column the names it may have.
 
     Raises
     ------
     ValueError
-        If a column is missing, a row has another number of fields than the header, or the text is no UTF-8.
+        If a column is missing, a row has another number of fields than the header, or the text is not UTF-8.
     """
     before = csv.field_size_limit(_LONGEST)
     try:
@@ -43,8 +44,18 @@ def csv_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int
         csv.field_size_limit(before)
 
 
-def parquet_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """The rows of a parquet file: their numbers, from 0, and the columns asked for.
+def parquet_rows(
+    path: Path, columns: Sequence[Sequence[str]], row_groups: range | None = None
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """The rows of a parquet file: their numbers, from 0, and the values of some columns.
+
+    Parameters
+    ----------
+    path : Path
+    columns : sequence of sequences of str
+        For each column the names it may have.
+    row_groups : range, optional
+        Read only these; rows are numbered from the first of them.
 
     Raises
     ------
@@ -53,20 +64,34 @@ def parquet_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple
     ValueError
         If a column is missing, or the file is damaged.
     """
+    with _parquet_file(path) as file:
+        chosen = chosen_columns(path, file.schema_arrow.names, columns)
+        batches = file.iter_batches(_ROWS, row_groups=row_groups, columns=chosen, use_threads=False)
+        values = ([batch.column(name).to_pylist() for name in chosen] for batch in batches)
+        yield from enumerate(row for columns_of in values for row in zip(*columns_of, strict=True))
+
+
+def row_group_bytes(path: Path) -> list[int]:
+    """The size of each row group of a parquet file, unpacked.
+
+    Raises
+    ------
+    ImportError, ValueError
+        See `parquet_rows`.
+    """
+    with _parquet_file(path) as file:
+        return [file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)]
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
     try:
         parquet, pyarrow = import_module("pyarrow.parquet"), import_module("pyarrow")
     except ImportError as error:
         raise ImportError("Reading parquet files needs pyarrow: pip install pyarrow") from error
-
-    number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            chosen = chosen_columns(path, file.schema_arrow.names, columns)
-            for batch in file.iter_batches(batch_size=_ROWS, columns=chosen, use_threads=False):
-                values = [batch.column(name).to_pylist() for name in chosen]
-                for row in zip(*values, strict=True):
-                    yield number, row
-                    number += 1
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -76,10 +101,19 @@ def parquet_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple
 def chosen_columns(path: Path | str, names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:
     """The name that each column has among `names`.
 
+    Parameters
+    ----------
+    path : Path or str
+        For the error.
+    names : sequence of str
+        The columns of the table.
+    columns : sequence of sequences of str
+        For each column the names it may have, the preferred one first.
+
     Raises
     ------
     ValueError
-        If one has none of the names that it may have.
+        If a column has none of its names.
     """
     chosen = []
     for allowed in columns:

@@ -125,12 +125,12 @@ def refuse_other_tokenizer(name: str, dataset: Path, *, of: str = "") -> None:
     ValueError
         If it gives other tokens other numbers.
     """
-    from nip.data.corpus.tokenizer import existing, load
+    from nip.data.corpus.tokenizer import existing_tokenizer, load_tokenizer
 
     read_manifest(dataset)
-    ours, _ = load(dataset.expanduser() / "tokenizer")
+    ours, _ = load_tokenizer(dataset.expanduser() / "tokenizer")
     lower_case = bool((json.loads(ours.to_str())["normalizer"] or {}).get("lowercase", True))
-    named, _ = existing(name, lower_case=lower_case)
+    named, _ = existing_tokenizer(name, lower_case=lower_case)
     if named.get_vocab(with_added_tokens=True) != ours.get_vocab(with_added_tokens=True):
         said = f"{of}: the" if of else "The"
         raise ValueError(f"{said} tokenizer {name} is not the one that the shards of {dataset} were made with.")

@@ -6,8 +6,8 @@ import pytest
 
 from nip.data.corpus import Masking, Settings, build_corpus, open_corpus, verify
 from nip.data.corpus.bert_samples import Sentences, pairs, singles
-from nip.data.corpus.normalize import normalise, sentences
-from nip.data.corpus.tokenizer import load
+from nip.data.corpus.normalize import normalize, sentences
+from nip.data.corpus.tokenizer import load_tokenizer
 from nip.data.masking import IGNORED
 from text_corpora import documents, write_texts
 
@@ -34,8 +34,8 @@ def made(request, tmp_path_factory):
 
 def token_sentences(corpus):
     """Every sentence of the source as token ids, by document."""
-    tokenizer, _ = load(corpus.tokenizer)
-    texts = [normalise(text) for k in range(3) for text in documents(60, k)]
+    tokenizer, _ = load_tokenizer(corpus.tokenizer)
+    texts = [normalize(text) for k in range(3) for text in documents(60, k)]
     return [
         [found.ids for found in tokenizer.encode_batch(sentences(text), add_special_tokens=False)] for text in texts
     ]

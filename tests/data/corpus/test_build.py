@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from nip.data.corpus import Settings, build_corpus, open_corpus, read_manifest, verify
-from nip.data.corpus.normalize import normalise
-from nip.data.corpus.tokenizer import load
+from nip.data.corpus.normalize import normalize
+from nip.data.corpus.tokenizer import load_tokenizer
 from text_corpora import documents, fingerprint, write_texts
 
 SMALL = {"train_tokenizer": 200, "max_seq_length": 32}
@@ -21,7 +22,7 @@ SMALL = {"train_tokenizer": 200, "max_seq_length": 32}
 
 def decoded(corpus):
     """The documents of a split, put together from its samples."""
-    tokenizer, _ = load(corpus.tokenizer)
+    tokenizer, _ = load_tokenizer(corpus.tokenizer)
     batch = corpus.samples(np.arange(len(corpus)))
     plain = ~np.isin(batch.input_ids, corpus.vocabulary.special)
     return tokenizer.decode(batch.input_ids[plain].tolist())
@@ -42,7 +43,7 @@ def whole(texts, tmp_path_factory):
 
 def test_every_document_is_there_once(texts, whole):
     files = [texts / name for name in ("0.txt", "2.txt", "4.txt", "more/1.txt", "more/3.txt")]
-    expected = [normalise(text) for file in files for text in file.read_text().split("\n\n")]
+    expected = [normalize(text) for file in files for text in file.read_text().split("\n\n")]
     manifest = read_manifest(whole)
     assert manifest["documents"]["read"] == len(expected) == 300
     assert manifest["characters"] == sum(map(len, expected))
@@ -123,7 +124,7 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(many_parts, tmp_path, 
         ("build.fates", ["clean.documents"]),
         (
             "build._manifest",
-            ["clean.documents", "build.fates", "build.tokenizing.train_wordpiece", "shards.Encoder"],
+            ["clean.documents", "build.fates", "build.train_wordpiece", "shards.Encoder"],
         ),
     ],
 )
@@ -336,3 +337,37 @@ def test_a_finished_corpus_of_a_source_that_changed_is_told(tmp_path):
 def test_the_plan_is_gone_and_the_manifest_is_json(whole):
     assert not (whole / "plan.json").exists()
     assert json.loads((whole / "manifest.json").read_text())["kind"] == "corpus"
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from joblib.externals.loky import get_reusable_executor
+from nip.data.corpus import Settings, build_corpus
+build_corpus(sys.argv[1], Path(sys.argv[2]), Settings(train_tokenizer=500, shard_mb=1), jobs=2)
+get_reusable_executor().shutdown(wait=True)  # only then are the workers counted
+print(*(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+FEW_MB, MANY_MB = 4, 28  # megabytes of text
+
+
+def peaks(folder):
+    """Megabytes of memory that a corpus takes to make: of the process, and of the largest of its workers."""
+    made = subprocess.run([sys.executable, "-c", PEAK, str(folder), f"{folder}-out"], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return [int(peak) for peak in made.stdout.split()]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    """With 24 MB more of text workers take half of that more at most; the process that starts them frees less of it."""
+    draw = random.Random(0)
+    words = [f"w{i:x}" for i in range(30_000)]
+    for name, megabytes in (("small", FEW_MB), ("large", MANY_MB)):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "a.txt").open("w") as file:
+            while file.tell() < megabytes << 20:
+                file.write(" ".join(draw.choices(words, k=400)) + "\n\n")
+    small, large = (peaks(tmp_path / name) for name in ("small", "large"))
+    for before, after, allowed in zip(small, large, (2.0, 0.5), strict=True):
+        assert after < before + allowed * (MANY_MB - FEW_MB)

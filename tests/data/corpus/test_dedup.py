@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from nip.data.corpus import dedup as duplicates
-from nip.data.corpus.clean import chunk_names, format_part, open_chunk, parts_read
+from nip.data.corpus import dedup
+from nip.data.corpus.clean import chunk_names, clean_part, open_chunk, parts_read
 from nip.data.corpus.dedup import Fate, fates
 from nip.data.corpus.files import Piece
 from nip.data.corpus.minhash import WIDTH
@@ -21,7 +21,7 @@ def formatted(folder, files, **options):
     for number, texts in enumerate(files):
         path = folder / f"{number}.txt"
         path.write_text("\n\n".join(texts))
-        format_part(folder, number, (Piece(str(path), "text"),), settings)
+        clean_part(folder, number, (Piece(str(path), "text"),), settings)
     return chunk_names(parts_read(folder, len(files))), settings
 
 
@@ -62,8 +62,8 @@ def by_all_pairs(texts, threshold):
 @pytest.mark.parametrize("at_once", [1 << 22, 50])
 @pytest.mark.parametrize("threshold", [0.6, 0.8])
 def test_against_all_pairs(tmp_path, monkeypatch, at_once, threshold):
-    monkeypatch.setattr(duplicates, "AT_ONCE", at_once)
-    monkeypatch.setattr(duplicates, "_PAIRS", 7)
+    monkeypatch.setattr(dedup, "AT_ONCE", at_once)
+    monkeypatch.setattr(dedup, "_PAIRS", 7)
     texts = corpus(seed=1)
     names, settings = formatted(tmp_path, [texts[:150], texts[150:160], texts[160:]], near_duplicates=threshold)
     found = fates(tmp_path, names, settings, run)

@@ -1,5 +1,3 @@
-"""Packed files that are unpacked before they are read."""
-
 import bz2
 import gzip
 from pathlib import Path
@@ -8,6 +6,7 @@ import numpy as np
 import pytest
 
 from nip.data.corpus import Settings, build_corpus
+from nip.data.corpus.files import FORMS, cut, find_files, find_form
 from text_corpora import documents, fingerprint
 
 SMALL = {"train_tokenizer": 200, "max_seq_length": 32}
@@ -56,7 +55,7 @@ def test_a_changed_packed_file_is_refused_before_it_is_unpacked(tmp_path, monkey
     text = "\n\n".join(document for k in range(40) for document in documents(200, k)).encode()
     packed.write_bytes(bz2.compress(text))
     settings = Settings(**SMALL, shard_mb=1)
-    monkeypatch.setattr("nip.data.corpus.build.format_part", lambda *_: 1 / 0)
+    monkeypatch.setattr("nip.data.corpus.build.clean_part", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_corpus(str(tmp_path / "in"), tmp_path / "out", settings)
     unpacked = list((tmp_path / "out" / ".unpacked").iterdir())
@@ -75,3 +74,54 @@ def test_a_large_packed_file_that_is_damaged(tmp_path):
     with pytest.raises(ValueError, match=r"a\.txt\.gz is cut short or damaged"):
         build_corpus(str(tmp_path / "in"), tmp_path / "out", Settings(**SMALL, shard_mb=1))
     assert not list((tmp_path / "out").glob(".unpacked/*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        (b"Some text.", "text"),
+        (b'{"text": "a"}', "jsonl"),
+        (b'\n<doc id="1" url="" title="a">', "extracted"),
+        (b'<mediawiki xmlns="x">', "wikipedia"),
+        (b"{curly} text", "text"),
+    ],
+)
+def test_forms_are_known_by_how_files_begin(tmp_path, content, form):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert find_form(path) == form and form in FORMS
+    assert find_form(path, "lines") == ("lines" if form == "text" else form)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.bin", b"abc\0def", r"a\.bin is no text: byte 3 is 0"),
+        ("a.txt", "ab".encode("utf-16"), r"a\.txt is encoded in UTF-16"),
+        ("a.zst", b"", r"a\.zst is packed in a form that is not read"),
+        ("a.json", b'[{"text": "a"},', r"a\.json is JSON, but not one object a line, .*: jq -c \.\[\] a\.json$"),
+        ("a.json", b'\n[\n  {\n  "text": "a"},', r"a\.json is JSON, but not one object a line"),
+        ("a.json", b'{\n  "text": "a"\n}', r"a\.json is JSON, but not one object a line, .*: jq -c \. a\.json$"),
+    ],
+)
+def test_files_that_are_no_text(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        find_form(tmp_path / name)
+
+
+def test_files_are_found_by_name_and_put_together(tmp_path):
+    for name in ("b/2.txt", "b/1.txt", "a.txt", ".hidden/x", "b/.x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x" * 10)
+    files = find_files(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in files] == ["a.txt", "b/1.txt", "b/2.txt"]
+    assert find_files(files[0]) == files[:1]
+    parts = cut([(path, "text") for path in files], 20)
+    assert [len(part) for part in parts] == [2, 1]
+    assert [(p.begin, p.end) for part in cut([(files[0], "text")], 4) for p in part] == [(0, 4), (4, 8), (8, 10)]
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        find_files(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no file"):
+        find_files(tmp_path / "empty")

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nip.data.corpus.minhash import WIDTH, band_hashes, bands, jaccard, shingles, text_hash
-from nip.data.corpus.normalize import normalise
+from nip.data.corpus.normalize import normalize
 
 SPOKEN = st.one_of(
-    st.text(st.sampled_from("abC \n漢字é—"), max_size=60).map(normalise),
+    st.text(st.sampled_from("abC \n漢字é—"), max_size=60).map(normalize),
     st.lists(st.sampled_from(["a", "bc"]), max_size=40).map(" ".join),  # the same sequences again and again
 )
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nip.data.corpus.normalize import UNICODE_FORMS, normalise, pieces, sentences
+from nip.data.corpus.normalize import UNICODE_FORMS, normalize, pieces, sentences
 
 AWKWARD = st.one_of(
     st.text(st.sampled_from("a \n\ufffd")),
@@ -32,20 +32,20 @@ INVISIBLE = "\u00ad\u200b\u2060\ufeff\ufffd"
 @example("a\n b", "NFC")
 @example("a\n\nb", "NFC")
 def test_follows_the_rule(text, form):
-    assert normalise(text, form) == by_characters(text, form)
+    assert normalize(text, form) == by_characters(text, form)
 
 
 @given(AWKWARD, st.sampled_from(UNICODE_FORMS))
 def test_is_settled_and_fit_for_storing(text, form):
-    found = normalise(text, form)
-    assert normalise(found, form) == found
+    found = normalize(text, form)
+    assert normalize(found, form) == found
     assert "\n\n" not in found and "  " not in found and found == found.strip()
     found.encode()  # no halves of characters are left
 
 
 @given(AWKWARD, st.integers(1, 12))
 def test_pieces_hold_the_text(text, longest):
-    text = normalise(text)
+    text = normalize(text)
     found = list(pieces(text, longest))
     assert all(0 < len(piece) <= longest for piece in found)
     assert "".join("".join(found).split()) == "".join(text.split())
@@ -53,7 +53,7 @@ def test_pieces_hold_the_text(text, longest):
 
 @given(AWKWARD)
 def test_sentences_hold_the_text(text):
-    text = normalise(text)
+    text = normalize(text)
     found = sentences(text)
     assert all(found)
     assert " ".join(found).split() == text.split()

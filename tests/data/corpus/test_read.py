@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus_files import bible_data, bible_verses
-from nip.data.corpus import Settings, build_corpus
-from nip.data.corpus import files as inputs
-from nip.data.corpus import read as readers
-from nip.data.corpus.files import FORMS, Piece, cut, find_files, find_form
-from nip.data.corpus.normalize import normalise
+from nip.data.corpus import Settings, build_corpus, files
+from nip.data.corpus import read as reading
+from nip.data.corpus.files import Piece, cut, find_files, find_form
+from nip.data.corpus.normalize import normalize
 from nip.data.corpus.read import article, documents, plain
+from nip.data.hub import number_of_shards
 from nip.data.offline.corpora import BOOKS
 
 TEXT = st.text(st.sampled_from("ab é漢\t.\r"), max_size=12)
@@ -28,12 +28,12 @@ BLOCKS = st.sampled_from([1, 7, 1 << 20])  # bytes that are read at once
 def read(path, form, bounds=(), block=1 << 20, **options):
     edges = [0, *bounds, path.stat().st_size]
     pieces = [Piece(str(path), form, a, b) for a, b in pairwise(edges)] if bounds else None
-    with patch.object(inputs, "_BLOCK", block):
+    with patch.object(files, "_BLOCK", block):
         return [text for piece in pieces or [Piece(str(path), form)] for text in documents(piece, **options)]
 
 
 def settled(texts):
-    return [normal for normal in map(normalise, texts) if normal]
+    return [normal for normal in map(normalize, texts) if normal]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_json_lines_extracted_and_pages_however_the_file_is_cut(file, texts, bou
 
 def test_a_book_is_one_document_and_a_long_one_several(tmp_path, monkeypatch):
     longest = 1000
-    monkeypatch.setattr(readers, "LONGEST", longest)
+    monkeypatch.setattr(reading, "LONGEST", longest)
     book = tmp_path / "book.txt"
     book.write_text("\ufeffOne.\n\nTwo.\n")
     assert settled(read(book, "books")) == ["One.\nTwo."]
@@ -143,8 +143,6 @@ def test_streams_of_the_hub_are_read_shard_by_shard(tmp_path):
     for part in range(3):
         rows = [{"text": f"{part} {i}"} for i in range(4)]
         (tmp_path / f"part-{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    from nip.data.corpus.read import number_of_shards
-
     assert number_of_shards(str(tmp_path)) == 3
     found = [list(documents(Piece(str(tmp_path), "hub", shard))) for shard in range(3)]
     assert found == [[f"{part} {i}" for i in range(4)] for part in range(3)]
@@ -169,40 +167,6 @@ def test_a_set_that_cannot_be_had(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     with pytest.raises(OSError, match=r"There is no file or folder nobody/nothing, and its list of files could not"):
         list(documents(Piece("nobody/nothing", "hub")))
-
-
-@pytest.mark.parametrize(
-    ("content", "form"),
-    [
-        (b"Some text.", "text"),
-        (b'{"text": "a"}', "jsonl"),
-        (b'\n<doc id="1" url="" title="a">', "extracted"),
-        (b'<mediawiki xmlns="x">', "wikipedia"),
-        (b"{curly} text", "text"),
-    ],
-)
-def test_forms_are_known_by_how_files_begin(tmp_path, content, form):
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    assert find_form(path) == form and form in FORMS
-    assert find_form(path, "lines") == ("lines" if form == "text" else form)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.bin", b"abc\0def", r"a\.bin is no text: byte 3 is 0"),
-        ("a.txt", "ab".encode("utf-16"), r"a\.txt is encoded in UTF-16"),
-        ("a.zst", b"", r"a\.zst is packed in a form that is not read"),
-        ("a.json", b'[{"text": "a"},', r"a\.json is JSON, but not one object a line, .*: jq -c \.\[\] a\.json$"),
-        ("a.json", b'\n[\n  {\n  "text": "a"},', r"a\.json is JSON, but not one object a line"),
-        ("a.json", b'{\n  "text": "a"\n}', r"a\.json is JSON, but not one object a line, .*: jq -c \. a\.json$"),
-    ],
-)
-def test_files_that_are_no_text(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        find_form(tmp_path / name)
 
 
 def test_wrong_encodings_name_file_and_offset(tmp_path):
@@ -232,23 +196,6 @@ def test_damaged_files(tmp_path, form, content, message):
         read(path, form)
 
 
-def test_files_are_found_by_name_and_put_together(tmp_path):
-    for name in ("b/2.txt", "b/1.txt", "a.txt", ".hidden/x", "b/.x"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x" * 10)
-    files = find_files(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in files] == ["a.txt", "b/1.txt", "b/2.txt"]
-    assert find_files(files[0]) == files[:1]
-    parts = cut([(path, "text") for path in files], 20)
-    assert [len(part) for part in parts] == [2, 1]
-    assert [(p.begin, p.end) for part in cut([(files[0], "text")], 4) for p in part] == [(0, 4), (4, 8), (8, 10)]
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
-        find_files(tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no file"):
-        find_files(tmp_path / "empty")
-
-
 PAGE = "<page><title>A</title><ns>{ns}</ns>{more}<revision><text>{text}</text></revision></page>"
 
 
@@ -264,7 +211,7 @@ PAGE = "<page><title>A</title><ns>{ns}</ns>{more}<revision><text>{text}</text></
     ],
 )
 def test_what_is_said(markup, said):
-    assert normalise(plain(markup)) == said
+    assert normalize(plain(markup)) == said
 
 
 def test_pages():

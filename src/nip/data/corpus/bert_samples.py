@@ -1,10 +1,10 @@
-"""The third step, the original's way: samples that are masked once and kept, in several copies.
+"""Step 3 of a corpus with ``--masked-once``, as in BERT's code: samples masked in advance, in several copies.
 
-The rules are BERT's. Sentences of one document are put together until a sample is full; one in ten documents aims at a
-shorter length; what is too long loses tokens at either end. With pairs, a sample has a second part, which is what
-follows in half of the cases, else from another document of the same shard. A shard has the arrays ``input_ids`` (n, L),
-``positions`` and ``position_labels`` (n, P), ``lengths`` (n, 2: of the first part and of both, special tokens included)
-and, with pairs, ``next_sentence`` (n,).
+Sentences of a document are concatenated until a sample is full; one in ten documents aims at a shorter length; a sample
+that is too long loses tokens at both ends. With sentence pairs, the second segment is the continuation in half of the
+cases, else from another document of the same shard. A shard has the arrays ``input_ids`` (n, L), ``positions`` and
+``position_labels`` (n, P), ``lengths`` (n, 2: of the first segment and of both, special tokens included) and, with
+pairs, ``next_sentence`` (n,).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Array = NDArray[Any]
-Span = tuple[int, int]  # begin and end in the tokens of a shard
+Span = tuple[int, int]  # [begin, end) in the tokens of a shard
 
-SHORT = 0.1  # of the documents aim at a shorter length
+SHORT = 0.1  # share of documents that aim at a shorter length
 _AT_ONCE = 1 << 14  # samples that are masked at a time
 _PARTS = ("input_ids", "positions", "position_labels", "lengths")
 
@@ -45,7 +45,7 @@ class Sentences:
     ends : list of int
         Where each sentence begins in the tokens, and the end.
     documents : list of int
-        Where each document begins in the sentences, and the end.
+        The first sentence of each document, and the end.
     """
 
     tokens: Array
@@ -55,7 +55,18 @@ class Sentences:
 
 @dataclass(frozen=True)
 class MaskedOnce:
-    """A shard, mapped into memory."""
+    """A memory-mapped shard of n samples.
+
+    Parameters
+    ----------
+    input_ids : ndarray of shape (n, L)
+    positions, position_labels : ndarray of shape (n, P)
+        See `nip.data.masking.Masked`.
+    lengths : ndarray of shape (n, 2)
+        Tokens of the first segment and of both.
+    next_sentence : ndarray of shape (n,), optional
+        For sentence pairs: 1 where the second is a random one.
+    """
 
     input_ids: Array
     positions: Array
@@ -67,7 +78,7 @@ class MaskedOnce:
         return int(self.lengths.shape[0])
 
     def read(self, rows: Array, batch: Batch, into: Array, vocabulary: Vocabulary) -> None:
-        """Write the samples `rows` of the shard into the rows `into` of a batch of padding."""
+        """Write some samples of the shard into a batch of padding; see `nip.data.corpus.shards.Packed.read`."""
         assert batch.masked is not None
         first, both = (self.lengths[rows, i].astype(np.int64)[:, None] for i in (0, 1))
         place = np.arange(batch.input_ids.shape[1])
@@ -87,7 +98,7 @@ class MaskedOnce:
 def masked_arrays(
     batches: Iterator[list[str]], tokenizer: Tokenizer, vocabulary: Vocabulary, settings: Settings, number: int
 ) -> tuple[dict[str, Array], dict[str, int]]:
-    """The arrays of a shard, and how many documents, tokens and samples it has.
+    """The arrays of a shard, and its numbers of documents, tokens and samples.
 
     Parameters
     ----------
@@ -97,7 +108,12 @@ def masked_arrays(
     vocabulary : Vocabulary
     settings : Settings
     number : int
-        Of the shard: each draws otherwise.
+        Of the shard: part of the random seed.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+    counts : dict of str to int
     """
     found = _tokenized(batches, tokenizer, token_type(vocabulary.size))
     length = settings.max_seq_length
@@ -125,14 +141,14 @@ def masked_arrays(
 
 
 def singles(found: Sentences, d: int, length: int, draw: random.Random) -> Iterator[tuple[Span, None, bool]]:
-    """Samples of one part from document d."""
+    """The single-segment samples of document d: token span, None, False."""
     most = length - 2
     for begin, end in _filled(found, d, _target(most, draw)):
         yield _shortened(found.ends[begin], found.ends[end], most, draw), None, False
 
 
 def pairs(found: Sentences, d: int, length: int, draw: random.Random) -> Iterator[tuple[Span, Span, bool]]:
-    """Samples of two parts, the first from document d. A single sentence of an only document has no second part."""
+    """The sentence pairs of document d: two token spans, and whether the second is random."""
     most = length - 3
     target = _target(most, draw)
     i, last = found.documents[d], found.documents[d + 1]
@@ -150,7 +166,7 @@ def pairs(found: Sentences, d: int, length: int, draw: random.Random) -> Iterato
             wanted = target - (found.ends[cut] - found.ends[i])
             while stop < found.documents[other + 1] and found.ends[stop] - found.ends[start] < wanted:
                 stop += 1
-            second, after = (found.ends[start], found.ends[stop]), cut  # what was not used comes again
+            second, after = (found.ends[start], found.ends[stop]), cut  # unused sentences are used again
         elif cut < end:
             second, after = (found.ends[cut], found.ends[end]), end
         else:
@@ -179,7 +195,7 @@ def _tokenized(batches: Iterator[list[str]], tokenizer: Tokenizer, kind: np.dtyp
 
 
 def _filled(found: Sentences, d: int, target: int) -> Iterator[Span]:
-    """Runs of sentences of a document with at least `target` tokens; the last may have fewer."""
+    """Runs of sentences of document d with at least `target` tokens each; the last may have fewer."""
     begin, last = found.documents[d], found.documents[d + 1]
     for end in range(begin + 1, last + 1):
         if end == last or found.ends[end] - found.ends[begin] >= target:
@@ -192,7 +208,7 @@ def _target(most: int, draw: random.Random) -> int:
 
 
 def _below(n: int, draw: random.Random) -> int:
-    """A number below n. Of random() alone, which gives the same numbers in every version of Python."""
+    """An integer in [0, n), from random() alone, which is the same in every version of Python."""
     return int(draw.random() * n)
 
 
@@ -205,14 +221,14 @@ def _other_document(found: Sentences, d: int, draw: random.Random) -> int | None
 
 
 def _shortened(begin: int, end: int, most: int, draw: random.Random) -> Span:
-    """A span without the tokens it has too many, each taken from either end."""
+    """A span cut to at most `most` tokens, each removed at a random end."""
     excess = max(0, end - begin - most)
     front = sum(draw.random() < 0.5 for _ in range(excess))
     return begin + front, end - (excess - front)
 
 
 def _shortened_pair(one: Span, other: Span, most: int, draw: random.Random) -> tuple[Span, Span]:
-    """Two spans, the longer of which loses a token until they are short enough."""
+    """Two spans cut to at most `most` tokens together, each removed from the longer one at a random end."""
     spans = [list(one), list(other)]
     while sum(end - begin for begin, end in spans) > most:
         longer = max(spans, key=lambda span: span[1] - span[0])

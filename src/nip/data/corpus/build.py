@@ -1,8 +1,8 @@
-"""Make a corpus: read and clean (`formatting`), drop duplicates and split (`duplicates`), tokenize (`shards`).
+"""Build a corpus: read and clean (`clean`), remove duplicates and split (`dedup`), tokenize (`shards`).
 
-Each step works on parts that are finished one by one and not done again, so that a run that was killed goes on where it
-was when the same command is given again, and ends with the same bytes; nor do they depend on how many processes there
-are. Work in progress lies in ``<folder>/work``; the manifest is written last.
+Every step works on parts. A finished part is not done again, so the same command resumes a killed run; the bytes of the
+corpus depend neither on interruptions nor on the number of processes. Intermediate files are in ``<folder>/work``; the
+manifest is written last.
 """
 
 from __future__ import annotations
@@ -19,20 +19,27 @@ from typing import Any
 
 import numpy as np
 
+from nip.atomic import replacing
 from nip.data import hub
-from nip.data.corpus import read as streams
-from nip.data.corpus import tokenizer as tokenizing
-from nip.data.corpus.clean import Read, chunk_names, format_part, open_chunk, parts_read, write_array, write_json
+from nip.data.corpus.clean import Read, chunk_names, clean_part, open_chunk, parts_read, write_array, write_json
 from nip.data.corpus.corpus import FORMAT, KIND, read_manifest
 from nip.data.corpus.dedup import Fate, fates
 from nip.data.corpus.files import Piece, cut, find_files, find_form, unpack_large
 from nip.data.corpus.processes import Progress, Run, runner
 from nip.data.corpus.settings import Settings
 from nip.data.corpus.shards import FATES, SPLITS, TOKENIZER, kept, shard_chunk
+from nip.data.corpus.tokenizer import (
+    TRAINED_ON,
+    existing_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    train_wordpiece,
+    wordpiece_config,
+)
 from nip.data.tasks.storage import MANIFEST, checksum
 
 PLAN, WORK, LOCK, TEXT = "plan.json", "work", ".lock", "text"
-UNPACKED = ".unpacked"  # hidden, as the lock is: what is there before there is a plan
+UNPACKED = ".unpacked"  # hidden, like the lock: both exist before the plan
 
 
 def build_corpus(
@@ -46,38 +53,40 @@ def build_corpus(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> bool:
-    """Make a corpus, go on with one that was begun, or do nothing if it is there.
+    """Build a corpus, resume an interrupted build, or do nothing if the same corpus exists.
 
     Parameters
     ----------
     origin : str
-        A file, a folder, or the name of a set on the Hugging Face Hub, ``NAME:CONFIG`` where it has several.
+        A file, a folder, or the name of a data set on the Hugging Face Hub, ``NAME:CONFIG`` if it has several
+        configurations.
     out : Path
-        The folder of the corpus; a new one, or one that the same call began.
+        The folder of the corpus; a new one, or one that an interrupted call left.
     settings : Settings
     jobs : int, default=1
-        Processes; −1 is one a processor. Through joblib, so that ``joblib.parallel_config`` may name a cluster.
+        Number of processes; −1 is one per processor. They are joblib's, so ``joblib.parallel_config`` may select a
+        cluster.
     licence : str
         A note on the texts' licence for the manifest.
     keep_text : bool, default=False
-        Keep the cleaned documents, all but the duplicates, as text files in ``<out>/text``.
+        Keep the cleaned documents without duplicates as text files in ``<out>/text``.
     overwrite : bool, default=False
-        Replace a corpus that is there, finished or not.
+        Replace an existing corpus, finished or not.
     progress : callable, optional
-        Called with the name of a step, how many of its parts are done, and how many there are.
+        Called with the name of a step, the number of its finished parts, and of all.
 
     Returns
     -------
     bool
-        Whether anything was made.
+        False if the corpus existed.
 
     Raises
     ------
     ValueError
-        If the folder holds something else or another corpus; if the source is empty, damaged, changed since the corpus
-        was begun or made, or holds no document that is kept; if the tokenizer does not serve.
+        If the folder contains something else or another corpus; if the source is empty, damaged, changed since the
+        build began, or has no document that is kept; if the tokenizer lacks a special token.
     OSError
-        If the source is not there, or the disk is full. What is finished stays.
+        If the source does not exist, or the disk is full. Finished parts stay.
     """
     out = Path(out).expanduser()
     asked = {"source": origin, "licence": licence, "settings": asdict(settings)}
@@ -95,12 +104,12 @@ def build_corpus(
             _require_unchanged(out, origin, manifest.get("source_files"))
             if keep_text and not (out / TEXT).is_dir():
                 raise ValueError(f"{out} was made without --keep-text. --overwrite makes it again.")
-            _clear(out)  # a run may have been killed right before this
+            _clear(out)  # an earlier run may have been killed right before this
             return False
         try:
             _make(origin, out, settings, asked, jobs, keep_text, progress)
         except OSError as error:
-            if error.filename is None and error.errno is not None:  # a full disk does not say where
+            if error.filename is None and error.errno is not None:  # as from a full disk
                 raise OSError(error.errno, f"could not be written: {error.strerror}", str(out)) from error
             raise
     return True
@@ -124,7 +133,7 @@ def _make(
     work.mkdir(exist_ok=True)
     if settings.tokenizer is not None:  # first, so that a wrong name does not cost hours
         _prepare_tokenizer(out, settings, None)
-    run("reading", progress)(format_part, [(work, number, part, settings) for number, part in enumerate(parts)])
+    run("reading", progress)(clean_part, [(work, number, part, settings) for number, part in enumerate(parts)])
     read = parts_read(work, len(parts))
     names = chunk_names(read)
     if not names:
@@ -151,7 +160,7 @@ def _make(
 
 
 def _clear(out: Path) -> None:
-    """Remove what is only needed while a corpus is made."""
+    """Remove the intermediate files."""
     (out / PLAN).unlink(missing_ok=True)
     for each in (out / WORK, out / UNPACKED):
         if each.is_dir():
@@ -159,21 +168,21 @@ def _clear(out: Path) -> None:
 
 
 def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], run: Run) -> list[tuple[Piece, ...]]:
-    """The parts, as they were planned when the corpus was begun; the files must be what they were."""
+    """The parts as planned when the build began; raises ValueError if the input files changed since."""
     path = Path(origin).expanduser()
-    streamed = not path.exists() and hub.is_name(origin.partition(streams.CONFIG)[0])
+    streamed = not path.exists() and hub.is_name(origin.partition(hub.CONFIG)[0])
     found = [] if streamed else find_files(path)
     files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]
-    before = _begun(out, asked, files)  # first: to unpack what is then refused would take long
+    before = _begun(out, asked, files)  # first: unpacking takes long
     if streamed:
         parts: list[tuple[Piece, ...]] = [
-            (Piece(origin, "hub", shard),) for shard in range(streams.number_of_shards(origin))
+            (Piece(origin, "hub", shard),) for shard in range(hub.number_of_shards(origin))
         ]
     else:
         part_bytes = settings.shard_mb << 20
         formed = [(file, find_form(file, settings.form)) for file in found]
         parts = cut(unpack_large(formed, out / UNPACKED, part_bytes, run), part_bytes)
-        if settings.split_by_name:  # a part is of one split
+        if settings.split_by_name:  # every part belongs to one split
             parts = [(piece,) for part in parts for piece in part]
     planned = [[asdict(piece) for piece in part] for part in parts]
     if before is None:
@@ -184,7 +193,7 @@ def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], 
 
 
 def _begun(out: Path, asked: dict[str, Any], files: list[list[Any]]) -> list[Any] | None:
-    """The parts of a corpus that was begun, of the same call and files; None where none was."""
+    """The plan's parts if the same call began to build the corpus from the same files; None if there is no plan."""
     begun = out / PLAN
     if not begun.is_file():
         return None
@@ -209,24 +218,22 @@ def _prepare_tokenizer(out: Path, settings: Settings, texts: Callable[[], Iterat
     if folder.is_dir():
         return
     if settings.tokenizer is not None:
-        tokenizer, config = tokenizing.existing(settings.tokenizer, lower_case=settings.lower_case)
+        tokenizer, config = existing_tokenizer(settings.tokenizer, lower_case=settings.lower_case)
     elif texts is not None:
-        tokenizer = tokenizing.train_wordpiece(texts, settings.train_tokenizer, lower_case=settings.lower_case)
-        config = tokenizing.config_of_trained(lower_case=settings.lower_case)
-    tokenizing.save(tokenizer, config, folder)
+        tokenizer = train_wordpiece(texts, settings.train_tokenizer, lower_case=settings.lower_case)
+        config = wordpiece_config(settings.lower_case)
+    save_tokenizer(tokenizer, config, folder)
 
 
 def _train_texts(work: Path, names: list[str], begins: Any, found: Any, read: list[Read]) -> Iterator[str]:
-    """Documents of the train split; where there are too many, every n-th of each batch."""
-    step = -(-sum(part.characters for part in read) // tokenizing.TRAINED_ON)
+    """Documents of the train split to train a tokenizer on; every n-th of each batch where there are too many."""
+    step = -(-sum(part.characters for part in read) // TRAINED_ON)
     for k, name in enumerate(names):
         for batch in kept(open_chunk(work, name), found[begins[k] : begins[k + 1]], Fate.TRAIN):
             yield from batch[::step]
 
 
 def _keep_text(out: Path, names: list[str], begins: Any, found: Any) -> None:
-    from nip.atomic import replacing
-
     (out / TEXT).mkdir(exist_ok=True)
     for k, name in enumerate(names):
         for split, fate in SPLITS.items():
@@ -246,7 +253,7 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
             splits[split] = {**totals, "shards": shards}
     if "train" not in splits:
         raise ValueError(f"{asked['source']} holds no text for the train split: {_counted(read)}.")
-    _, vocabulary = tokenizing.load(out / TOKENIZER)
+    _, vocabulary = load_tokenizer(out / TOKENIZER)
     files = sorted(path for path in (out / TOKENIZER).iterdir() if path.is_file())
     return {
         "format": FORMAT,
@@ -274,7 +281,7 @@ def _counted(read: list[Read]) -> str:
 
 
 def _source_files(origin: str) -> dict[str, Any] | None:
-    """How many files are read, how large they are, and a checksum of names and sizes; None where there are none."""
+    """Number and total size of the input files and a checksum of their names and sizes; None if there are none."""
     path = Path(origin).expanduser()
     if not path.exists():
         return None
@@ -287,7 +294,7 @@ def _source_files(origin: str) -> dict[str, Any] | None:
 
 
 def _require_unchanged(out: Path, origin: str, before: dict[str, Any] | None) -> None:
-    """Refuse to take a corpus for that of a source whose files are others by now; they may also be gone."""
+    """Raise ValueError if the source's files differ from those the corpus was made of; they may also be gone."""
     now = _source_files(origin)
     if before is None or now is None or before == now:
         return
@@ -298,7 +305,7 @@ def _require_unchanged(out: Path, origin: str, before: dict[str, Any] | None) ->
 
 
 def _require_ours(out: Path) -> None:
-    """Refuse a folder that holds anything but a corpus."""
+    """Raise ValueError if the folder contains anything but a corpus."""
     if not out.exists() or (out / PLAN).is_file() or all(each.name.startswith(".") for each in out.iterdir()):
         return
     try:
@@ -312,8 +319,8 @@ def _require_ours(out: Path) -> None:
 def _empty(out: Path) -> None:
     """Remove all of a corpus but the lock.
 
-    Until all else is gone there is a plan, one without anything in it: what a kill leaves is known to be a corpus, and
-    is not gone on with. It takes no room on a disk that is full.
+    An empty plan stays until everything else is gone, so the remains after a kill are recognised as a corpus, but not
+    resumed. Truncating needs no space on a full disk.
     """
     plan = out / PLAN
     if (out / MANIFEST).is_file():

@@ -1,8 +1,8 @@
-"""The first step: a part's documents, normalised, as text, with what they are compared by.
+"""Step 1 of a corpus: normalize and filter the documents of a part, and hash them for the search for duplicates.
 
-A part gives one or more chunks, each of about as much text as a shard: ``NAME.txt`` (documents parted by empty lines),
-``NAME.offsets.npy`` (where each begins, and the end), ``NAME.hashes.npy`` (two words of 64 bits each) and
-``NAME.bands.npy`` (one row a band); and last ``part-NUMBER.json``, which says that it is finished, and what it read.
+A part gives one or more chunks of the size of a shard: ``NAME.txt`` (documents separated by empty lines),
+``NAME.offsets.npy`` (where each document begins, and the end), ``NAME.hashes.npy`` (128 bits each) and
+``NAME.bands.npy`` (a row per band); and last ``part-NUMBER.json``, the mark of a finished part with its counts.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nip.atomic import replacing
-from nip.data.corpus import minhash as fingerprints
 from nip.data.corpus.files import Piece
-from nip.data.corpus.normalize import normalise, pieces
+from nip.data.corpus.minhash import band_hashes, text_hash
+from nip.data.corpus.normalize import normalize, pieces
 from nip.data.corpus.read import documents
 from nip.data.corpus.settings import Settings
 
-_BATCH = 1 << 20  # characters whose fingerprints are made at once
+_BATCH = 1 << 20  # bytes of text whose MinHashes are computed at once
 SEPARATOR = b"\n\n"
 
 
 @dataclass
 class Read:
-    """What a part held.
+    """Counts of a part.
 
     Parameters
     ----------
     chunks : int
-        Files of text that were made of it.
+        Written chunks.
     documents : int
-        That were read, empty ones left out.
+        Non-empty documents that were read.
     too_short, too_long : int
-        That were dropped by their length.
+        Documents dropped by length.
     characters : int
         Of the documents in the chunks.
     """
@@ -52,8 +52,17 @@ class Read:
     characters: int = 0
 
 
-def format_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Settings) -> None:
-    """Read a part and write its chunks, unless that was done before.
+def clean_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Settings) -> None:
+    """Read a part and write its chunks; does nothing if the part is finished.
+
+    Parameters
+    ----------
+    folder : Path
+        For the chunks.
+    number : int
+        Number of the part.
+    part : tuple of Piece
+    settings : Settings
 
     Raises
     ------
@@ -71,7 +80,7 @@ def format_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Se
 
 
 def parts_read(folder: Path, n_parts: int) -> list[Read]:
-    """What each part held; all must be finished."""
+    """The counts of each part; all must be finished."""
     return [Read(**json.loads((folder / f"part-{number:05}.json").read_text())) for number in range(n_parts)]
 
 
@@ -96,34 +105,34 @@ class Chunk:
 
 
 def open_chunk(folder: Path, name: str) -> Chunk:
-    """Open a chunk that is finished."""
+    """Open a finished chunk."""
     text = np.memmap(folder / f"{name}.txt", np.uint8, "r")
     return Chunk(text, np.load(folder / f"{name}.offsets.npy", mmap_mode="r", allow_pickle=False))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value, complete or not at all."""
+    """Write a value as JSON, atomically."""
     with replacing(path) as file:
         file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
-    """Write an array, complete or not at all."""
+    """Write an array as .npy, atomically."""
     with replacing(path) as file:
         try:
             np.save(file, values, allow_pickle=False)
         except OSError as error:
             if error.errno is not None:
                 raise
-            # numpy only says how much of the array it wrote, which is less where the disk is full
+            # numpy reports only the number of bytes written, which falls short when the disk is full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def _clean(part: tuple[Piece, ...], settings: Settings, read: Read) -> Iterator[bytes]:
-    """Normalised documents of the lengths asked for; what is dropped is counted."""
+    """Normalized documents of the wanted lengths; counts all documents in `read`."""
     for piece in part:
         for raw in documents(piece, encoding=settings.encoding, bad_bytes=settings.bad_bytes, column=settings.column):
-            for text in pieces(normalise(raw, settings.unicode_form)):
+            for text in pieces(normalize(raw, settings.unicode_form)):
                 read.documents += 1
                 if len(text) < settings.min_chars:
                     read.too_short += 1
@@ -135,7 +144,7 @@ def _clean(part: tuple[Piece, ...], settings: Settings, read: Read) -> Iterator[
 
 
 def by_size(texts: Iterable[AnyStr], least: int) -> Iterator[list[AnyStr]]:
-    """Texts one after the other in lists of at least that many bytes or characters each, but for the last."""
+    """Texts in lists of at least `least` bytes or characters each; the last list may have fewer."""
     together: list[AnyStr] = []
     filled = 0
     for text in texts:
@@ -155,8 +164,8 @@ def _write(path: Path, texts: list[bytes], settings: Settings) -> None:
         for text in texts:
             file.write(text + SEPARATOR)
     write_array(path.with_name(f"{path.name}.offsets.npy"), offsets)
-    hashes = np.frombuffer(b"".join(map(fingerprints.text_hash, texts)), "<u8").reshape(-1, 2)
+    hashes = np.frombuffer(b"".join(map(text_hash, texts)), "<u8").reshape(-1, 2)
     write_array(path.with_name(f"{path.name}.hashes.npy"), hashes)
     if settings.near_duplicates:
-        bands = [fingerprints.band_hashes(batch, settings.near_duplicates) for batch in by_size(texts, _BATCH)]
+        bands = [band_hashes(batch, settings.near_duplicates) for batch in by_size(texts, _BATCH)]
         write_array(path.with_name(f"{path.name}.bands.npy"), np.concatenate(bands, axis=1))

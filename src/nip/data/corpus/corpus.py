@@ -1,18 +1,17 @@
 """A corpus on disk, as training reads it.
 
-``<folder>/manifest.json`` says what it is made of and lists its shards with their checksums; ``tokenizer/`` is its
-tokenizer.
+``<folder>/manifest.json`` has the settings and the shards with their checksums; ``tokenizer/`` is the tokenizer.
 
-The interface for training, the same for both kinds of samples::
+Training uses one interface for both kinds of samples::
 
     corpus = open_corpus(folder, "train", max_seq_length=128)
     batch = corpus.batch(places, seed=0, epoch=0)       # input_ids, segment_ids, token_type_ids, numbers
     masked = corpus.masked(batch, Masking(), seed=0, epoch=0)   # input_ids, labels, positions, position_labels
 
-`places` are places in the order of the epoch, 0 … len(corpus) − 1, a permutation that depends on the seed and the epoch
-alone and of which nothing is kept (`counter_rng`: a Feistel network). So process r of w takes every w-th place
-of a global batch, ``places[r::w]``, and any number of processes sees the same samples in the same steps. Masks depend
-on the seed, the epoch and the sample's own number (`nip.data.masking`), not on who draws them.
+`places` are in [0, len(corpus)): places in the epoch's order, a permutation that depends only on seed and epoch and is
+never stored (`nip.counter_rng.permuted`). Process r of w takes every w-th place of a global batch, ``places[r::w]``, so
+any number of processes sees the same samples in the same steps. Masks depend on seed, epoch and the sample's number
+(`nip.data.masking`), not on the process.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Array = NDArray[Any]
 
 FORMAT = 1
 KIND = "corpus"
-_OPEN = 200  # shards at a time: each holds a few file descriptors, of which a process usually has 1,024
+_OPEN = 200  # shards at a time: each uses a few file descriptors, of which a process usually has 1,024
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,11 @@ class Corpus:
     split : {"train", "test"}
     manifest : dict
     max_seq_length : int
-        Tokens of a sample.
+        Tokens per sample.
     vocabulary : Vocabulary
-        The size and the special tokens of `tokenizer`.
+        Of `tokenizer`.
     begins : ndarray of shape (n_shards + 1,), int64
-        The number of each shard's first sample, and of all.
+        The number of each shard's first sample, and the number of samples.
     """
 
     folder: Path
@@ -62,7 +61,9 @@ class Corpus:
     max_seq_length: int
     vocabulary: Vocabulary
     begins: Array
-    _samples: dict[int, Array] = field(default_factory=dict, repr=False)  # where they begin, of another length
+    _samples: dict[int, Array] = field(
+        default_factory=dict, repr=False
+    )  # by shard: where samples of another length begin
     _open: dict[int, Packed | MaskedOnce] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -75,12 +76,12 @@ class Corpus:
 
     @property
     def masked_once(self) -> bool:
-        """Whether the samples were masked when they were made."""
+        """Whether the samples were masked when the corpus was made."""
         return bool(self.manifest["settings"]["masked_once"])
 
     @property
     def tokens(self) -> int:
-        """Tokens of the split's documents, special ones not counted."""
+        """Number of tokens of the split's documents, without special tokens."""
         return int(self.manifest["splits"][self.split]["tokens"])
 
     def batch(self, places: Array, *, seed: int, epoch: int) -> Batch:
@@ -89,18 +90,22 @@ class Corpus:
         Parameters
         ----------
         places : ndarray of shape (b,), int
-            From 0 to len(corpus) − 1.
+            In [0, len(corpus)).
         seed, epoch : int
+
+        Returns
+        -------
+        Batch
         """
         return self.samples(permuted(np.asarray(places), len(self), seed, epoch))
 
     def samples(self, numbers: Array) -> Batch:
-        """Samples by their numbers, without any order of an epoch.
+        """Samples by their numbers.
 
         Raises
         ------
         ValueError
-            If there is no sample of such a number.
+            If a number is out of range.
         """
         numbers = np.asarray(numbers, np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
@@ -129,7 +134,18 @@ class Corpus:
         return batch
 
     def masked(self, batch: Batch, how: Masking, *, seed: int, epoch: int) -> Masked:
-        """A batch with tokens masked on the fly; of samples that were masked once, as they were then."""
+        """Mask a batch; samples that were masked in advance keep their masks.
+
+        Parameters
+        ----------
+        batch : Batch
+        how : Masking
+        seed, epoch : int
+
+        Returns
+        -------
+        Masked
+        """
         if batch.masked is not None:
             return batch.masked
         return mask(batch.input_ids, batch.numbers, self.vocabulary, how, seed=seed, epoch=epoch)
@@ -138,7 +154,7 @@ class Corpus:
         shard: Packed | MaskedOnce | None = self._open.pop(k, None)
         if shard is None:
             while len(self._open) >= _OPEN:
-                del self._open[next(iter(self._open))]  # the one that was not used for longest
+                del self._open[next(iter(self._open))]  # the least recently used one
             entry = self.manifest["splits"][self.split]["shards"][k]
             arrays = {part: _array(self.folder, entry, part) for part in entry["files"]}
             if not self.masked_once and k in self._samples:
@@ -158,15 +174,18 @@ def open_corpus(
     folder : path
     split : {"train", "test"}, default="train"
     max_seq_length : int, optional
-        Another length of the samples than they were made for. Not for samples that were masked once.
+        Pack samples of another length than the corpus was made with. Not for samples masked in advance.
+
+    Returns
+    -------
+    Corpus
 
     Raises
     ------
     FileNotFoundError
         If there is no finished corpus in the folder.
     ValueError
-        If it is damaged: a shard is missing or has another size than it should; or it has no such split, or its
-        samples cannot have that length.
+        If a shard is missing or has the wrong size, there is no such split, or samples cannot have that length.
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
@@ -201,14 +220,14 @@ def open_corpus(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a corpus is made of: settings, source, counts, shards and checksums.
+    """The manifest of a corpus: settings, source, counts, shards and checksums.
 
     Raises
     ------
     FileNotFoundError
         If there is no finished corpus in the folder.
     ValueError
-        If the manifest is damaged, of something else or of another format.
+        If the manifest is damaged, or has another kind or format version.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -238,17 +257,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> dict[str, int]:
-    """Read every byte of a corpus: checksums, token ids, and where documents and samples begin.
+    """Check all files of a corpus: checksums, token ids and numbers of samples.
 
     Returns
     -------
     dict of str to int
-        Samples per split, all sound.
+        Samples per split.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        At the first thing that is wrong, naming the file.
+        At the first error; the message names the file.
     """
     manifest = read_manifest(folder)
     for name, expected in manifest["tokenizer"]["sha256"].items():

@@ -1,10 +1,10 @@
-"""The second step: which documents are kept, and in which split each is.
+"""Step 2 of a corpus: which documents are kept, and in which split each is.
 
-Documents are numbered in the order of the corpus. Of equal ones the first is kept. Of the others, two that agree in a
-band of their MinHash (`nip.data.corpus.minhash`) are candidates; in each band a document is compared with the last
-one before it that agrees with it. What decides is the exact Jaccard index of the two, so that nothing is dropped by
-mistake; pairs are missed with the probability that `bands` states, and where another document came between them in each
-band, which is then mostly like both. Of a chain of documents each of which is like the one before, the first is kept.
+Documents are numbered in the order of the corpus. Of equal ones the first is kept. Two others that agree in a band of
+their MinHash (`nip.data.corpus.minhash`) are candidates: in each band a document is compared with the last one before
+it that has the same value. A candidate is dropped if the exact Jaccard index of the two reaches the threshold, so there
+are no false positives. A pair is missed with the probability that `bands` states, and where in every band another
+document, then mostly similar to both, is between them. Of a chain of similar documents the first is kept.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from nip.data.corpus.minhash import bands, jaccard
 from nip.data.corpus.processes import Run
 from nip.data.corpus.settings import Settings
 
-AT_ONCE = 1 << 22  # documents that are sorted at a time: memory is bounded by this
-_PAIRS = 2000  # that a worker compares at a time
-_CHUNKS = 64  # that are open while comparing
+AT_ONCE = 1 << 22  # documents that are sorted at a time, which bounds memory
+_PAIRS = 2000  # that a process compares per task
+_CHUNKS = 64  # open while comparing
 
 Array = NDArray[Any]
 
 
 class Fate(IntEnum):
-    """What becomes of a document."""
+    """The split of a document, or why it is dropped."""
 
     TRAIN = 0
     TEST = 1
-    EQUAL = 2  # to one before
-    SIMILAR = 3  # to one before
+    EQUAL = 2  # to an earlier one
+    SIMILAR = 3  # to an earlier one
 
 
 def fates(folder: Path, names: list[str], settings: Settings, run: Run, in_test: list[bool] | None = None) -> Array:
-    """What becomes of every document of the corpus.
+    """The fate of every document of the corpus.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ def fates(folder: Path, names: list[str], settings: Settings, run: Run, in_test:
         Of the chunks, in order.
     settings : Settings
     run : callable
-        Of `nip.data.corpus.processes.runner`.
+        From `nip.data.corpus.processes.runner`.
     in_test : list of bool, optional
-        For each chunk, whether it is of the test split; else each document's hash decides.
+        For each chunk, whether it is in the test split; by default the hash of each document decides.
 
     Returns
     -------
@@ -77,20 +77,33 @@ def fates(folder: Path, names: list[str], settings: Settings, run: Run, in_test:
 
 
 def repeated(folder: Path, names: list[str], begins: Array) -> Iterator[Array]:
-    """Numbers of the documents whose hash one before them has; a share of all hashes is sorted at a time."""
+    """The numbers of the documents that have the hash of an earlier one, found in one share of the hashes at a time."""
     for hashes, numbers in _shares(lambda k: _hashes(folder, names[k]), begins):
-        order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal ones stay in the order of the corpus
+        order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal ones keep the order of the corpus
         same = (hashes[order][1:] == hashes[order][:-1]).all(axis=1)
         yield numbers[order][1:][same]
 
 
 def candidates(folder: Path, names: list[str], begins: Array, wanted: Array, threshold: float) -> Array:
-    """Pairs of documents that agree in a band and are to be compared.
+    """Pairs of documents that agree in a band.
+
+    Parameters
+    ----------
+    folder : Path
+        With the chunks.
+    names : list of str
+        Of the chunks, in order.
+    begins : ndarray of shape (n_chunks + 1,), int64
+        The number of each chunk's first document, and of all.
+    wanted : ndarray of shape (n_documents,), bool
+        Which documents to compare.
+    threshold : float
+        Jaccard index.
 
     Returns
     -------
     ndarray of shape (n_pairs, 2), int64
-        The later one and the earlier one, sorted.
+        The later and the earlier document of each pair, sorted.
     """
     pairs = np.empty((0, 2), np.int64)
     for band in range(bands(threshold)[0]):
@@ -105,7 +118,19 @@ def candidates(folder: Path, names: list[str], begins: Array, wanted: Array, thr
 
 
 def compare(folder: Path, names: list[str], begins: Array, pairs: Array, threshold: float) -> Array:
-    """Those of the pairs' later documents whose Jaccard index with the earlier one is at least the threshold."""
+    """The later documents of those pairs whose Jaccard index is at least the threshold.
+
+    Parameters
+    ----------
+    folder, names, begins, threshold
+        See `candidates`.
+    pairs : ndarray of shape (n_pairs, 2), int64
+
+    Returns
+    -------
+    ndarray of int64
+        Document numbers, sorted.
+    """
     chunk = lru_cache(_CHUNKS)(lambda k: open_chunk(folder, names[k]))
 
     def text(number: int) -> bytes:
@@ -117,17 +142,17 @@ def compare(folder: Path, names: list[str], begins: Array, pairs: Array, thresho
 
 
 def _shares(load: Callable[[int], Array], begins: Array) -> Iterator[tuple[Array, Array]]:
-    """The documents in shares of about `AT_ONCE`, equal keys in one: their keys, a row each, and their numbers.
+    """Divide the documents into shares of about `AT_ONCE`, equal keys in one share: their keys and their numbers.
 
-    `load` gives the keys of a chunk; their first column decides which share a document is in. Chunks are opened one
-    after the other, for a process may have a thousand files open and a corpus more chunks.
+    `load` returns the keys of a chunk, a row per document; the first column selects the share. Chunks are opened one
+    after the other: a corpus has more of them than a process may have open files.
     """
     n_shares = -(-int(begins[-1]) // AT_ONCE)
     for share in range(n_shares):
         keys, numbers = [], []
         for k in range(begins.size - 1):
             each = load(k)
-            # keys are as good as random, so that their remainders part them evenly
+            # keys are hashes, so their remainders divide them evenly
             mine = np.flatnonzero(each[:, 0] % np.uint64(n_shares) == share)
             keys.append(each[mine])
             numbers.append(mine + begins[k])
@@ -140,5 +165,5 @@ def _hashes(folder: Path, name: str) -> Array:
 
 
 def _band(folder: Path, names: list[str], band: int, k: int) -> Array:
-    """One band of a chunk's documents, as a column."""
+    """A band of the documents of a chunk, as a column."""
     return np.array(np.load(folder / f"{names[k]}.bands.npy", mmap_mode="r", allow_pickle=False)[band])[:, None]

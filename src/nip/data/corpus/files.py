@@ -1,7 +1,7 @@
-"""The files of a corpus: which form each has, and how they are cut into parts that are read side by side.
+"""The input files of a corpus: their formats, and how they are divided into parts that are read in parallel.
 
-A part is what one worker reads at a time, and what is not read again once it is finished: a range of a large file, or
-several small files. Which worker reads it changes nothing.
+A part is the unit of work of one process, and of resuming: a range of a large file, or several small files. The result
+does not depend on which process reads it.
 """
 
 from __future__ import annotations
@@ -21,30 +21,28 @@ from typing import IO
 
 from nip.atomic import replacing
 from nip.data.corpus.processes import Run
-from nip.data.offline.corpora import HEADER
+from nip.data.offline.corpora import FORMATS
+from nip.data.tables import row_group_bytes
 
-# What is read, by name: documents parted by empty lines, one a line, one a file; and files of other makers.
 FORMS = {
-    "text": "text files, documents parted by empty lines",
+    "text": "text files, documents separated by empty lines",
     "lines": "text files, one document a line",
     "books": "text files, one document a file (BookCorpus)",
     "jsonl": "JSON lines with a column of text (WikiExtractor --json)",
     "extracted": "<doc …> … </doc> (WikiExtractor)",
     "wikipedia": "an XML dump of MediaWiki",
     "parquet": "parquet files with a column of text",
-    "bible": "bible.data of Debian's bible-kjv-text",
-    "brown": "a text of the Brown corpus, words with their tags",
-    "hub": "the name of a set on the Hugging Face Hub",
+    **{name: each.description for name, each in FORMATS.items()},
+    "hub": "the name of a data set on the Hugging Face Hub",
 }
-TEXTUAL = ("text", "lines", "books")  # told apart by what they mean, not by what they look like
+TEXTUAL = ("text", "lines", "books")  # how plain text is divided into documents: the user says so
 _BY_BYTES = ("text", "lines", "jsonl", "extracted", "wikipedia")  # can be read from the middle
 _OPENERS = {".gz": gzip.open, ".dz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_BROWN_NAME, _TAGGED = re.compile(r"c[a-r]\d\d"), re.compile(rb"\S+/\S+\s+\S+/\S+\s")
 _BLOCK = 1 << 20  # bytes that are read at once
-_HEAD = 4096  # bytes by which a form is known
-_LARGE = 4  # times as many bytes are in a part as in a packed file that is worth unpacking for itself, or more
+_HEAD = 4096  # bytes by which a format is recognised
+_LARGE = 4  # a compressed file of more than 1/4 of a part is unpacked before it is read
 _DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
-# what JSON over several lines begins with: an array of objects, or an object that is indented
+# how JSON over several lines begins: an array of objects, or an indented object
 _JSON_OF_MANY_LINES = re.compile(rb'\[\s*\{\s*"|\{\s*\n\s*"')
 
 
@@ -55,12 +53,12 @@ class Piece:
     Parameters
     ----------
     path : str
-        Of the file; the name of a set on the hub.
+        Of the file; or the name of a data set on the hub.
     form : str
         One of `FORMS`.
     begin, end : int
-        Bytes of the file, row groups of a parquet file, or shards of a set on the hub. Documents that begin in that
-        range are of the piece. `end` is −1 where there is no other piece of the file.
+        Bytes of the file, row groups of a parquet file, or shards of a data set on the hub. The piece has the documents
+        that begin in [begin, end). `end` is −1 where the piece is the full file.
     """
 
     path: str
@@ -70,7 +68,7 @@ class Piece:
 
 
 def find_files(origin: Path) -> list[Path]:
-    """The file itself, or all files of a folder and of the folders in it, by name; hidden ones are left out.
+    """The file itself, or all files of a folder and its subfolders, sorted by name; hidden files are left out.
 
     Raises
     ------
@@ -91,25 +89,32 @@ def find_files(origin: Path) -> list[Path]:
 
 
 def find_form(path: Path, textual: str = "text") -> str:
-    """The form of a file, by how it begins.
+    """The format of a file, recognised by its first bytes.
 
     Parameters
     ----------
     path : Path
     textual : {"text", "lines", "books"}, default="text"
-        What plain text means.
+        The format of plain text.
+
+    Returns
+    -------
+    str
+        One of `FORMS`.
 
     Raises
     ------
     ValueError
-        If it is a binary file, encoded in UTF-16 or UTF-32, JSON that is not one object a line, or packed and damaged.
+        If it is a binary file, encoded in UTF-16 or UTF-32, JSON that is not one object a line, or compressed and
+        damaged.
     """
     with open_bytes(path) as file, _unpacking(path):
         head = file.read(_HEAD)
     if head.startswith(b"PAR1"):
         return "parquet"
-    if head.startswith(HEADER):
-        return "bible"
+    for name, extra in FORMATS.items():
+        if extra.recognises(path, head):
+            return name
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
         raise ValueError(f"{path} is encoded in UTF-16 or UTF-32. Convert it first: iconv -t UTF-8 {path.name}")
     zero = head.find(b"\0")
@@ -125,35 +130,69 @@ def find_form(path: Path, textual: str = "text") -> str:
         raise ValueError(
             f"{path} is JSON, but not one object a line, as is wanted. Convert it: jq -c {each} {path.name}"
         )
-    if _BROWN_NAME.fullmatch(path.name) and _TAGGED.match(begin):
-        return "brown"
     return "jsonl" if begin.startswith((b'{"', b"{'", b"{ ")) else textual
 
 
 def cut(files: list[tuple[Path, str]], part_bytes: int) -> list[tuple[Piece, ...]]:
-    """Parts of about `part_bytes` each: large files are cut where their form allows it, small ones are put together."""
-    parts: list[tuple[Piece, ...]] = []
-    small: list[Piece] = []
-    filled = 0
-    for path, form in files:
-        for piece, size in _pieces(path, form, part_bytes):
-            if small and filled + size > part_bytes:
-                parts.append(tuple(small))
-                small, filled = [], 0
-            small.append(piece)
-            filled += size
-    return [*parts, tuple(small)] if small else parts
-
-
-def unpack_large(files: list[tuple[Path, str]], folder: Path, part_bytes: int, run: Run) -> list[tuple[Path, str]]:
-    """Unpack the packed files that would hardly fit into a part, for `cut` to cut them; others stay as they are.
+    """Divide files into parts of about `part_bytes` each.
 
     Parameters
     ----------
     files : list of (Path, str)
-        Files and their forms.
+        Files and their formats.
+    part_bytes : int
+
+    Returns
+    -------
+    list of tuples of Piece
+        Large files are cut where their format allows it, small ones are grouped.
+
+    Raises
+    ------
+    ValueError
+        If a parquet file is damaged.
+    """
+    parts: list[tuple[Piece, ...]] = []
+    part: list[Piece] = []
+    filled = 0
+    for path, form in files:
+        for piece, size in _pieces(path, form, part_bytes):
+            if part and filled + size > part_bytes:
+                parts.append(tuple(part))
+                part, filled = [], 0
+            part.append(piece)
+            filled += size
+    return [*parts, tuple(part)] if part else parts
+
+
+def _pieces(path: Path, form: str, part_bytes: int) -> Iterator[tuple[Piece, int]]:
+    """The pieces of a file and their approximate sizes in bytes."""
+    size = path.stat().st_size
+    if form == "parquet":
+        begin = filled = 0
+        sizes = row_group_bytes(path)
+        for end, group_bytes in enumerate(sizes, start=1):
+            filled += group_bytes
+            if filled >= part_bytes or end == len(sizes):
+                yield Piece(str(path), form, begin, end), filled
+                begin, filled = end, 0
+    elif form in _BY_BYTES and path.suffix not in _OPENERS and size > part_bytes:
+        for begin in range(0, size, part_bytes):
+            end = min(begin + part_bytes, size)
+            yield Piece(str(path), form, begin, end), end - begin
+    else:
+        yield Piece(str(path), form), size
+
+
+def unpack_large(files: list[tuple[Path, str]], folder: Path, part_bytes: int, run: Run) -> list[tuple[Path, str]]:
+    """Unpack the compressed files that are too large for one part, so that `cut` can divide them.
+
+    Parameters
+    ----------
+    files : list of (Path, str)
+        Files and their formats.
     folder : Path
-        Where what is unpacked goes, unless it is there from a run before.
+        For the unpacked files; those that an earlier run left are reused.
     part_bytes : int
     run : callable
         See `nip.data.corpus.processes.runner`.
@@ -161,7 +200,7 @@ def unpack_large(files: list[tuple[Path, str]], folder: Path, part_bytes: int, r
     Returns
     -------
     list of (Path, str)
-        The files to be cut.
+        The same files; the unpacked one instead of a large compressed one.
 
     Raises
     ------
@@ -175,7 +214,7 @@ def unpack_large(files: list[tuple[Path, str]], folder: Path, part_bytes: int, r
     for number, (path, form) in enumerate(files):
         state = path.stat()
         large = form in _BY_BYTES and path.suffix in _OPENERS and state.st_size * _LARGE > part_bytes
-        # size and time: of another file of that name nothing is taken over
+        # named by size and time, so that the unpacked form of another file of that name is not reused
         unpacked = folder / f"{number:05}-{state.st_size}-{state.st_mtime_ns}-{path.stem}"
         if large:
             orders.append((path, unpacked))
@@ -187,7 +226,7 @@ def unpack_large(files: list[tuple[Path, str]], folder: Path, part_bytes: int, r
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file to read, unpacked where its name ends in .gz, .dz (of dictionaries), .bz2 or .xz.
+    """Open a file for reading, decompressed where its name ends in .gz, .dz (dictzip), .bz2 or .xz.
 
     Raises
     ------
@@ -201,12 +240,20 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def unpacked_blocks(file: IO[bytes], path: Path, longest: int) -> Iterator[bytes]:
-    """The bytes of a file, whole lines at a time; only lines longer than `longest` bytes come in several blocks.
+    """The bytes of a file in blocks of complete lines; only lines longer than `longest` bytes span several blocks.
+
+    Parameters
+    ----------
+    file : binary file
+    path : Path
+        Of the file, for errors.
+    longest : int
+        Bytes.
 
     Raises
     ------
     ValueError
-        If it is packed and damaged.
+        If it is compressed and damaged.
     """
     rest = b""
     with _unpacking(path):
@@ -232,7 +279,7 @@ def _unpack(path: Path, to: Path) -> None:
 
 @contextmanager
 def _unpacking(path: Path) -> Iterator[None]:
-    """Let what unpackers raise where a file is damaged name the file."""
+    """Raise ValueError with the name of the file where decompression fails."""
     try:
         yield
     except _DAMAGED as error:
@@ -241,34 +288,3 @@ def _unpacking(path: Path) -> Iterator[None]:
         if error.errno is not None:
             raise
         raise ValueError(f"{path} is cut short or damaged: {error}.") from error  # bz2 has no class of its own
-
-
-def _pieces(path: Path, form: str, part_bytes: int) -> Iterator[tuple[Piece, int]]:
-    """The pieces of a file and about how many bytes each has."""
-    size = path.stat().st_size
-    if form == "parquet":
-        yield from _row_groups(path, part_bytes)
-    elif form in _BY_BYTES and path.suffix not in _OPENERS and size > part_bytes:
-        for begin in range(0, size, part_bytes):
-            end = min(begin + part_bytes, size)
-            yield Piece(str(path), form, begin, end), end - begin
-    else:
-        yield Piece(str(path), form), size
-
-
-def _row_groups(path: Path, part_bytes: int) -> Iterator[tuple[Piece, int]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ImportError("Reading parquet files needs pyarrow: pip install 'nip[pretrain]'") from error
-    try:
-        metadata = parquet.read_metadata(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is truncated or no parquet file: {error}") from error
-    begin = filled = 0
-    for group in range(metadata.num_row_groups):
-        filled += metadata.row_group(group).total_byte_size
-        if filled >= part_bytes or group + 1 == metadata.num_row_groups:
-            yield Piece(str(path), "parquet", begin, group + 1), filled
-            begin, filled = group + 1, 0

@@ -1,7 +1,7 @@
-"""What two documents are compared by: a hash of the text, the set of its word sequences, and bands of its MinHash.
+"""Similarity of documents: hash of the text, set of shingles, and bands of the MinHash.
 
-A *shingle* is a sequence of `WIDTH` words, ASCII letters in lower case; a shorter document is one shingle. Words are
-what spaces part; a character of Chinese, Japanese or Korean script that is written without spaces is a word itself.
+A *shingle* is a sequence of `WIDTH` words with ASCII letters in lower case; a shorter document is one shingle. Words
+are separated by spaces; each character of a script without spaces (Chinese, Japanese, Korean) is a word.
 """
 
 from __future__ import annotations
@@ -12,41 +12,39 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-
-try:
-    import numba
-except ImportError as error:
-    raise ImportError("Preparing a corpus needs numba: pip install 'nip[pretrain]'") from error
-
 from numpy.typing import NDArray
 
 from nip.counter_rng import GAMMA, mix
+from nip.data.compiled import compiled
 
 WIDTH = 5  # words of a shingle
 PERMUTATIONS = 128  # values of a MinHash
-SEED = 20140613  # of the MinHash: any number, always the same
+SEED = 20140613  # of the MinHash: arbitrary, but fixed
 _FACTOR = np.uint64(GAMMA)  # odd, and its bits look random
-_FOUND = 0.99  # of the pairs at the threshold, at least
+_FOUND = 0.99  # minimum recall of pairs at the threshold
 
 Array = NDArray[Any]
-compiled = numba.njit(nogil=True, cache=True)
 _mix = compiled(mix)
 
 
 def text_hash(text: bytes) -> bytes:
-    """128 bits that tell texts apart; equal texts have equal ones."""
+    """A 128-bit hash of a text."""
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def bands(threshold: float, permutations: int = PERMUTATIONS) -> tuple[int, int]:
-    """Bands of a MinHash and values of each, so that of pairs with that Jaccard index 99 % agree in a band.
+    """The number of bands of a MinHash and of values per band with which 99 % of similar pairs agree in a band.
 
     Parameters
     ----------
     threshold : float
-        The Jaccard index, above 0 and at most 1.
+        Jaccard index of the pairs, in (0, 1].
     permutations : int, default=128
-        Values of the MinHash; bands × values of each is no more.
+        Values of the MinHash; an upper bound of bands × values per band.
+
+    Returns
+    -------
+    n_bands, rows : int
 
     Examples
     --------
@@ -56,7 +54,7 @@ def bands(threshold: float, permutations: int = PERMUTATIONS) -> tuple[int, int]
     Notes
     -----
     A pair with Jaccard index s agrees in one of b bands of r values with probability 1 − (1 − s^r)^b [1]_. The largest
-    r that suffices is taken, for it finds the fewest pairs in vain.
+    sufficient r gives the fewest false candidates.
 
     References
     ----------
@@ -75,9 +73,9 @@ def shingles(texts: Sequence[bytes], width: int = WIDTH) -> tuple[Array, Array]:
     Returns
     -------
     hashes : ndarray of shape (n_shingles,), uint64
-        A shingle that occurs twice is there twice.
+        Repeated shingles included.
     rows : ndarray of shape (n_texts + 1,), int64
-        Where each document's begin and end.
+        Document i has the shingles ``hashes[rows[i]:rows[i + 1]]``.
     """
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
@@ -86,7 +84,7 @@ def shingles(texts: Sequence[bytes], width: int = WIDTH) -> tuple[Array, Array]:
 
 
 def jaccard(one: bytes, other: bytes) -> float:
-    """The Jaccard index of two documents' sets of shingles: shared ones over all; 1 where both have none.
+    """The Jaccard index of two documents' sets of shingles: |intersection| / |union|; 1 if both are empty.
 
     Examples
     --------
@@ -112,7 +110,7 @@ def band_hashes(texts: Sequence[bytes], threshold: float) -> Array:
     Returns
     -------
     ndarray of shape (n_bands, n_texts), uint64
-        Documents that agree in a band are candidates for a comparison.
+        Documents with equal values in a band are candidates.
 
     Raises
     ------
@@ -130,17 +128,17 @@ def band_hashes(texts: Sequence[bytes], threshold: float) -> Array:
     hashes, ends = shingles(texts)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, num_perm=PERMUTATIONS, seed=SEED)
     digests = np.array(matrix.to_rows(), np.uint32)
-    found: Array = _bands(digests, n, rows)
-    return found
+    hashed: Array = _bands(digests, n, rows)
+    return hashed
 
 
 @compiled
 def _shingles(text: Array, offsets: Array, width: int) -> tuple[Array, Array]:
     n_texts = offsets.size - 1
-    # a word has a character and a separator, or is of three bytes; and a text of few words is one shingle
+    # a word has at least two bytes with its separator, or three; and a text of few words is one shingle
     hashes = np.empty(text.size // 2 + n_texts + 1, np.uint64)
     rows = np.zeros(n_texts + 1, np.int64)
-    beyond = np.uint64(1)  # the factor of a word that leaves the sequence
+    beyond = np.uint64(1)  # the factor of a word that leaves the shingle
     for _ in range(width):
         beyond *= _FACTOR
     found = 0
@@ -149,13 +147,13 @@ def _shingles(text: Array, offsets: Array, width: int) -> tuple[Array, Array]:
         sequence = np.uint64(0)
         place = words = 0
         word = np.uint64(0)  # 0: no word has begun
-        left = 0  # bytes until the word is whole; only characters that are words have a known length
+        left = 0  # bytes until the word is complete; known only for characters that are words
         for i in range(offsets[t], offsets[t + 1] + 1):
             byte = text[i] if i < offsets[t + 1] else np.uint8(32)
             space = byte in (10, 32)
             alone = 0xE3 <= byte <= 0xE9 or byte == 0xEF
             if word != 0 and (left == 0 or space or alone):
-                # a polynomial of the last words, so that each word is looked at twice however long the sequence is
+                # a rolling hash: a polynomial of the last words
                 word = _mix(word)
                 sequence = sequence * _FACTOR + word - recent[place] * beyond
                 recent[place] = word

@@ -1,7 +1,7 @@
-"""Documents in one form: composed characters, no control characters, one space between words, no empty lines.
+"""Documents in a normal form: composed characters, no control characters, single spaces, no empty lines.
 
-Line breaks stay, for they end paragraphs or sentences; a document never contains an empty line, so that documents can
-be told apart by one.
+Line breaks stay because they end paragraphs or sentences. A document never contains an empty line, so empty lines can
+separate documents.
 """
 
 from __future__ import annotations
@@ -14,56 +14,57 @@ from typing import Literal
 UnicodeForm = Literal["NFC", "NFKC"]
 UNICODE_FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFKC")
 
-LONGEST = 1 << 22  # characters of a document; longer ones are cut, so that memory is bounded
+LONGEST = 1 << 22  # characters of a document; longer ones are split to bound memory
 
-# Soft hyphen, zero-width space, word joiner, byte order mark. Joiners that spell words stay.
+# Soft hyphen, zero-width space, word joiner, byte order mark. Joiners that are part of words stay.
 _INVISIBLE = "\u00ad\u200b\u2060\ufeff"
 _PRINTABLE = bytes(range(32, 127))  # of ASCII
-_UNSEEN = ("Cc", "Cs")  # controls, and halves of characters
+_REMOVED = ("Cc", "Cs")  # categories: control characters and surrogates
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z0-9À-Þ])")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|cf|No|Vol|Fig|Gen|Col)\.$"
 )
 
 
-def normalise(text: str, form: UnicodeForm = "NFC") -> str:
-    r"""Compose characters, drop U+FFFD and those that control or cannot be seen, leave one space between words.
+def normalize(text: str, form: UnicodeForm = "NFC") -> str:
+    r"""Compose characters, drop U+FFFD, control and invisible characters, leave one space between words.
 
     Parameters
     ----------
     text : str
     form : {"NFC", "NFKC"}, default="NFC"
-        Of Unicode: NFC keeps what a character looks like, NFKC replaces it by its plain equivalent (``ﬁ`` → ``fi``).
+        Unicode normal form: NFC keeps the look of a character, NFKC replaces it by its plain equivalent (``ﬁ`` →
+        ``fi``).
 
     Examples
     --------
-    >>> normalise("cafe\u0301\tau  lait\x07 \r\n\r\n\u200bdeux")
+    >>> normalize("cafe\u0301\tau  lait\x07 \r\n\r\n\u200bdeux")
     'café au lait\ndeux'
-    >>> normalise("ﬁn", "NFKC")
+    >>> normalize("ﬁn", "NFKC")
     'fin'
     """
-    text = text.replace("\0", "")  # before what it stood between is composed; `_in_lines` has its own use for it
+    text = text.replace("\0", "")  # before its neighbours compose; `_in_lines` uses it as a mark
     if not text.isascii():
         text = unicodedata.normalize(form, text.replace("\ufffd", ""))
     text = text.strip()
     spaced = text.replace("\n", " ")
-    # of ASCII, bytes are looked at sooner than characters
+    # for ASCII, looking at bytes is faster than at characters
     printable = not spaced.encode().translate(None, _PRINTABLE) if spaced.isascii() else spaced.isprintable()
     if printable and "  " not in spaced:
-        return text  # as most documents are: " " and "\n" are the only spaces and controls in it, and stand right
+        return text  # most documents: " " and "\n" are the only white space and controls, and in the right places
     lines = _in_lines(text)
     if not lines.replace("\n", "").isprintable():
-        text = "".join(c for c in lines if c in "\n " or not (unicodedata.category(c) in _UNSEEN or c in _INVISIBLE))
-        lines = _in_lines(unicodedata.normalize(form, text))  # what was apart may compose now
+        text = "".join(c for c in lines if c in "\n " or not (unicodedata.category(c) in _REMOVED or c in _INVISIBLE))
+        lines = _in_lines(unicodedata.normalize(form, text))  # characters that were apart may compose now
     return lines
 
 
 def _in_lines(text: str) -> str:
-    """One space between words, no empty lines. A line is not split by itself: for short ones that would be slow."""
+    """Single spaces and no empty lines. All lines are split at once: one by one is slow where they are short."""
     if "\n" not in text:
         return " ".join(text.split())
     lines = " ".join(text.replace("\n", " \0").split()).strip(" \0").replace(" \0", "\n")
-    if "\n " in lines:  # lines that were indented
+    if "\n " in lines:  # indented lines
         lines = lines.replace("\n ", "\n")
     while "\n\n" in lines:
         lines = lines.replace("\n\n", "\n")
@@ -71,7 +72,7 @@ def _in_lines(text: str) -> str:
 
 
 def pieces(text: str, longest: int = LONGEST) -> Iterator[str]:
-    r"""A normalised document, cut at the last line end or space before `longest` characters where it is longer.
+    r"""A normalized document; a longer one is split at the last line end or space before `longest` characters.
 
     Examples
     --------
@@ -91,9 +92,9 @@ def pieces(text: str, longest: int = LONGEST) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    r"""The sentences of a normalised document: lines, cut where a full stop is followed by a capital or a figure.
+    r"""The sentences of a normalized document: lines, split where a full stop precedes a capital or a digit.
 
-    A rule without a model: it knows a few abbreviations and single initials, and errs on others.
+    A rule without a model: it knows a few abbreviations and single initials, and splits wrongly at others.
 
     Examples
     --------

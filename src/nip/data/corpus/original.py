@@ -1,6 +1,6 @@
-"""The original's steps from text to text: one article a line, then shards of sentences, then fewer shards.
+"""The original's text preprocessing: one article per line, then shards of sentences, then fewer shards.
 
-`nip.data.corpus.build` needs none of this; it is for those who have such files, or want them.
+`nip.data.corpus.build` does not need it; it serves users of the original's scripts and their files.
 """
 
 from __future__ import annotations
@@ -15,31 +15,36 @@ from typing import Literal
 from nip.atomic import replacing
 from nip.data.corpus.files import Piece, cut, find_files, find_form, unpack_large
 from nip.data.corpus.minhash import text_hash
-from nip.data.corpus.normalize import normalise, sentences
+from nip.data.corpus.normalize import normalize, sentences
 from nip.data.corpus.processes import runner
 from nip.data.corpus.read import documents
 
-_PART = 32 << 20  # bytes that are read at a time
+_PART = 32 << 20  # bytes per task
 _BUFFER = 1 << 18  # characters of a shard that are kept in memory
 
 
 def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcorpus"], *, jobs: int = 1) -> Path:
-    """Write all articles or books to one file, each on a line.
+    """Write all articles or books to one file, one per line.
 
     Parameters
     ----------
     origin : Path
-        A dump of Wikipedia or what WikiExtractor made of one; or a folder with one book a file.
+        A dump of Wikipedia or the output of WikiExtractor; or a folder with one book per file.
     out : Path
         The folder for ``<kind>_one_article_per_line.txt``.
     kind : {"wiki", "bookcorpus"}
     jobs : int, default=1
-        Processes.
+        Number of processes.
+
+    Returns
+    -------
+    Path
+        The written file.
 
     Raises
     ------
     ValueError
-        If a file is damaged or of another form, or there is no article.
+        If a file is damaged or has another format, or there is no article.
     """
     files = [(file, find_form(file, "books")) for file in find_files(origin)]
     if kind == "wiki":
@@ -63,23 +68,23 @@ def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcor
 
 
 def shard_text(folder: Path, out: Path, *, train: int, test: int, frac_test: float) -> dict[str, int]:
-    """Distribute articles over shards: one sentence a line, an empty line after each article.
+    """Distribute articles over shards: one sentence per line, an empty line after each article.
 
     Parameters
     ----------
     folder : Path
-        With files of one article a line, ``*.txt``.
+        With files of one article per line, ``*.txt``.
     out : Path
         The folder for ``training0.txt`` … and ``test0.txt`` ….
     train, test : int
-        The number of shards of each.
+        Number of training and of test shards.
     frac_test : float
-        The share of articles that go to the test shards. An article's own text decides where it goes.
+        Share of articles in the test shards, in (0, 1). A hash of the article decides.
 
     Returns
     -------
     dict of str to int
-        Articles in the train and the test shards.
+        Number of articles in the ``training`` and the ``test`` shards.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def shard_text(folder: Path, out: Path, *, train: int, test: int, frac_test: flo
 
 
 def merge_shards(folder: Path, out: Path, *, ratio: int, grep: str = "") -> int:
-    """Put several text shards into one.
+    """Concatenate text shards.
 
     Parameters
     ----------
@@ -132,19 +137,19 @@ def merge_shards(folder: Path, out: Path, *, ratio: int, grep: str = "") -> int:
     out : Path
         The folder for ``shard_0.txt`` …, or ``<grep>_shard_0.txt`` ….
     ratio : int
-        Shards that become one.
+        Number of shards per new shard.
     grep : str, default=""
         Only shards with this in their name.
 
     Returns
     -------
     int
-        How many shards there are now.
+        Number of new shards.
 
     Raises
     ------
     ValueError
-        If the shards do not divide by the ratio.
+        If the number of shards is not a multiple of `ratio`.
     """
     files = [file for file in folder.iterdir() if file.is_file() and file.suffix == ".txt" and grep in file.name]
     files.sort(key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)])
@@ -162,7 +167,7 @@ def merge_shards(folder: Path, out: Path, *, ratio: int, grep: str = "") -> int:
 def _articles(part: tuple[Piece, ...]) -> Iterator[str]:
     for piece in part:
         for raw in documents(piece):
-            text = normalise(raw)
+            text = normalize(raw)
             if text:
                 yield text
 

@@ -1,4 +1,4 @@
-"""What is asked of a corpus: how it is read, cleaned, split, and made into samples."""
+"""Settings of a corpus: how it is read, cleaned, split and made into samples."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from nip.data.corpus.normalize import UNICODE_FORMS, UnicodeForm
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that the shards depend on besides the files that are read.
+    """All settings that the shards depend on, apart from the input files.
 
     Parameters
     ----------
     max_seq_length : int, default=128
-        Tokens of a sample, special ones included.
-    form : str, default="text"
-        What plain text means: documents parted by empty lines (``text``), one a line (``lines``) or one a file
-        (``books``). Other files are known by their content.
+        Tokens per sample, special tokens included.
+    form : {"text", "lines", "books"}, default="text"
+        Plain text has documents separated by empty lines (``text``), one document per line (``lines``) or one per file
+        (``books``). Other formats are recognised by their content.
     encoding : str, default="utf-8"
         Of text files. Line ends must be the byte 10, so not UTF-16.
     bad_bytes : {"refuse", "drop"}, default="refuse"
-        What becomes of bytes that are no character of the encoding.
+        What to do with bytes that the encoding cannot decode.
     column : str, optional
-        Of JSON lines, parquet files and sets of the hub: the one with the text; by default the first of
+        The column with the text in JSON lines, parquet files and data sets of the hub; by default the first of
         `nip.data.corpus.read.COLUMNS`.
     unicode_form : {"NFC", "NFKC"}, default="NFC"
-    min_chars, max_chars : int
-        Shorter documents are dropped, longer ones too; 0 as the longest is no limit.
+    min_chars, max_chars : int, default=1 and 0
+        Drop shorter and longer documents; 0 sets no maximum.
     exact_duplicates : bool, default=False
-        Keep documents that are equal but for spaces. Only without `near_duplicates`, which would drop them.
+        Keep documents that are equal but for white space. Only with ``near_duplicates=0``.
     near_duplicates : float, default=0.8
-        Of documents whose sets of word sequences have this Jaccard index or more only the first is kept; 0 keeps all.
+        Drop a document whose set of shingles has this Jaccard index or more with an earlier one; 0 keeps all.
     frac_test : float, default=0.1
-        The share of documents in the test split. A document's own text decides, whatever else is read.
+        Share of documents in the test split. A hash of the document decides, so it does not depend on the other ones.
     split_by_name : bool, default=False
-        Files with ``train`` in their name are the train split instead, and all others the test split.
+        Instead, files with ``train`` in their name are the train split and all others the test split.
     tokenizer : str, optional
-        A folder, a ``vocab.txt``, or a name on the Hugging Face Hub. Without one, a WordPiece is trained.
+        A folder, a ``vocab.txt``, or a name on the Hugging Face Hub.
     train_tokenizer : int, default=0
-        The size of the vocabulary that is trained; 0 trains none.
+        Train a WordPiece with a vocabulary of this size; 0 trains none.
     lower_case : bool, default=True
-        Of a trained tokenizer and of a ``vocab.txt``.
+        For a trained tokenizer and a ``vocab.txt``.
     packing : bool, default=True
-        Fill samples with several documents; without it, a sample has one, and padding.
+        Fill samples with several documents; otherwise a sample has one document and padding.
     masked_once : bool, default=False
-        Mask samples now, in `dup_factor` copies, instead of when they are trained on.
+        Mask samples in advance, in `dup_factor` copies, instead of during training.
     next_sentence : bool, default=False
-        With `masked_once`: pairs of sentences, half of them random, and a label that says which.
+        With `masked_once`: sentence pairs, half of them random, and a label for these.
     dup_factor : int, default=5
     masked_lm_prob : float, default=0.15
     max_predictions_per_seq : int, default=20
-        These three are of `masked_once`; samples that are masked on the fly are masked as the training says.
+        These three apply to `masked_once`; masking during training has settings of its own.
     seed : int, default=0
         Of `masked_once`.
     shard_mb : int, default=32
-        Megabytes of text of a part, and so of a shard.
+        Megabytes of text per part, and so per shard.
 
     Raises
     ------
     ValueError
-        If a value is outside its range, or two exclude each other; the message names the option.
+        If a value is outside its range, or two settings exclude each other; the message names the option.
     """
 
     max_seq_length: int = 128

@@ -1,14 +1,14 @@
-"""The third step, for samples that are masked when they are trained on: a chunk's documents as tokens.
+"""Step 3 of a corpus: a chunk's documents as tokens, and samples of a fixed length packed from them.
 
-A shard has three arrays: ``tokens`` (all its documents, no special tokens), ``documents`` (where each begins, and the
-end) and ``samples`` (where each sample begins, see `nip.data.corpus.shards`). From the first two, samples of any other
-length are made in a moment: the same shards serve 128 and then 512 tokens.
+A shard has three arrays: ``tokens`` (of all its documents, without special tokens), ``documents`` (where each document
+begins, and the end) and ``samples`` (where each sample begins, and the end). Samples of any other length are computed
+from the first two in moments: the same shards serve 128 and then 512 tokens.
 
-Samples of a fixed length from documents of any length: where each begins, and what it looks like.
+A sample is a row of segments ``[CLS] tokens [SEP]``, each of one document. Documents are taken in order and cut where a
+sample is full; the rest continues in the next sample as a segment of its own. So no token is lost and there is hardly
+any padding: a sample ends early only if fewer than `LEAST` tokens of a longer rest would fit.
 
-A sample is a row of segments, each of one document: ``[CLS]``, tokens, ``[SEP]``. Documents are taken in order and cut
-where a sample is full; the rest goes on in the next sample as a segment of its own. So nothing is lost, and hardly
-anything is padding: a sample ends early only where fewer than `LEAST` tokens of a longer rest would fit.
+Samples that are masked when the corpus is made are in `nip.data.corpus.bert_samples`.
 """
 
 from __future__ import annotations
@@ -21,42 +21,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nip.data.compiled import compiled
 from nip.data.corpus.batch import Batch, token_type
 from nip.data.corpus.bert_samples import masked_arrays
 from nip.data.corpus.clean import Chunk, by_size, open_chunk, write_array, write_json
 from nip.data.corpus.dedup import Fate
 from nip.data.corpus.settings import Settings
-from nip.data.corpus.tokenizer import Encoder, load
+from nip.data.corpus.tokenizer import Encoder, load_tokenizer
 from nip.data.masking import Vocabulary
 from nip.data.tasks.storage import checksum
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-
-try:
-    import numba
-except ImportError as error:
-    raise ImportError("Corpora need numba: pip install 'nip[pretrain]'") from error
-
-
-LEAST = 16  # tokens of a segment that goes on in the next sample
+SPLITS = {"train": Fate.TRAIN, "test": Fate.TEST}
+TOKENIZER = "tokenizer"  # the folder of the corpus's own
+FATES = "fates.npy"
+LEAST = 16  # tokens of a segment that continues in the next sample
+_BATCH = 1 << 20  # characters that are tokenized at once
 
 Array = NDArray[Any]
-compiled = numba.njit(nogil=True, cache=True)
 
 
 def pack(documents: Array, length: int, *, packing: bool = True) -> Array:
-    """Where samples begin in the tokens of all documents.
+    """Pack documents into samples of a fixed length.
 
     Parameters
     ----------
     documents : ndarray of shape (n_documents + 1,), int64
-        Where each document begins in the tokens, and the end; special tokens are not among them.
+        Where each document begins in the tokens, and the end; special tokens are not counted.
     length : int
-        Tokens of a sample with its special ones, at least 3.
+        Tokens of a sample, special ones included; at least 3.
     packing : bool, default=True
-        False gives each sample one segment.
+        False gives each sample a single segment.
 
     Returns
     -------
@@ -77,20 +74,20 @@ def pack(documents: Array, length: int, *, packing: bool = True) -> Array:
 def assemble(
     tokens: Array, documents: Array, begin: int, end: int, cls: int, sep: int, input_ids: Array, segment_ids: Array
 ) -> None:
-    """Write the sample with the tokens `begin` … `end` into two rows that hold padding.
+    """Write the sample of the tokens `begin` … `end` − 1 into two rows of padding.
 
     Parameters
     ----------
-    tokens, documents : ndarray
-        Of the shard.
+    tokens : ndarray of shape (n_tokens,), int
+    documents : ndarray of shape (n_documents + 1,), int64
     begin, end : int
-        From what `pack` gives.
+        Two successive values of `pack`.
     cls, sep : int
         The tokens around a segment.
-    input_ids : ndarray of shape (length,)
-        Is written to.
-    segment_ids : ndarray of shape (length,)
-        Is written to: 1 for the first segment, 2 for the next …; 0 stays where there is padding.
+    input_ids : ndarray of shape (length,), int
+        Written to.
+    segment_ids : ndarray of shape (length,), int
+        Written to: 1 for the first segment, 2 for the next …; 0 stays for padding.
     """
     _assemble(np.asarray(tokens), np.asarray(documents), begin, end, cls, sep, input_ids, segment_ids)
 
@@ -142,15 +139,18 @@ def _assemble(
         d += 1
 
 
-SPLITS = {"train": Fate.TRAIN, "test": Fate.TEST}
-TOKENIZER = "tokenizer"  # the folder of the corpus's own
-FATES = "fates.npy"
-_BATCH = 1 << 20  # characters that are encoded at once
-
-
 @dataclass(frozen=True)
 class Packed:
-    """A shard, mapped into memory."""
+    """A memory-mapped shard.
+
+    Parameters
+    ----------
+    tokens : ndarray of shape (n_tokens,), uint16 or uint32
+    documents : ndarray of shape (n_documents + 1,), int64
+        Where each document begins in the tokens, and the end.
+    samples : ndarray of shape (n_samples + 1,), int64
+        Where each sample begins in the tokens, and the end.
+    """
 
     tokens: Array
     documents: Array
@@ -160,7 +160,18 @@ class Packed:
         return self.samples.size - 1
 
     def read(self, rows: Array, batch: Batch, into: Array, vocabulary: Vocabulary) -> None:
-        """Write the samples `rows` of the shard into the rows `into` of a batch of padding."""
+        """Write some samples of the shard into a batch of padding.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), int
+            Sample numbers in the shard.
+        batch : Batch
+            Written to.
+        into : ndarray of shape (n,), int
+            Their rows in the batch.
+        vocabulary : Vocabulary
+        """
         for row, place in zip(rows.tolist(), into.tolist(), strict=True):
             begin, end = int(self.samples[row]), int(self.samples[row + 1])
             ids, segments = batch.input_ids[place], batch.segment_ids[place]
@@ -168,24 +179,24 @@ class Packed:
 
 
 def kept(chunk: Chunk, fates: Array, fate: Fate) -> Iterator[list[str]]:
-    """The documents of a chunk with that fate, about `_BATCH` characters at a time."""
+    """The documents of a chunk that have a fate, in lists of about `_BATCH` characters."""
     texts = (chunk.document(i).decode() for i in np.flatnonzero(fates == fate).tolist())
     return by_size(texts, _BATCH)
 
 
 def shard_chunk(out: Path, work: Path, number: int, name: str, begin: int, end: int, settings: Settings) -> None:
-    """Write the shards of a chunk, one a split, unless that was done before.
+    """Write the shards of a chunk, one per split; does nothing if they are finished.
 
     Parameters
     ----------
     out, work : Path
-        The folder of the corpus and that of its unfinished parts.
+        The folder of the corpus, and the one of its intermediate files.
     number : int
-        Of the chunk in the corpus.
+        Of the chunk.
     name : str
         Of the chunk.
     begin, end : int
-        Its documents in the corpus.
+        Document numbers of the chunk: [begin, end).
     settings : Settings
     """
     done = work / f"shard-{number:05}.json"
@@ -193,7 +204,7 @@ def shard_chunk(out: Path, work: Path, number: int, name: str, begin: int, end: 
         return
     chunk = open_chunk(work, name)
     fates = np.load(work / FATES, mmap_mode="r", allow_pickle=False)[begin:end]
-    tokenizer, vocabulary = load(out / TOKENIZER)
+    tokenizer, vocabulary = load_tokenizer(out / TOKENIZER)
     made = {}
     for split, fate in SPLITS.items():
         if not (fates == fate).any():

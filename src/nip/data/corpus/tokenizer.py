@@ -1,13 +1,7 @@
-"""The tokenizer of a corpus: one that exists, or a WordPiece trained on the corpus itself.
+"""The tokenizer of a corpus: an existing one, or a WordPiece trained on the corpus itself; and a fast encoder.
 
-It is kept beside the shards as a folder that ``AutoTokenizer.from_pretrained`` opens: ``tokenizer.json`` and
+It is saved next to the shards as a folder that ``AutoTokenizer.from_pretrained`` opens: ``tokenizer.json`` and
 ``tokenizer_config.json``.
-
-Token ids of texts, each word's computed once.
-
-BERT's tokenizers treat what stands between spaces and punctuation by itself: the same word gives the same ids wherever
-it stands. So they are looked up, and only new words are given to the `tokenizers` library, which spends some five times
-as long on a word.
 """
 
 from __future__ import annotations
@@ -30,35 +24,44 @@ from nip.data.masking import Vocabulary
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-TRAINED_ON = 1 << 28  # characters at most: more would hardly change the vocabulary
-_ALPHABET = 1000  # characters that a trained vocabulary knows, the commonest ones
+TRAINED_ON = 1 << 28  # maximum number of characters: more hardly change the vocabulary
+_ALPHABET = 1000  # most frequent characters that are in a trained vocabulary
 _CONFIG, _TOKENIZER = "tokenizer_config.json", "tokenizer.json"
+# Runs without a space, a line end or ASCII punctuation, and single punctuation marks. The library handles the rest:
+# other spaces, other punctuation, characters that are words.
+_PIECE = re.compile(r"[^ \n!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
+_KNOWN = 1 << 21  # characters of the cached pieces: some 50 MB
+
+Array = NDArray[Any]
 
 
 def train_wordpiece(texts: Callable[[], Iterable[str]], size: int, *, lower_case: bool) -> Tokenizer:
-    """Train a WordPiece like BERT's on texts.
+    """Train a WordPiece like BERT's.
 
     Parameters
     ----------
     texts : callable
-        Gives the texts; it is called twice.
+        Returns the texts; it is called twice.
     size : int
-        Of the vocabulary, special tokens included. Small corpora give fewer.
+        Maximum size of the vocabulary, special tokens included.
     lower_case : bool
-        Also drops accents.
+        Convert to lower case and remove accents.
 
     Returns
     -------
     Tokenizer
-        The same for the same texts: the library itself numbers the characters within words in an order that differs
-        from run to run, and breaks ties by these numbers; so they are given to it in a fixed order.
+        The same for the same texts.
 
     Raises
     ------
     ValueError
-        If there is no room for the characters of the texts, or no text.
+        If `size` is too small for the characters of the texts, or there is no text.
+
+    Notes
+    -----
+    The library numbers the characters within words in an order that differs from run to run and breaks ties by these
+    numbers; so they are passed to it, in a fixed order, as special tokens of the training.
     """
     library = _library()
     tokenizer = _wordpiece(library.models.WordPiece(unk_token=SPECIAL["unk"]), lower_case)
@@ -82,22 +85,20 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], size: int, *, lower_case
     return _from_vocabulary(tokenizer.get_vocab(with_added_tokens=True), lower_case)
 
 
-def existing(name: str, *, lower_case: bool) -> tuple[Tokenizer, dict[str, Any]]:
-    """A tokenizer that exists, and its configuration.
+def existing_tokenizer(name: str, *, lower_case: bool) -> tuple[Tokenizer, dict[str, Any]]:
+    """An existing tokenizer, and the content of its ``tokenizer_config.json``.
 
     Parameters
     ----------
     name : str
         A folder with ``tokenizer.json`` or ``vocab.txt``, a ``vocab.txt``, or a name on the Hugging Face Hub.
     lower_case : bool
-        Of a ``vocab.txt`` alone.
+        Only for a ``vocab.txt``.
 
     Raises
     ------
     ValueError
-        If it has no special tokens to begin, end, mask or fill a sample with, or is no tokenizer.
-    OSError
-        If it cannot be had.
+        If it is not a tokenizer, not available, or lacks a token for padding, begin, end or mask.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -111,12 +112,12 @@ def existing(name: str, *, lower_case: bool) -> tuple[Tokenizer, dict[str, Any]]
         repeated = [token for token, n in Counter(lines).items() if n > 1]
         if repeated:
             raise ValueError(f"{path} is no vocabulary: the line {repeated[0]!r} is there twice.")
-        return _from_vocabulary({token: i for i, token in enumerate(lines)}, lower_case), _config(lower_case)
+        return _from_vocabulary({token: i for i, token in enumerate(lines)}, lower_case), wordpiece_config(lower_case)
     return _of_transformers(name)
 
 
-def save(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> None:
-    """Write the folder of a tokenizer, complete or not at all."""
+def save_tokenizer(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> None:
+    """Write the folder of a tokenizer, atomically."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -125,8 +126,8 @@ def save(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> None:
     partial.rename(folder)
 
 
-def load(folder: Path) -> tuple[Tokenizer, Vocabulary]:
-    """The tokenizer of a corpus, and what samples need of it.
+def load_tokenizer(folder: Path) -> tuple[Tokenizer, Vocabulary]:
+    """The tokenizer of a corpus and its special tokens.
 
     Raises
     ------
@@ -140,13 +141,14 @@ def load(folder: Path) -> tuple[Tokenizer, Vocabulary]:
     return tokenizer, _vocabulary(tokenizer, config, str(folder))
 
 
-def config_of_trained(*, lower_case: bool) -> dict[str, Any]:
-    """The configuration of a trained WordPiece."""
-    return _config(lower_case)
+def wordpiece_config(lower_case: bool) -> dict[str, Any]:
+    """The content of ``tokenizer_config.json`` of a WordPiece like BERT's."""
+    tokens = {f"{name}_token": token for name, token in SPECIAL.items()}
+    return {"tokenizer_class": "BertTokenizer", "do_lower_case": lower_case, **tokens}
 
 
 def _alphabet(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
-    """The commonest characters of texts; ties are broken by their number in Unicode."""
+    """The most frequent characters of texts, sorted; ties are broken by code point."""
     counts = np.zeros(0x110000, np.int64)
     gathered: list[str] = []
     size = 0
@@ -190,11 +192,6 @@ def _library() -> Any:
         return import_module("tokenizers")
     except ImportError as error:
         raise ImportError("Corpora need tokenizers: pip install 'nip[pretrain]'") from error
-
-
-def _config(lower_case: bool) -> dict[str, Any]:
-    tokens = {f"{name}_token": token for name, token in SPECIAL.items()}
-    return {"tokenizer_class": "BertTokenizer", "do_lower_case": lower_case, **tokens}
 
 
 def _of_transformers(name: str) -> tuple[Tokenizer, dict[str, Any]]:
@@ -241,21 +238,16 @@ def _vocabulary(tokenizer: Tokenizer, config: dict[str, Any], name: str) -> Voca
     return Vocabulary(size=size, special=tuple(sorted(special)), **ids)
 
 
-Array = NDArray[Any]
-
-# Runs without a space, a line's end or ASCII's punctuation, and each punctuation mark. Everything else is left to the
-# library: other spaces, other punctuation, characters that are words.
-_PIECE = re.compile(r"[^ \n!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
-_KNOWN = 1 << 21  # characters of the pieces that are remembered: some 50 MB
-
-
 class Encoder:
-    """Gives what ``tokenizer.encode_batch_fast(texts, add_special_tokens=False)`` gives, as arrays.
+    """Returns what ``tokenizer.encode_batch_fast(texts, add_special_tokens=False)`` returns, as arrays.
+
+    BERT's tokenizers treat each run between spaces and punctuation on its own, so its ids are computed once and cached;
+    the `tokenizers` library takes some five times as long for a word.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-        One without padding or truncation. If it isn't like BERT's, whole texts are given to it.
+        Without padding or truncation. One that is not like BERT's gets full texts.
     kind : dtype
         Of the ids.
     """
@@ -263,7 +255,7 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer, kind: np.dtype[Any]) -> None:
         self._tokenizer = tokenizer
         self._kind = kind
-        self._by_word = _treats_words_alone(tokenizer)
+        self._by_word = _is_like_bert(tokenizer)
         self._added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         self._known: dict[str, bytes] = {}
         self._size = 0
@@ -283,19 +275,19 @@ class Encoder:
             self._size = 0
 
     def _pieces(self, text: str) -> list[str]:
-        """A text in pieces that can be encoded one by one."""
+        """A text in pieces that can be encoded independently."""
         if self._by_word and not any(token in text for token in self._added):
             return _PIECE.findall(text)
         return [text]
 
 
-def _treats_words_alone(tokenizer: Tokenizer) -> bool:
+def _is_like_bert(tokenizer: Tokenizer) -> bool:
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
     return (
         isinstance(tokenizer.normalizer, BertNormalizer)
         and isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
-        # others are found in the text as it is normalised, not as it stands
+        # a normalized one is matched in the normalized text
         and not any(token.normalized for token in tokenizer.get_added_tokens_decoder().values())
     )

@@ -8,22 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-try:
-    import numba
-except ImportError as error:
-    raise ImportError("Making and describing ListOps data needs numba: pip install 'nip[fast]'") from error
-
 from numpy.typing import NDArray
 
+from nip.data.compiled import compiled
 from nip.data.tasks.listops.language import CLOSE, MAX, MED, MIN, SM, TOKENS, ZERO
 
 _LAST = ZERO + 9
 _RANDOM_BITS = 1 << 53  # a Generator's random() is a multiple of 2^-53: its 53 raw bits are used as an integer
 
 Array = NDArray[Any]
-
-compiled = numba.njit(nogil=True, cache=True)
 
 
 @compiled

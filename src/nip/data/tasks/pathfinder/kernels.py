@@ -8,17 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-try:
-    import numba
-except ImportError as error:
-    raise ImportError("Drawing Pathfinder pictures needs numba: pip install 'nip[fast]'") from error
-
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from nip.data.compiled import compiled
 
-compiled = numba.njit(nogil=True, cache=True)
+Array = NDArray[Any]
 
 _SIZE = 32
 _HALF = 4  # a stamp is 9 × 9
