@@ -155,7 +155,7 @@ def test_a_configuration_of_a_set(tmp_path, monkeypatch):
 
     asked = []
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    with pytest.raises(OSError, match=r"wikimedia/wikipedia:20231101\.en, and its list of files could not be fetched"):
+    with pytest.raises(OSError, match=r"wikimedia/wikipedia:20231101\.en, nor could it be fetched"):
         build_corpus("wikimedia/wikipedia:20231101.en", tmp_path / "out", Settings(train_tokenizer=100))
     assert asked == [("wikimedia/wikipedia", "20231101.en")]
 
@@ -165,7 +165,7 @@ def test_a_set_that_cannot_be_had(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    with pytest.raises(OSError, match=r"There is no file or folder nobody/nothing, and its list of files could not"):
+    with pytest.raises(OSError, match=r"There is no file or folder nobody/nothing, nor could it be fetched"):
         list(documents(Piece("nobody/nothing", "hub")))
 
 
