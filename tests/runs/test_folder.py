@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from nip.lra import recipe
 from nip.lra.config import check_same_config, settle
-from nip.runs.folder import Metrics, RunFolder, claimed, read_metrics
+from nip.runs.folder import Metrics, RunFolder, check_same_run, claimed, locked, read_metrics, sha256, write_manifest
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -110,3 +111,62 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     assert [row["step"] for row in read_metrics(path)] == [1, 9]
     with pytest.raises(ValueError, match="shorter than at the last checkpoint"):
         Metrics(path, 1000)
+
+
+def test_a_lock_is_waited_for_or_refused(tmp_path):
+    with locked(tmp_path / "new" / ".lock"), pytest.raises(ValueError, match=r"Another process is at work in .*new"):
+        locked(tmp_path / "new" / ".lock").__enter__()
+    with locked(tmp_path / "new" / ".lock", wait=True):
+        pass
+
+
+def test_a_folder_of_another_kind_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "run.json").write_text('{"kind": "glue"}')
+    (tmp_path / ".mine.partial").write_text("mine")
+    with pytest.raises(ValueError, match="holds a run of another kind"), claimed(RunFolder(tmp_path), "lra"):
+        pass
+    assert (tmp_path / ".mine.partial").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("here", "allowed", "says"),
+    [
+        ({"seed": 1, "steps": 5}, {}, None),
+        ({"seed": 1, "steps": 9}, {}, "steps is 5 there and 9 here"),
+        ({"seed": 1, "steps": 9}, {"growing": ["steps"]}, None),
+        ({"seed": 1, "steps": 4}, {"growing": ["steps"]}, "steps is 5 there and 4 here"),
+        ({"seed": 1, "steps": None}, {"growing": ["steps"]}, "steps is 5 there and None here"),
+        ({"seed": 2, "steps": 5}, {"changeable": ["seed"]}, None),
+        ({"seed": 2, "steps": 6}, {}, "seed is 1 there and 2 here; steps is 5 there and 6 here"),
+        ({"seed": 1, "steps": 5}, {"data": ("a", "b"), "graph": ("a", "b")}, "the data is another set"),
+        ({"seed": 1, "steps": 5}, {"graph": ("a", "b")}, "the graph is another one"),
+    ],
+)
+def test_whether_a_command_continues_a_run(here, allowed, says):
+    there = {"seed": 1, "steps": 5}
+    if says is None:
+        check_same_run("runs/a", there, here, **allowed)
+        return
+    with pytest.raises(ValueError) as told:
+        check_same_run("runs/a", there, here, **allowed)
+    advice = "Name another --output-dir, or repeat its settings."
+    assert str(told.value) == f"runs/a holds another run: {says}. {advice}"
+
+
+def test_the_manifest(tmp_path):
+    for name in ("config.json", "best/model.safetensors", "mine.safetensors", "checkpoint-3/optimizer.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    owned = ["config.json", "best/model.safetensors", "checkpoint-*/*"]
+    write_manifest(tmp_path, ["nip", "lra"], owned, finished=False)
+    before = json.loads((tmp_path / "manifest.json").read_text())
+    assert before == {
+        "format": 1,
+        "command": ["nip", "lra"],
+        "owned": sorted([".lock", "manifest.json", *owned]),
+        "sha256": {},
+    }
+    write_manifest(tmp_path, ["nip", "lra"], owned, finished=True)
+    binary = ("best/model.safetensors", "checkpoint-3/optimizer.pt")
+    sums = {name: sha256(tmp_path / name) for name in binary}
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {**before, "sha256": sums}

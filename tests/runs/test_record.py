@@ -1,9 +1,14 @@
+import dataclasses
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 
-from nip.runs.record import find_records, read_record
+from nip.lra.config import record_of
+from nip.runs.folder import RunFolder, add_to_run_file
+from nip.runs.record import RunRecord, find_records, read_record, write_record
 from run_folders import small_config, write_run
 
 
@@ -148,3 +153,100 @@ def test_a_path_without_runs_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         find_records([tmp_path / "file"])
+
+
+OLDER = Path(__file__).parent / "older_folders"
+# Written by nip 0.1.0 before run.json had a format version: kind, task, pattern, tokens, examples a step, steps planned
+# and done, test accuracy (the metric, where that is another).
+WRITTEN_THEN = {
+    "lra-clean": ("lra", "listops", "hypercube", 64, 4, 20, 20, 0.05),
+    "lra-graph-file": ("lra", "listops", "ring", 64, 4, 6, 6, 0.05),
+    "lra-modern": ("lra", "listops", "bigbird (num_random_blocks=1)", 64, 4, 20, 20, 0.05),
+    "lra-original-bigbird": ("lra", "listops", "bigbird", 64, 4, 6, 6, 0.15),
+    "lra-unfinished": ("lra", "listops", "local", 64, 4, 400, None, None),
+    "pretrain-stages": ("pretraining", "masked language model", "hypercube", 64, 8, 20, 20, 0.0425531914893617),
+    "pretrain-tokens": ("pretraining", "masked language model", "local", 32, 8, None, 13, 0.031578947368421054),
+    "glue": ("glue", "mrpc", "hypercube", 32, 8, 20, 20, 0.5),
+    "glue-graph": ("glue", "mrpc", "custom", 32, 8, 6, 6, 0.5),
+    "glue-layers": ("glue", "mrpc", "hypercube with layers 0=local", 32, 8, 6, 6, 0.5),
+    "mlm": ("mlm", "mlm", "hypercube", 32, 8, 20, 20, 0.038461538461538464),
+    "qa": ("qa", "squad (f1)", "hypercube", 24, 8, 20, 20, 0.149),
+    "summarization": ("summarization", "texts (rougeL)", "hypercube", 20, 8, 20, 20, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_THEN)
+def test_a_folder_made_before_is_read(name):
+    run, folder = read_record(OLDER / name), OLDER / name
+    steps = None if run.result is None else run.result.steps
+    accuracy = None if run.result is None else pytest.approx(run.result.test_accuracy, abs=1e-3)
+    what = (run.kind, run.task_label, run.pattern_label, run.seq_len, run.batch_size, run.planned_steps)
+    assert (*what, steps, accuracy) == WRITTEN_THEN[name]
+    file = folder / "run.json"
+    there = json.loads(file.read_text())["settings"] if file.exists() else None
+    assert run.settings == (there or json.loads((folder / "config.json").read_text()))  # as they were set, none more
+    assert run.environment["torch"] and run.last_step == (steps or 80)
+    assert run.data_checksum and (run.command[1] == "pretrain" if run.kind == "pretraining" else True)
+
+
+def test_all_folders_made_before_are_found():
+    assert [run.name for run in find_records([OLDER])] == sorted(WRITTEN_THEN)
+
+
+def test_a_folder_of_the_first_runs_had_one_value_of_what_came_later(tmp_path):
+    shutil.copytree(OLDER / "lra-clean", tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    later = {"recipe", "schedule", "cut", "layers", "repeats", "width", "ema", "patience", "beta2", "head_width"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if k not in later}))
+    assert read_record(tmp_path / "run").settings == settings
+
+
+def test_a_pretraining_run_that_continues_to_more_tokens_is_unfinished_again(tmp_path):
+    shutil.copytree(OLDER / "pretrain-tokens", tmp_path / "run")
+    settings = dict(read_record(tmp_path / "run").settings)
+    add_to_run_file(tmp_path / "run", settings={**settings, "max_tokens": 2 * settings["max_tokens"]})
+    assert read_record(tmp_path / "run").result is None
+
+
+@pytest.fixture
+def record():
+    return record_of(small_config(checksum="c", data="d"), ["nip", "lra"])
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path, record):
+    write_record(RunFolder(tmp_path), record)
+    read = read_record(tmp_path)
+    assert read == dataclasses.replace(record, folder=tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text()) == json.loads(json.dumps(record.to_dict()))
+
+
+def test_every_value_that_is_not_optional_must_be_there(tmp_path, record):
+    write_record(RunFolder(tmp_path), record)
+    facts = json.loads((tmp_path / "run.json").read_text())
+    missing = dataclasses.MISSING
+    fields = [each for each in dataclasses.fields(RunRecord) if each.default is each.default_factory is missing]
+    assert len(fields) == 10
+    for name in [each.name for each in fields]:
+        (tmp_path / "run.json").write_text(json.dumps({key: value for key, value in facts.items() if key != name}))
+        with pytest.raises(ValueError, match=rf"run\.json lacks {name}\."):
+            read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"format": 99}, "has the format 99, which this nip does not read"),
+        ({"seed": -1}, "seed must be an integer of at least 0. Got -1"),
+        ({"seq_len": None}, "seq_len must be an integer. Got None"),
+        ({"block_size": True}, "block_size must be an integer of at least 1. Got True"),
+        ({"pattern": 3}, "pattern must be text. Got 3"),
+        ({"settings": []}, r"settings must be a mapping. Got \[\]"),
+        ({"command": "nip lra"}, "command must be a list of words"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, record, facts, says):
+    write_record(RunFolder(tmp_path), record)
+    add_to_run_file(tmp_path, **facts)
+    with pytest.raises(ValueError, match=says) as told:
+        read_record(tmp_path)
+    assert str(tmp_path / "run.json") in str(told.value)
