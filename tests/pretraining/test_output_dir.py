@@ -29,13 +29,13 @@ def test_folders_that_are_no_runs(settings, corpora, tmp_path):
     ("place", "says"),
     [
         ("training.trainer.Metrics.secure", "the checkpoint cannot be written"),
-        ("pretraining.run.write_model", "the run's end cannot be written"),
+        ("pretraining.run.write_json", "the run's end cannot be written"),
         ("pretraining.export.save_model", "the run's end cannot be written"),
     ],
 )
 def test_a_disk_that_is_full_names_the_run(settings, corpora, tmp_path, monkeypatch, place, says):
     def full(*arguments, **more):
-        if place == "pretraining.run.write_model" and arguments[0].name != "result.json":
+        if place == "pretraining.run.write_json" and arguments[0].name != "result.json":
             return write_json(*arguments)
         raise OSError(28, "No space left on device")
 
