@@ -103,7 +103,7 @@ def test_the_read_out_holds_the_exact_values():
 def test_a_chart_without_values_says_so():
     figure = line_chart([Series(0, "a", "dev", [1], [math.nan])], title="t", x_label="step")
     assert figure.find("svg") is None
-    assert "Nothing was recorded." in "".join(figure.itertext())
+    assert "No data recorded." in "".join(figure.itertext())
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=4))

@@ -72,8 +72,8 @@ def test_it_is_small(page):
 
 
 def test_the_finding_comes_first(page):
-    order = ["hypercube reached 39.5", "The runs", "The graphs, scored", "Who attends to whom", "Learning curves"]
-    order.append("To run it again")
+    order = ["hypercube reached 39.5", "Runs", "Graphs, scored", "Attention masks", "Learning curves"]
+    order.append("Reproduction")
     places = [page.text.index(part) for part in order]
     assert places == sorted(places)
 
@@ -82,7 +82,7 @@ def test_the_table_of_runs_has_every_run_and_its_numbers(page):
     head, *rows = page.tables[0]
     columns = [" ".join(cell.split()) for cell in head]
     assert columns == [
-        *("run", "test accuracy", "commonest label", "root operator", "learnt"),
+        *("run", "test accuracy", "commonest label", "root operator", "learned"),
         *("dev accuracy", "steps", "tokens/s", "trained for"),
     ]
     cells = [[" ".join(cell.split()) for cell in row] for row in rows]
@@ -100,7 +100,7 @@ def test_the_table_of_runs_has_every_run_and_its_numbers(page):
             "39.5 % 37.4–41.7 of 2,000",
             "17.1 %",
             "36.3 %",
-            "learnt",
+            "learned",
             *("39.9 % at step 150", "200", "20,480", "1 min 20 s"),
         ],
         [

@@ -36,7 +36,7 @@ def test_a_study_s_folder_gets_the_study_s_tables_and_pictures(study, tmp_path):
     found = evaluate(folder, runs)
     heading, *rows = rows_of(page, "Study of listops")
     assert rows == [list(row.values()) for row in accuracy_rows(found)] and "95 % interval" in heading
-    heading, *rows = rows_of(page, "A point is a pattern")
+    heading, *rows = rows_of(page, "Each point is a pattern")
     assert rows == [list(row.values()) for row in correlation_rows(found.found)] and "Spearman" in heading
     assert any(row[2] not in ("–", "") for row in rows)
     assert page.count('src="data:image/svg+xml;base64,') == len(draw_panel(found)) > 5

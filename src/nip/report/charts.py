@@ -1,4 +1,4 @@
-"""Charts as SVG: they follow the reader's light or dark theme, print sharply and weigh a few kilobytes each."""
+"""Line and interval charts as SVG that follow the reader's light or dark theme, a few kilobytes each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nip.report.html import tag
 N_COLOURS = 7
 WIDTH, HEIGHT = 460, 270
 LEFT, TOP, BOTTOM = 50, 12, 40
-RIGHT, RIGHT_NAMED = 12, 84  # beside dashed lines there is room for their names
+RIGHT, RIGHT_NAMED = 12, 84  # with room for the names of dashed lines
 LINE = 14
-# Batches scatter widely, so that means over many of them say more; evaluations are worth a dot each.
+# Single batches are noisy: training curves show means over many; every evaluation gets a dot.
 MAX_POINTS = {"train": 80, "dev": 300}
 
 
@@ -40,7 +40,7 @@ class Reference:
 
     @property
     def lines(self) -> list[str]:
-        """The name, a word a line, and the value."""
+        """The name, one word per line, and the value."""
         return [*self.label.split(), format_percent(self.y)]
 
 
@@ -67,7 +67,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:
-    """The curve as at most `most` points: means over runs of equally many neighbouring points.
+    """The curve as at most `most` points: means over groups of neighbouring points.
 
     A point whose y is not finite becomes a gap (NaN) only where its whole bucket is; x is each bucket's last.
     """
@@ -113,9 +113,7 @@ def line_chart(
     curves = [(one, *thinned(one.x, one.y, MAX_POINTS.get(one.split, 300))) for one in series]
     values = [v for _, _, y in curves for v in y if math.isfinite(v)] + [r.y for r in references]
     if not values:
-        return tag(
-            "figure", tag("figcaption", title), tag("p", "Nothing was recorded.", class_="quiet"), class_="chart"
-        )
+        return tag("figure", tag("figcaption", title), tag("p", "No data recorded.", class_="quiet"), class_="chart")
     x_high = max((v for _, x, _ in curves for v in x if math.isfinite(v)), default=1.0) or 1.0
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
@@ -180,7 +178,7 @@ def tick_text(value: float, among: Sequence[float], percent: bool = False) -> st
 
 
 def _curve(one: Series, points: Sequence[tuple[float, float, float, float]], percent: bool) -> Element:
-    """The line, and for the dev set a dot per evaluation; the numbers travel along for the pointer's read-out."""
+    """The line, and for the dev set a dot per evaluation; the values are attached for the pointer's read-out."""
     drawing, pen = [], "M"
     dots = []
     for x, y, _, value in points:

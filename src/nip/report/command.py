@@ -1,4 +1,4 @@
-"""The command that repeats a run, from its configuration."""
+"""The command that reproduces a run, from its record."""
 
 from __future__ import annotations
 

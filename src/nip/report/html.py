@@ -1,4 +1,4 @@
-"""HTML and SVG as a tree: text from run folders is escaped because there is no other way to put it on the page."""
+"""HTML and SVG as an element tree, so that all text from run folders is escaped."""
 
 from __future__ import annotations
 

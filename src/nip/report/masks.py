@@ -1,4 +1,4 @@
-"""Pictures of patterns: which block (row) attends to which (column)."""
+"""Attention masks of patterns as SVG: rows are query blocks, columns key blocks."""
 
 from __future__ import annotations
 

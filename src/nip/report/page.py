@@ -1,4 +1,4 @@
-"""The report: one HTML file that says what was compared, what came out, and how to get it again."""
+"""The report: one HTML file with the runs, their results and scores, and how to reproduce them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nip.study.finding import Finding, find
 from nip.study.outcome import Panel, evaluate
 from nip.study.panel import read_plan
 
-# The page says so itself: nothing may be loaded from anywhere.
+# Enforced by the browser: the page loads nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(
     paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] = "report.html"
 ) -> tuple[list[RunRecord], list[Finding]]:
-    """Write the report on some runs as one self-contained HTML file, complete or not at all.
+    """Write the report on some runs as one self-contained HTML file, atomically.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ def write_report(
     Returns
     -------
     runs : list of RunRecord
-        What was read, finished or not.
+        The runs, finished or not.
     findings : list of Finding
-        What they show, one per task.
+        One for each task.
 
     Raises
     ------

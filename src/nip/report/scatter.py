@@ -1,4 +1,4 @@
-"""Scatter plots of a study as SVG files: accuracy against what it is held against, the paper's points beside ours."""
+"""Scatter plots of a study as SVG: accuracy against each score, with the paper's points next to ours."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nip.study.outcome import PREDICTORS, Panel
 
 WIDTH, HEIGHT = 430, 330
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 34, 52
-SHIFTS = sorted(range(-132, 133, 11), key=abs)  # of a name that would lie on something
-ZERO = 26  # beside the axis, where points of log 0 stand
+SHIFTS = sorted(range(-132, 133, 11), key=abs)  # of a label that would overlap something
+ZERO = 26  # next to the axis: the place of points at log 0
 
 STYLE = """
 svg { color-scheme: light dark; --ink: #1d2230; --soft: #5b6272; --faint: #e4e2dc; --dot: #0072b2; --page: #ffffff; }
@@ -33,7 +33,7 @@ text { font: 12px system-ui, sans-serif; fill: var(--soft); }
 
 @dataclass(frozen=True)
 class Point:
-    """A pattern in a plot: x may be −inf, `low` and `high` are the ends of its interval, and cut ones are hollow."""
+    """A pattern in a plot; x may be −inf, `low` and `high` bound its interval, patterns cut to size are hollow."""
 
     name: str
     x: float
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Plot:
-    """One of the plots of a picture, side by side."""
+    """One of the plots of a figure."""
 
     title: str
     x_label: str
@@ -53,7 +53,7 @@ class Plot:
 
 
 def draw_panel(panel: Panel) -> dict[str, str]:
-    """The pictures of a study, one for every predictor with a plot for every depth: file name → SVG."""
+    """The figures of a study, one for each predictor with a plot for each depth: file name → SVG."""
     pictures = {}
     for predictor, says in PREDICTORS.items():
         plots = []
@@ -142,7 +142,7 @@ def _plot(plot: Plot) -> list[Element]:
 
 
 def _name(name: str, x: float, y: float, taken: list[tuple[float, float, float]]) -> Element:
-    """The point's name beside it, right or left, moved up or down until it lies on no other and on no point."""
+    """The point's label, right or left of it, moved up or down until it overlaps no other label and no point."""
     width = 6.2 * len(name)
     sides = [begin for begin in (x + 9, x - 9 - width) if begin > LEFT and begin + width < WIDTH - 2] or [x - 9 - width]
     places = [(begin, y + 4 + shift) for shift in SHIFTS for begin in sides]

@@ -1,4 +1,4 @@
-"""The graphs that the runs attended over, beside the named patterns of the same size, and their scores."""
+"""Scores of the graphs that the runs attended over, and of the named patterns of the same size."""
 
 from __future__ import annotations
 

@@ -22,18 +22,18 @@ from nip.scoring.table import cells
 from nip.study.finding import Finding, Group, listed
 
 NIP_EXPLAINED = (
-    "NIP (normalized information payload) asks how much of what a token knows still reaches the farthest other token "
-    "along shortest paths, divided by what the graph costs (mean degree × diameter); 1 is the complete graph of the "
-    "same size. Bottleneck NIP lets all farthest pairs talk at once and divides by how far each relay on the way lies "
-    "above its share of the traffic, so that a graph whose traffic all runs through one hub does not win by it."
+    "NIP (Normalized Information Payload) is the share of a token's information that reaches the farthest token along "
+    "shortest paths, divided by the graph's cost (mean degree × diameter), relative to the complete graph of the same "
+    "size. Bottleneck NIP lets all farthest pairs communicate at once and divides by the excess load of each relay, so "
+    "that a graph whose traffic all passes through one hub does not score high for it."
 )
-MOST_ESTIMATES = 20  # runs that the first picture has a row for; of more, only their means over the seeds
+MOST_ESTIMATES = 20  # runs in the first chart; with more, it shows means over the seeds
 
 Numbers = Mapping[Path, int]
 
 
 def title(findings: Sequence[Finding]) -> str:
-    """Which patterns on which tasks."""
+    """The page's title: the patterns and the tasks."""
     parts = []
     for finding in findings:
         models = list(dict.fromkeys(run.pattern for group in finding.groups for run in group.runs))
@@ -43,7 +43,7 @@ def title(findings: Sequence[Finding]) -> str:
 
 
 def headline(finding: Finding, numbers: Numbers) -> Element:
-    """The finding in one sentence, what qualifies it, and the accuracies as a picture."""
+    """The finding in one sentence, its qualifications, and a chart of the accuracies."""
     runs = [run for group in finding.groups for run in group.runs if run.result]
     words = tag(
         "div",
@@ -74,10 +74,10 @@ def _mean_estimate(group: Group, numbers: Numbers) -> Estimate:
 
 
 def runs_table(runs: Sequence[RunRecord], findings: Sequence[Finding]) -> Element:
-    """Every run with its outcome, unfinished ones included."""
+    """A table of all runs with their results, unfinished ones included."""
     labels = {folder: label for finding in findings for folder, label in run_labels(finding).items()}
     kinds = list(dict.fromkeys(kind for run in runs if run.result for kind in run.result.baselines))
-    head = ["run", "test accuracy", *(kind.replace("_", " ") for kind in kinds), "learnt", "dev accuracy", "steps"]
+    head = ["run", "test accuracy", *(kind.replace("_", " ") for kind in kinds), "learned", "dev accuracy", "steps"]
     head += ["tokens/s", "trained for"]
     rows = []
     for number, run in enumerate(runs):
@@ -97,7 +97,7 @@ def runs_table(runs: Sequence[RunRecord], findings: Sequence[Finding]) -> Elemen
             tested = f" of {result.n_test:,}" if result.n_test else ""
             data.append(tag("td", tag("b", format_percent(result.test_accuracy)), tag("small", ends + tested)))
             data += [tag("td", format_percent(result.baselines[k]) if k in result.baselines else DASH) for k in kinds]
-            data.append(tag("td", _learnt(result.learnt), class_="text"))
+            data.append(tag("td", _learned(result.learnt), class_="text"))
             dev = None if result.dev_accuracy is None else format_percent(result.dev_accuracy)
             best = None if result.best_step is None else tag("small", f"at step {result.best_step:,}")
             data.append(tag("td", dev or DASH, best))
@@ -114,26 +114,23 @@ def runs_table(runs: Sequence[RunRecord], findings: Sequence[Finding]) -> Elemen
         rows.append(tag("tr", name, *data))
     return tag(
         "section",
-        tag("h2", "The runs"),
+        tag("h2", "Runs"),
         tag(
             "p",
-            "The baselines stand beside every accuracy because chance is no fair measure. Learnt means that even the "
-            "lower end of the 95 % interval lies above the best answer that needs no training; on ListOps that is "
-            "knowing the root operator and nothing else.",
+            "Baselines are trivial answers that need no training; on ListOps the best uses the root operator alone. "
+            "Learned means that the lower bound of the 95 % interval exceeds the best baseline.",
             class_="quiet",
         ),
         table(
-            [tag("th", h, scope="col", class_="text" if h == "learnt" else None) for h in head],
+            [tag("th", h, scope="col", class_="text" if h == "learned" else None) for h in head],
             rows,
         ),
     )
 
 
 def graph_tables(settings: Sequence[Setting], runs: Sequence[RunRecord]) -> Element:
-    """The graphs' scores, a table per size."""
-    section = tag(
-        "section", tag("h2", "The graphs, scored before any training"), tag("p", NIP_EXPLAINED, class_="quiet")
-    )
+    """Tables of the graphs' scores, one for each size."""
+    section = tag("section", tag("h2", "Graphs, scored before training"), tag("p", NIP_EXPLAINED, class_="quiet"))
     for setting in settings:
         used = {graph.name: set(who) for graph, who in zip(setting.graphs, setting.used, strict=True)}
         records = [cells(row) for row in setting.rows()]
@@ -155,13 +152,13 @@ def graph_tables(settings: Sequence[Setting], runs: Sequence[RunRecord]) -> Elem
 
 
 def masks(settings: Sequence[Setting]) -> Element:
-    """The patterns' masks as small multiples."""
+    """The attention masks of the patterns, side by side."""
     section = tag(
         "section",
-        tag("h2", "Who attends to whom"),
+        tag("h2", "Attention masks"),
         tag(
             "p",
-            "A row is a block of tokens that attends, a column one that is attended to; the first is at the top left.",
+            "Rows are blocks of queries, columns are blocks of keys; the first block is at the top left.",
             class_="quiet",
         ),
     )
@@ -218,8 +215,8 @@ def curves(finding: Finding, numbers: Numbers, *, alone: bool) -> Element:
         tag("h2", "Learning curves" if alone else f"Learning curves on {finding.task}"),
         tag(
             "p",
-            "Strong lines are the development set, a dot for each evaluation; thin ones the training batches, averaged "
-            "where there are many. Time counts training only, not the time a run lay still.",
+            "Thick lines show the development set, with a dot for each evaluation; thin lines show training batches, "
+            "averaged where there are many. Time excludes the time between a stop and a restart.",
             class_="quiet",
         ),
         tag("div", *boxes, class_="legend"),
@@ -228,8 +225,8 @@ def curves(finding: Finding, numbers: Numbers, *, alone: bool) -> Element:
 
 
 def reproduction(runs: Sequence[RunRecord]) -> Element:
-    """For every run the command that repeats it, its exact configuration, its machine and its graph's checksum."""
-    section = tag("section", tag("h2", "To run it again"))
+    """For every run: the command that reproduces it, its configuration, its machine and its graph's checksum."""
+    section = tag("section", tag("h2", "Reproduction"))
     for number, run in enumerate(runs):
         swatch = tag("span", class_=f"swatch {colour_class(number)}")
         section.append(tag("h3", swatch, run.name))
@@ -250,8 +247,8 @@ def reproduction(runs: Sequence[RunRecord]) -> Element:
 
 
 def footer() -> Element:
-    """What made the page."""
-    return tag("footer", f"Made by nip {nip.__version__}. The page is one file and loads nothing from anywhere.")
+    """The version of nip that wrote the page."""
+    return tag("footer", f"Made by nip {nip.__version__}. The page is one file and loads nothing.")
 
 
 def run_labels(finding: Finding) -> dict[Path, str]:
@@ -278,8 +275,8 @@ def _unbroken(sentence: str) -> str:
     return sentence.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def _learnt(learnt: bool | None) -> Element:
-    text, kind = {True: ("learnt", "yes"), False: ("not shown", "no"), None: ("unknown", "no")}[learnt]
+def _learned(learned: bool | None) -> Element:
+    text, kind = {True: ("learned", "yes"), False: ("not shown", "no"), None: ("unknown", "no")}[learned]
     return tag("span", text, class_=f"badge {kind}")
 
 
@@ -297,7 +294,7 @@ def table(head: Sequence[Element], rows: Sequence[Element]) -> Element:
 
 
 def _options(command: str) -> list[Element | str]:
-    """The command in pieces between which a narrow page may break the line."""
+    """The command in pieces, between which a narrow page may break the line."""
     pieces = [tag("span", piece, class_="piece") for piece in re.split(r" (?=--)", command)]
     return [child for piece in pieces for child in (piece, " ")][:-1]
 

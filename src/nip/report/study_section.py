@@ -1,4 +1,4 @@
-"""The report's section on a study: accuracies over the seeds, and what they go together with."""
+"""The report's section on a study: accuracies over the seeds, and their correlations with the scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = ("pattern", "accuracy against")  # columns of text
 
 
 def study_section(panel: Panel) -> Element:
-    """What `nip study --results` says of a study, with its pictures."""
+    """The results of a study as `nip study --results` prints them, with charts."""
     pictures = draw_panel(panel)
     return tag(
         "section",
@@ -25,14 +25,14 @@ def study_section(panel: Panel) -> Element:
         tag(
             "p",
             "Accuracies in percent: mean, standard deviation and Student's interval over the seeds. NIP is relative to "
-            "the complete graph of the same size. Depth counts how often attention acts.",
+            "the complete graph of the same size. Depth is the number of attention layers applied.",
             class_="quiet",
         ),
         _table(accuracy_rows(panel)),
         tag(
             "p",
-            "A point is a pattern, its accuracy the mean over the seeds. Intervals are of 10,000 bootstrap samples of "
-            "the patterns; p is of a permutation test, two-sided and not corrected for the number of tests.",
+            "Each point is a pattern with its mean accuracy over the seeds. Intervals are from 10,000 bootstrap "
+            "samples of the patterns; p is from a two-sided permutation test, not corrected for multiple tests.",
             class_="quiet",
         ),
         _table(correlation_rows(panel.found)),
@@ -42,7 +42,7 @@ def study_section(panel: Panel) -> Element:
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Element:
     if not rows:
-        return tag("p", "Nothing has finished yet.")
+        return tag("p", "No run has finished yet.")
     head = [tag("th", name, scope="col", class_="text" if name in WORDS else None) for name in rows[0]]
     return table(head, [tag("tr", *(_cell(name, text) for name, text in row.items())) for row in rows])
 

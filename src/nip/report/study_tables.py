@@ -1,4 +1,4 @@
-"""A study's outcome to be read: on the console, and as ``results.json``, ``results.md`` and pictures in its folder."""
+"""A study's results on the console, and as ``results.json``, ``results.md`` and charts in its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nip.study.outcome import PREDICTORS, Cell, Found, Panel
 
 
 def write_results(study: Path, panel: Panel, outcome: Mapping[str, Any]) -> None:
-    """Write the outcome into the study's folder: JSON, Markdown, and a picture for every predictor."""
+    """Write the results into the study's folder: JSON, Markdown, and a chart for each predictor."""
     write_json(study / "results.json", outcome)
     pictures = draw_panel(panel)
     for name, svg in pictures.items():
@@ -29,7 +29,7 @@ def write_results(study: Path, panel: Panel, outcome: Mapping[str, Any]) -> None
 
 
 def accuracy_rows(panel: Panel) -> list[dict[str, str]]:
-    """What a reader sees of every pattern: heading → text."""
+    """A row for each pattern: heading → text."""
     return [_row(cell) for cell in panel.cells]
 
 
@@ -73,24 +73,24 @@ def correlation_rows(found: Sequence[Found]) -> list[dict[str, str]]:
 
 
 def to_markdown(panel: Panel, outcome: Mapping[str, Any], pictures: Sequence[str]) -> str:
-    """The whole outcome as a Markdown page."""
+    """The results as a Markdown page."""
     lines = [f"# Study of {panel.task}", "", *_table(accuracy_rows(panel)), ""]
     bars = sorted({round(cell.baseline, 4) for cell in panel.cells if cell.baseline is not None})
     if bars:
         shown = " or ".join(f"{100 * bar:.1f} %" for bar in bars)
-        lines += [f"The best answer that needs no training gives {shown}.", ""]
+        lines += [f"The best trivial baseline gives {shown}.", ""]
     lines += [
         "Accuracies in percent: mean, standard deviation and Student's interval over the seeds. NIP is relative to"
     ]
-    lines += ["the complete graph of the same size. Depth counts how often attention acts.", ""]
+    lines += ["the complete graph of the same size. Depth is the number of attention layers applied.", ""]
     lines += [f"- {note}" for note in panel.notes]
     for one in outcome.get("failed", []):
         lines.append(f"- {one['run']} failed: {one['error']}")
-    lines += ["", "## What accuracy goes together with", "", *_table(correlation_rows(panel.found)), ""]
+    lines += ["", "## Correlations with accuracy", "", *_table(correlation_rows(panel.found)), ""]
     lines += [
-        "A point is a pattern, its accuracy the mean over the seeds. Intervals are of 10,000 bootstrap samples of"
+        "Each point is a pattern with its mean accuracy over the seeds. Intervals are from 10,000 bootstrap samples of"
     ]
-    lines += ["the patterns; p is of a permutation test, two-sided and not corrected for the number of tests.", ""]
+    lines += ["the patterns; p is from a two-sided permutation test, not corrected for multiple tests.", ""]
     for name in pictures:
         lines += [f"![{name}]({name}.svg)", ""]
     return "\n".join(lines)
@@ -105,7 +105,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def to_console(panel: Panel) -> None:
-    """Print the outcome on standard output."""
+    """Print the results on standard output."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -114,7 +114,7 @@ def to_console(panel: Panel) -> None:
     console = Console(width=None if sys.stdout.isatty() else 180)
     for title, rows in (
         (f"Study of {panel.task}: test accuracy in percent", accuracy_rows(panel)),
-        ("What accuracy goes together with, a point a pattern", correlation_rows(panel.found)),
+        ("Correlations with accuracy, one point per pattern", correlation_rows(panel.found)),
     ):
         table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in rows[0] if rows else ["nothing yet"]:
@@ -127,13 +127,13 @@ def to_console(panel: Panel) -> None:
 
 
 def failures(study: Path) -> list[dict[str, str]]:
-    """The runs that the outcome in a study's folder names as failed."""
+    """The failed runs in a study's ``results.json``."""
     before = read_outcome(study) or {}
     return list(before.get("failed", ()))
 
 
 def read_outcome(study: Path) -> dict[str, Any] | None:
-    """What ``results.json`` of a study's folder holds, None where there is none."""
+    """The contents of a study's ``results.json``; None if there is none."""
     path = study / "results.json"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""How the report looks: the style sheet and the script of its read-out, both part of the page itself."""
+"""The report's style sheet and the script of its chart read-out, both embedded in the page."""
 
 from __future__ import annotations
 
