@@ -28,7 +28,7 @@ def save(path, steps):
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-def test_everything_comes_back_bit_for_bit(tmp_path, steps):
+def test_a_checkpoint_restores_everything_bit_for_bit(tmp_path, steps):
     path = tmp_path / "checkpoint" / "state.safetensors"
     saved, other = save(path, steps), state_after(0, seed=1)
     assert load_checkpoint(path, other) == saved.progress
@@ -38,7 +38,7 @@ def test_everything_comes_back_bit_for_bit(tmp_path, steps):
             assert torch.equal(tensor, getattr(other, name)[key])
     for a, b in zip(saved.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    # the next step is the same, so all of the optimizer's state is there
+    # the next step is the same, so the optimizer's state is complete
     torch.manual_seed(9)
     batch = torch.randn(5, 3)
     for state in (saved, other):
@@ -82,14 +82,14 @@ def test_a_crash_at_any_point_of_writing_leaves_the_old_checkpoint(tmp_path, mon
     assert load_checkpoint(path, state_after(0)).step == 3
 
 
-def test_files_that_are_no_checkpoint(tmp_path):
+def test_files_that_are_not_checkpoints(tmp_path):
     path = tmp_path / "state.safetensors"
     state = state_after(0)
     path.write_bytes(b"not a checkpoint at all, whatever its name says")
     with pytest.raises(ValueError, match=r"state\.safetensors is damaged or was not written by this version"):
         load_checkpoint(path, state)
     write_tensors(path, {"a": torch.zeros(1)}, {"step": 1})
-    with pytest.raises(ValueError, match="is no checkpoint of this model"):
+    with pytest.raises(ValueError, match="is not a checkpoint of this model"):
         load_checkpoint(path, state)
     import safetensors.torch
 

@@ -1,4 +1,4 @@
-"""Runs of two processes against one: plain, sharded by FSDP, and by DeepSpeed where it is installed."""
+"""Runs of two processes against one: data parallel, FSDP, and DeepSpeed if it is installed."""
 
 import dataclasses
 import importlib.util
@@ -29,7 +29,7 @@ WAYS = {"plain": None, "fsdp": FSDP, "zero1": ZERO.replace("zero_stage: 2", "zer
 absent = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install deepspeed"
 )
-SHARED = ["fsdp", *(pytest.param(way, marks=absent) for way in ("zero1", "zero2"))]
+SHARDED = ["fsdp", *(pytest.param(way, marks=absent) for way in ("zero1", "zero2"))]
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def train_two(launch, tmp_path, data):
         file = tmp_path / f"{out.name}.json"
         file.write_text(config.to_json())
         arguments = ["--config", str(file), "--data", str(data), "--out", str(out), "--json"]
-        said = launch(way, "-m", "nip", "lra", *arguments).stdout
-        result = json.loads(said[said.index("{\n") :])  # accelerate's launcher may have said something before
+        printed = launch(way, "-m", "nip", "lra", *arguments).stdout
+        result = json.loads(printed[printed.index("{\n") :])  # accelerate's launcher may have printed something before
         described = json.loads(RunFolder(out).environment.read_text())
         distribution = {"plain": "multi_cpu", "fsdp": "fsdp"}.get(way, "deepspeed")
         assert (described["processes"], described["distribution"]) == (2, distribution)
@@ -86,14 +86,14 @@ def assert_alike(one, other, rel=1e-4):
     tensors, more = (read_tensors(RunFolder(folder).checkpoint)[0] for folder in (one, other))
     assert set(tensors) == set(more)
     for name, tensor in tensors.items():
-        if "exp_avg_sq" not in name:  # squares of what is about zero
+        if "exp_avg_sq" not in name:  # squares of values near zero
             assert_close(tensor, more[name], rtol=2e-2, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # several launches, each of which imports torch twice and may compile
-@pytest.mark.parametrize("way", ["plain", *SHARED])
-def test_a_run_goes_on_however_its_weights_are_shared_out(config, data, tmp_path, train_two, way):
+@pytest.mark.parametrize("way", ["plain", *SHARDED])
+def test_a_run_resumes_with_any_number_of_processes_and_sharding(config, data, tmp_path, train_two, way):
     config = dataclasses.replace(config, ema=0.9)
     half = dataclasses.replace(config, max_steps=6)
     train(half, tmp_path / "one", data=data)
@@ -108,7 +108,7 @@ def test_a_run_goes_on_however_its_weights_are_shared_out(config, data, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # several launches, each of which imports torch twice and may compile
-@pytest.mark.parametrize("way", ["plain", *SHARED])
+@pytest.mark.parametrize("way", ["plain", *SHARDED])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_phases_of_the_modern_recipe(config, data, tmp_path, train_two, way, precision):
     config = dataclasses.replace(
@@ -120,7 +120,7 @@ def test_both_phases_of_the_modern_recipe(config, data, tmp_path, train_two, way
         max_steps=6,
         gradient_checkpointing=True,
         precision=precision,
-        batch_size=7,  # of unequal shares
+        batch_size=7,  # shared unequally
     )
     train(config, tmp_path / "one", data=data)
     train_two(way, config, tmp_path / "two")
@@ -133,7 +133,7 @@ def test_both_phases_of_the_modern_recipe(config, data, tmp_path, train_two, way
         full = dataclasses.replace(config, precision="fp32")
         train(full, tmp_path / "full", data=data)
         exact = [row["loss"] for row in read_metrics(tmp_path / "full" / "metrics.jsonl")]
-        assert losses[1] != pytest.approx(exact, rel=1e-4)  # it did compute in bf16
+        assert losses[1] != pytest.approx(exact, rel=1e-4)  # it computed in bf16
 
 
 @pytest.mark.slow
@@ -158,12 +158,12 @@ def test_two_machines(config, data, tmp_path):
         for rank in "01"
     ]
     for machine in machines:
-        _, said = machine.communicate(timeout=200)
-        assert machine.returncode == 0, said.decode()
+        _, printed = machine.communicate(timeout=200)
+        assert machine.returncode == 0, printed.decode()
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
-SHARES = """
+SHARD_SIZES = """
 import sys
 import torch
 from nip.training.distributed import new_accelerator, prepare_model
@@ -171,17 +171,17 @@ accelerator = new_accelerator()
 class Layer(torch.nn.Linear): ...
 model = torch.nn.Sequential(Layer(100, 100))
 model, optimizer = prepare_model(accelerator, model, torch.optim.AdamW(model.parameters()), "fp32")
-held = sum(getattr(each, "_local_tensor", each).numel() for group in optimizer.param_groups for each in group["params"])
-assert 5000 <= held <= 5100, held
+own = sum(getattr(each, "_local_tensor", each).numel() for group in optimizer.param_groups for each in group["params"])
+assert 5000 <= own <= 5100, own
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # several launches, each of which imports torch twice and may compile
-@pytest.mark.parametrize("way", SHARED)
+@pytest.mark.parametrize("way", SHARDED)
 def test_each_process_updates_half_of_the_weights(launch, tmp_path, way):
-    (tmp_path / "shares.py").write_text(SHARES)
-    launch(way, str(tmp_path / "shares.py"))
+    (tmp_path / "shards.py").write_text(SHARD_SIZES)
+    launch(way, str(tmp_path / "shards.py"))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_each_process_updates_half_of_the_weights(launch, tmp_path, way):
         ({"cpu_offload": True}, "fsdp_offload_params"),
     ],
 )
-def test_what_fsdp_may_not_be_asked_for(setting, says):
+def test_unsupported_settings_of_fsdp(setting, says):
     if setting.get("fsdp_version") != 1:
         check_fsdp(FullyShardedDataParallelPlugin(fsdp_version=2))
     with pytest.raises(ValueError, match=f"With FSDP, nip does not support: .*{says}"):
@@ -212,7 +212,7 @@ def test_what_fsdp_may_not_be_asked_for(setting, says):
         ({"scheduler": {"type": "OneCycle"}}, "a schedule of its own"),
     ],
 )
-def test_what_deepspeed_may_not_be_asked_for(setting, says):
+def test_unsupported_settings_of_deepspeed(setting, says):
     usual = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}, "gradient_clipping": "auto"}
     plugin = SimpleNamespace(deepspeed_config=dict(usual))
     check_deepspeed(plugin)
@@ -225,7 +225,7 @@ def test_what_deepspeed_may_not_be_asked_for(setting, says):
     ("variable", "value", "says"),
     [("MIXED_PRECISION", "bf16", "--precision is for that"), ("DYNAMO_BACKEND", "INDUCTOR", "dynamo_backend")],
 )
-def test_what_accelerate_may_not_be_asked_for(monkeypatch, variable, value, says):
+def test_unsupported_settings_of_accelerate(monkeypatch, variable, value, says):
     monkeypatch.setenv(f"ACCELERATE_{variable}", value)
     with pytest.raises(ValueError, match=f"With accelerate's configuration, nip does not support: .*{says}"):
         new_accelerator()

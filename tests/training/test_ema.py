@@ -1,4 +1,4 @@
-"""The moving average of the weights, and stopping early."""
+"""The exponential moving average of the weights, and early stopping."""
 
 import dataclasses
 import json
@@ -15,30 +15,30 @@ from nip.training.checkpoint import read_tensors
 from nip.training.ema import swapped_in, update
 
 
-def test_it_follows_the_weights_by_the_formula():
+def test_the_update_follows_the_formula():
     seen = [float(step * step) for step in range(30)]
     average = {"w": torch.zeros(1, dtype=torch.float64)}
     expected = 0.0
     for step, value in enumerate(seen, 1):
         update(average, {"w": torch.tensor([value], dtype=torch.float64)}, 0.7, step)
-        keep = min(0.7, (1 + step) / (10 + step))
-        expected = keep * expected + (1 - keep) * value
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
     assert average["w"].item() == pytest.approx(expected)
     assert 0.7 in [min(0.7, (1 + step) / (10 + step)) for step in range(1, 30)]  # both branches were taken
 
 
-def test_it_stands_in_for_a_while():
+def test_swapping_in_restores_the_weights():
     model = torch.nn.Linear(2, 1)
     own = {name: weight.clone() for name, weight in model.state_dict().items()}
     with pytest.raises(KeyError), swapped_in(model, {name: weight + 1 for name, weight in own.items()}):
         assert torch.equal(model.weight, own["weight"] + 1)
-        raise KeyError  # even so the weights come back
+        raise KeyError  # the weights are restored even so
     assert torch.equal(model.weight, own["weight"])
     with swapped_in(model, {}):
         assert torch.equal(model.weight, own["weight"])
 
 
-def test_the_best_weights_are_the_average_and_a_stopped_run_keeps_it(config, data, tmp_path, comparable, monkeypatch):
+def test_the_best_weights_are_the_average_and_a_stopped_run_resumes_it(config, data, tmp_path, comparable, monkeypatch):
     config = dataclasses.replace(config, ema=0.8, max_steps=7, eval_every=7)
     taken, true_step, settings = [], trainer.train_step, lra_task.EngineSettings
 
@@ -48,8 +48,8 @@ def test_the_best_weights_are_the_average_and_a_stopped_run_keeps_it(config, dat
         return measured
 
     monkeypatch.setattr(trainer, "train_step", watched)
-    train(config, tmp_path / "whole", data=data)
-    best = read_tensors(RunFolder(tmp_path / "whole").best)[0]
+    train(config, tmp_path / "full", data=data)
+    best = read_tensors(RunFolder(tmp_path / "full").best)[0]
     from nip.graphs import hypercube
     from nip.lra.model import encoder_config
     from nip.models import build_classifier
@@ -58,8 +58,8 @@ def test_the_best_weights_are_the_average_and_a_stopped_run_keeps_it(config, dat
     for name, mean in best.items():
         expected = first[name].double()
         for step, weights in enumerate(taken, 1):
-            keep = min(0.8, (1 + step) / (10 + step))
-            expected = keep * expected + (1 - keep) * weights[name].double()
+            decay = min(0.8, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * weights[name].double()
         assert_close(mean.double(), expected, atol=1e-7, rtol=1e-5)
         assert not torch.equal(mean, taken[-1][name])
 
@@ -75,16 +75,16 @@ def test_the_best_weights_are_the_average_and_a_stopped_run_keeps_it(config, dat
         train(config, tmp_path / "stopped", data=data)
     monkeypatch.setattr(trainer, "train_step", true_step)
     train(config, tmp_path / "stopped", data=data)
-    assert comparable(tmp_path / "stopped") == comparable(tmp_path / "whole")
+    assert comparable(tmp_path / "stopped") == comparable(tmp_path / "full")
 
 
-def test_patience_ends_a_run_that_does_not_get_better(config, data, tmp_path, capsys):
-    # so small a rate that no answer changes: the first evaluation stays the best
+def test_patience_ends_a_run_that_does_not_improve(config, data, tmp_path, capsys):
+    # a rate so small that no prediction changes: the first evaluation is the best
     config = dataclasses.replace(config, patience=2, max_steps=40, eval_every=2, learning_rate=1e-30, weight_decay=0.0)
     result = train(config, tmp_path / "run", data=data)
     assert (result["best_step"], result["steps"], result["planned_steps"]) == (2, 6, 40)
-    developed = [row["step"] for row in read_metrics(RunFolder(tmp_path / "run").metrics) if row["split"] == "dev"]
-    assert developed == [2, 4, 6]
+    evaluated = [row["step"] for row in read_metrics(RunFolder(tmp_path / "run").metrics) if row["split"] == "dev"]
+    assert evaluated == [2, 4, 6]
     assert train(config, tmp_path / "run", data=data) == result
     assert "is finished" in capsys.readouterr().err
     assert json.loads(RunFolder(tmp_path / "run").result.read_text()) == result

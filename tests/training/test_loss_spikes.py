@@ -1,4 +1,4 @@
-"""The watch on the loss, against plain averages."""
+"""The loss-spike detector against plain averages."""
 
 import math
 
@@ -7,41 +7,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.training.loss_spikes import KEPT, SETTLED, LossSpikeDetector
+from nip.training.loss_spikes import DECAY, MIN_STEPS, LossSpikeDetector
 
 
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=int(1 / (1 - KEPT))))
-def test_at_first_the_averages_are_those_of_all_steps(losses):
-    guard = LossSpikeDetector()
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=int(1 / (1 - DECAY))))
+def test_at_first_the_averages_are_plain_means(losses):
+    detector = LossSpikeDetector()
     for loss in losses:
-        guard.accept(loss)
-    assert guard.mean == pytest.approx(np.mean(losses))
+        detector.accept(loss)
+    assert detector.mean == pytest.approx(np.mean(losses))
     expected = np.mean(np.diff(losses) ** 2) / 2 if len(losses) > 1 else 0.0
-    assert guard.variance == pytest.approx(expected, abs=1e-9)
+    assert detector.variance == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_jump_is_told_from_the_course_of_things():
-    guard = LossSpikeDetector()
+def test_a_spike_is_detected_on_a_noisy_falling_loss():
+    detector = LossSpikeDetector()
     draw = np.random.default_rng(0)
-    assert guard.objection(100.0, 1.0, 10.0) is None  # nothing is known yet
+    assert detector.skip_reason(100.0, 1.0, 10.0) is None  # too few steps
     for step in range(500):
         loss = 8 - 5 * step / 500 + 0.1 * draw.normal()
-        assert guard.objection(loss, 1.0, 10.0) is None
-        guard.accept(loss)
-    assert guard.objection(6.5, 1.0, 10.0) is not None
-    assert guard.objection(6.5, 1.0, 0.0) is None
-    assert guard.objection(math.inf, 1.0, 0.0) == "its loss is inf"
-    assert guard.objection(3.0, math.nan, 0.0) == "the norm of its gradient is nan"
+        assert detector.skip_reason(loss, 1.0, 10.0) is None
+        detector.accept(loss)
+    assert detector.skip_reason(6.5, 1.0, 10.0) is not None
+    assert detector.skip_reason(6.5, 1.0, 0.0) is None
+    assert detector.skip_reason(math.inf, 1.0, 0.0) == "its loss is inf"
+    assert detector.skip_reason(3.0, math.nan, 0.0) == "the norm of its gradient is nan"
 
 
-def test_what_is_counted():
-    guard = LossSpikeDetector()
-    for _ in range(SETTLED):
-        guard.accept(3.0)
-    guard.skip()
-    guard.skip()
-    assert (guard.bad, guard.skipped) == (2, 2)
-    guard.accept(3.0)
-    assert (guard.bad, guard.skipped) == (0, 2)
-    guard.forget()
-    assert guard.objection(50.0, 1.0, 10.0) is None
+def test_counts_of_skipped_steps_and_reset():
+    detector = LossSpikeDetector()
+    for _ in range(MIN_STEPS):
+        detector.accept(3.0)
+    detector.skip()
+    detector.skip()
+    assert (detector.bad, detector.skipped) == (2, 2)
+    detector.accept(3.0)
+    assert (detector.bad, detector.skipped) == (0, 2)
+    detector.reset()
+    assert detector.skip_reason(50.0, 1.0, 10.0) is None

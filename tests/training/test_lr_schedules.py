@@ -5,12 +5,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nip.training.lr_schedules import CURVES, SCHEDULES, LRSchedule, one_cycle, warm_up_and_fall, warm_up_and_stay
+from nip.training.lr_schedules import CURVES, SCHEDULES, LRSchedule, one_cycle, warmup_constant, warmup_cosine
 
 
 @settings(max_examples=40, deadline=None)
 @given(total=st.integers(2, 300), warmup=st.floats(0.01, 1.0), peak=st.floats(1e-6, 1.0))
-def test_equals_torch(total, warmup, peak):
+def test_one_cycle_equals_torch(total, warmup, peak):
     assume(warmup * total != 1)  # torch divides by zero there
     weight = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.AdamW([weight], lr=peak, betas=(0.9, 0.98))
@@ -28,7 +28,7 @@ def test_equals_torch(total, warmup, peak):
             torch_schedule.step()
 
 
-def test_the_original_setting():
+def test_one_cycle_with_the_original_settings():
     rates, betas = zip(*(one_cycle(step, 5000, 1e-4, 0.2) for step in range(5000)), strict=True)
     assert rates[0] == pytest.approx(4e-6)
     assert rates.index(max(rates)) == 999 and max(rates) == pytest.approx(1e-4)
@@ -37,14 +37,14 @@ def test_the_original_setting():
 
 
 @pytest.mark.parametrize("warmup", [0.2, 1.0])
-def test_a_single_step(warmup):
+def test_one_cycle_with_a_single_step(warmup):
     rate, beta = one_cycle(0, 1, 1.0, warmup)
     assert 0 < rate <= 1 and 0.85 <= beta <= 0.95
 
 
 @settings(max_examples=25, deadline=None)
 @given(total=st.integers(2, 200), warmup=st.floats(0.01, 0.99), peak=st.floats(1e-6, 1.0))
-def test_the_modern_course_equals_torch(total, warmup, peak):
+def test_warmup_cosine_equals_torch(total, warmup, peak):
     rising = int(warmup * total)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
     up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (rising + 1), 1.0, total_iters=rising)
@@ -60,19 +60,19 @@ def test_the_modern_course_equals_torch(total, warmup, peak):
         optimizer.step()
         down.step()
     for step, rate in enumerate(expected):
-        assert warm_up_and_fall(step, total, peak, warmup) == (pytest.approx(rate, rel=1e-6, abs=1e-12), 0.9)
+        assert warmup_cosine(step, total, peak, warmup) == (pytest.approx(rate, rel=1e-6, abs=1e-12), 0.9)
 
 
 @given(total=st.integers(1, 300), warmup=st.floats(0.01, 1.0), step=st.integers(0, 299))
-def test_constant_rises_like_the_modern_schedule_and_stays(total, warmup, step):
+def test_warmup_constant_rises_like_warmup_cosine_and_is_then_constant(total, warmup, step):
     step = min(step, total - 1)
-    rate, beta = warm_up_and_stay(step, total, 0.5, warmup)
+    rate, beta = warmup_constant(step, total, 0.5, warmup)
     rising = step < int(warmup * total)
-    assert rate == pytest.approx(warm_up_and_fall(step, total, 0.5, warmup)[0] if rising else 0.5)
+    assert rate == pytest.approx(warmup_cosine(step, total, 0.5, warmup)[0] if rising else 0.5)
     assert beta == 0.9
 
 
-def test_a_run_may_name_any_schedule():
+def test_configurations_may_name_every_schedule():
     from nip.lra.config import SCHEDULE_NAMES
 
     assert tuple(SCHEDULES) == SCHEDULE_NAMES
@@ -83,7 +83,7 @@ def test_a_run_may_name_any_schedule():
 )
 @settings(max_examples=15, deadline=None)
 @given(total=st.integers(2, 100), warmup=st.floats(0, 0.9), decay=st.floats(0.05, 1.0))
-def test_courses_equal_those_of_transformers(curve, form, total, warmup, decay):
+def test_curves_equal_those_of_transformers(curve, form, total, warmup, decay):
     from transformers import get_scheduler
 
     rising, falling = int(warmup * total), min(int(decay * total), total - int(warmup * total))
@@ -94,40 +94,40 @@ def test_courses_equal_those_of_transformers(curve, form, total, warmup, decay):
         theirs = get_scheduler("warmup_stable_decay", optimizer, rising, total, special)
     else:
         theirs = get_scheduler(form, optimizer, rising, total)
-    course = LRSchedule(curve, 0.5, rising, decay_share=falling / total)
+    schedule = LRSchedule(curve, 0.5, rising, decay_share=falling / total)
     for step in range(total):
-        assert course.rate(step, total) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6, abs=1e-9)
+        assert schedule.rate(step, total) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6, abs=1e-9)
         optimizer.step()
         theirs.step()
 
 
 @given(step=st.floats(0, 300), warmup=st.floats(1, 100), rate=st.floats(0.5, 1.0), every=st.floats(1, 50))
-def test_the_exponential_course_rises_squared_and_falls_by_a_factor(step, warmup, rate, every):
-    course = LRSchedule("exp", 2.0, warmup, decay_rate=rate, decay_step=every)
-    found = course.rate(step, 300)
+def test_the_exponential_curve_has_quadratic_warmup_and_decays_by_a_factor(step, warmup, rate, every):
+    schedule = LRSchedule("exp", 2.0, warmup, decay_rate=rate, decay_step=every)
+    found = schedule.rate(step, 300)
     if step < warmup:
         assert found == pytest.approx(2 * (step / warmup) ** 2)
     else:
         assert math.log(found / 2) == pytest.approx((step - warmup) / every * math.log(rate), abs=1e-9)
-    assert course.rate(warmup + every, 1000) == pytest.approx(2 * rate)
+    assert schedule.rate(warmup + every, 1000) == pytest.approx(2 * rate)
 
 
 @pytest.mark.parametrize("curve", CURVES)
 @given(warmup=st.just(0.0) | st.floats(1e-6, 0.9), position=st.floats(0, 2), unit=st.floats(0.1, 1e9))
-def test_courses_do_not_depend_on_the_unit(curve, warmup, position, unit):
-    course = LRSchedule(curve, 1.0, warmup, decay_rate=0.5, decay_step=0.1)
+def test_curves_do_not_depend_on_the_unit(curve, warmup, position, unit):
+    schedule = LRSchedule(curve, 1.0, warmup, decay_rate=0.5, decay_step=0.1)
     scaled = LRSchedule(curve, 1.0, warmup * unit, decay_rate=0.5, decay_step=0.1 * unit)
-    found = course.rate(position, 1.0)
+    found = schedule.rate(position, 1.0)
     assert 0 <= found <= 1
     assert scaled.rate(position * unit, unit) == pytest.approx(found, abs=1e-6)
-    assert course.rate(1.0, 1.0) == course.rate(1.5, 1.0)  # after the end as at the end
+    assert schedule.rate(1.0, 1.0) == schedule.rate(1.5, 1.0)  # after the end as at the end
 
 
-def test_the_stable_course_is_flat_and_ends_at_nothing():
-    course = LRSchedule("warmup-stable-decay", 3.0, 10, decay_share=0.2)
-    assert {course.rate(step, 100) for step in range(10, 81)} == {3.0}
-    assert course.rate(85, 100) == pytest.approx(1.5) and course.rate(100, 100) == 0.0
-    late = LRSchedule("warmup-stable-decay", 3.0, 60, decay_share=0.8)  # it rises longer than it might stay
+def test_warmup_stable_decay_is_flat_and_ends_at_zero():
+    schedule = LRSchedule("warmup-stable-decay", 3.0, 10, decay_share=0.2)
+    assert {schedule.rate(step, 100) for step in range(10, 81)} == {3.0}
+    assert schedule.rate(85, 100) == pytest.approx(1.5) and schedule.rate(100, 100) == 0.0
+    late = LRSchedule("warmup-stable-decay", 3.0, 60, decay_share=0.8)  # the warmup ends after the decay would start
     assert [late.rate(step, 100) for step in (30, 60, 70)] == pytest.approx([1.5, 3.0, 1.5])
 
 

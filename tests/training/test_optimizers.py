@@ -62,7 +62,7 @@ def adam(decoupled, corrected):
 
 @pytest.mark.parametrize("corrected", [True, False])
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_adam_by_its_definition_with_and_without_correction(module, name, corrected):
+def test_adam_equals_its_definition_with_and_without_bias_correction(module, name, corrected):
     expected = by_hand(module, adam(name == "adamw", corrected))
     optimizer = make_optimizer(module, name, **OPTIONS, bias_correction=corrected)
     assert_close(run(module, optimizer), expected)
@@ -72,7 +72,7 @@ def test_adam_by_its_definition_with_and_without_correction(module, name, correc
 
 @pytest.mark.parametrize("corrected", [True, False])
 @pytest.mark.parametrize("coefficients", [(0.01, 10.0), (0.5, 0.7)])
-def test_lamb_by_its_definition(module, corrected, coefficients):
+def test_lamb_equals_its_definition(module, corrected, coefficients):
     def rule(w, g, m, v, t, decay, matrix):
         m.mul_(0.8).add_(0.2 * g)
         v.mul_(0.95).add_(0.05 * g * g)
@@ -86,7 +86,7 @@ def test_lamb_by_its_definition(module, corrected, coefficients):
     assert_close(run(module, optimizer), expected)
 
 
-def test_lamb_whose_ratio_is_one_is_adamw(module):
+def test_lamb_with_a_trust_ratio_of_one_is_adamw(module):
     other = copy.deepcopy(module)
     lamb = make_optimizer(module, "lamb", **OPTIONS, coefficients=(1.0, 1.0))
     assert_close(
@@ -94,7 +94,7 @@ def test_lamb_whose_ratio_is_one_is_adamw(module):
     )
 
 
-def test_lamb_moves_matrices_of_zeros():
+def test_lamb_updates_matrices_of_zeros():
     weight = nn.Parameter(torch.zeros(2, 2))
     optimizer = Lamb([weight], lr=0.5)
     weight.grad = torch.full((2, 2), 3.0)
@@ -115,13 +115,13 @@ def test_adafactor_is_torchs_on_the_same_groups(module):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("corrected", [True, False])
-def test_states_go_on_bit_for_bit(module, name, corrected):
+def test_restored_states_continue_bit_for_bit(module, name, corrected):
     other = copy.deepcopy(module)
 
     def new(module):
         return make_optimizer(module, name, **OPTIONS, bias_correction=corrected)
 
-    whole = run(module, new(module), steps=6)
+    full = run(module, new(module), steps=6)
     draw = torch.Generator().manual_seed(1)
     optimizer = new(other)
     for step in range(6):
@@ -132,7 +132,7 @@ def test_states_go_on_bit_for_bit(module, name, corrected):
             state = copy.deepcopy(optimizer.state_dict())
             optimizer = new(other)
             optimizer.load_state_dict(state)
-    assert all(torch.equal(weight, whole[key]) for key, weight in other.named_parameters())
+    assert all(torch.equal(weight, full[key]) for key, weight in other.named_parameters())
 
 
 def test_every_weight_is_in_one_group_and_frozen_ones_in_none(module):

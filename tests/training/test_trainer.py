@@ -17,7 +17,7 @@ RULE = SpikeRule(deviations=0.0, bad_steps=2, rollback_every=3, max_rollbacks=1,
 
 
 class Regression:
-    """y = x · w on samples that follow from the step; losses of the steps in `bad` are NaN."""
+    """y = x · w on samples that are a function of the step; losses of the steps in `bad` are NaN."""
 
     held_out = "dev"
 
@@ -33,8 +33,8 @@ class Regression:
     def batch(self, run):
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(run.progress.step))
         y = x @ torch.tensor([1.0, -2.0, 3.0])
-        parts = zip(x.chunk(self.number), y.chunk(self.number), strict=True)
-        return Batch([MicroBatch({"input": a}, b, len(b), len(b), 3 * len(b)) for a, b in parts], 8)
+        chunks = zip(x.chunk(self.number), y.chunk(self.number), strict=True)
+        return Batch([MicroBatch({"input": a}, b, len(b), len(b), 3 * len(b)) for a, b in chunks], 8)
 
     def learning_rate(self, run):
         return 0.1 / (1 + run.progress.step), None
@@ -81,23 +81,23 @@ def start(folder, **settings):
     return Run(EngineSettings(**{"seed": 0, **settings}), files, state, Console(None, None))
 
 
-def left(folder):
-    """What a run leaves, but for times."""
+def results_of(folder):
+    """The metrics and the checkpoint of a run, without times."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder / "metrics.jsonl")]
     tensors = read_tensors(folder / "checkpoint" / "state.safetensors")[0]
     return rows, {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
-def test_the_steps_are_those_of_a_plain_loop(tmp_path):
+def test_the_steps_equal_those_of_a_plain_loop(tmp_path):
     run, task = start(tmp_path / "run", clip=1.0), Regression(micro_batches=4)
     plain = start(tmp_path / "plain")
     train(run, task)
     model, optimizer = plain.state.model, plain.state.optimizer
     for step in range(8):
         plain.progress.step = step
-        (whole,) = Regression(micro_batches=1).batch(plain).micro_batches
+        (full,) = Regression(micro_batches=1).batch(plain).micro_batches
         optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
-        loss = (model(whole.inputs["input"])[:, 0] - whole.targets).square().mean()
+        loss = (model(full.inputs["input"])[:, 0] - full.targets).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -114,7 +114,7 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path):
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, spikes, at):
     settings = {"spikes": spikes, "ema": 0.9, "clip": 1.0, "checkpoint_seconds": -1.0}
     bad = () if spikes is None else (1, 5, 6)
-    train(start(tmp_path / "whole", **settings), Regression(bad=bad))
+    train(start(tmp_path / "full", **settings), Regression(bad=bad))
 
     def stopped(run, *rest):
         if run.progress.step == at:
@@ -127,7 +127,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, spikes, a
         with pytest.raises(KeyboardInterrupt):
             train(start(tmp_path / "run", **settings), Regression(bad=bad))
     train(start(tmp_path / "run", **settings), Regression(bad=bad))
-    assert left(tmp_path / "run") == left(tmp_path / "whole")
+    assert results_of(tmp_path / "run") == results_of(tmp_path / "full")
 
 
 def test_bad_steps_are_skipped_and_rolled_back(tmp_path):
@@ -139,7 +139,7 @@ def test_bad_steps_are_skipped_and_rolled_back(tmp_path):
     assert events[-1] == "After step 6 the weights were rolled back to those of step 3."
 
 
-def test_a_run_that_keeps_failing_gives_up(tmp_path):
+def test_repeated_rollbacks_end_the_run(tmp_path):
     run = start(tmp_path / "run", spikes=RULE, clip=0.0)
     with pytest.raises(TrainingDivergedError, match=r"rolled back 1 times before\. The last good state, of step 3"):
         train(run, Regression(steps=20, bad=range(3, 20)))

@@ -169,5 +169,5 @@ def model_weights(run: Run) -> dict[str, Tensor]:
     """The model's weights, gathered, under the names of its own ``state_dict``; called by all processes."""
     objective = run.state.bare_model
     assert isinstance(objective, MaskedObjective)
-    weights = gather_full(objective.model.state_dict(), kept=run.main)
+    weights = gather_full(objective.model.state_dict(), keep=run.main)
     return {name: weight.detach().cpu() for name, weight in weights.items()}

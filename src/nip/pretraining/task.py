@@ -178,7 +178,7 @@ class PretrainingTask:
         progress = run.progress
         if not self.over(run):
             progress.stage, progress.stage_samples = progress.stage + 1, 0
-            progress.loss_spikes.forget()
+            progress.loss_spikes.reset()
         checkpoint(run)
 
     def close(self) -> None:

@@ -1,13 +1,13 @@
-"""Checkpoints: the state of training in one safetensors file, written atomically; a run resumes from it bit for bit.
+"""Checkpoints: the state of training in one safetensors file, written atomically; resuming is bit-identical.
 
-Random generators need no state: the order of samples, masks and dropout follow from the seed and the counts in
+No generator state is saved: the order of samples, masks and dropout are functions of the seed and of the counts in
 `Progress`.
 
 =====================  ===============================================================
-``weights.NAME``       the model's parameters, gathered where they are sharded
-``optimizer.KEY.NAME`` the optimizer's state of each parameter
-``best.NAME``          the parameters at the best evaluation, where they are kept
-``average.NAME``       their exponential moving average, where one is kept
+``weights.NAME``       the model's parameters, gathered
+``optimizer.KEY.NAME`` the optimizer's state of each parameter, gathered
+``best.NAME``          the parameters at the best evaluation, if the task keeps them
+``average.NAME``       their exponential moving average, if there is one
 header                 `Progress`, the optimizer's scalars, the loss scaler's state
 =====================  ===============================================================
 """
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from nip.atomic import replacing
 from nip.training.distributed import (
-    SPREAD,
+    MOMENTS,
     Weights,
     any_process,
     gather_full,
@@ -52,15 +52,15 @@ RENAMED = {
     "save_seconds": "checkpoint_seconds",
     "step_seconds": "training_seconds",
 }
-"""Fields of `Progress` that older checkpoints have under another name."""
+"""Names of `Progress` fields in older checkpoints, and today's."""
 
 Resize = Callable[[Tensor, torch.Size, Mapping[str, Any]], Tensor]
-"""``(saved tensor, shape wanted, header of the file)`` -> the tensor in that shape; unchanged where it cannot be."""
+"""``(saved tensor, shape wanted, header of the file)`` -> the tensor in that shape, or unchanged if it cannot be."""
 
 
 @dataclass
 class Progress:
-    """What a run has done so far.
+    """Counts and results of a run so far.
 
     Parameters
     ----------
@@ -71,11 +71,11 @@ class Progress:
     samples : int
         Samples trained on, those of skipped steps included.
     seconds, training_seconds, checkpoint_seconds : float
-        Run time without downtime; of that, seconds in steps, and seconds in which checkpoints were written.
+        Run time without downtime; of that, time in steps, and time spent writing checkpoints.
     flops : float
         Model FLOPs of the steps.
     stage, stage_samples : int
-        The current stage (of sequence lengths, say), and the samples seen in it.
+        The current stage (of sequence lengths, say), and samples trained on in it.
     evaluations : int
         Finished evaluations.
     best_step : int
@@ -90,7 +90,7 @@ class Progress:
     low_scales : int
         With fp16: steps with a loss scale of 1 or less.
     kept : list of float
-        Hours after which models were kept.
+        Hours of training after which models were exported.
     stopped : str, optional
         Why the run ended before its budget.
     metrics_bytes : int
@@ -122,24 +122,24 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """Everything that training changes.
+    """Everything that a training step changes.
 
     Parameters
     ----------
     accelerator : Accelerator
     model : Module
-        As the accelerator wraps it.
+        As `prepare_model` wraps it.
     optimizer : Optimizer
     scaler : GradScaler, optional
         With fp16.
     progress : Progress
     best, average : dict of str to Tensor
-        The parameters at the best evaluation, gathered; their moving average, sharded like the model. Empty where they
-        are not kept.
+        The parameters at the best evaluation, gathered; their moving average, sharded like the model. Empty if not
+        kept.
     extra : dict
         JSON values that the checkpoint's header keeps for `resize`.
     resize : callable, optional
-        Adapts tensors that were saved in another shape; the optimizer's state follows its parameter.
+        Adapts parameters that were saved in another shape, and their optimizer state.
     """
 
     accelerator: Accelerator
@@ -164,9 +164,9 @@ class TrainState:
 
     def full_weights(self) -> Weights:
         """The parameters, gathered; called by all processes, empty in all but the first."""
-        # FSDP puts its own parameters back in place only in `state_dict`, where an evaluation came before
-        held = self.bare_model.state_dict()
-        return gather_full({name: held[name] for name, _ in self.bare_model.named_parameters()}, kept=self.main)
+        # after an evaluation FSDP reshards its parameters only in `state_dict`
+        weights = self.bare_model.state_dict()
+        return gather_full({name: weights[name] for name, _ in self.bare_model.named_parameters()}, keep=self.main)
 
 
 def save_checkpoint(path: Path, state: TrainState) -> bool:
@@ -181,9 +181,9 @@ def save_checkpoint(path: Path, state: TrainState) -> bool:
     weights = state.full_weights()
     if any_process(state.accelerator, not all(bool(weight.isfinite().all()) for weight in weights.values())):
         return False
-    begun = progress.step > progress.loss_spikes.skipped  # before the first update DeepSpeed has no state to read
-    states = optimizer_states(state.accelerator, state.model, state.optimizer) if begun else {}
-    average = gather_full(state.average, kept=state.main)
+    updated = progress.step > progress.loss_spikes.skipped  # before the first update DeepSpeed has no state to read
+    states = optimizer_states(state.accelerator, state.model, state.optimizer) if updated else {}
+    average = gather_full(state.average, keep=state.main)
     if state.main:
         tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
@@ -203,14 +203,25 @@ def save_checkpoint(path: Path, state: TrainState) -> bool:
 
 def _scalars(group: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a parameter group that an optimizer may change, such as its step count."""
-    found = {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
     return {
-        key: value for key, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
+        key: value
+        for key, value in group.items()
+        if key not in ("lr", "initial_lr") and isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
 def load_checkpoint(path: Path, state: TrainState) -> Progress:
-    """Put a checkpoint's parameters, optimizer state, best and averaged weights into `state`; the progress in it.
+    """Load a checkpoint's parameters, optimizer state, best and averaged weights into `state`.
+
+    Parameters
+    ----------
+    path : Path
+    state : TrainState
+
+    Returns
+    -------
+    Progress
+        That of the checkpoint; `state.progress` is left unchanged.
 
     Raises
     ------
@@ -221,11 +232,16 @@ def load_checkpoint(path: Path, state: TrainState) -> Progress:
     shapes = {name: weight.shape for name, weight in state.bare_model.named_parameters()}
     try:
         progress = progress_of(header)
-        sections: dict[str, Weights] = {"weights": {}, "best": {}, "average": {}, "optimizer": {}}
+        sections: dict[str, Weights] = {"weights": {}, "best": {}, "average": {}}
+        states: dict[str, Weights] = {}  # of the optimizer, by parameter
         for key, tensor in tensors.items():
             section, _, name = key.partition(".")
-            sections[section][name] = tensor
-        weights, states = sections["weights"], _by_parameter(sections["optimizer"])
+            if section == "optimizer":
+                entry, _, name = name.partition(".")
+                states.setdefault(name, {})[entry] = tensor
+            else:
+                sections[section][name] = tensor
+        weights = sections["weights"]
         if weights.keys() != shapes.keys() or not states.keys() <= shapes.keys():
             raise KeyError(min({*weights, *states} ^ shapes.keys()))
         for name, shape in shapes.items():
@@ -236,35 +252,27 @@ def load_checkpoint(path: Path, state: TrainState) -> Progress:
                     if value.ndim and len(value) == len(saved):
                         states[name][key] = state.resize(value, torch.Size([shape[0], *value.shape[1:]]), header)
             if weights[name].shape != shape:
-                raise ValueError(f"{name} has the shape {tuple(weights[name].shape)} there and {tuple(shape)} here")
+                raise ValueError(f"{name} has shape {tuple(weights[name].shape)} there and {tuple(shape)} here")
         groups = header.get("groups", [])
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no checkpoint of this model: {error}.") from error
+        raise ValueError(f"{path} is not a checkpoint of this model: {error}.") from error
     load_weights(state.accelerator, state.model, weights)
     _load_states(state, states, shapes)
     for group, kept in zip(state.optimizer.param_groups, groups, strict=bool(groups)):
         group.update(kept)
     if state.scaler is not None and header["scaler"] is not None:
         state.scaler.load_state_dict(header["scaler"])
-    held = state.bare_model.state_dict()
+    own = state.bare_model.state_dict()
     state.best = sections["best"]
-    state.average = {name: shard_like(held[name], tensor) for name, tensor in sections["average"].items()}
+    state.average = {name: shard_like(own[name], tensor) for name, tensor in sections["average"].items()}
     return progress
-
-
-def _by_parameter(entries: Weights) -> dict[str, Weights]:
-    states: dict[str, Weights] = {}
-    for entry, tensor in entries.items():
-        key, _, name = entry.partition(".")
-        states.setdefault(name, {})[key] = tensor
-    return states
 
 
 def _load_states(state: TrainState, states: dict[str, Weights], shapes: Mapping[str, torch.Size]) -> None:
     if uses_deepspeed(state.accelerator):
         if not states:  # DeepSpeed's own state cannot be dropped
             states = {
-                name: {"step": torch.zeros(()), **{key: torch.zeros(shape) for key in SPREAD}}
+                name: {"step": torch.zeros(()), **{key: torch.zeros(shape) for key in MOMENTS}}
                 for name, shape in shapes.items()
             }
     else:
@@ -273,7 +281,7 @@ def _load_states(state: TrainState, states: dict[str, Weights], shapes: Mapping[
 
 
 def progress_of(header: Mapping[str, Any]) -> Progress:
-    """The progress in a checkpoint's header, that of an older one included."""
+    """The progress in a checkpoint's header, older formats included."""
     found = header["progress"] if "progress" in header else {k: v for k, v in header.items() if k != "format"}
     values = {RENAMED.get(name, name): value for name, value in found.items()}
     return Progress(**{**values, "loss_spikes": LossSpikeDetector(**values.get("loss_spikes", {}))})
@@ -295,41 +303,49 @@ def read_progress(path: Path) -> Progress:
 
 
 def link_checkpoint(path: Path, link: Path) -> None:
-    """Give a checkpoint a second name, atomically, without copying where the file system has links."""
+    """Give a checkpoint a second name, atomically: a hard link, or a copy if the file system has none."""
     partial = link.with_name(f".{link.name}.partial")
     partial.unlink(missing_ok=True)
     try:
         os.link(path, partial)
-    except OSError:  # file systems without links
+    except OSError:
         shutil.copyfile(path, partial)
     partial.replace(link)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a header of JSON values to a safetensors file, atomically."""
+    """Write named tensors and a header to a safetensors file, atomically.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is created if missing.
+    tensors : mapping of str to Tensor
+    header : mapping of str to JSON values
+    """
     path.parent.mkdir(exist_ok=True)
-    contents = {name: _alone(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
+    contents = {name: _own_storage(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
     with replacing(path) as file:
         file.write(save(contents, metadata={"nip": json.dumps({"format": FORMAT, **header})}))
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    # DeepSpeed's weights are views of one long tensor, which safetensors refuses
+def _own_storage(tensor: Tensor) -> Tensor:
+    # DeepSpeed's weights are views of one flat tensor, which safetensors does not accept
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def read_tensors(path: Path) -> tuple[Weights, dict[str, Any]]:
-    """Read what `write_tensors` wrote; nothing in the file is executed.
+    """Read the tensors and the header that `write_tensors` wrote.
 
     Raises
     ------
     ValueError
-        If the file is damaged or comes from elsewhere.
+        If the file is damaged or was not written by this version of nip.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["nip"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a mapping
         if header.pop("format") != FORMAT:
             raise ValueError(f"this version of nip reads format {FORMAT}")
     except (SafetensorError, ValueError, KeyError) as error:

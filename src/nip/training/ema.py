@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is steadier than they are and often better.
+"""An exponential moving average of the weights, which is less noisy than the weights and often generalizes better.
 
 References
 ----------
@@ -16,19 +16,28 @@ import torch
 from nip.training.distributed import Weights
 
 
-def update(average: Weights, weights: Weights, keep: float, step: int) -> None:
-    """Move the average, in place, towards the weights after the finished step of that number, counted from 1.
+def update(average: Weights, weights: Weights, decay: float, step: int) -> None:
+    """Update the average in place, after an optimizer step.
 
-    Of itself it keeps `keep`, in the first steps less, ``(1 + step) / (10 + step)``: so it forgets the first weights.
+    The decay rate is ``min(decay, (1 + step) / (10 + step))``: smaller in the first steps, to forget the initial
+    weights.
+
+    Parameters
+    ----------
+    average, weights : dict of str to Tensor
+    decay : float
+        In [0, 1].
+    step : int
+        The number of the finished step, from 1.
     """
-    share = 1 - min(keep, (1 + step) / (10 + step))
+    share = 1 - min(decay, (1 + step) / (10 + step))
     for name, mean in average.items():
         mean.lerp_(weights[name], share)
 
 
 @contextmanager
 def swapped_in(model: torch.nn.Module, average: Weights) -> Iterator[None]:
-    """Let the average take the place of the model's weights for a while; an empty one changes nothing."""
+    """Use the average as the model's weights inside the block; an empty average changes nothing."""
     own = {name: weight.clone() for name, weight in model.state_dict().items()} if average else {}
     if average:
         model.load_state_dict(average)

@@ -1,13 +1,12 @@
-"""What is done about losses that jump or are no numbers: such a step is skipped, and after several the run rolls back.
+"""Skip steps whose loss is NaN, infinite or a spike; the training loop rolls back after several in a row.
 
-The samples of a skipped step are not seen again. Rolled back are weights and the optimizer's state, to what they were
-at the last multiple of `rollback_every` steps; the count of steps, the schedule and the samples go on, so that what
-made the loss jump lies behind. Everything that decides is in the checkpoint: a run that was stopped skips the same
-steps.
+The samples of a skipped step are not used again. A rollback restores weights and optimizer state; the step count, the
+schedule and the order of samples continue, so that the samples around the spike are left behind. The detector's state
+is in the checkpoint: a resumed run skips the same steps.
 
 References
 ----------
-.. [1] A. Chowdhery et al., "PaLM", arXiv 2204.02311, section 5.1: rolled back, and the batches around a spike left out.
+.. [1] A. Chowdhery et al., "PaLM", arXiv 2204.02311, section 5.1: roll back, and leave out the batches around a spike.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-KEPT = 0.98  # of the running averages, a step
-SETTLED = 50  # steps before a jump can be told from the course of things
-LEAST = 0.5  # nats above the average that are no jump in any case
+DECAY = 0.98  # of the running averages
+MIN_STEPS = 50  # in the averages before a finite loss can be a spike
+MIN_JUMP = 0.5  # nats above the running mean that are never a spike
 
 
 @dataclass
 class LossSpikeDetector:
-    """The course of the loss so far, and what was done about it.
+    """Running statistics of the loss, and counts of skipped steps and rollbacks.
 
     Parameters
     ----------
     mean, variance : float
-        Running averages over the steps that were taken; the variance is half of the squared difference of a step and
-        the one before, which a falling loss does not widen.
+        Running averages over the steps that were taken, in nats. The variance is that of half the squared difference of
+        consecutive losses, which a falling loss does not increase.
     last : float
-        The loss of the last one.
+        The loss of the last step that was taken.
     seen : int
         Steps in the averages.
     bad : int
@@ -47,42 +46,51 @@ class LossSpikeDetector:
     skipped: int = 0
     rollbacks: int = 0
 
-    def objection(self, loss: float, norm: float, spike: float) -> str | None:
-        """Why a step with this loss and this norm of its gradient should be skipped; None where it is fine.
+    def skip_reason(self, loss: float, grad_norm: float, deviations: float) -> str | None:
+        """Why to skip a step; None if it is fine.
+
+        Parameters
+        ----------
+        loss, grad_norm : float
+            Mean loss of the batch in nats, and the norm of its gradient.
+        deviations : float
+            Standard deviations above the running mean at which a loss is a spike; 0: only NaN and Inf are skipped.
 
         Examples
         --------
-        >>> LossSpikeDetector().objection(math.nan, 1.0, 10.0)
+        >>> LossSpikeDetector().skip_reason(math.nan, 1.0, 10.0)
         'its loss is nan'
-        >>> guard = LossSpikeDetector(mean=3.0, variance=0.01, seen=100)
-        >>> guard.objection(3.6, 1.0, 10.0), guard.objection(4.5, 1.0, 10.0), guard.objection(4.5, 1.0, 0.0)
-        (None, 'its loss is 4.5000 where 3.0000 was usual', None)
+        >>> detector = LossSpikeDetector(mean=3.0, variance=0.01, seen=100)
+        >>> detector.skip_reason(4.5, 1.0, 10.0)
+        'its loss is 4.5000, the running mean 3.0000'
+        >>> detector.skip_reason(3.6, 1.0, 10.0) is detector.skip_reason(4.5, 1.0, 0.0) is None
+        True
         """
         if not math.isfinite(loss):
             return f"its loss is {loss}"
-        if not math.isfinite(norm):
-            return f"the norm of its gradient is {norm}"
-        jump = max(LEAST, spike * math.sqrt(self.variance))
-        if spike and self.seen >= SETTLED and loss > self.mean + jump:
-            return f"its loss is {loss:.4f} where {self.mean:.4f} was usual"
+        if not math.isfinite(grad_norm):
+            return f"the norm of its gradient is {grad_norm}"
+        jump = max(MIN_JUMP, deviations * math.sqrt(self.variance))
+        if deviations and self.seen >= MIN_STEPS and loss > self.mean + jump:
+            return f"its loss is {loss:.4f}, the running mean {self.mean:.4f}"
         return None
 
     def accept(self, loss: float) -> None:
-        """Take note of a step that was taken."""
+        """Update the averages with the loss of a step that was taken."""
         self.bad = 0
         self.seen += 1
-        self.mean += max(1 - KEPT, 1 / self.seen) * (loss - self.mean)  # plain averages at first
+        self.mean += max(1 - DECAY, 1 / self.seen) * (loss - self.mean)  # a plain average at first
         if self.seen > 1:
-            share = max(1 - KEPT, 1 / (self.seen - 1))
+            share = max(1 - DECAY, 1 / (self.seen - 1))
             self.variance += share * ((loss - self.last) ** 2 / 2 - self.variance)
         self.last = loss
 
     def skip(self) -> None:
-        """Take note of a step that was skipped."""
+        """Count a step that was skipped."""
         self.bad += 1
         self.skipped += 1
 
-    def forget(self) -> None:
-        """Begin to watch anew: what comes now is not to be held against what was."""
+    def reset(self) -> None:
+        """Start the averages anew, as after a rollback or with samples of another length."""
         self.mean = self.variance = self.last = 0.0
         self.seen = self.bad = 0

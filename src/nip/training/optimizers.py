@@ -1,4 +1,4 @@
-"""Optimizers of pretraining: torch's own, and LAMB. Biases and norms do not decay."""
+"""Optimizers by name: torch's own, and LAMB. Biases and norms have no weight decay."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-OPTIMIZERS = ("adam", "adamw", "lamb", "adafactor")
-DECOUPLED = ("adamw",)
+from nip.training import OPTIMIZERS
 
 
 def make_optimizer(
@@ -24,22 +23,24 @@ def make_optimizer(
     bias_correction: bool = True,
     coefficients: tuple[float, float] = (0.01, 10.0),
 ) -> torch.optim.Optimizer:
-    """An optimizer over a module's weights, in two groups: matrices, which decay, and biases and norms, which do not.
+    """An optimizer over a module's weights, in two groups: matrices, with weight decay, and biases and norms, without.
 
     Parameters
     ----------
     module : Module
     name : {"adam", "adamw", "lamb", "adafactor"}
-        ``adam`` adds decay to the gradient, ``adamw`` takes it from the weights. ``adafactor`` has no first moment, and
-        of the second one a row and a column for each matrix; betas, eps and bias correction are none of its parameters.
+        ``adam`` adds the decay to the gradient, ``adamw`` decouples it. ``adafactor`` has no first moment and a
+        factored second one; `betas`, `eps` and `bias_correction` do not apply to it.
     learning_rate : float
-        Of the first step; set ``group["lr"]`` for others.
-    betas, eps, weight_decay
-        As torch names them.
+        Of the first step; set ``group["lr"]`` for later ones.
+    betas : (float, float), default=(0.9, 0.98)
+        Decay rates of the moment estimates.
+    eps : float, default=1e-6
+    weight_decay : float, default=0.01
     bias_correction : bool, default=True
-        Correct the moments for their start at 0.
+        Correct the moments for their initial zeros.
     coefficients : (float, float), default=(0.01, 10.0)
-        Between these LAMB keeps the ratio of weights to update.
+        Of ``lamb``: bounds of its trust ratio, the norm of a matrix over that of its update.
 
     Raises
     ------
@@ -73,15 +74,15 @@ def make_optimizer(
             bias_correction=bias_correction,
             coefficients=coefficients,
         )
-    kind = torch.optim.AdamW if name in DECOUPLED else torch.optim.Adam
-    made = kind(groups, lr=learning_rate, betas=betas, eps=eps, fused=True)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    optimizer = kind(groups, lr=learning_rate, betas=betas, eps=eps, fused=True)
     if not bias_correction:
-        _leave_moments_uncorrected(made, decoupled=name in DECOUPLED)
-    return made
+        _disable_bias_correction(optimizer, decoupled=name == "adamw")
+    return optimizer
 
 
-def _leave_moments_uncorrected(optimizer: torch.optim.Optimizer, *, decoupled: bool) -> None:
-    """Undo torch's correction, by other values of rate, ε and decay during each step: so its fused kernel still serves.
+def _disable_bias_correction(optimizer: torch.optim.Optimizer, *, decoupled: bool) -> None:
+    """Cancel torch's bias correction by changing rate, ε and decay during each step, so that its fused kernel is used.
 
     With c₁ = 1 − β₁ᵗ and c₂ = 1 − β₂ᵗ torch's step is lr/c₁ · m / (√v/√c₂ + ε). With lr · c₁/√c₂ in place of lr, and
     ε/√c₂ in place of ε, it is lr · m / (√v + ε).
@@ -110,24 +111,24 @@ def _leave_moments_uncorrected(optimizer: torch.optim.Optimizer, *, decoupled: b
 
 
 class Lamb(torch.optim.Optimizer):
-    """Adam whose step for each matrix is as long as the matrix itself, times the rate: for large batches.
+    """LAMB: Adam whose update of each matrix is scaled to the norm of the matrix, for large batches.
 
     Parameters
     ----------
     params : iterable
         Weights or groups. A group with ``adapts=False`` takes plain Adam steps: biases and norms do, as in the authors'
-        own code.
+        code.
     lr : float
     betas : (float, float)
     eps : float
     weight_decay : float
     bias_correction : bool
     coefficients : (float, float)
-        The ratio of the norms of a matrix and of its update is kept between them; where either norm is 0 it is 1.
+        Bounds of the trust ratio, the norm of a matrix over that of its update; if either norm is 0, the ratio is 1.
 
     Notes
     -----
-    In time t: m = β₁ m + (1 − β₁) g, v = β₂ v + (1 − β₂) g², r = m̂ / (√v̂ + ε) + λ w, w ← w − η · clamp(‖w‖ / ‖r‖) · r.
+    At step t: m = β₁ m + (1 − β₁) g, v = β₂ v + (1 − β₂) g², r = m̂ / (√v̂ + ε) + λ w, w ← w − η · clamp(‖w‖ / ‖r‖) · r.
 
     References
     ----------
@@ -160,7 +161,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take a step along the gradients that the weights hold."""
+        """Update the weights by their gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,6 +1,6 @@
 """One optimizer step: the gradient of a global batch, computed in micro-batches by one or several processes.
 
-The gradients of the micro-batches add up to that of the global batch, however it is cut and shared.
+The gradients of the micro-batches add up to that of the global batch, for any number of micro-batches and processes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from nip.training import PRECISIONS
 from nip.training.checkpoint import TrainState
 from nip.training.distributed import (
     accumulate,
@@ -27,7 +28,7 @@ from nip.training.distributed import (
     uses_deepspeed,
 )
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 OVERFLOW = "the loss scale was too large"
 
 
@@ -37,14 +38,14 @@ class TrainingDivergedError(ValueError):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples that a process computes at once.
+    """Samples of one forward and backward pass.
 
     Parameters
     ----------
     inputs : mapping of str to Tensor or None
         Keyword arguments of the model.
     targets : Tensor
-        What the loss compares the model's output with; its shape is the task's.
+        What the loss compares the model's output with; the task decides their shape.
     n_targets : int
         Targets that count in the loss.
     samples, tokens : int
@@ -68,7 +69,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """A global batch: this process's micro-batches, and the number of samples in all processes."""
+    """A global batch: this process's micro-batches, and the number of samples over all processes."""
 
     micro_batches: Sequence[MicroBatch]
     samples: int
@@ -83,14 +84,14 @@ class BatchTotals(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """What a micro-batch adds to its global batch."""
+    """What a micro-batch contributes to its global batch."""
 
     objective: Tensor
-    """Its share of the mean loss, of no dimension: what is differentiated."""
+    """Its share of the mean loss, of shape (): this is differentiated."""
     loss: Tensor
-    """What it adds to the loss that is reported, of no dimension; the task turns the sum into a mean."""
+    """Its summand of the reported loss, of shape (); the task turns the sum into a mean."""
     correct: Tensor
-    """Correct predictions of each sample, of shape (samples,)."""
+    """Number of correct predictions in each sample, of shape (samples,)."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,10 @@ class StepResult:
     loss, accuracy : float
         Mean loss and share of correct predictions of the global batch, before the update.
     grad_norm : float, optional
-        Norm of the global batch's gradient before clipping; None where it is not computed, NaN where DeepSpeed does not
+        Norm of the global batch's gradient before clipping; None if it is not computed, NaN if DeepSpeed does not
         report it.
-    objection : str, optional
-        Why the weights were not updated.
+    skip_reason : str, optional
+        Why the weights were not updated; None if they were.
     totals : BatchTotals
     loss_scale : float, optional
         With fp16.
@@ -114,14 +115,14 @@ class StepResult:
     loss: float
     accuracy: float
     grad_norm: float | None
-    objection: str | None
+    skip_reason: str | None
     totals: BatchTotals
     loss_scale: float | None = None
 
     @property
     def overflowed(self) -> bool:
-        """Whether the step was skipped only because fp16's loss scale was too large, as happens now and then."""
-        return self.objection == OVERFLOW
+        """Whether the step was skipped because fp16's loss scale was too large, which is normal now and then."""
+        return self.skip_reason == OVERFLOW
 
 
 def train_step(
@@ -134,23 +135,27 @@ def train_step(
     clip: float | None,
     spike: float,
 ) -> StepResult:
-    """Update the weights by a global batch, or leave them as they are where the loss or the gradient forbids it.
+    """Update the weights by a global batch, or skip the step if its loss or gradient is not finite or the loss a spike.
 
-    Dropout is drawn from a generator that is seeded by seed, step and process, so that a resumed run draws the same.
+    Dropout is seeded by seed, step and process, so that a resumed run draws the same.
 
     Parameters
     ----------
     state : TrainState
     batch : Batch
     loss : callable
-        The sums of a micro-batch.
+        From a micro-batch and the totals of its batch to its sums.
     mean_loss : callable
-        The mean loss from the sum of all `LossSums.loss` and the totals of the batch.
+        From the sum of all `LossSums.loss` and the totals of the batch to the mean loss.
     seed : int
     clip : float or None
         Largest norm of the gradient; 0 computes it without clipping, None does not compute it.
     spike : float
-        Standard deviations above the running mean from which on a loss is a spike; 0 accepts every finite loss.
+        Standard deviations above the running mean at which a loss is a spike; 0 accepts every finite loss.
+
+    Returns
+    -------
+    StepResult
     """
     accelerator, model = state.accelerator, state.model
     targets, tokens = all_reduce_sum(
@@ -167,26 +172,26 @@ def train_step(
         with accumulate(accelerator, model, last=number == len(batch.micro_batches)):
             sums = loss(micro_batch, totals)
             scaled = sums.objective if state.scaler is None else state.scaler.scale(sums.objective)
-            # gradients are averaged over the processes, hence their number
+            # gradients are averaged over the processes, not summed
             backward(accelerator, model, scaled * accelerator.num_processes)
-        loss_sum += sums.loss.detach()  # stays on the device until all is computed
+        loss_sum += sums.loss.detach()  # not yet .item(), which would wait for the device
         correct += sums.correct.sum()
     loss_total, n_correct = all_reduce_sum(accelerator, loss_sum.item(), correct.item())
     mean = mean_loss(loss_total, totals)
-    norm, objection = _update(state, mean, clip=clip, spike=spike)
+    norm, skip_reason = _update(state, mean, clip=clip, spike=spike)
     scale = None if state.scaler is None else state.scaler.get_scale()
-    return StepResult(mean, n_correct / max(totals.targets, 1), norm, objection, totals, scale)
+    return StepResult(mean, n_correct / max(totals.targets, 1), norm, skip_reason, totals, scale)
 
 
 def _update(state: TrainState, loss: float, *, clip: float | None, spike: float) -> tuple[float | None, str | None]:
-    """Update the weights unless something objects: the gradient's norm, and the objection."""
+    """Update the weights unless there is a reason to skip the step; the gradient's norm, and that reason."""
     accelerator, model, optimizer, scaler = state.accelerator, state.model, state.optimizer, state.scaler
     detector = state.progress.loss_spikes
     if uses_deepspeed(accelerator):  # it clips by itself, and reports the norm only afterwards
-        objection = detector.objection(loss, 0.0, spike)
-        if objection is not None:
+        skip_reason = detector.skip_reason(loss, 0.0, spike)
+        if skip_reason is not None:
             discard_gradients(accelerator, model, optimizer)
-            return math.nan, objection
+            return math.nan, skip_reason
         if not update(accelerator, model, optimizer):
             return math.inf, "DeepSpeed found its gradient infinite"
         return float(model.get_global_grad_norm() or math.nan), None  # type: ignore[operator]
@@ -194,8 +199,8 @@ def _update(state: TrainState, loss: float, *, clip: float | None, spike: float)
         scaler.unscale_(optimizer)
     norm = None if clip is None else clip_gradients(list(model.parameters()), clip)
     overflowed = scaler is not None and math.isfinite(loss) and norm is not None and not math.isfinite(norm)
-    objection = OVERFLOW if overflowed else detector.objection(loss, norm or 0.0, spike)
-    if objection is not None:
+    skip_reason = OVERFLOW if overflowed else detector.skip_reason(loss, norm or 0.0, spike)
+    if skip_reason is not None:
         discard_gradients(accelerator, model, optimizer)
     elif scaler is not None:
         scaler.step(optimizer)
@@ -203,12 +208,12 @@ def _update(state: TrainState, loss: float, *, clip: float | None, spike: float)
     else:
         update(accelerator, model, optimizer)
     if scaler is not None:
-        scaler.update()  # a smaller scale after an overflow: that is how it finds the largest that works
-    return norm, objection
+        scaler.update()
+    return norm, skip_reason
 
 
 def clip_gradients(weights: Sequence[Tensor], largest: float) -> float:
-    """Clip the gradients to a norm of `largest` (0: leave them); their norm before."""
+    """Clip the gradients to a norm of at most `largest` (0: no limit); return their norm before."""
     total = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
     full = total.full_tensor() if isinstance(total, DTensor) else total
     norm = float(full)
@@ -219,13 +224,14 @@ def clip_gradients(weights: Sequence[Tensor], largest: float) -> float:
 
 @contextmanager
 def autocast(accelerator: Accelerator, precision: str | None) -> Iterator[None]:
-    """Compute in bf16 or fp16 where the precision asks for it; DeepSpeed does so by itself."""
-    enabled = precision in AUTOCAST and not uses_deepspeed(accelerator)
-    with torch.autocast(accelerator.device.type, AUTOCAST.get(precision or "", torch.bfloat16), enabled=enabled):
+    """Compute in bf16 or fp16 if that is the precision; DeepSpeed has its own autocast."""
+    dtype = DTYPES[precision or "fp32"]
+    enabled = dtype != torch.float32 and not uses_deepspeed(accelerator)
+    with torch.autocast(accelerator.device.type, dtype, enabled=enabled):
         yield
 
 
 def dropout_seed(seed: int, step: int, process: int) -> int:
-    """The seed of a step's dropout."""
+    """The seed of a step's dropout in one process."""
     digest = hashlib.sha256(f"{seed}/dropout/{step}/{process}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

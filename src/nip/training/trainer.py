@@ -1,6 +1,6 @@
 """The training loop: steps, evaluations, checkpoints and loss spikes, for any `TrainingTask`.
 
-The task says what a batch is, what its loss is and when the run ends; the loop knows no data set and no model.
+The task defines batches, the loss, the schedule and the end of the run; the loop knows no data set and no model.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from nip.training.train_step import (
 )
 
 ROLLBACK = "good.safetensors"
-"""In the checkpoint's folder: the checkpoint that a run rolls back to."""
+"""The file of the checkpoint that a run rolls back to."""
 
 
 @dataclass(frozen=True)
 class SpikeRule:
-    """When a step is skipped, and when the run rolls back to an earlier checkpoint.
+    """When to skip a step, and when to roll back to an earlier checkpoint.
 
     Parameters
     ----------
     deviations : float
-        Standard deviations above the running mean from which on a loss is a spike; 0: only NaN and Inf count.
+        Standard deviations above the running mean at which a loss is a spike; 0: only NaN and Inf are skipped.
     bad_steps : int
-        Skipped steps in a row after which the run rolls back.
+        Skipped steps in a row at which the run rolls back.
     rollback_every : int
         Steps between the checkpoints to roll back to.
     max_rollbacks : int
-        Rollbacks after which the run gives up.
+        Rollbacks after which the next one ends the run with an error.
     overflow_limit : int
-        With fp16: steps with a loss scale of 1 or less after which the run stops.
+        With fp16: number of steps with a loss scale of 1 or less at which the run stops.
     """
 
     deviations: float
@@ -68,7 +68,7 @@ class SpikeRule:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What the loop needs to know of a run.
+    """The settings of the training loop.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ class EngineSettings:
     clip : float or None
         Largest norm of the gradient; 0: no limit; None: the norm is not computed.
     spikes : SpikeRule or None
-        None: the first loss or gradient that is not finite ends the run.
+        None: the first NaN or Inf in a loss or gradient ends the run with an error.
     checkpoint_seconds : float
-        Seconds between checkpoints.
+        Seconds between checkpoints, in addition to those that the loop writes anyway.
     log_every : int
         Steps between lines of ``metrics.jsonl``.
     ema : float or None
@@ -95,21 +95,21 @@ class EngineSettings:
 
 @dataclass
 class Run:
-    """A run while it trains: its folder, its state, and who hears of it."""
+    """A run that is being trained: its settings, folder, state and output."""
 
     settings: EngineSettings
     folder: RunFolder
     state: TrainState
     console: Console
     log: Callable[[dict[str, float], int], None] = lambda figures, step: None
-    """Passes the figures of a step to the trackers."""
+    """Passes the metrics of a step to experiment trackers."""
     metrics: Metrics | None = None
-    """Open while the loop runs, in the first process."""
+    """The open ``metrics.jsonl``: while the loop runs, in the first process."""
     last_tick: float = field(default_factory=lambda: perf_counter())  # noqa: PLW0108 — tests replace the clock
 
     @property
     def progress(self) -> Progress:
-        """What the run has done so far."""
+        """Counts and results so far."""
         return self.state.progress
 
     @property
@@ -123,9 +123,9 @@ class Run:
         return self.state.main
 
     def tick(self) -> float:
-        """Count the seconds since the last call; all seconds so far.
+        """Add the seconds since the last call to the progress; return the total.
 
-        Called by all processes: the first one's clock counts, so that they all decide alike.
+        Called by all processes, which use the clock of the first, so that they take the same decisions.
         """
         now = perf_counter()
         (since,) = all_reduce_sum(self.accelerator, (now - self.last_tick) * self.main)
@@ -134,18 +134,18 @@ class Run:
         return self.progress.seconds
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Put the moving average in the place of the weights for a while, where one is kept."""
+        """Use the moving average of the weights, if there is one, inside the block."""
         return ema.swapped_in(self.state.bare_model, self.state.average)
 
     def record(self, split: str, figures: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl``; NaN and Inf become null."""
+        """Append the metrics of a split to ``metrics.jsonl``; NaN and Inf become null."""
         if self.metrics is not None:
             finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
             counts = {"tokens": self.progress.tokens, "seconds": round(self.progress.seconds, 3)}
             self.metrics.write({"step": self.progress.step, "split": split, **finite, **counts})
 
     def event(self, text: str) -> None:
-        """Print and record something that is not a measurement."""
+        """Print a message, and append it to ``metrics.jsonl``."""
         self.console.say(text)
         if self.metrics is not None:
             self.metrics.write({"step": self.progress.step, "split": "event", "event": text})
@@ -157,58 +157,59 @@ class Run:
 
 
 class TrainingTask(Protocol):
-    """What is trained: its batches, its loss, its schedule and its end.
+    """What the loop trains: batches, loss, schedule, evaluation and the end of the run.
 
-    Every method is a function of the run's progress and the seed alone, so that a run that was stopped can resume.
+    Every method is a function of the run's progress and the seed alone, so that a stopped run can resume.
     """
 
     held_out: str
-    """The split that `validate` evaluates on, as ``metrics.jsonl`` names it."""
+    """The name of the split that `validate` evaluates on, in ``metrics.jsonl``."""
 
     def finished(self, run: Run) -> bool:
         """Whether the loop ends here."""
 
     def share_done(self, run: Run) -> float:
-        """The share of the run's budget that is used up, in [0, 1]."""
+        """The used share of the run's budget, in [0, 1]."""
 
     def batch(self, run: Run) -> Batch:
         """The batch of the next step."""
 
     def learning_rate(self, run: Run) -> tuple[float, float | None]:
-        """Learning rate and Adam's beta1 of the next step; None leaves beta1 as it is."""
+        """Learning rate and Adam's beta1 of the next step; None does not change beta1."""
 
     def loss(self, run: Run, micro_batch: MicroBatch, totals: BatchTotals) -> LossSums:
-        """The sums of a micro-batch."""
+        """The loss and the correct predictions of a micro-batch."""
 
     def mean_loss(self, loss_sum: float, totals: BatchTotals) -> float:
         """The mean loss of a batch from the sum over its micro-batches."""
 
     def after_step(self, run: Run, result: StepResult, seconds: float) -> dict[str, Any]:
-        """Count what the step did; further figures for its line in ``metrics.jsonl``."""
+        """Update the task's counts in the progress; return further metrics of the step."""
 
     def evaluation_due(self, run: Run) -> bool:
         """Whether to evaluate after this step."""
 
     def validate(self, run: Run) -> dict[str, Any]:
-        """Evaluate on held-out samples; the figures to record."""
+        """Evaluate on held-out samples; return the metrics, ``loss`` and ``accuracy`` at least."""
 
     def between_steps(self, run: Run) -> None:
-        """What else is done before a checkpoint may be written."""
+        """Called after the evaluation, if there is one, and before the checkpoint."""
 
     def on_checkpoint(self, run: Run) -> None:
-        """What else is written after a checkpoint."""
+        """Called after a checkpoint was written."""
 
     def at_end(self, run: Run) -> None:
-        """What remains to be done when the loop ends, while metrics can still be recorded."""
+        """Called when the loop ends, while metrics can still be recorded."""
 
 
 def train(run: Run, task: TrainingTask) -> None:
-    """Take the steps that are missing.
+    """Train until the task is finished.
 
     Raises
     ------
     TrainingDivergedError
-        If the loss, the gradients or the weights are not finite, or spikes do not end; the last checkpoint stays.
+        If the loss, the gradients or the weights are NaN or infinite, or the loss keeps spiking; the last checkpoint is
+        kept.
     """
     progress, settings, state = run.progress, run.settings, run.state
     run.metrics = Metrics(run.folder.metrics, progress.metrics_bytes) if run.main else None
@@ -227,12 +228,25 @@ def train(run: Run, task: TrainingTask) -> None:
         task.at_end(run)
     finally:
         if run.metrics is not None:
-            with suppress(OSError):  # of a full disk, which the checkpoint has reported
+            with suppress(OSError):  # a full disk, which the checkpoint has reported
                 run.metrics.close()
 
 
 def take_step(run: Run, task: TrainingTask, batch: Batch) -> StepResult:
-    """Take a step and count it; skipped steps count too."""
+    """Take the next step, or skip it, and count it.
+
+    Parameters
+    ----------
+    run : Run
+    task : TrainingTask
+    batch : Batch
+        That of the next step.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If the step cannot be taken and the run has no `SpikeRule`.
+    """
     progress, settings, state = run.progress, run.settings, run.state
     rate, beta1 = task.learning_rate(run)
     for group in state.optimizer.param_groups:
@@ -248,8 +262,8 @@ def take_step(run: Run, task: TrainingTask, batch: Batch) -> StepResult:
         clip=settings.clip,
         spike=settings.spikes.deviations if settings.spikes is not None else 0.0,
     )
-    if result.objection is not None and settings.spikes is None:
-        raise diverged(run, f"Step {progress.step + 1:,} cannot be taken: {result.objection}.")
+    if result.skip_reason is not None and settings.spikes is None:
+        raise diverged(run, f"Step {progress.step + 1:,} cannot be taken: {result.skip_reason}.")
     progress.step += 1
     progress.tokens += result.totals.tokens
     progress.samples += result.totals.samples
@@ -259,7 +273,16 @@ def take_step(run: Run, task: TrainingTask, batch: Batch) -> StepResult:
 
 
 def report_step(run: Run, task: TrainingTask, result: StepResult, seconds: float) -> None:
-    """React to a spike, record the step, and show where the run is."""
+    """Handle a loss spike, record the step's metrics and print the progress.
+
+    Parameters
+    ----------
+    run : Run
+    task : TrainingTask
+    result : StepResult
+    seconds : float
+        That the step took.
+    """
     progress, settings = run.progress, run.settings
     if settings.spikes is not None:
         handle_loss_spike(run, result, settings.spikes)
@@ -283,36 +306,61 @@ def report_step(run: Run, task: TrainingTask, result: StepResult, seconds: float
 
 
 def handle_loss_spike(run: Run, result: StepResult, rule: SpikeRule) -> None:
-    """Update the spike detector by a step that was taken; skip and roll back where it was not."""
+    """Update the spike detector with a step, and roll back if too many in a row were skipped.
+
+    Parameters
+    ----------
+    run : Run
+    result : StepResult
+    rule : SpikeRule
+
+    Raises
+    ------
+    TrainingDivergedError
+        If the run was rolled back as often as the rule allows.
+    """
     progress, detector = run.progress, run.progress.loss_spikes
     if result.loss_scale is not None and result.loss_scale <= 1:
         progress.low_scales += 1
         if progress.low_scales >= rule.overflow_limit:
             progress.stopped = f"{progress.low_scales} steps had a loss scale of 1 or less"
-    if result.objection is None:
+    if result.skip_reason is None:
         detector.accept(result.loss)
         return
     if result.overflowed:
         return
     detector.skip()
-    run.event(f"Step {progress.step:,} was skipped: {result.objection}.")
+    run.event(f"Step {progress.step:,} was skipped: {result.skip_reason}.")
     if detector.bad < rule.bad_steps:
         return
     back = read_progress(run.rollback_checkpoint).step
     if detector.rollbacks >= rule.max_rollbacks:
         raise TrainingDivergedError(
-            f"{detector.bad} steps in a row were skipped, the last one because {result.objection}, and the run was "
+            f"{detector.bad} steps in a row were skipped, the last one because {result.skip_reason}, and the run was "
             f"rolled back {detector.rollbacks} times before. The last good state, of step {back:,}, is kept in "
             f"{run.rollback_checkpoint}."
         )
     load_checkpoint(run.rollback_checkpoint, run.state)
     detector.rollbacks += 1
-    detector.forget()
+    detector.reset()
     run.event(f"After step {progress.step:,} the weights were rolled back to those of step {back:,}.")
 
 
 def evaluate_and_checkpoint(run: Run, task: TrainingTask, saved_at: float) -> float:
-    """What is done between two steps; when the last checkpoint was written, by the clock."""
+    """Evaluate and write a checkpoint after a step, if they are due.
+
+    Parameters
+    ----------
+    run : Run
+    task : TrainingTask
+    saved_at : float
+        The time of the last checkpoint, by `time.monotonic`.
+
+    Returns
+    -------
+    float
+        The time of the last checkpoint.
+    """
     progress, settings = run.progress, run.settings
     evaluated = task.evaluation_due(run)
     if evaluated:
@@ -330,7 +378,7 @@ def evaluate_and_checkpoint(run: Run, task: TrainingTask, saved_at: float) -> fl
         due = evaluated
     else:
         due = progress.step % settings.spikes.rollback_every == 0 and not progress.loss_spikes.bad
-    long_ago = run.main and monotonic() - saved_at > settings.checkpoint_seconds  # one clock decides for all
+    long_ago = run.main and monotonic() - saved_at > settings.checkpoint_seconds  # by the first process's clock
     if not due and not any_process(run.accelerator, long_ago):
         return saved_at
     checkpoint(run)
@@ -344,43 +392,43 @@ def checkpoint(run: Run) -> None:
     Raises
     ------
     TrainingDivergedError
-        If a weight is not finite; the checkpoint before stays.
+        If a weight is NaN or infinite; the previous checkpoint is kept.
     OSError
-        If it cannot be written; the checkpoint before stays.
+        If it cannot be written; the previous checkpoint is kept.
     """
     progress = run.progress
     with writing(run.folder, "the checkpoint"):
         if run.metrics is not None:
             progress.metrics_bytes = run.metrics.secure()
         began = run.tick()
-        sound = save_checkpoint(run.folder.checkpoint, run.state)
-    if not sound:
+        finite = save_checkpoint(run.folder.checkpoint, run.state)
+    if not finite:
         raise diverged(run, f"Weights contain NaN or Inf after step {progress.step:,}.")
     link_rollback_checkpoint(run)
     progress.checkpoint_seconds += run.tick() - began
 
 
 def link_rollback_checkpoint(run: Run) -> None:
-    """Make the checkpoint that was just written the one to roll back to, where its step is due for it."""
+    """Make the current checkpoint the one to roll back to, at the steps that the rule names."""
     progress, rule = run.progress, run.settings.spikes
     if run.main and rule is not None and progress.step % rule.rollback_every == 0 and not progress.loss_spikes.bad:
         link_checkpoint(run.folder.checkpoint, run.rollback_checkpoint)
 
 
 def keep_best(run: Run, score: float) -> bool:
-    """Keep the weights if the score of an evaluation is the best so far; whether it is."""
+    """Keep the weights if the score of an evaluation is the best so far; return whether it is."""
     progress, state = run.progress, run.state
     better = not progress.best_step or score > progress.best_score
     if better:
         progress.best_score, progress.best_step = score, progress.step
-        weights = gather_full(state.average or state.bare_model.state_dict(), kept=run.main)
+        weights = gather_full(state.average or state.bare_model.state_dict(), keep=run.main)
         state.best = {name: tensor.clone() for name, tensor in weights.items()}
     return better
 
 
-def diverged(run: Run, what: str) -> TrainingDivergedError:
-    """The error that ends a run, with the checkpoint that remains."""
+def diverged(run: Run, reason: str) -> TrainingDivergedError:
+    """The error that ends a run; its message names the last checkpoint."""
     if not run.folder.checkpoint.is_file():
-        return TrainingDivergedError(f"{what} There is no checkpoint yet.")
+        return TrainingDivergedError(f"{reason} There is no checkpoint yet.")
     step = read_progress(run.folder.checkpoint).step
-    return TrainingDivergedError(f"{what} The last good checkpoint, of step {step:,}, is kept in {run.folder.path}.")
+    return TrainingDivergedError(f"{reason} The last good checkpoint, of step {step:,}, is kept in {run.folder.path}.")
