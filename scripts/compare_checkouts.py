@@ -1,17 +1,18 @@
-"""Run the same small commands in two checkouts of nip, and compare bit for bit what they leave.
+"""Run the same small commands in two checkouts of nip and compare their outputs bit for bit.
 
-For a change that must not change behaviour: ``python scripts/compare_checkouts.py OLD NEW --out runs/golden``, with
-the roots of two checkouts that have their compiled kernels in place. Every case (``--list``) is a few commands in a
-fresh folder ``OUT/old/CASE`` or ``OUT/new-NAME/CASE``, NAME being the name of NEW's folder. From it are taken
+For a change that must not change behaviour: ``python scripts/compare_checkouts.py OLD NEW --out runs/golden``, where
+OLD and NEW are the roots of two checkouts with compiled kernels. Every case (``--list``) is a few commands that run in
+a fresh folder, ``OUT/old/CASE`` or ``OUT/new-NAME/CASE``, where NAME is the name of NEW's folder. Compared are
 
-- the exit code of every command, and what was printed where that is the result (JSON; scores as text);
-- the checksum of every tensor of every safetensors file, by name, type and shape;
-- the values in every JSON and ``metrics.jsonl`` file but times, speeds, versions, paths and sentences (`LEFT_OUT`);
-- the checksum of every other file, but of those that hold times or prose (`PRESENT_ONLY`).
+- the exit code of every command, and its standard output where that is the result (JSON; scores as text);
+- the checksum of every tensor in every safetensors file, by name, dtype and shape;
+- the values in every JSON and ``metrics.jsonl`` file except times, speeds, versions and paths (`LEFT_OUT`); of a
+  sentence only its numbers;
+- the checksum of every other file, except those that contain times or prose (`PRESENT_ONLY`).
 
-Exit code 1: they differ. What a side left is used again as long as its sources, the case, its inputs and the
-interpreter stay the same. Bits differ between processors: nothing here is worth keeping for another machine. All runs
-are on the CPU, with one thread each.
+The exit code is 1 if they differ. The outputs of a side are reused while its sources, the case, its inputs and the
+Python version stay the same. Bits differ between processors, so nothing in OUT is valid on another machine. All
+commands run on the CPU with one thread.
 """
 
 from __future__ import annotations
@@ -45,24 +46,24 @@ from typing import Any
 
 Facts = dict[str, str]
 
-# Fields of JSON values, by any part of their place.
+# JSON fields that are not compared: the pattern is searched in every key of a field's path.
 LEFT_OUT = re.compile(
     r"second|runtime|_per_s|speed|mfu|utili[sz]ation|memory|peak_mib|peak_flops|version|environment|commit|^date|_time$|^time|^t$|"
     r"folder|command|host|^created|^began|^ended"
 )
-# Files of a case: of those that are only looked for the content is not compared.
+# Files of which only the existence is compared.
 PRESENT_ONLY = [f"*.{suffix}" for suffix in ("html", "png", "svg", "pdf", "log", "md", "db", "pth", "bin")]
 PRESENT_ONLY += ["environment.json", "*/environment.json", "*.tfevents.*"]
 IGNORED = [".cache/*", "*.lock"]
 ROWS = ["metrics.jsonl", "*/metrics.jsonl", "*_output.log"]  # a JSON value a line
-BYTES = ["*prediction*.json", "*tokenizer*.json"]  # JSON of which every byte counts
+BYTES = ["*prediction*.json", "*tokenizer*.json"]  # JSON files that are compared by bytes
 LIMIT = 600  # seconds of a command
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "sang", "on", "under", "mat", "tree", "house", "red", "blue"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
-# NAME = words, for $NAME in commands; CASE < CASES THAT IT NEEDS: WHAT IS COMPARED, and below it its commands: what
-# follows `python -m nip`, or scripts/ and -m as they are; after > the output is compared as text; {a,b}: once with
-# each. They run in the case's folder, from where I is what `write_inputs` wrote, and ../CASE is what another case left.
+# "NAME = words" defines $NAME. "CASE < NEEDED CASES: description" is followed by the commands of a case: arguments of
+# `python -m nip`, or a script or module (-m). After ">" standard output is compared as text; {a,b}: one command with
+# each. A command runs in the folder of its case; $I has the files of `write_inputs`, ../CASE those of another case.
 CASES = """
 I = ../../inputs
 LRA = --data ../data-tasks/data --seq-len 64 --block-size 8 --batch-size 4 --eval-every 5 --json
@@ -77,71 +78,71 @@ QA = qa --model_name_or_path $I/bert --max_seq_length 24 --doc_stride 6 --do_tra
 SUM = summarization --train_file $I/texts.jsonl --validation_file $I/texts.jsonl --test_file $I/texts.jsonl $FINE
     --max_source_length 20 --max_target_length 6 --predict_with_generate --num_beams 2 --do_train --do_eval --do_predict
 
-data-tasks: ListOps with its official files, probe, Pathfinder with its pictures; read and checked
+data-tasks: ListOps with its official files, probe, Pathfinder with its images; show and verify
   data listops --out data --train 80 --dev 20 --test 20 --min-length 4 --max-length 60 --seed 1 --tsv --json
   data probe --out data --param train=80 --param dev=20 --param test=20 --param seq_len=64 --param pairs=4
     --param queries=4 --param values=4 --json
   data pathfinder32-curv_baseline --out data --param train=12 --param dev=8 --param test=8 --png png --json
   data show listops --data data --count 3 --json
   data verify listops --data data --json
-data-files < data-tasks: sets read from files: official ListOps and Pathfinder, IMDb's folder, the Brown corpus
+data-files < data-tasks: data sets read from official ListOps and Pathfinder files, IMDb's folder, the Brown corpus
   data listops --out data --from ../data-tasks/data/listops --json
   data pathfinder32-curv_baseline --out data --from ../data-tasks/png --split-rule shuffled --json
   data text --out data --from $I/aclImdb --json
   data brown-{genres,pairs} --out data --from $I/brown --param length=200 --json
   data texts --out texts --source brown --from brown=$I/brown --json
   data labelled-texts --out labelled --source genres,synopses --from genres=$I/brown --from synopses=$I/status --json
-data-corpus: a corpus, packed; one in pairs, masked once; checked
+data-corpus: a packed corpus; one of sentence pairs with static masks; verify
   data corpus --from $I/corpus --out packed --train-tokenizer 200 --max-seq-length 64 --frac-test 0.2 --jobs 1
     --keep-text --json
   data corpus --from $I/corpus --out pairs --train-tokenizer 200 --max-seq-length 32 --frac-test 0.2 --jobs 2
     --masked-once --next-sentence --dup-factor 2 --max-predictions-per-seq 5 --json
   data verify packed --json
-scripts-corpus: the original's commands for a corpus
+scripts-corpus: the original's corpus commands
   scripts/process_data.py -f $I/corpus -o text --type bookcorpus --n_processes 1
   scripts/shard_data.py --dir text -o shards --num_train_shards 2 --num_test_shards 1 --frac_test 0.4
   scripts/merge_shards.py --data shards --output_dir merged --ratio 3
   scripts/generate_samples.py --dir shards -o samples --model_name bert --vocab_file $I/vocab.txt --max_seq_length 32
     --dup_factor 2 --n_processes 1
 
-lra-clean < data-tasks: clean protocol, original recipe, dropout; continued; tested alone; another run is refused
+lra-clean < data-tasks: clean protocol, original recipe, dropout; resumed; test only; other settings refused
   lra $LRA --max-steps {10,20} --out run
   lra $LRA --skip-train --out run
   lra $LRA --max-steps 20 --batch-size 5 --out run
-lra-original < data-tasks: original protocol and log, softmax, accumulation; continued; the original's command
+lra-original < data-tasks: original protocol and log, softmax, accumulation; resumed; the original's run_tasks.py
   lra $LRA --protocol original --model softmax --original-log --eval-steps 2 --gradient-accumulation 2 --out run
     --max-steps {10,20}
   scripts/run_tasks.py --model local --task listops --seed 7 --seq_len 64 --block_size 8 --batch_size 4 --max_steps 10
     --eval_every 5 --eval-steps 2 --data ../data-tasks/data --out second
-lra-modern < data-tasks: modern recipe with denoising steps and an average of weights; continued
+lra-modern < data-tasks: modern recipe with denoising pretraining and EMA; resumed
   lra $LRA --recipe modern --pretrain-steps 10 --ema 0.9 --layers 2 --model bigbird --param num_random_blocks=1
     --attention-dropout 0.1 --out run --max-steps {10,20}
-lra-probe < data-tasks: retrieval probe, expander, layers computed again, patience that ends the run
+lra-probe < data-tasks: retrieval probe, expander, gradient checkpointing, early stopping
   lra $LRA --task probe --model expander --max-steps 40 --patience 1 --gradient-checkpointing --out run
-lra-graph < data-tasks: a graph that was searched, bf16, cut inputs, constant rate
+lra-graph < data-tasks: a searched graph from a file, bf16, truncated inputs, constant learning rate
   search --n-vertices 8 --degree 3 --steps 20 --out best.npz --json
   lra $LRA --graph best.npz --precision bf16 --cut 40 --schedule constant --max-steps 20 --out run
 lra-two < data-tasks: two processes
   $TWO lra $LRA --max-steps 10 --dropout 0 --out run
 
-pretrain-stages < data-corpus: stages of length, a ramp of the batch, micro-batches, adamw; continued
+pretrain-stages < data-corpus: length stages, batch size ramp, micro-batches, adamw; resumed to more steps
   $PRE $PACKED --lengths 32:0.5,64:0.5 --ramp-from 2 --micro-batch 2 --max-steps {10,20}
-pretrain-pairs < data-corpus: next sentence, lamb, pre-LN, RMSNorm, exponential decay
+pretrain-pairs < data-corpus: next-sentence loss, lamb, pre-LN, RMSNorm, exponential decay
   $PRE --dataset ../data-corpus/pairs --batch-size 8 --next-sentence --optimizer lamb --max-steps 20 --model bigbird
     --architecture roberta-prelayernorm --norm rms --curve exp --decay-step 5
-pretrain-modernbert < data-corpus: ModernBERT, adafactor, warmup-stable-decay, bf16, layers computed again, dense
+pretrain-modernbert < data-corpus: ModernBERT, adafactor, warmup-stable-decay, bf16, gradient checkpointing, dense
   $PRE $PACKED --architecture modernbert --optimizer adafactor --curve warmup-stable-decay --precision bf16
     --gradient-checkpointing --model softmax --lengths 64 --max-steps 20
-pretrain-tokens < data-corpus: a budget of tokens, fp16, adam, cosine; first weights of another run; the plan
+pretrain-tokens < data-corpus: token budget, fp16, adam, cosine; --init-from; --dry-run
   $PRE $PACKED --lengths 32 --precision fp16 --optimizer adam --curve cosine --max-tokens 4000
   pretrain $TINY $PACKED --lengths 32 --init-from run --max-steps 5 --track none --out second --json
   pretrain $TINY $PACKED --lengths 32:0.9,64:0.1 --max-steps 100 --dry-run --json
-pretrain-skips < data-corpus: steps that are skipped for their loss, and rolled back; continued
+pretrain-skips < data-corpus: loss spikes: skipped steps and rollbacks; resumed
   $PRE --dataset ../data-corpus/packed --batch-size 1 --micro-batch 1 --lengths 32 --spike 0.1 --bad-steps 1
     --rollback-every 10 --max-rollbacks 50 --learning-rate 0.02 --max-steps {80,130}
-pretrain-diverges < data-corpus: losses that are NaN, rolled back until the run gives up
+pretrain-diverges < data-corpus: NaN losses, rolled back until the run fails
   $PRE $PACKED --lengths 32 --bad-steps 2 --rollback-every 4 --max-rollbacks 2 --learning-rate 1e30 --max-steps 20
-pretrain-original < data-corpus: the original's command with its flags, and grids
+pretrain-original < data-corpus: the original's pretraining command with its flags; grids
   scripts/run_pretraining_sparse.py --dataset_path ../data-corpus/pairs --output_dir . --current_run_id 3 --job_name job
     --hidden_size 32 --num_hidden_layers 2 --num_attention_heads 2 --intermediate_size 64 --encoder_ln_mode pre-ln
     --max_position_embeddings 32 --train_batch_size 8 --train_micro_batch_size_per_gpu 4 --lr 1e-2 --curve exp
@@ -149,41 +150,41 @@ pretrain-original < data-corpus: the original's command with its flags, and grid
     --sparse_mask_prediction --block_size 8 --track none --do_validation --validation_epochs 2 --max_steps_per_epoch 3
   > pretrain grid $I/grid.yaml
   > scripts/generate_training_commands.py --param_file $I/grid.yaml --job_name job
-pretrain-two < data-corpus: two processes, alike and sharded by FSDP
+pretrain-two < data-corpus: two processes, data-parallel and FSDP
   $TWO $PRE $PACKED --lengths 32 --max-steps 10 --dropout 0 --attention-dropout 0
   -m accelerate.commands.launch --config_file $I/fsdp.yaml --main_process_port 0 -m nip pretrain $TINY $PACKED
     --lengths 32 --max-steps 6 --dropout 0 --attention-dropout 0 --track none --out sharded --json
 
-glue: trained, evaluated, predicted, with checkpoints that are evaluated, and the original's commands
+glue: train, evaluate, predict, checkpoints; nip checkpoints; the original's run_glue_predict.py
   glue $MRPC --do_predict $STEPS $FINE --output_dir run
   checkpoints run --json
   scripts/run_glue_predict.py --model_name_or_path run --output_dir predicted
-glue-files < pretrain-stages: a CSV file, weights that nip pretrain left, patterns by layer, early stopping
+glue-files < pretrain-stages: CSV files, weights from nip pretrain, patterns by layer, early stopping
   glue --model_name_or_path ../pretrain-stages/run --train_file $I/pairs.csv --validation_file $I/pairs.csv
     --attention_layers local,softmax --max_seq_length 48 --early_stopping_patience 1 --do_train --do_eval $STEPS $FINE
     --output_dir run
-mlm: trained and evaluated, more positions; line by line
+mlm: train and evaluate, extended positions; line by line from random weights
   mlm --model_name_or_path $I/bert --train_file $I/mlm.txt --validation_split_percentage 20 --max_seq_length 128
     --extend_positions reflect --do_train --do_eval $FINE --output_dir run
   mlm --config_name $I/bert --tokenizer_name $I/bert --train_file $I/mlm.txt --validation_file $I/mlm.txt
     --line_by_line --max_seq_length 32 --do_train --do_eval $FINE --output_dir second
-qa: trained, evaluated, predicted; with questions that have no answer
+qa: train, evaluate, predict; SQuAD 2 with unanswerable questions
   $QA --train_file $I/squad.json --validation_file $I/squad.json --test_file $I/squad.json --do_predict $STEPS
     --output_dir run
   $QA --train_file $I/squad2.json --validation_file $I/squad2.json --version_2_with_negative --output_dir second
-summarization: BART and T5, trained, evaluated, predicted
+summarization: BART and T5: train, evaluate, predict
   $SUM --model_name_or_path $I/{bart,t5} $STEPS --output_dir {bart,t5}
 hpo: two trials of a grid over nip glue
   hpo glue $MRPC --block_size 8 --report_to none --max_steps 4 --output_dir run --sampler grid
     --space $I/space.json --trials 2 --pruner none --json
 
-study < data-tasks: two patterns, their outcome, the paper's
+study < data-tasks: two patterns and their outcome; the paper's points
   study $LRA --patterns hypercube,local --seeds 0 --max-steps 6 --out study
   study --out study --results --json
   study --from-paper --json
-report < lra-clean lra-modern pretrain-stages glue qa study: what a report finds in runs of all kinds
+report < lra-clean lra-modern pretrain-stages glue qa study: a report on runs of all kinds
   report ../lra-clean/run ../lra-modern/run ../pretrain-stages/run ../glue/run ../qa/run ../study/study --json
-graphs: score, compare, show and search, as printed
+graphs: score, compare, show and search
   score hypercube --seq-len 512 --block-size 16 --depth 3 --json
   > compare --seq-len 256 --block-size 16 --csv
   > show bigbird --n-vertices 32
@@ -193,7 +194,7 @@ graphs: score, compare, show and search, as printed
 
 @dataclass
 class Case:
-    """Commands that run in one folder, one after the other, and the cases whose folders they read."""
+    """Commands that run one after the other in one folder, and the cases whose folders they read."""
 
     covers: str
     needs: list[str]
@@ -201,7 +202,7 @@ class Case:
 
 
 def read_cases(text: str) -> dict[str, Case]:
-    """The cases that a text in the form of `CASES` describes, by name.
+    """Parse a text in the form of `CASES`: the cases by name.
 
     Examples
     --------
@@ -309,7 +310,7 @@ def write_models(folder: Path) -> None:
 
 
 def digest(*contents: bytes | str) -> str:
-    """The checksum of some contents."""
+    """The SHA-256 of the concatenated contents."""
     whole = hashlib.sha256()
     for content in contents:
         whole.update(content.encode() if isinstance(content, str) else content)
@@ -317,17 +318,17 @@ def digest(*contents: bytes | str) -> str:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All files below a folder, in the order of their names."""
+    """All files in a folder and its subfolders, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
-    """Whether a name matches one of some globs."""
+    """Whether a name matches one of the globs."""
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
 def tensor_facts(path: Path) -> Iterator[tuple[str, str]]:
-    """The checksum of each tensor of a safetensors file; the header's metadata is left out."""
+    """The name, dtype and shape of each tensor in a safetensors file, and its checksum; metadata is not compared."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     for name, entry in json.loads(content[8 : 8 + length]).items():
@@ -337,26 +338,26 @@ def tensor_facts(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def json_facts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """The numbers, truth values and single words in a JSON value, and the numbers in its sentences, by their place."""
+    """The path of each number, boolean, single word or sentence in a JSON value, and what is compared of it."""
     if isinstance(value, dict | list):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             if not LEFT_OUT.search(str(key)):
                 yield from json_facts(entry, f"{place}.{key}" if place else str(key))
     elif not isinstance(value, str) or not re.search(r"\s|/", value):
         yield place, json.dumps(value)
-    elif "/" not in value.replace(" / ", ""):  # a sentence, which may be said in other words
+    elif "/" not in value.replace(" / ", ""):  # a sentence: its wording may change
         yield place, " ".join(sorted(re.findall(r"\d+(?:[.,]\d+)*", value)))
 
 
 def facts_of(folder: Path) -> Facts:
-    """What is to be compared of the files in a folder, by file, or by file and place in it (``FILE:PLACE``)."""
+    """What is compared of the files in a folder, by ``FILE`` or ``FILE:FIELD``."""
     facts: Facts = {}
     for path in files_of(folder):
         name = path.relative_to(folder).as_posix()
         parts: Iterable[tuple[str, str]] = ()
         if matches(name, IGNORED):
             continue
-        facts[name] = "is there"
+        facts[name] = "exists"
         if path.suffix == ".safetensors":
             parts = tensor_facts(path)
         elif matches(name, ROWS):
@@ -373,16 +374,16 @@ def facts_of(folder: Path) -> Facts:
 
 
 def differences(old: Facts, new: Facts, *, ignore: Sequence[str] = (), new_fields: bool = False) -> dict[str, bool]:
-    """A line for each fact in which two sides differ, and whether it counts.
+    """One line for each difference between two sides, and whether it counts.
 
     Parameters
     ----------
     old, new : dict
-        As from `facts_of`.
+        As returned by `facts_of`.
     ignore : sequence of str
-        Globs of facts that are not compared.
+        Globs of keys that are not compared.
     new_fields : bool, default=False
-        Whether new values in JSON files that are on both sides are listed but do not count.
+        Whether fields that only NEW has, in a JSON file that both have, are listed but do not count.
     """
     found = {}
     for name in sorted(key for key in old.keys() | new.keys() if not matches(key, ignore)):
@@ -401,14 +402,14 @@ def differences(old: Facts, new: Facts, *, ignore: Sequence[str] = (), new_field
 
 
 class Side:
-    """A checkout and the folder of what its commands leave."""
+    """A checkout and the folder in which its commands run."""
 
     def __init__(self, root: Path, folder: Path):
-        """Take note of the sources; refuse a checkout whose kernels are missing, or that would not be imported."""
+        """Check that kernels are compiled and that Python imports nip from this checkout; hash its sources."""
         self.root, self.folder = root.resolve(), folder
         self.idle: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
         if not list(self.root.glob("src/nip/**/*.so")):
-            raise ValueError(f"{root} has no compiled kernel (src/nip/**/*.so): build it, or copy it there.")
+            raise ValueError(f"{root} has no compiled kernel (src/nip/**/*.so): build it or copy it there.")
         sources = [path for path in files_of(self.root / "src") if path.suffix in (".py", ".so")]
         self.version = digest(
             *(part for path in sources for part in (str(path.relative_to(self.root)), path.read_bytes()))
@@ -424,7 +425,7 @@ class Side:
             raise ValueError(f"Python imports another nip than {root}'s: {imported.strip()}.")
 
     def leave(self, name: str, case: Case, key: str) -> Path:
-        """The folder of what a case leaves: as it is where `key` is the same as before, else made anew."""
+        """Run the commands of a case unless its folder was made with the same `key`; return the folder."""
         kept, folder = self.folder / f"{name}.key", self.folder / name
         if kept.is_file() and kept.read_text() == key:
             return folder
@@ -448,11 +449,11 @@ class Side:
                 print(f"{self.folder.name}: {name}, command {number}: exit code {code}", said.read_text()[-300:])
         kept.write_text(key)
         passed = time.perf_counter() - began
-        print(f"{self.folder.name}: {name} in {passed:.1f} s, {used:.1f} s of processor", flush=True)
+        print(f"{self.folder.name}: {name} in {passed:.1f} s, {used:.1f} s of CPU time", flush=True)
         return folder
 
     def run(self, words: Sequence[str], folder: Path, printed: Path, said: Path) -> tuple[int, float]:
-        """Run Python with some words in a folder, its two outputs to files: exit code and seconds of processor."""
+        """Run Python with some arguments in a folder, its output to files; return the exit code and the CPU seconds."""
         serving = self.idle.get() or subprocess.Popen(
             [sys.executable, __file__, "--serve"], env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -465,7 +466,7 @@ class Side:
         return int(code), float(seconds)
 
     def leave_all(self, cases: Mapping[str, Case], inputs: Path, jobs: int) -> dict[str, Path]:
-        """The folders of what some cases leave; those that they need come before them."""
+        """Run cases, each after those that it needs; return their folders."""
         keys: dict[str, str] = {}
         futures: dict[str, Future[Path]] = {}
 
@@ -489,14 +490,14 @@ class Side:
             left = {name: future.result() for name, future in futures.items()}
             for serving in (self.idle.get() for _ in range(jobs)):
                 if serving:
-                    serving.communicate()  # the end of its input is its end
+                    serving.communicate()  # closes its standard input, which ends it
             return left
 
 
 def serve() -> None:
-    """Run commands, lines of standard input, in forks of this process; print their exit codes and processor time.
+    """Run each command read from standard input in a fork of this process; print its exit code and CPU seconds.
 
-    The libraries are imported once, before: that is most of the time of a small command. nip itself is not.
+    The libraries are imported once, before the fork, which saves most of the time of a small command. nip is not.
     """
     for name in ("accelerate", "datasets", "torch._dynamo", "transformers.trainer"):
         importlib.import_module(name)
@@ -522,7 +523,7 @@ def serve() -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from running in a folder."""
+    """Hold the lock of a folder; wait while another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -530,7 +531,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def chosen(names: Sequence[str] | None) -> dict[str, Case]:
-    """The cases of some names and those that they need; all where none is named."""
+    """The named cases and those that they need; all cases if no name is given."""
     cases = read_cases(CASES)
     if unknown := set(names or ()) - set(cases):
         raise ValueError(f"There is no case {min(unknown)!r}. The cases are {', '.join(cases)}.")
@@ -543,18 +544,18 @@ def chosen(names: Sequence[str] | None) -> dict[str, Case]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Compare two checkouts; whether they differ."""
+    """Compare two checkouts; return 1 if they differ, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, nargs="?", help="Root of the checkout to compare with.")
     parser.add_argument("new", type=Path, nargs="?", help="Root of the checkout to check.")
-    parser.add_argument("--out", type=Path, help="Folder of all that is run.")
-    parser.add_argument("--only", nargs="+", metavar="CASE", help="Run these cases (and those that they need).")
-    parser.add_argument("--list", action="store_true", help="List the cases and run nothing.")
-    parser.add_argument("--jobs", type=int, default=1, help="Cases at a time. Default: 1.")
+    parser.add_argument("--out", type=Path, help="Folder for all outputs.")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="Run only these cases and those that they need.")
+    parser.add_argument("--list", action="store_true", help="List the cases and exit.")
+    parser.add_argument("--jobs", type=int, default=1, help="Cases that run at the same time. Default: 1.")
     parser.add_argument("--ignore", nargs="+", default=[], metavar="GLOB",
-                        help="Leave out facts: CASE/FILE or CASE/FILE:FIELD.")  # fmt: skip
-    parser.add_argument("--allow-new-fields", action="store_true", help="New fields of JSON files are no difference.")
-    parser.add_argument("--most", type=int, default=20, help="Differences listed of a case. Default: 20.")
+                        help="Do not compare CASE/FILE or CASE/FILE:FIELD.")  # fmt: skip
+    parser.add_argument("--allow-new-fields", action="store_true", help="Fields that only NEW has do not count.")
+    parser.add_argument("--most", type=int, default=20, help="Differences printed per case. Default: 20.")
     asked = parser.parse_args(words)
     cases = chosen(asked.only)
     if asked.list:

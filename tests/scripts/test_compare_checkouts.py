@@ -1,4 +1,4 @@
-"""What two checkouts leave, compared: the facts of small folders, and their differences."""
+"""The comparison of two checkouts, on small folders."""
 
 import importlib.util
 import json
@@ -40,7 +40,7 @@ def test_times_and_words_are_no_difference(script, tmp_path):
     one, other = (script.facts_of(write_run(tmp_path / str(n), seconds=n, says=says[n])) for n in says)
     assert one == other and script.differences(one, other) == {}
     assert one["result.json:best.step"] == "2" and one["metrics.jsonl:1.loss"] == "0.5"
-    assert one["report.html"] == "is there" and len(one["MRPC.tsv"]) == 64
+    assert one["report.html"] == "exists" and len(one["MRPC.tsv"]) == 64
     assert {name for name in one if "safetensors:" in name} == {
         "best/model.safetensors:a.weight F32 [2, 3]",
         "best/model.safetensors:b I64 [4]",
