@@ -68,7 +68,7 @@ def make(task: str, out: Path | None, *, origin: str | None, source: str | None,
 def write_png(task: str, folder: Path, out: Path | None) -> Path:
     """Write the official files of a Pathfinder set; the folder of its level."""
     from nip import data
-    from nip.data.tasks.pathfinder.files import write_pictures
+    from nip.data.tasks.pathfinder import write_pictures
 
     splits = {name: data.open_split(task, name, out) for name in data.SPLITS}
     with progress_bar("PNG", sum(map(len, splits.values()))) as progress:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nip.data.offline.corpora import BOOKS, GENRES
-from nip.data.tasks.listops import language as listops
+from nip.data.tasks.listops.language import TOKENS
 
 SPLITS = ("train", "dev", "test")
 
@@ -175,7 +175,7 @@ TASKS: dict[str, Task] = _by_name(
         vocab_size=32,  # 15 tokens and padding are used; the original's embedding table has 32 rows
         n_classes=10,
         sizes=(96000, 2000, 2000),
-        tokens=listops.TOKENS,
+        tokens=TOKENS,
     ),
     Task(
         name="text",

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.data.tasks import source as release
 from nip.data.tasks.examples import Examples, chunks
 from nip.data.tasks.registry import Task
-from nip.data.tasks.source import Plan, Request
+from nip.data.tasks.source import Plan, Request, release_folder
 from nip.data.tasks.storage import checksum
 
 NAMES = {"train": "new_aan_pairs.train.tsv", "dev": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
@@ -91,4 +90,4 @@ def byte_ids(text: bytes, task: Task) -> NDArray[np.uint16]:
 
 
 def _folder(path: Path) -> Path | None:
-    return release.find(path, "tsv_data", lambda folder: any((folder / name).is_file() for name in NAMES.values()))
+    return release_folder(path, "tsv_data", lambda folder: any((folder / name).is_file() for name in NAMES.values()))

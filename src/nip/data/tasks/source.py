@@ -1,6 +1,6 @@
-"""What a way to make a task's data is told and what it answers. `nip.data.tasks.sources` lists the ways.
+"""The interface of a data source: what it is asked for (`Request`) and how it will make the data (`Plan`).
 
-Where the parts of Long Range Arena's official release lie, however deep in it somebody points.
+`nip.data.tasks.sources` lists the sources.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked for.
+    """The data that a source is asked for.
 
     Parameters
     ----------
     task : Task
     origin : str, optional
-        The file or folder to read, or the name of a set on the Hugging Face Hub.
+        The file or folder to read, or the name of a data set on the Hugging Face Hub.
     seed : int, default=0
-        For what is drawn.
+        For sources that draw.
     split_rule : str, optional
         One of the source's rules; its first by default.
     parameters : mapping, default={}
-        Of what is drawn: those that were given, each one of the source's.
+        Given parameters of a source that draws, each one of the source's.
     progress : callable, optional
-        Called with the number of examples made so far, in all splits; for sources that make them before any chunk is
-        taken. Chunks are counted as they are taken.
+        Called with the number of examples made so far, in all splits. Only for sources that make them before any chunk
+        is taken; chunks are counted as they are taken.
     """
 
     task: Task
@@ -52,16 +52,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the data will be made: nothing large is read or drawn before `splits` is called.
+    """How the data will be made. Nothing large is read or drawn before `splits` is called.
 
     Parameters
     ----------
     description : mapping
-        ``source``, ``parameters`` (with the checksums of what is read: whether the same data is there already is told
-        from these two), ``split_rule``, ``licence``, and what else the manifest should say.
+        Entries of the manifest: ``source``, ``parameters`` (with checksums of the input files; these two tell whether
+        the same data exists), ``split_rule``, ``licence``, and others.
     splits : callable
-        The train, dev and test splits, each whole or as an iterable of chunks that are made as they are taken, in this
-        order.
+        Returns the train, dev and test splits, each as `Examples` or as an iterable of chunks that are made as they are
+        taken, in this order.
     """
 
     description: Mapping[str, Any]
@@ -75,27 +75,26 @@ class Source:
     Parameters
     ----------
     name : str
-        As given by ``--source``.
+        Value of ``--source``.
     tasks : tuple of str
         The tasks that it makes.
     says : str
-        What it takes or does, in a few words.
+        What it reads or does, in a few words.
     plan : callable
-        From what is asked for to how it will be made. Raises ValueError or OSError for bad input.
+        From a request to a plan. Raises ValueError or OSError for bad input.
     recognises : callable, optional
-        Whether the file or folder has this form for that task. Without it the source reads no files: it draws, or knows
-        where to look.
+        Whether a file or folder has this format for a task. A source without it reads no files: it draws.
     split_rules : tuple of str, default=()
-        Ways to split that can be chosen, the default first.
+        Ways to split, the default first.
     parameters : tuple of str, default=()
-        Names of parameters that can be given.
+        Names of its parameters.
     seeded : bool, default=False
-        Whether it draws, so that a seed can be given.
+        Whether it draws, so that it takes a seed.
     usual : bool, default=False
-        Whether it knows where its files usually lie, so that no place need be named.
+        Whether its files have a usual place, so that `origin` is optional.
     makes : str, optional
-        The task whose data it makes, where that is another than the one asked for: a stand-in keeps its own name, and
-        is taken for another task only where it is asked for by name.
+        The task whose data it makes, if that is not the one asked for: a stand-in keeps its own name, and replaces
+        another task only on request.
     """
 
     name: str
@@ -110,10 +109,21 @@ class Source:
     makes: str | None = None
 
 
-def find(place: Path, name: str, holds: Callable[[Path], bool]) -> Path | None:
-    """The folder that holds a task's files: `place`, its `name`, or that in the unpacked archive; None without one.
+def release_folder(place: Path, name: str, holds: Callable[[Path], bool]) -> Path | None:
+    """A task's folder in Long Range Arena's release, which unpacks to ``lra_release/lra_release/<name>``.
 
-    The archive unpacks to ``lra_release/lra_release/<name>``.
+    Parameters
+    ----------
+    place : Path
+        The folder itself, or one that it is in, up to that of the unpacked archive.
+    name : str
+        Of the folder.
+    holds : callable
+        Whether a folder has the task's files.
+
+    Returns
+    -------
+    Path or None
     """
     above = (place, place / "lra_release", place / "lra_release" / "lra_release")
     for folder in (place, *(each / name for each in above)):

@@ -8,8 +8,8 @@ from pathlib import Path
 from nip.data import hub
 from nip.data.offline import corpora
 from nip.data.tasks import fashion_mnist, image, original_pickles, passages, pathfinder, probe, retrieval, text
-from nip.data.tasks.listops import generate as drawn
-from nip.data.tasks.listops import official_files as tsv
+from nip.data.tasks.listops.generate import plan_listops
+from nip.data.tasks.listops.official_files import plan_tsv, recognises_tsv
 from nip.data.tasks.pathfinder import official_files
 from nip.data.tasks.registry import SPLITS, Task
 from nip.data.tasks.source import Source
@@ -28,7 +28,7 @@ SOURCES: tuple[Source, ...] = (
         name="drawn",
         tasks=("listops",),
         says="drawn by the official rule, by --seed",
-        plan=drawn.plan_listops,
+        plan=plan_listops,
         parameters=("train", "dev", "test", "max_depth", "max_args", "min_length", "max_length"),
         seeded=True,
     ),
@@ -44,8 +44,8 @@ SOURCES: tuple[Source, ...] = (
         name="official",
         tasks=("listops",),
         says="a folder with basic_train.tsv, basic_val.tsv and basic_test.tsv",
-        plan=tsv.plan,
-        recognises=tsv.recognises,
+        plan=plan_tsv,
+        recognises=recognises_tsv,
     ),
     Source(
         name="official",

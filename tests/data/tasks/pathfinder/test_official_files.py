@@ -1,5 +1,6 @@
-"""Pathfinder's official files, written here with Pillow and plain text."""
+"""Pathfinder's official files: written here with Pillow and plain text, or by the library."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -9,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nip.data import open_split, read_manifest, verify
+from nip.data import SPLITS, TASKS, Examples, Rule, generate, open_split, read_manifest, verify
 from nip.data.tasks.build import build
-from nip.data.tasks.pathfinder import official_files as snakes
+from nip.data.tasks.pathfinder import draw, official_files, write_pictures
 
 TASK = "pathfinder32-curv_baseline"
 ROWS = 10  # of a metadata file
@@ -106,10 +107,10 @@ def test_a_shuffle_is_told_by_its_seed(tmp_path):
         manifest = read_manifest(TASK, data)
         assert manifest["parameters"]["seed"] == seed
         assert f"random.Random({seed})" in manifest["split_rule"]
-        chosen = snakes.split_indices(30, "shuffled", seed)
+        chosen = official_files.split_indices(30, "shuffled", seed)
         assert sorted(i for part in chosen.values() for i in part) == list(range(30))
         check(data, chosen)
-    assert snakes.split_indices(30, "shuffled", 0) != snakes.split_indices(30, "shuffled", 7)
+    assert official_files.split_indices(30, "shuffled", 0) != official_files.split_indices(30, "shuffled", 7)
     with pytest.raises(ValueError, match="only 'shuffled' takes a seed"):
         build(TASK, tmp_path / "data", origin=str(tmp_path / "files"), seed=1)
     with pytest.raises(ValueError, match=r"no split rule 'random' .* contiguous, shuffled, s4"):
@@ -118,10 +119,10 @@ def test_a_shuffle_is_told_by_its_seed(tmp_path):
 
 @pytest.mark.parametrize(("n", "sizes"), [(200_000, (160_000, 20_000, 20_000)), (199_999, (159_999, 20_000, 20_000))])
 def test_sizes_of_the_release(n, sizes):
-    s4 = snakes.split_indices(n, "s4")
+    s4 = official_files.split_indices(n, "s4")
     assert sum(map(len, s4.values())) == n
     assert len(s4["dev"]) == len(s4["test"]) == int(0.1 * n)
-    assert tuple(map(len, snakes.split_indices(n, "contiguous").values())) == sizes
+    assert tuple(map(len, official_files.split_indices(n, "contiguous").values())) == sizes
 
 
 def test_empty_pictures_are_left_out_and_counted(tmp_path):
@@ -189,9 +190,9 @@ STOPPED = """
 import os, resource, signal, sys
 from pathlib import Path
 from nip.cli import main
-from nip.data import snakes
+from nip.data.tasks.pathfinder import official_files
 
-real, calls = snakes.pixels_of, iter(range(99))
+real, calls = official_files.pixels_of, iter(range(99))
 def pixels_of(*arguments):
     if next(calls) == 20:  # of 30: train is half written
         if sys.argv[3] == "kill":
@@ -199,7 +200,7 @@ def pixels_of(*arguments):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # as a disk that is full from here on
     return real(*arguments)
-snakes.pixels_of = pixels_of
+official_files.pixels_of = pixels_of
 main(["data", "pathfinder32-curv_baseline", "--from", sys.argv[1], "--out", sys.argv[2]])
 """
 
@@ -223,3 +224,99 @@ def test_a_conversion_that_stopped_half_way_starts_anew(how, tmp_path):
     assert {path.name: path.read_bytes() for path in (data / TASK).iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "whole" / TASK).iterdir()
     }
+
+
+SIZES = {"train": 832, "dev": 104, "test": 104}
+
+
+@pytest.fixture(scope="module")
+def splits():
+    """1,040 pictures of an easy set; all but the first few are of one colour each, to save time."""
+    task = TASKS["pathfinder32-curv_baseline"]
+    made, number = {}, 0
+    for split, size in SIZES.items():
+        pixels = np.repeat(np.arange(number, number + size) % 251, 1024).astype(np.uint8)
+        labels = np.arange(number, number + size) % 2
+        if split == "train":
+            pixels[:1024] = draw("curv_baseline", 0).picture.ravel()
+        made[split] = Examples(task, split, pixels, np.arange(size + 1) * 1024, labels)
+        number += size
+    return made
+
+
+def read_layout(home):
+    """The official layout, as Long Range Arena reads it: label and picture by place."""
+    found = {}
+    for listed in (home / "metadata").glob("*.npy"):
+        for line in listed.read_text().split("\n")[:-1]:
+            columns = line.split(" ")
+            assert len(columns) == 11
+            path = home / columns[0] / columns[1]
+            assert path.name == f"sample_{columns[2]}.png"
+            with Image.open(path) as image:
+                assert (image.mode, image.size) == ("L", (32, 32))
+                found[1000 * int(listed.stem) + int(columns[2])] = (int(columns[3]), np.asarray(image))
+    return found
+
+
+def test_pictures_and_lists_hold_the_set(splits, tmp_path):
+    home = write_pictures(splits, tmp_path)
+    assert home == tmp_path / "pathfinder32" / "curv_baseline"
+    found = read_layout(home)
+    assert sorted(found) == list(range(1040))
+    number = 0
+    for split in SPLITS:
+        for i in range(len(splits[split])):
+            label, picture = found[number]
+            assert label == splits[split].labels[i]
+            assert np.array_equal(picture.ravel(), splits[split].sequence(i))
+            number += 1
+    first = (home / "metadata" / "0.npy").read_text().split("\n")[0]
+    assert first == "imgs/0 sample_0.png 0 0 1.0 6 2 2 0.5 1 1"
+
+
+def test_the_reader_of_official_files_takes_them(splits, tmp_path):
+    write_pictures(splits, tmp_path / "release")
+    task = splits["train"].task.name
+    assert build(task, tmp_path / "data", origin=str(tmp_path / "release"))
+    for name in SPLITS:
+        there = open_split(task, name, tmp_path / "data")
+        assert np.array_equal(there.tokens, splits[name].tokens)
+        assert np.array_equal(there.labels, splits[name].labels)
+
+
+def test_what_was_stopped_goes_on(splits, tmp_path):
+    home = write_pictures(splits, tmp_path)
+    (home / "metadata" / "1.npy").unlink()
+    (home / "imgs" / "1" / "sample_3.png").unlink()
+    kept = home / "imgs" / "0" / "sample_0.png"
+    before = kept.stat().st_mtime_ns
+    told = []
+    write_pictures(splits, tmp_path, progress=told.append)
+    assert told == [1040]
+    assert kept.stat().st_mtime_ns == before
+    assert len(read_layout(home)) == 1040
+
+
+def test_other_pictures_are_not_mixed_in(splits, tmp_path):
+    home = write_pictures(splits, tmp_path)
+    other = {**splits, "test": dataclasses.replace(splits["test"], labels=splits["test"].labels.copy() ^ 1)}
+    with pytest.raises(ValueError, match=r"0\.npy lists other pictures"):
+        write_pictures(other, tmp_path)
+    assert len(read_layout(home)) == 1040
+
+
+def test_other_tasks_are_refused(tmp_path):
+    small = generate(Rule(min_length=10, max_length=30), (3, 2, 1))
+    with pytest.raises(ValueError, match="no level 'listops'"):
+        write_pictures(small, tmp_path)
+
+
+def test_a_list_appears_after_its_pictures(splits, tmp_path, monkeypatch):
+    def full(picture, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(official_files, "_write_png", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_pictures(splits, tmp_path)
+    assert not list((tmp_path / "pathfinder32" / "curv_baseline" / "metadata").iterdir())

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nip.atomic import replacing
-from nip.data.tasks import source as release
 from nip.data.tasks.examples import Examples, read_only
 from nip.data.tasks.listops.language import TOKENS
 from nip.data.tasks.registry import SPLITS, TASKS, Task
-from nip.data.tasks.source import Plan, Request
+from nip.data.tasks.source import Plan, Request, release_folder
 from nip.data.tasks.storage import checksum
 
 NAMES = {"train": "basic_train.tsv", "dev": "basic_val.tsv", "test": "basic_test.tsv"}
@@ -82,12 +81,12 @@ def read_tsv_file(path: Path, split: str) -> Examples:
     return Examples(TASKS["listops"], split, tokens, offsets, labels)
 
 
-def recognises(path: Path, task: Task) -> bool:
+def recognises_tsv(path: Path, task: Task) -> bool:
     """Whether the folder holds one of the three files, itself or in its ``listops-1000``, as the archive unpacks."""
     return _folder(path) is not None
 
 
-def plan(request: Request) -> Plan:
+def plan_tsv(request: Request) -> Plan:
     """Take the three files of a folder, as they are split."""
     folder = _folder(request.path) or request.path
     paths = [folder / name for name in NAMES.values()]
@@ -105,7 +104,9 @@ def plan(request: Request) -> Plan:
 
 
 def _folder(path: Path) -> Path | None:
-    return release.find(path, "listops-1000", lambda folder: any((folder / name).is_file() for name in NAMES.values()))
+    return release_folder(
+        path, "listops-1000", lambda folder: any((folder / name).is_file() for name in NAMES.values())
+    )
 
 
 def write_tsv(splits: Mapping[str, Examples], folder: Path) -> list[Path]:

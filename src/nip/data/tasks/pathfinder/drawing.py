@@ -1,16 +1,20 @@
-"""Pathfinder: are two round markers joined by a dashed contour? Pictures drawn by the published rule, seeded.
+"""Pathfinder: are two round markers joined by a dashed contour? Pictures drawn by the published rule, with a seed.
 
-The task is that of Linsley et al. (arXiv 1805.08315) and Kim, Linsley et al. (arXiv 1906.01558), the setting that of
-Long Range Arena (arXiv 2011.04006): 32 × 32 pixels, three levels. A picture holds two long dashed contours that grow
-side by side, and shorter ones that distract. A round marker lies where one long contour begins; the other lies where
-the same contour ends (label 1) or where the other one ends (label 0).
+The task is that of Linsley et al. [1]_ and Kim, Linsley et al. [2]_ in the setting of Long Range Arena [3]_: 32 × 32
+pixels, three levels. A picture has two long dashed contours that grow side by side, and shorter ones that distract. One
+round marker is at an end of a long contour; the other is at the other end of the same contour (label 1) or of the other
+one (label 0).
+
+References
+----------
+.. [1] D. Linsley et al., arXiv 1805.08315.
+.. [2] J. Kim, D. Linsley et al., arXiv 1906.01558.
+.. [3] Y. Tay et al., *Long Range Arena*, arXiv 2011.04006.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,12 +22,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nip.data.tasks.examples import Examples
 from nip.data.tasks.pathfinder.dashes import SIZE, dashes
+from nip.data.tasks.registry import SPLITS
+from nip.data.tasks.source import Plan, Request
+from nip.data.tasks.threads import map_ahead
 from nip.graphs.pattern import check_int
 from nip.processor import usable_cores
 
+PREFIX = "pathfinder32-"  # of the tasks' names; the level follows
 SEED_DISTANCE = 7  # pixels between the beginnings of the two long contours
-CHUNK = 500  # pictures that a thread draws at a time; any other number gives the same pictures
+CHUNK = 500  # pictures that a thread draws at a time; the number does not change them
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,11 @@ class Level:
     Parameters
     ----------
     name : str
-        As the official folders are called.
+        Name of the official folder.
     contour_length : int
         Dashes of each of the two long contours: 6, 9 or 14.
     number : int
-        Its place in the list; part of every picture's random stream.
+        Index of the level; part of every picture's random stream.
     """
 
     name: str
@@ -51,7 +60,7 @@ class Level:
 
     @property
     def n_distractors(self) -> int:
-        """Distractors that are tried: as many as have 20 dashes."""
+        """Number of distractors that are tried: 20 dashes in total."""
         return 20 // self.distractor_length
 
 
@@ -67,7 +76,7 @@ LEVELS = {
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """One picture and how it came about.
+    """A picture and its contours.
 
     Parameters
     ----------
@@ -79,8 +88,8 @@ class Drawing:
         The contour of every dash; 0 and 1 are the long ones.
     dashes : ndarray of shape (n_dashes, 3), int64
         Row, column and direction of every dash, in the order of growth. The direction is an index into
-        `nip.data.tasks.pathfinder.dashes.Dashes`. The pixel is the tail of a contour's first dash, and
-        the head of the others.
+        `nip.data.tasks.pathfinder.dashes.Dashes`. The pixel is the tail of a contour's first dash, and the head of the
+        others.
     markers : ndarray of shape (2, 2), int64
         Row and column of the markers.
     """
@@ -93,14 +102,14 @@ class Drawing:
 
 
 def find_level(name: str) -> Level:
-    """The level of that name, or a ValueError that lists the names there are."""
+    """The level of that name; a ValueError lists the names."""
     if name not in LEVELS:
         raise ValueError(f"Pathfinder has no level {name!r}. The levels are {', '.join(LEVELS)}.")
     return LEVELS[name]
 
 
 def draw(level: str, index: int, *, seed: int = 0) -> Drawing:
-    """Draw picture number `index` of a level: a function of the level, the seed and the number alone.
+    """Draw picture number `index` of a level, a function of level, seed and number alone.
 
     Parameters
     ----------
@@ -110,6 +119,10 @@ def draw(level: str, index: int, *, seed: int = 0) -> Drawing:
         At least 0.
     seed : int, default=0
         At least 0.
+
+    Returns
+    -------
+    Drawing
 
     Raises
     ------
@@ -131,7 +144,7 @@ def draw(level: str, index: int, *, seed: int = 0) -> Drawing:
 def draw_many(
     level: str, n: int, *, seed: int = 0, first: int = 0, workers: int | None = None
 ) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Draw the pictures `first` … `first + n − 1` of a level in order, in portions.
+    """Draw the pictures `first` … `first + n − 1` of a level, in order and in chunks.
 
     Parameters
     ----------
@@ -142,13 +155,13 @@ def draw_many(
     seed : int, default=0
         At least 0.
     workers : int, optional
-        Threads; by default one per core that this process may use. Their number does not change a picture.
+        Number of threads; by default one per available core. It does not change the pictures.
 
     Yields
     ------
-    pictures : ndarray of shape (n_portion, 1024), uint8
+    pictures : ndarray of shape (n_chunk, 1024), uint8
         Brightness, row by row.
-    labels : ndarray of shape (n_portion,), int64
+    labels : ndarray of shape (n_chunk,), int64
 
     Raises
     ------
@@ -158,30 +171,18 @@ def draw_many(
     found = find_level(level)
     for name, value in {"n": n, "first": first, "seed": seed}.items():
         check_int(name, value, "Pathfinder", minimum=0)
-    workers = workers or usable_cores()
 
-    def portion(start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        drawings = [_draw(found, i, seed) for i in range(start, stop)]
-        pictures = np.stack([each.picture for each in drawings]).reshape(stop - start, SIZE * SIZE)
+    def chunk(start: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        drawings = [_draw(found, i, seed) for i in range(start, min(start + CHUNK, first + n))]
+        pictures = np.stack([each.picture for each in drawings]).reshape(len(drawings), SIZE * SIZE)
         return pictures, np.array([each.label for each in drawings], dtype=np.int64)
 
-    _machinery()  # compiled before threads ask for it
-    starts = iter(range(first, first + n, CHUNK))
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[tuple[NDArray[np.uint8], NDArray[np.int64]]]] = deque()
-        try:
-            while True:
-                while len(ahead) < 2 * workers and (start := next(starts, None)) is not None:
-                    ahead.append(pool.submit(portion, start, min(start + CHUNK, first + n)))
-                if not ahead:
-                    return
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    _kernel()  # compiled before several threads need it
+    yield from map_ahead(chunk, range(first, first + n, CHUNK), workers or usable_cores())
 
 
 def _draw(level: Level, index: int, seed: int) -> Drawing:
-    kernel, tables, around, marker = _machinery()
+    kernel, tables, around, marker = _kernel()
     stream = np.random.SeedSequence(seed, spawn_key=(level.number, index))
     rng = np.random.Generator(np.random.PCG64(stream))
     rule = (level.contour_length, level.distractor_length, level.n_distractors)
@@ -190,7 +191,8 @@ def _draw(level: Level, index: int, seed: int) -> Drawing:
 
 
 @cache
-def _machinery() -> tuple[Any, Any, NDArray[np.int64], NDArray[np.uint8]]:
+def _kernel() -> tuple[Any, Any, NDArray[np.int64], NDArray[np.uint8]]:
+    """`kernels.draw` and its tables."""
     from nip.data.tasks.pathfinder import kernels
 
     each = dashes()
@@ -200,6 +202,33 @@ def _machinery() -> tuple[Any, Any, NDArray[np.int64], NDArray[np.uint8]]:
     )
     angles = np.arange(360) * np.pi / 180
     around = SEED_DISTANCE * np.stack([np.sin(angles), np.cos(angles)], axis=1)
-    # halves (there is 3.5 at 30 degrees) would hang on the last bit of the sine
+    # halves (3.5 at 30 degrees) would depend on the last bit of the sine
     steps = np.rint(around - 1e-9).astype(np.int64)
     return kernels.draw, tables, steps, each.marker
+
+
+def plan(request: Request) -> Plan:
+    """Draw a set; its parameters are the numbers of pictures ``train``, ``dev`` and ``test``."""
+    level = find_level(request.task.name.removeprefix(PREFIX))
+    sizes = {split: request.parameters.get(split, size) for split, size in zip(SPLITS, request.task.sizes, strict=True)}
+    for name, value in sizes.items():
+        check_int(name, value, "Pathfinder", minimum=1)
+    check_int("seed", request.seed, "Pathfinder", minimum=0)
+
+    def chunks(split: str, first: int) -> Iterator[Examples]:
+        for pictures, labels in draw_many(level.name, sizes[split], seed=request.seed, first=first):
+            n, pixels = pictures.shape
+            offsets = np.arange(n + 1, dtype=np.int64) * pixels
+            yield Examples(request.task, split, pictures.reshape(-1), offsets, labels)
+
+    firsts = {"train": 0, "dev": sizes["train"], "test": sizes["train"] + sizes["dev"]}
+    return Plan(
+        {
+            "source": "drawn by nip",
+            "parameters": {"seed": request.seed, **sizes},
+            "split_rule": "In the order drawn: first train, then dev, then test. Every picture is drawn independently.",
+            "licence": "Drawn from random numbers. The rule is that of Pathfinder (Linsley et al., arXiv 1805.08315; "
+            "its generator is under the MIT licence) with the parameters of Long Range Arena (arXiv 2011.04006).",
+        },
+        lambda: {split: chunks(split, firsts[split]) for split in SPLITS},
+    )

@@ -1,38 +1,41 @@
-"""Pathfinder's official files: PNG pictures in ``imgs/<k>`` and their labels in ``metadata/<k>.npy``.
+"""Pathfinder's official files, read and written: PNG pictures in ``imgs/<k>``, their labels in ``metadata/<k>.npy``.
 
-The files of the release are text in spite of their names, a line a picture; newer generators write true ``.npy`` files
-of text. Columns 0, 1 and 3 are folder, file name and label. The release has one empty picture, which is left out.
+The metadata of the release are text in spite of their names, a line per picture; newer generators write true ``.npy``
+files of text. Columns 0, 1 and 3 are folder, file name and label. The release has one empty picture, which is skipped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.data.tasks import source as release
+from nip.atomic import replacing
 from nip.data.tasks.examples import Examples, chunks
+from nip.data.tasks.pathfinder.dashes import CONTINUITY, LENGTH, MARGIN, SIZE, THICKNESS
+from nip.data.tasks.pathfinder.drawing import PREFIX, find_level
 from nip.data.tasks.pictures import pixels_of
-from nip.data.tasks.registry import Task
-from nip.data.tasks.source import Plan, Request
+from nip.data.tasks.registry import SPLITS, Task
+from nip.data.tasks.source import Plan, Request, release_folder
 
+BATCH = 1000  # pictures in a folder
 SPLIT_RULES = ("contiguous", "shuffled", "s4")
 _NAME, _LABEL = 1, 3  # columns
 
-Row = tuple[str, int]  # where the picture is below the level's folder, and its label
+Row = tuple[str, int]  # the path of a picture in the level's folder, and its label
 
 
 def recognises(path: Path, task: Task) -> bool:
-    """Whether the level's folder, with its ``metadata``, is there or where the release has it."""
+    """Whether the path is the level's folder with ``metadata``, or one of the release that it is in."""
     return _root(path, task) is not None
 
 
 def plan(request: Request) -> Plan:
-    """Take the pictures of a level. The three ways to split that are in use are `SPLIT_RULES`."""
+    """Read the pictures of a level. `SPLIT_RULES` are the three ways to split that are in use."""
     task, rule = request.task, request.split_rule or SPLIT_RULES[0]
     if rule != "shuffled" and request.seed:
         raise ValueError(f"The split rule {rule} draws nothing; only 'shuffled' takes a seed.")
@@ -74,6 +77,18 @@ def plan(request: Request) -> Plan:
 def split_indices(n: int, rule: str, seed: int = 0) -> dict[str, Sequence[int]]:
     """Which of n pictures are in train, dev and test.
 
+    Parameters
+    ----------
+    n : int
+    rule : str
+        One of `SPLIT_RULES`.
+    seed : int, default=0
+        For "shuffled".
+
+    Returns
+    -------
+    dict of str to sequence of int
+
     Examples
     --------
     >>> {split: list(chosen) for split, chosen in split_indices(12, "contiguous").items()}
@@ -94,7 +109,7 @@ def split_indices(n: int, rule: str, seed: int = 0) -> dict[str, Sequence[int]]:
 
 
 def _metadata(root: Path) -> tuple[str, list[Row]]:
-    """The checksum of all metadata files in the order of their numbers, and their rows."""
+    """The checksum of all metadata files, in the order of their numbers, and their rows."""
     files = sorted((root / "metadata").glob("*.npy"), key=lambda path: (_number(path), path.name))
     digest = hashlib.sha256()
     rows: list[Row] = []
@@ -158,9 +173,72 @@ def _number(path: Path) -> int:
 
 
 def _root(path: Path, task: Task) -> Path | None:
-    level = task.name.removeprefix("pathfinder32-")
+    level = task.name.removeprefix(PREFIX)
     for name in (level, f"pathfinder32/{level}"):
-        found = release.find(path, name, lambda folder: any((folder / "metadata").glob("*.npy")))
+        found = release_folder(path, name, lambda folder: any((folder / "metadata").glob("*.npy")))
         if found is not None:
             return found
     return None
+
+
+def write_pictures(
+    splits: Mapping[str, Examples], folder: Path, *, progress: Callable[[int], None] | None = None
+) -> Path:
+    """Write a Pathfinder set in the layout of the release, in the order train, dev, test.
+
+    ``<folder>/pathfinder32/<level>/`` gets ``imgs/<k>/sample_<n>.png``, pictures 1000 k … 1000 k + 999 of the set, and
+    ``metadata/<k>.npy``, which is text in spite of its name: a line per picture with eleven columns (folder, file,
+    number, label, continuity, dashes of a contour, dashes of a distractor, length, thickness and margin of a dash,
+    number of contrasts). The list is written after its pictures, so the same call resumes an interrupted one.
+
+    Parameters
+    ----------
+    splits : mapping of str to Examples
+        The train, dev and test splits of one level.
+    folder : Path
+        Created if it does not exist.
+    progress : callable, optional
+        Called with the number of pictures written so far.
+
+    Returns
+    -------
+    Path
+        The folder of the level.
+
+    Raises
+    ------
+    ValueError
+        If the task is not a level of Pathfinder, or existing lists are of other pictures.
+    """
+    level = find_level(splits["train"].task.name.removeprefix(PREFIX))
+    home = Path(folder) / "pathfinder32" / level.name
+    (home / "metadata").mkdir(parents=True, exist_ok=True)
+    labels = np.concatenate([splits[name].labels for name in SPLITS])
+    bounds = np.cumsum([0, *(len(splits[name]) for name in SPLITS)])
+    described = f"{CONTINUITY} {level.contour_length} {level.distractor_length} {LENGTH} {THICKNESS} {MARGIN} 1"
+    for k, start in enumerate(range(0, labels.size, BATCH)):
+        numbers = range(start, min(start + BATCH, labels.size))
+        lines = [f"imgs/{k} sample_{i - start}.png {i - start} {labels[i]} {described}\n" for i in numbers]
+        text = "".join(lines).encode()
+        listed = home / "metadata" / f"{k}.npy"
+        if listed.is_file():
+            if listed.read_bytes() != text:
+                raise ValueError(f"{listed} lists other pictures. Choose another folder, or remove {home}.")
+            continue
+        pictures = home / "imgs" / str(k)
+        pictures.mkdir(parents=True, exist_ok=True)
+        for i in numbers:
+            split = int(np.searchsorted(bounds, i, side="right")) - 1
+            picture = splits[SPLITS[split]].sequence(i - int(bounds[split]))
+            _write_png(np.asarray(picture, np.uint8), pictures / f"sample_{i - start}.png")
+        with replacing(listed) as file:
+            file.write(text)
+        if progress is not None:
+            progress(numbers.stop)
+    return home
+
+
+def _write_png(picture: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(picture.reshape(SIZE, SIZE)).save(path, format="PNG")
