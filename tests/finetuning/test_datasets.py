@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from finetuning_files import WORDS, write_tokenizer
-from nip.finetuning.datasets import dataset_sha256, file_sha256, read_rows, tokenize_dataset, tokenizer_sha256
+from nip.finetuning.datasets import dataset_sha256, read_rows, tokenize_dataset, tokenizer_sha256
+from nip.runs.folder import file_sha256
 
 ROWS = [{"article": "Long, and\ttold.", "abstract": "Short."}, {"article": "Ünd", "abstract": "so"}]
 

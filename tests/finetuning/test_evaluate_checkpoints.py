@@ -13,7 +13,7 @@ from nip.finetuning.evaluate_checkpoints import evaluate_checkpoints, evaluation
 from nip.finetuning.glue import task as glue
 from nip.finetuning.masked_lm import task as masked_lm
 from nip.report.page import write_report
-from nip.runs.folder import sha256
+from nip.runs.folder import file_sha256
 from nip.runs.record import RunRecord, read_record
 from nip.study import find
 
@@ -171,7 +171,7 @@ def test_a_report_reads_the_run(trained: Path, tmp_path: Path):
     assert run.result.test_accuracy == result["test_accuracy"]
     assert run.settings == json.loads((trained / "run.json").read_text())["settings"]
     sums = json.loads((trained / "manifest.json").read_text())["sha256"]
-    assert sums["model.safetensors"] == sha256(trained / "model.safetensors")
+    assert sums["model.safetensors"] == file_sha256(trained / "model.safetensors")
     assert run.curves["dev"].steps == (2, 4)
     assert run.curves["train"].steps == (1, 2, 3, 4)
     assert "On mrpc, random" in find([run])[0].sentence

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nip.lra import train
-from nip.runs.folder import RunFolder, read_metrics, sha256
+from nip.runs.folder import RunFolder, file_sha256, read_metrics
 from nip.runs.record import read_record
 from nip.training.train_step import TrainingDivergedError
 
@@ -54,7 +54,7 @@ def test_the_run_folder(config, data, tmp_path):
     assert record.settings == json.loads(folder.config.read_text())
     assert (record.kind, record.planned_steps, record.result.test_accuracy) == ("lra", 12, result["test_accuracy"])
     sums = json.loads((folder.path / "manifest.json").read_text())["sha256"]
-    assert sums == {str(file.relative_to(folder.path)): sha256(file) for file in (folder.best, folder.checkpoint)}
+    assert sums == {str(file.relative_to(folder.path)): file_sha256(file) for file in (folder.best, folder.checkpoint)}
 
 
 def test_a_finished_run_is_not_trained_again(config, data, tmp_path, capsys):

@@ -9,7 +9,16 @@ import pytest
 
 from nip.lra import recipe
 from nip.lra.config import check_same_config, settle
-from nip.runs.folder import Metrics, RunFolder, check_same_run, claimed, locked, read_metrics, sha256, write_manifest
+from nip.runs.folder import (
+    Metrics,
+    RunFolder,
+    check_same_run,
+    claimed,
+    file_sha256,
+    locked,
+    read_metrics,
+    write_manifest,
+)
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -168,5 +177,5 @@ def test_the_manifest(tmp_path):
     }
     write_manifest(tmp_path, ["nip", "lra"], owned, finished=True)
     binary = ("best/model.safetensors", "checkpoint-3/optimizer.pt")
-    sums = {name: sha256(tmp_path / name) for name in binary}
+    sums = {name: file_sha256(tmp_path / name) for name in binary}
     assert json.loads((tmp_path / "manifest.json").read_text()) == {**before, "sha256": sums}

@@ -206,12 +206,6 @@ def dataset_sha256(data: Any) -> str:
     return digest.hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def tokenizer_sha256(tokenizer: Any) -> str:
     """SHA-256 of a tokenizer's vocabulary and rules, without what it was last asked to do."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from nip.atomic import replacing
 from nip.finetuning.commands import COMMANDS
 from nip.finetuning.output_dir import checkpoints, written
-from nip.runs.folder import read_run_file
+from nip.runs.folder import read_run_file, write_json
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
@@ -180,7 +180,7 @@ def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[s
             command = [*flags, "--do_eval", "--model_name_or_path", str(checkpoint), "--output_dir", scratch]
             result = main(command, program=f"nip {run['kind']}")
         rows.append({"checkpoint": str(checkpoint), "step": step, "flags": list(more), **result["metrics"]})
-        _write(out, rows)
+        write_json(out, rows)
     draw_checkpoints(rows, out.with_suffix(".svg"))
     return rows
 
@@ -249,8 +249,3 @@ def prediction_argv(words: Sequence[str]) -> list[str]:
 
 def _raise(message: str) -> NoReturn:
     raise ValueError(f"{message[:1].upper()}{message[1:]}.")
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with replacing(path) as file:
-        file.write((json.dumps(list(rows), indent=2) + "\n").encode())

@@ -48,7 +48,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import ProgressCallback, TrainerState
 
 from nip.finetuning.arguments import Command, described
-from nip.finetuning.datasets import disable_progress_bars, file_sha256
+from nip.finetuning.datasets import disable_progress_bars
 from nip.finetuning.evaluate_checkpoints import draw_curves
 from nip.finetuning.output_dir import OWNED, STATE_FILE, Claim, claimed_output, clear
 from nip.models.huggingface.config import ENTRY
@@ -56,7 +56,15 @@ from nip.models.huggingface.norms import NORM, RMS, swap
 from nip.runs.accuracy import learned, wilson_interval
 from nip.runs.console import Console
 from nip.runs.environment import environment
-from nip.runs.folder import Metrics, add_to_run_file, read_metrics, read_run_file, write_json, write_manifest
+from nip.runs.folder import (
+    Metrics,
+    add_to_run_file,
+    file_sha256,
+    read_metrics,
+    read_run_file,
+    write_json,
+    write_manifest,
+)
 from nip.runs.process import peak_mib
 from nip.runs.record import RunRecord, write_record
 

@@ -12,13 +12,13 @@ from accelerate import Accelerator, DistributedType
 
 from nip.attention import Choice, explain
 from nip.data.corpus import open_corpus, read_manifest
-from nip.data.tasks.storage import checksum
 from nip.graphs import Pattern, pattern
 from nip.pretraining.model import ModelSettings
 from nip.pretraining.output_dir import STOPS
 from nip.pretraining.settings import Settings, size_of
 from nip.pretraining.trackers import check_installed
 from nip.processor import computes_bf16
+from nip.runs.folder import file_sha256
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
@@ -105,7 +105,7 @@ def refuse_impossible(settings: Settings, dataset: Path, accelerator: Accelerato
         raise ValueError(f"--next-sentence needs pairs of sentences; {dataset} was made without them.")
     folder = dataset.expanduser() / "tokenizer"
     for name, known in manifest["tokenizer"]["sha256"].items():
-        if not (folder / name).is_file() or checksum(folder / name) != known:
+        if not (folder / name).is_file() or file_sha256(folder / name) != known:
             raise ValueError(f"{folder / name} is not the tokenizer that the shards of {dataset} were made with.")
     model_settings(settings, settings.tokens_at_most).rows(open_corpus(dataset).vocabulary)
 

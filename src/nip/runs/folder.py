@@ -305,11 +305,11 @@ def write_manifest(path: Path, command: Sequence[str], owned: Iterable[str], *, 
     """
     owned = sorted({MANIFEST, LOCK, *owned})
     files = sorted({file for name in owned for file in path.glob(name) if file.is_file()}) if finished else []
-    sums = {file.relative_to(path).as_posix(): sha256(file) for file in files if file.suffix in BINARY}
+    sums = {file.relative_to(path).as_posix(): file_sha256(file) for file in files if file.suffix in BINARY}
     write_json(path / MANIFEST, {"format": FORMAT, "command": list(command), "owned": owned, "sha256": sums})
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

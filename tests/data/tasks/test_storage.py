@@ -13,6 +13,7 @@ import pytest
 from nip.data import SPLITS, open_split, verify, write_task
 from nip.data.tasks import storage
 from nip.data.tasks import storage as writing
+from nip.runs import folder as folder_files
 
 DESCRIPTION = {"source": "test", "parameters": {"seed": 5, "train": 300}, "split_rule": "none", "licence": "none"}
 
@@ -129,7 +130,8 @@ def test_an_interrupted_writer_leaves_what_was_there(step, small, written, tmp_p
     empty = tmp_path_factory.mktemp("empty")
     for folder, there in ((empty, []), (written, ["listops"])):
         steps = iter(range(10))
-        monkeypatch.setattr(writing, "replacing", interrupted)
+        for module in (writing, folder_files):  # the arrays, and last the manifest
+            monkeypatch.setattr(module, "replacing", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_task(small, folder, DESCRIPTION | {"source": "second"}, overwrite=True)
         monkeypatch.undo()
@@ -158,12 +160,12 @@ from pathlib import Path
 from nip.data import Rule, build_listops
 from nip.data.tasks import storage as writing
 
-real, calls = writing.checksum, iter(range(9))
-def checksum(path):
+real, calls = writing.file_sha256, iter(range(9))
+def file_sha256(path):
     if next(calls) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(path)
-writing.checksum = checksum
+writing.file_sha256 = file_sha256
 build_listops(Path(sys.argv[1]), Rule(min_length=10, max_length=80), (30, 4, 5))
 """
 
@@ -278,7 +280,7 @@ def test_a_changed_byte_is_found_by_verify(part, value, written):
     with pytest.raises(ValueError, match=rf"dev.{part}.npy is damaged: its SHA-256"):
         verify("listops", written)
     # with the checksum forged, the values of the expressions tell
-    change_manifest(written, lambda m: m["splits"]["dev"]["sha256"].update({part: storage.checksum(path)}))
+    change_manifest(written, lambda m: m["splits"]["dev"]["sha256"].update({part: storage.file_sha256(path)}))
     with pytest.raises(ValueError, match="is not its value"):
         verify("listops", written)
 
@@ -288,7 +290,7 @@ def test_token_ids_that_no_token_has_are_found_by_verify(written):
     array = np.load(path)
     array[0] = 16
     np.save(path, array)
-    change_manifest(written, lambda m: m["splits"]["test"]["sha256"].update(tokens=storage.checksum(path)))
+    change_manifest(written, lambda m: m["splits"]["test"]["sha256"].update(tokens=storage.file_sha256(path)))
     with pytest.raises(ValueError, match="token ids outside 1 … 15"):
         verify("listops", written)
 

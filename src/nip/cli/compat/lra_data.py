@@ -47,15 +47,13 @@ def with_original_data(arguments: Sequence[str]) -> list[str]:
 
 def converted(task: str, pickles: Path) -> Path:
     """The data folder with a task's data from pickles, made if it is not there yet. Raises as `with_original_data`."""
-    from filelock import FileLock
-
     from nip import data
+    from nip.runs.folder import LOCK, locked
 
     files = sorted(pickles.resolve().glob(f"{task}.*.pickle"))
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     folder = data.data_folder() / "original" / hashlib.sha256(repr(states).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # several processes of one run start here
+    with locked(folder / LOCK, wait=True):  # several processes of one run start here
         if not (folder / task).is_dir():
             print(f"Converting {task} of {pickles} into {folder}.", file=sys.stderr)
             with progress_bar(task, sum(data.TASKS[task].sizes)) as progress:

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 
 from nip.atomic import replacing
 from nip.data import hub
-from nip.data.corpus.clean import Read, chunk_names, clean_part, open_chunk, parts_read, write_array, write_json
+from nip.data.corpus.clean import Read, chunk_names, clean_part, open_chunk, parts_read, write_array
 from nip.data.corpus.corpus import FORMAT, KIND, read_manifest
 from nip.data.corpus.dedup import Fate, fates
 from nip.data.corpus.files import Piece, cut, find_files, find_form, unpack_large
@@ -36,9 +35,10 @@ from nip.data.corpus.tokenizer import (
     train_wordpiece,
     wordpiece_config,
 )
-from nip.data.tasks.storage import MANIFEST, checksum
+from nip.data.tasks.storage import MANIFEST
+from nip.runs.folder import LOCK, check_same_run, file_sha256, locked, write_json
 
-PLAN, WORK, LOCK, TEXT = "plan.json", "work", ".lock", "text"
+PLAN, WORK, TEXT = "plan.json", "work", "text"
 UNPACKED = ".unpacked"  # hidden, like the lock: both exist before the plan
 
 
@@ -95,7 +95,7 @@ def build_corpus(
         raise ValueError(f"{out} lies in {origin}, which is read. Choose another folder with --output-dir.")
     _require_ours(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with locked(out / LOCK):
         if overwrite:
             _empty(out)
         if (out / MANIFEST).is_file():
@@ -155,7 +155,7 @@ def _make(
     if keep_text:
         _keep_text(out, names, begins, found)
     manifest = _manifest(out, asked, read, found, len(names))
-    write_json(out / MANIFEST, {**manifest, "source_files": files})
+    write_json(out / MANIFEST, {**manifest, "source_files": files}, indent=1)
     _clear(out)
 
 
@@ -186,7 +186,7 @@ def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], 
             parts = [(piece,) for part in parts for piece in part]
     planned = [[asdict(piece) for piece in part] for part in parts]
     if before is None:
-        write_json(out / PLAN, {"asked": asked, "files": files, "parts": planned})
+        write_json(out / PLAN, {"asked": asked, "files": files, "parts": planned}, indent=1)
     elif before != planned:
         raise _changed(origin, out)
     return parts
@@ -267,7 +267,7 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
             "similar": int((found == Fate.SIMILAR).sum()),
         },
         "characters": sum(part.characters for part in read),
-        "tokenizer": {"vocabulary": asdict(vocabulary), "sha256": {path.name: checksum(path) for path in files}},
+        "tokenizer": {"vocabulary": asdict(vocabulary), "sha256": {path.name: file_sha256(path) for path in files}},
         "splits": splits,
     }
 
@@ -337,34 +337,6 @@ def _empty(out: Path) -> None:
 
 def _require_same(out: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
     flat = [{**each, **each["settings"]} for each in (there, json.loads(json.dumps(asked)))]
-    differing = [
-        f"{key} is {flat[0].get(key)!r} there and {flat[1].get(key)!r} here"
-        for key in flat[1]
-        if key != "settings" and flat[0].get(key) != flat[1].get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{out} holds another corpus: {'; '.join(differing)}. --overwrite replaces it, --output-dir names another "
-            "folder."
-        )
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    try:
-        import filelock
-    except ImportError as error:
-        raise ImportError("Making a corpus needs filelock: pip install 'nip[pretrain]'") from error
-    lock_file = out / LOCK
-    lock_file.open("a").close()
-    lock = filelock.FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(
-            f"Another process is making the corpus in {out}; wait for it, or name another --output-dir."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    there, asked = ({key: each.get(key) for key in flat[1] if key != "settings"} for each in flat)
+    mend = "--overwrite replaces it, --output-dir names another folder."
+    check_same_run(out, there, asked, what="corpus", mend=mend)

@@ -24,6 +24,7 @@ from nip.data.corpus.minhash import band_hashes, text_hash
 from nip.data.corpus.normalize import normalize, pieces
 from nip.data.corpus.read import documents
 from nip.data.corpus.settings import Settings
+from nip.runs.folder import write_json
 
 _BATCH = 1 << 20  # bytes of text whose MinHashes are computed at once
 SEPARATOR = b"\n\n"
@@ -76,7 +77,7 @@ def clean_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Set
     for chunk in by_size(_clean(part, settings, read), settings.shard_mb << 20):
         _write(folder / f"{number:05}-{read.chunks:05}", chunk, settings)
         read.chunks += 1
-    write_json(done, asdict(read))
+    write_json(done, asdict(read), indent=1)
 
 
 def parts_read(folder: Path, n_parts: int) -> list[Read]:
@@ -108,12 +109,6 @@ def open_chunk(folder: Path, name: str) -> Chunk:
     """Open a finished chunk."""
     text = np.memmap(folder / f"{name}.txt", np.uint8, "r")
     return Chunk(text, np.load(folder / f"{name}.offsets.npy", mmap_mode="r", allow_pickle=False))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:

@@ -29,7 +29,8 @@ from nip.data.corpus.batch import Batch
 from nip.data.corpus.bert_samples import MaskedOnce
 from nip.data.corpus.shards import TOKENIZER, Packed, pack
 from nip.data.masking import IGNORED, Masked, Masking, Vocabulary, mask
-from nip.data.tasks.storage import MANIFEST, checksum, task_in
+from nip.data.tasks.storage import MANIFEST, task_in
+from nip.runs.folder import file_sha256
 
 Array = NDArray[Any]
 
@@ -272,7 +273,7 @@ def verify(folder: Path) -> dict[str, int]:
     manifest = read_manifest(folder)
     for name, expected in manifest["tokenizer"]["sha256"].items():
         path = folder / TOKENIZER / name
-        if not path.is_file() or checksum(path) != expected:
+        if not path.is_file() or file_sha256(path) != expected:
             raise _damaged(path, "it is missing" if not path.is_file() else "its SHA-256 is not the manifest's")
     counts = {}
     for split in manifest["splits"]:
@@ -280,7 +281,7 @@ def verify(folder: Path) -> dict[str, int]:
         for k, entry in enumerate(manifest["splits"][split]["shards"]):
             for part, file in entry["files"].items():
                 path = folder / f"{entry['name']}.{part}.npy"
-                if checksum(path) != file["sha256"]:
+                if file_sha256(path) != file["sha256"]:
                     raise _damaged(path, "its SHA-256 is not the manifest's")
             shard = corpus._shard(k)
             ids = shard.input_ids if isinstance(shard, MaskedOnce) else shard.tokens

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from nip.data.compiled import compiled
 from nip.data.corpus.batch import Batch, token_type
 from nip.data.corpus.bert_samples import masked_arrays
-from nip.data.corpus.clean import Chunk, by_size, open_chunk, write_array, write_json
+from nip.data.corpus.clean import Chunk, by_size, open_chunk, write_array
 from nip.data.corpus.dedup import Fate
 from nip.data.corpus.settings import Settings
 from nip.data.corpus.tokenizer import Encoder, load_tokenizer
 from nip.data.masking import Vocabulary
-from nip.data.tasks.storage import checksum
+from nip.runs.folder import file_sha256, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -220,9 +220,9 @@ def shard_chunk(out: Path, work: Path, number: int, name: str, begin: int, end: 
         for part, values in arrays.items():
             path = out / f"{split}-{number:05}.{part}.npy"
             write_array(path, values)
-            sums[part] = {"bytes": path.stat().st_size, "sha256": checksum(path)}
+            sums[part] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         made[split] = {"name": f"{split}-{number:05}", **counts, "files": sums}
-    write_json(done, made)
+    write_json(done, made, indent=1)
 
 
 def _packed_arrays(

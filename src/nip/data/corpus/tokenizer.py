@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.data.corpus.clean import write_json
 from nip.data.masking import Vocabulary
+from nip.runs.folder import write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -122,7 +122,7 @@ def save_tokenizer(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     (partial / _TOKENIZER).write_text(tokenizer.to_str(pretty=False), "utf-8")
-    write_json(partial / _CONFIG, config)
+    write_json(partial / _CONFIG, config, indent=1)
     partial.rename(folder)
 
 

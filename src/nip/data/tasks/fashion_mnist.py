@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nip.data.tasks.examples import Examples
 from nip.data.tasks.registry import Task
 from nip.data.tasks.source import Plan, Request
-from nip.data.tasks.storage import checksum
+from nip.runs.folder import file_sha256
 
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -127,7 +127,7 @@ def plan(request: Request) -> Plan:
     return Plan(
         {
             "source": "Fashion-MNIST",
-            "parameters": {path.name: checksum(path) for path in paths},
+            "parameters": {path.name: file_sha256(path) for path in paths},
             "split_rule": "The last tenth of the official train files is dev, the rest train; test as in the files.",
             "licence": "MIT, Copyright 2017 Zalando SE (Xiao, Rasul and Vollgraf, arXiv 1708.07747).",
             "stand_in": "Not a task of Long Range Arena: as many tokens and classes as its image task, other pictures.",

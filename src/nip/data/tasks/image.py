@@ -19,8 +19,8 @@ from nip.data.tasks.examples import Examples
 from nip.data.tasks.pictures import pixels_of
 from nip.data.tasks.registry import Task
 from nip.data.tasks.source import Plan, Request
-from nip.data.tasks.storage import checksum
 from nip.data.tasks.text import parquet_files
+from nip.runs.folder import file_sha256
 
 # labels (n,) and colours (n, 32, 32, 3) of "train" or "test", a few pictures at a time
 Batch = tuple[NDArray[np.int64], NDArray[np.uint8]]
@@ -87,7 +87,7 @@ def recognises_parquet(path: Path, task: Task) -> bool:
 def plan_parquet(request: Request) -> Plan:
     """Take parquet files with the columns img (a PNG each) and label, as the Hugging Face Hub has them."""
     files = {part: parquet_files(request.path, part) for part in ("train", "test")}
-    sums = {file.name: checksum(file) for part in files.values() for file in part}
+    sums = {file.name: file_sha256(file) for part in files.values() for file in part}
 
     def batches(part: str) -> Iterator[Batch]:
         rows = (
@@ -152,7 +152,7 @@ def _plan_files(request: Request, source: str, name: str, suffix: str, read: Cal
             raise FileNotFoundError(
                 f"There is no {path}. CIFAR-10 is in data_batch_1{suffix} … 5 and test_batch{suffix}."
             )
-    sums = {path.name: checksum(path) for part in files.values() for path in part}
+    sums = {path.name: file_sha256(path) for part in files.values() for path in part}
     return _plan(request, source, sums, lambda part: (batch for path in files[part] for batch in read(path)))
 
 

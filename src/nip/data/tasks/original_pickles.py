@@ -17,7 +17,7 @@ from nip.data.tasks import pickles
 from nip.data.tasks.examples import Examples, chunks
 from nip.data.tasks.registry import SPLITS, Task
 from nip.data.tasks.source import Plan, Request
-from nip.data.tasks.storage import checksum
+from nip.runs.folder import file_sha256
 
 
 def recognises(path: Path, task: Task) -> bool:
@@ -40,7 +40,7 @@ def plan(request: Request) -> Plan:
     return Plan(
         {
             "source": "pickles of the original's form",
-            "parameters": {path.name: checksum(path) for path in files.values()},
+            "parameters": {path.name: file_sha256(path) for path in files.values()},
             "split_rule": "As in the files.",
             "licence": "That of the data in the files, which they do not state.",
         },

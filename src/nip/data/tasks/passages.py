@@ -17,8 +17,8 @@ from nip.data.offline.corpora import Text
 from nip.data.tasks.examples import Examples
 from nip.data.tasks.registry import SPLITS, Task
 from nip.data.tasks.source import Plan, Request
-from nip.data.tasks.storage import checksum
 from nip.graphs.pattern import check_int
+from nip.runs.folder import file_sha256
 
 LENGTH = 1000  # bytes of a passage at most
 LONGEST = 4000  # bytes that Long Range Arena keeps of a text
@@ -169,7 +169,7 @@ def plan_bible(request: Request) -> Plan:
         lambda: corpora.read_bible(path),
         whole=False,
         source="King James Version",
-        checksums={path.name: checksum(path)},
+        checksums={path.name: file_sha256(path)},
         licence="The text is in the public domain (1611); the file is Chip Chapin's, free to use, copy and modify.",
     )
 

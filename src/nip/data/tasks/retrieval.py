@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nip.data.tasks.examples import Examples, chunks
 from nip.data.tasks.registry import Task
 from nip.data.tasks.source import Plan, Request, release_folder
-from nip.data.tasks.storage import checksum
+from nip.runs.folder import file_sha256
 
 NAMES = {"train": "new_aan_pairs.train.tsv", "dev": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
 LONGEST = 1 << 26  # bytes of a line: a file without line ends is none of these
@@ -38,7 +38,7 @@ def plan(request: Request) -> Plan:
     return Plan(
         {
             "source": "official files",
-            "parameters": {path.name: checksum(path) for path in paths.values()},
+            "parameters": {path.name: file_sha256(path) for path in paths.values()},
             "split_rule": "As in the files.",
             "licence": "That of the files. Their texts are from the ACL Anthology Network corpus, whose terms forbid "
             "passing them on.",

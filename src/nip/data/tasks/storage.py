@@ -11,7 +11,6 @@ The folder is written under another name and renamed at the end: it is there as 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import shlex
@@ -29,6 +28,7 @@ from nip.atomic import locate, replacing
 from nip.data.tasks.examples import CHUNK, Examples
 from nip.data.tasks.registry import SPLITS, TASKS, Task, find_task
 from nip.locations import data_folder
+from nip.runs.folder import file_sha256, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -187,7 +187,7 @@ def verify(task_name: str, folder: Path | None = None) -> dict[str, int]:
     for split in SPLITS:
         for part in parts(task):
             path = home / f"{split}.{part}.npy"
-            if path.is_file() and checksum(path) != manifest["splits"][split]["sha256"][part]:
+            if path.is_file() and file_sha256(path) != manifest["splits"][split]["sha256"][part]:
                 raise _damaged(path, "its SHA-256 is not the manifest's")
         examples = open_split(task.name, split, folder)
         fault = ids_outside(examples)
@@ -223,12 +223,6 @@ def _only_empty_texts(examples: Examples) -> bool:
     empty = tokens[starts[np.diff(examples.offsets) == 1]]
     zeros = sum(np.count_nonzero(tokens[i : i + CHUNK] == 0) for i in range(0, tokens.size, CHUNK))
     return zeros == np.count_nonzero(empty == 0)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(path: Path, part: str, expected: Mapping[str, Any], task: Task) -> NDArray[Any]:
@@ -322,8 +316,7 @@ def write_task(
             **description,
             "splits": described,
         }
-        with replacing(partial / MANIFEST) as file:
-            file.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+        write_json(partial / MANIFEST, manifest)
         if home.exists():
             replaced = partial.with_suffix(".replaced")
             home.rename(replaced)
@@ -385,7 +378,7 @@ def _write_split(task: Task, name: str, pieces: Iterable[Examples], folder: Path
             tokens += int(piece.tokens.size)
         if not examples:
             raise ValueError(f"The {name} split of {task.name} would hold no example.")
-    sums = {part: checksum(folder / f"{name}.{part}.npy") for part in types}
+    sums = {part: file_sha256(folder / f"{name}.{part}.npy") for part in types}
     return {"examples": examples, "tokens": tokens, "sha256": sums}, foreign
 
 

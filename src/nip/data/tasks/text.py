@@ -17,7 +17,7 @@ from nip.data.tasks.examples import Examples, chunks
 from nip.data.tasks.registry import Task
 from nip.data.tasks.retrieval import byte_ids
 from nip.data.tasks.source import Plan, Request
-from nip.data.tasks.storage import checksum
+from nip.runs.folder import file_sha256
 
 # a review and where it is, with its label; "train" or "test" in, all of that part out, the same at every call
 Rows = Callable[[str], Iterator[tuple[str, int, bytes]]]
@@ -180,7 +180,7 @@ def _number(path: Path) -> int:
 
 
 def _sums(files: list[Path]) -> dict[str, str]:
-    return {file.name: checksum(file) for file in dict.fromkeys(files)}
+    return {file.name: file_sha256(file) for file in dict.fromkeys(files)}
 
 
 def _root(path: Path) -> Path | None:

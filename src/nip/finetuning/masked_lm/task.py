@@ -12,7 +12,7 @@ import numpy as np
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from nip.finetuning.arguments import Command, parse
-from nip.finetuning.datasets import file_sha256, read_hub, tokenize_dataset
+from nip.finetuning.datasets import read_hub, tokenize_dataset
 from nip.finetuning.losses import classification_loss, smoothed
 from nip.finetuning.masked_lm.data import (
     STREAMED_EVALUATION,
@@ -34,6 +34,7 @@ from nip.finetuning.masked_lm.masking import (
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
 from nip.finetuning.trainer import RecordedTrainer, TaskSetup, begin, report, run_task
 from nip.models.positions import positions_of
+from nip.runs.folder import file_sha256
 
 DEFAULT_LENGTH = 1024
 

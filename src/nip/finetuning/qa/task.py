@@ -6,7 +6,6 @@ Windows of long contexts (`nip.finetuning.qa.data`), the spans that score best (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
-from nip.atomic import replacing
 from nip.finetuning.arguments import Command, parse
 from nip.finetuning.datasets import check_data_source, dataset_sha256, read_splits, select_samples, tokenize_dataset
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
@@ -24,6 +22,7 @@ from nip.finetuning.qa.answers import AnswerRules, Answers, find_answers
 from nip.finetuning.qa.data import WindowRules, check, check_tokenizer, read_squad, references, windows
 from nip.finetuning.qa.metrics import score_v1, score_v2
 from nip.finetuning.trainer import TaskSetup, begin, report, run_task
+from nip.runs.folder import write_json
 
 DEFAULT_LENGTH = 384
 # What a window needs beside the model's inputs.
@@ -200,6 +199,5 @@ def write_answers(answers: Answers, folder: Path, prefix: str, *, negative: bool
     written = []
     for name, values in files.items():
         written.append(folder / f"{prefix}{name}.json")
-        with replacing(written[-1]) as file:
-            file.write((json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode())
+        write_json(written[-1], values)
     return written

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -46,7 +45,7 @@ from nip.finetuning.search.study import (
     retry_failed,
 )
 from nip.processor import usable_cores
-from nip.runs.folder import read_metrics, write_json
+from nip.runs.folder import locked, read_metrics, write_json
 from nip.runs.workers import Worker
 
 TRIALS, LOCKS = "trials", ".locks"
@@ -120,7 +119,7 @@ def run_search(search: Search, program: Sequence[str] = PROGRAM) -> dict[str, An
     study = open_study(storage, search.study, search.direction, search.pruner)
     check_same_search(study, search.described())
     lock = search.folder / LOCKS / f"{uuid.uuid4().hex}.lock"
-    with filelock.FileLock(lock):
+    with locked(lock):
         requeue_lost(study)
         if search.retry_failed:
             retry_failed(study)

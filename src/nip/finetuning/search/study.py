@@ -24,11 +24,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nip.finetuning.search.space import Space, Value, grid_points, has_range, space_size
+from nip.runs.folder import locked
 
 HEARTBEAT, GRACE = 20, 90  # seconds
 SAMPLERS = ("tpe", "random", "grid")
@@ -216,13 +216,11 @@ def requeue_lost(study: optuna.Study) -> None:
 def _is_free(path: Path) -> bool:
     if not path.is_file():  # of another machine of the same name, or deleted: its heartbeat decides
         return False
-    lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+        with locked(path):
+            return True
+    except ValueError:
         return False
-    lock.release()
-    return True
 
 
 def retry_failed(study: optuna.Study) -> None:

@@ -17,7 +17,7 @@ from nip.data.tasks.examples import Examples, read_only
 from nip.data.tasks.listops.language import TOKENS
 from nip.data.tasks.registry import SPLITS, TASKS, Task
 from nip.data.tasks.source import Plan, Request, release_folder
-from nip.data.tasks.storage import checksum
+from nip.runs.folder import file_sha256
 
 NAMES = {"train": "basic_train.tsv", "dev": "basic_val.tsv", "test": "basic_test.tsv"}
 HEADER = "Source\tTarget"
@@ -95,7 +95,7 @@ def plan_tsv(request: Request) -> Plan:
     return Plan(
         {
             "source": "official files",
-            "parameters": {path.name: checksum(path) for path in paths},
+            "parameters": {path.name: file_sha256(path) for path in paths},
             "split_rule": "As in the files.",
             "licence": "That of the files. Long Range Arena, which publishes them, is under Apache-2.0.",
         },
