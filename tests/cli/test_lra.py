@@ -58,7 +58,7 @@ def test_train_again_more_and_test_only(lra, tmp_path):
     assert result == json.loads((folder / "result.json").read_text())
     assert result["n_test"] == 12 and result["protocol"] == "clean"
     code, out, err = lra(*again, "--max-steps", 8, "--json")
-    assert code == 0 and "Going on after step 6 of 8" in err
+    assert code == 0 and "Resuming after step 6 of 8" in err
     assert json.loads(out)["steps"] == 8
     code, out, _ = lra(*again, "--skip-train", "--json")
     assert code == 0 and json.loads(out)["best_step"] == json.loads((folder / "result.json").read_text())["best_step"]
@@ -144,7 +144,7 @@ def test_a_killed_command_typed_again_ends_as_if_nothing_had_been(data, tmp_path
     assert not (tmp_path / "killed" / "result.json").exists()
     again = subprocess.run([*command, str(tmp_path / "killed")], env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "Going on after step" in again.stderr
+    assert "Resuming after step" in again.stderr
     assert whole.communicate(timeout=120)[0] and whole.returncode == 0
 
     def rows(name):
@@ -173,7 +173,7 @@ def test_the_modern_recipe_pretrains_and_trains_by_one_command(lra, tmp_path):
     code, _, err = lra(*SMALL, "--pretrain-steps", "4")
     assert code == 2 and "Only the modern recipe pretrains" in err
     code, _, err = lra(*MODERN, "--protocol", "original")
-    assert code == 2 and "goes with the clean protocol only" in err
+    assert code == 2 and "needs the clean protocol" in err
 
 
 def test_the_modern_recipe_has_no_position_table(tmp_path):

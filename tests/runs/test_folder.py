@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from nip.lra import recipe
-from nip.lra.config import check_same_config, settle
+from nip.lra.config import check_same_config, resolve
 from nip.runs.folder import (
     Metrics,
     RunFolder,
@@ -77,16 +77,16 @@ def test_a_folder_in_a_file_s_place(tmp_path):
 
 def test_what_the_machine_decides_stays_with_the_run(tmp_path):
     folder, config = RunFolder(tmp_path), recipe("listops")
-    decided = settle(config, folder, "cpu")
-    assert (decided.gradient_accumulation, decided.precision) == (8, "fp32")
-    assert settle(dataclasses.replace(config, seq_len=64), folder, "cpu").gradient_accumulation == 1
-    on_gpu = settle(config, folder, "cuda")
+    resolved = resolve(config, folder, "cpu")
+    assert (resolved.gradient_accumulation, resolved.precision) == (8, "fp32")
+    assert resolve(dataclasses.replace(config, seq_len=64), folder, "cpu").gradient_accumulation == 1
+    on_gpu = resolve(config, folder, "cuda")
     assert (on_gpu.gradient_accumulation, on_gpu.precision) == (1, "bf16")
-    folder.config.write_text(decided.to_json())
-    assert settle(config, folder, "cuda") == decided
+    folder.config.write_text(resolved.to_json())
+    assert resolve(config, folder, "cuda") == resolved
     asked = dataclasses.replace(config, precision="bf16")
     with pytest.raises(ValueError, match="precision is 'fp32' there and 'bf16' here"):
-        check_same_config(tmp_path, decided, settle(asked, folder, "cuda"))
+        check_same_config(tmp_path, resolved, resolve(asked, folder, "cuda"))
 
 
 def test_measurements_that_a_full_disk_refuses_are_told_with_their_file(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from nip.bench.table import markdown_table
 from nip.data import Examples, generate
 from nip.graphs.pattern import check_int
 from nip.lra import RunConfig, recipe
-from nip.lra.config import settle
+from nip.lra.config import resolve
 from nip.lra.graphs import run_pattern
 from nip.lra.model import attention_choice
 from nip.runs.folder import RunFolder
@@ -131,7 +131,7 @@ def bench_step(
     for name in backends:
         config = dataclasses.replace(base, model=model, backend=name)
         graph = run_pattern(config)
-        taken = attention_choice(settle(config, RunFolder(Path()), "cpu"), graph, torch.device("cpu")).backend
+        taken = attention_choice(resolve(config, RunFolder(Path()), "cpu"), graph, torch.device("cpu")).backend
         configs[f"{taken} {model}"] = dataclasses.replace(config, backend=taken)
     return _measure(configs, [way for way in WAYS if way in ways], repeats)
 
@@ -142,22 +142,22 @@ def _measure(configs: dict[str, RunConfig], ways: Sequence[str], repeats: int) -
     examples: Examples = generate(sizes=(batch_size, 1, 1))["train"]
     for way in ways:
         if way == "plain":
-            settled = {name: dataclasses.replace(c, gradient_accumulation=1) for name, c in configs.items()}
+            resolved = {name: dataclasses.replace(c, gradient_accumulation=1) for name, c in configs.items()}
         else:
             keep_freed_memory()
-            settled = {name: settle(config, RunFolder(Path()), "cpu") for name, config in configs.items()}
+            resolved = {name: resolve(config, RunFolder(Path()), "cpu") for name, config in configs.items()}
         with WAYS[way]():
-            calls = {name: make_step(config, examples) for name, config in settled.items()}
-            loading = make_loading(settled[DENSE], examples)
+            calls = {name: make_step(config, examples) for name, config in resolved.items()}
+            loading = make_loading(resolved[DENSE], examples)
             timings = time_alternately({**calls, LOADING: loading}, repeats, probe)
             for name, call in calls.items():
                 timing = timings[name]
                 yield StepRow(
-                    attention=settled[name].backend,
-                    pattern=settled[name].model,
+                    attention=resolved[name].backend,
+                    pattern=resolved[name].model,
                     way=way,
                     batch_size=batch_size,
-                    seq_len=settled[name].seq_len,
+                    seq_len=resolved[name].seq_len,
                     ms=timing.ms,
                     ratio_to_dense=timing.ms / timings[DENSE].ms,
                     loading_ms=timings[LOADING].ms,

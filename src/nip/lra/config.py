@@ -1,70 +1,63 @@
-"""What a run is: everything that decides its numbers, resolved, typed, and saved as ``config.json``."""
+"""The configuration of a run: every setting that decides its results, checked, and saved as ``config.json``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nip.graphs.pattern import check_int
-from nip.runs.folder import RunFolder, check_same_run
+from nip.runs.folder import RunFolder, check_same_run, read_json
 from nip.runs.record import RunRecord
 
 KIND = "lra"
 PROTOCOLS = ("original", "clean")
 PRECISIONS = ("fp32", "bf16")
+MICRO_BATCH_TOKENS = 2**13  # about, on a CPU
 RECIPE_NAMES = ("original", "modern")
 SCHEDULE_NAMES = (*RECIPE_NAMES, "constant")
 
 _INTEGERS = {
-    "seed": 0,
-    "seq_len": 1,
-    "positions": 1,
-    "block_size": 1,
-    "batch_size": 1,
-    "max_steps": 1,
-    "eval_every": 1,
-    "eval_steps": 1,
-    "gradient_accumulation": 1,
-    "cut": 1,
-    "layers": 1,
-    "repeats": 1,
-    "width": 1,
-    "heads": 1,
-    "head_dim": 1,
-    "inner_width": 1,
-    "pretrain_steps": 0,
-    "patience": 1,
-    "head_width": 1,
+    **dict.fromkeys(("seq_len", "positions", "block_size", "batch_size", "max_steps", "eval_every", "eval_steps"), 1),
+    **dict.fromkeys(("gradient_accumulation", "cut", "layers", "repeats", "width", "heads", "head_dim"), 1),
+    **dict.fromkeys(("inner_width", "patience", "head_width"), 1),
+    **dict.fromkeys(("seed", "pretrain_steps"), 0),
 }
-_SHARES = ("mask_share", "ema")  # above 0 and below 1
-_OPTIONAL = (
-    *("eval_steps", "gradient_accumulation", "precision", "graph", "cut", "schedule", "checksum", "data"),
-    *("pretrain_learning_rate", "patience", "head_width", *_SHARES),
-)
-# What older files do not say: there was nothing but the defaults.
-_LATER = (
+_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    **dict.fromkeys(("learning_rate", "pretrain_learning_rate", "token_std"), ("above 0", lambda x: x > 0)),
+    "warmup": ("in (0, 1]", lambda x: 0 < x <= 1),
+    "weight_decay": ("at least 0", lambda x: x >= 0),
+    **dict.fromkeys(("beta2", "mask_share", "ema"), ("in (0, 1)", lambda x: 0 < x < 1)),
+    **dict.fromkeys(("dropout", "attention_dropout"), ("in [0, 1)", lambda x: 0 <= x < 1)),
+}
+_CHOICES = {"protocol": PROTOCOLS, "recipe": RECIPE_NAMES, "schedule": SCHEDULE_NAMES, "precision": PRECISIONS}
+_TYPES: dict[str, tuple[type, str]] = {
+    "gradient_checkpointing": (bool, "true or false"),
+    "parameters": (Mapping, "a mapping of names to values"),
+}
+# Fields that older files do not have: their runs used the defaults.
+_ADDED = (
     *("recipe", "schedule", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width"),
     *("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing"),
     *("head_width", "token_std", "beta2"),
 )
-# The files of a run, for its manifest.
 OWNED = (
     *("config.json", "run.json", "environment.json", "metrics.jsonl", "result.json", "run.log", "pattern.npz"),
     *("checkpoint/state.safetensors", "best/model.safetensors", "*_output.log", "pretraining/metrics.jsonl"),
     *("pretraining/checkpoint/state.safetensors", "pretraining/best/model.safetensors", "pretraining/result.json"),
 )
-# Nothing that a command says, but what a run found: a configuration that is used again finds it anew.
+"""The files of a run, for its manifest."""
 FOUND = ("checksum", "data")
+"""Fields that a run fills in itself: no command sets them, and a configuration that is used again drops them."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The complete setting of a training run.
+    """The complete configuration of a run.
 
     Parameters
     ----------
@@ -75,7 +68,7 @@ class RunConfig:
     positions : int
         Rows of the position table.
     batch_size : int
-        Examples a step.
+        Examples per step, over all processes.
     learning_rate : float
         The schedule's peak.
     warmup : float
@@ -83,63 +76,68 @@ class RunConfig:
     weight_decay : float
         Of AdamW, on every weight.
     beta2 : float, default=0.98
-        Of AdamW: what its average of squared gradients keeps of itself in a step.
+        Of AdamW: decay rate of the second-moment estimate.
     dropout, attention_dropout : float
-        Shares in [0, 1).
+        Dropout probabilities, in [0, 1); the second on attention weights.
     max_steps : int
         Steps of the run, and of the schedule.
     eval_every : int
         Steps between evaluations on the development set; the last step is always evaluated.
     eval_steps : int or None
-        Batches of an evaluation; None means the whole development set. The original's protocol needs a number.
+        Batches of an evaluation; None: the full development set. The original's protocol needs a number.
     model : str, default="hypercube"
         Name of the pattern.
     parameters : mapping, default={}
         The pattern's parameters.
     block_size : int, default=16
-        Tokens a vertex stands for.
+        Tokens per vertex of the graph.
     graph : str or None
-        A graph file in place of a named pattern.
+        A graph file, in place of a named pattern.
     seed : int, default=42
-        Decides the first weights, the order of the examples and dropout.
+        Decides the initial weights, the order of the examples, and dropout.
     protocol : {"clean", "original"}
         What is averaged and evaluated: see `nip.lra.recipes`.
     gradient_accumulation : int or None
-        Parts that a batch is computed in. None: chosen for the machine. The gradient is the whole batch's in any case.
+        Micro-batches per batch. None: chosen for the device. The gradient is that of the full batch in any case.
     precision : {"fp32", "bf16"} or None
-        bf16 computes in bfloat16 and keeps weights in fp32. None: chosen for the machine.
+        bf16 computes in bfloat16 with weights in fp32. None: chosen for the device.
     backend : str, default="auto"
         The backend of `nip.attend`.
     recipe : {"original", "modern"}
-        Where the other settings come from; it also decides the kind of model and of schedule.
+        Where the other settings come from; it also decides the architecture and the schedule.
     schedule : {"original", "modern", "constant"} or None
-        The course of the learning rate, see `nip.training.lr_schedules`. None: that of the recipe.
+        The learning-rate schedule, see `nip.training.lr_schedules`. None: that of the recipe.
     cut : int or None
-        Tokens kept of a sequence before it is padded to `seq_len`, where that is fewer.
+        Tokens to which a sequence is cut before it is padded to `seq_len`.
     layers, repeats : int, default=2
-        Layers of the encoder, and how often the stack of them is applied, with the same weights each time: attention
-        acts ``layers * repeats`` times.
+        Layers of the encoder, and how often the stack of them is applied, with the same weights: attention acts
+        ``layers * repeats`` times.
     width, heads, head_dim, inner_width : int
         The encoder's sizes; the defaults are those of the NIP paper's runs.
     head_width : int or None, default=128
         Width of the hidden layer of the classifier's head; None: the head is one linear map.
     token_std : float, default=0.02
-        Standard deviation of the first token embeddings.
+        Standard deviation of the initial token embeddings.
     pretrain_steps : int, default=0
-        Steps of denoising the task's own training set before the training on labels.
+        Steps of denoising the task's training set, before training on labels.
     pretrain_learning_rate : float or None
-        The peak of their schedule. They need one.
+        The peak of the denoising schedule; required if `pretrain_steps` is not 0.
     mask_share : float or None
-        Share of the tokens that they mask, in (0, 1). They need one.
+        Share of the tokens that denoising masks, in (0, 1); required if `pretrain_steps` is not 0.
     ema : float or None
-        Evaluate, and keep as the best, an exponential moving average of the weights: what it keeps of itself in a step,
-        in (0, 1).
+        Decay rate, in (0, 1), of an exponential moving average of the weights. The average is evaluated and kept as the
+        best in place of the weights.
     patience : int or None
-        Stop after so many evaluations in a row without a better one.
+        Evaluations in a row without improvement after which training stops.
     gradient_checkpointing : bool, default=False
-        Compute each layer again for its gradients: less memory, same numbers.
+        Recompute each layer's activations in the backward pass: less memory, same results.
     checksum, data : str or None
-        What the run found: the checksum of its graph and of its data. Not to be set.
+        Checksums of the graph and of the data, which the run fills in. Not to be set.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range, or two settings contradict each other.
     """
 
     task: str
@@ -185,35 +183,27 @@ class RunConfig:
     data: str | None = None
 
     def __post_init__(self) -> None:
-        for name, minimum in _INTEGERS.items():
+        for name in _FIELDS:
             value = getattr(self, name)
-            if value is not None or name not in _OPTIONAL:
-                check_int(name, value, "a run", minimum=minimum)
-        _check_number("learning_rate", self.learning_rate, "above 0", lambda x: x > 0)
-        _check_number("token_std", self.token_std, "above 0", lambda x: x > 0)
-        _check_number("warmup", self.warmup, "in (0, 1]", lambda x: 0 < x <= 1)
-        _check_number("weight_decay", self.weight_decay, "at least 0", lambda x: x >= 0)
-        _check_number("beta2", self.beta2, "in (0, 1)", lambda x: 0 < x < 1)
-        for name in ("dropout", "attention_dropout"):
-            _check_number(name, getattr(self, name), "in [0, 1)", lambda x: 0 <= x < 1)
-        if self.pretrain_learning_rate is not None:
-            _check_number("pretrain_learning_rate", self.pretrain_learning_rate, "above 0", lambda x: x > 0)
-        for name in _SHARES:
-            if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), "in (0, 1)", lambda x: 0 < x < 1)
-        if not isinstance(self.gradient_checkpointing, bool):
-            raise _wrong("gradient_checkpointing", "true or false", self.gradient_checkpointing)
-        for name in ("task", "model", "backend", "graph", "checksum", "data"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and not (value is None and name in _OPTIONAL):
-                raise _wrong(name, "text", value)
-        _check_choice("protocol", self.protocol, PROTOCOLS)
-        _check_choice("recipe", self.recipe, RECIPE_NAMES)
-        if self.schedule is not None:
-            _check_choice("schedule", self.schedule, SCHEDULE_NAMES)
+            if value is None and name in _OPTIONAL:
+                continue
+            if name in _INTEGERS:
+                check_int(name, value, "a run", minimum=_INTEGERS[name])
+            elif name in _NUMBERS:
+                wanted, holds = _NUMBERS[name]
+                is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+                if not is_number or not holds(value):
+                    raise _wrong(name, f"a number {wanted}", value)
+            elif name in _CHOICES:
+                if value not in _CHOICES[name]:
+                    raise _wrong(name, f"one of {', '.join(_CHOICES[name])}", value)
+            else:
+                kind, wanted = _TYPES.get(name, (str, "text"))
+                if not isinstance(value, kind):
+                    raise _wrong(name, wanted, value)
         if self.recipe == "modern":
             if self.protocol != "clean":
-                raise ValueError("The modern recipe goes with the clean protocol only.")
+                raise ValueError("The modern recipe needs the clean protocol.")
             if self.positions != self.seq_len:
                 raise ValueError(
                     f"The modern recipe has no position table: positions must be seq_len, {self.seq_len}. "
@@ -229,20 +219,16 @@ class RunConfig:
             for name in ("pretrain_learning_rate", "mask_share"):
                 if getattr(self, name) is None:
                     raise ValueError(f"Pretraining needs {name}.")
-        if self.precision is not None:
-            _check_choice("precision", self.precision, PRECISIONS)
-        if not isinstance(self.parameters, Mapping):
-            raise _wrong("parameters", "a mapping of names to values", self.parameters)
         if self.seq_len > self.positions:
             raise ValueError(
                 f"A sequence of {self.seq_len} tokens is longer than the position table of {self.positions} rows."
             )
         if self.gradient_accumulation is not None and self.gradient_accumulation > self.batch_size:
             raise ValueError(
-                f"A batch of {self.batch_size} examples cannot be computed in {self.gradient_accumulation} parts."
+                f"A batch of {self.batch_size} examples cannot be cut into {self.gradient_accumulation} micro-batches."
             )
         if self.protocol == "original" and self.eval_steps is None:
-            raise ValueError("The original's protocol evaluates a number of batches: eval_steps must be given.")
+            raise ValueError("The original's protocol evaluates on a number of batches: eval_steps must be given.")
         object.__setattr__(self, "parameters", dict(self.parameters))
 
     @property
@@ -252,26 +238,30 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """The run folder's name: task, model, recipe where it is not the original's, and seed."""
+        """The run folder's name: task, pattern, recipe unless it is the original's, and seed."""
         safe = "".join(letter if letter.isalnum() or letter in "+._-" else "-" for letter in self.model)
         recipe = "" if self.recipe == "original" else f"-{self.recipe}"
         return f"{self.task}-{safe}{recipe}-seed{self.seed}"
 
     def to_json(self) -> str:
-        """The configuration as ``config.json`` holds it."""
+        """The text of ``config.json``."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
+_FIELDS = tuple(each.name for each in dataclasses.fields(RunConfig))
+_OPTIONAL = tuple(each.name for each in dataclasses.fields(RunConfig) if str(each.type).endswith("| None"))
+
+
 def read_config(path: Path) -> RunConfig:
-    """The configuration that a run folder's ``config.json`` holds, complete but for what older ones do not say.
+    """The configuration in a run folder's ``config.json``; fields that older files do not have get their defaults.
 
     Raises
     ------
     ValueError
-        If the file is no JSON object with the fields of `RunConfig`.
+        If the file is not a JSON object with the fields of `RunConfig`.
     """
     values = read_settings(path)
-    absent = [name for name in _FIELDS if name not in values and name not in _LATER]
+    absent = [name for name in _FIELDS if name not in values and name not in _ADDED]
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}.")
     try:
@@ -281,57 +271,45 @@ def read_config(path: Path) -> RunConfig:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Some or all fields of a configuration, from a JSON file such as a run's ``config.json``."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is no JSON, which settings are written in, as in a run's config.json: {error}"
-        ) from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object. Got {type(values).__name__} instead.")
+    """Some or all fields of a configuration, from a JSON file such as a run's ``config.json``.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a JSON object, or has a key that is not a field of `RunConfig`.
+    """
+    values = read_json(path)
     unknown = [name for name in values if name not in _FIELDS]
     if unknown:
         raise ValueError(f"{path} names {', '.join(unknown)}, which no run has. It may name {', '.join(_FIELDS)}.")
     return values
 
 
-_FIELDS = tuple(each.name for each in dataclasses.fields(RunConfig))
+def resolve(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig:
+    """Fill in the settings that depend on the device: those of the run in the folder if there is one.
 
+    A CPU computes a batch in micro-batches of about `MICRO_BATCH_TOKENS`, at most eight: examples are sorted by length,
+    so short ones need little padding, and small micro-batches stay in the caches. Other devices compute it at once.
 
-def _check_number(name: str, value: object, wanted: str, holds: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
-        raise _wrong(name, f"a number {wanted}", value)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise _wrong(name, f"one of {', '.join(choices)}", value)
-
-
-def _wrong(name: str, wanted: str, value: object) -> ValueError:
-    return ValueError(f"The '{name}' parameter of a run must be {wanted}. Got {value!r} instead.")
-
-
-PART_TOKENS = 2**13
-
-
-def settle(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig:
-    """The configuration with what it leaves to the machine decided: as the folder's run has it, else for the device.
-
-    A CPU computes a batch in parts of about `PART_TOKENS`, at most eight: parts are sorted by length, so that the short
-    examples do without the long ones' padding, and small enough to stay near the caches. Other devices take it whole.
+    Parameters
+    ----------
+    config : RunConfig
+    folder : RunFolder
+    device_type : str
+        As torch names it, such as ``cpu``.
     """
-    parts = min(8, config.batch_size, max(1, config.batch_size * config.seq_len // PART_TOKENS))
-    decided: dict[str, Any] = {
-        "gradient_accumulation": parts if device_type == "cpu" else 1,
+    count = min(8, config.batch_size, max(1, config.batch_size * config.seq_len // MICRO_BATCH_TOKENS))
+    defaults = {
+        "gradient_accumulation": count if device_type == "cpu" else 1,
         "precision": "bf16" if device_type == "cuda" else "fp32",
     }
     there = read_config(folder.config) if folder.config.is_file() else None
-    for name, value in decided.items():
-        if getattr(config, name) is None:
-            config = replace(config, **{name: getattr(there, name) if there else value})
-    return config
+    missing: dict[str, Any] = {
+        name: getattr(there, name) if there else value
+        for name, value in defaults.items()
+        if getattr(config, name) is None
+    }
+    return replace(config, **missing)
 
 
 def record_of(config: RunConfig, command: Sequence[str] = ()) -> RunRecord:
@@ -377,3 +355,7 @@ def check_same_config(where: Path, there: RunConfig, here: RunConfig) -> None:
         data=(there.data, here.data),
         graph=(there.checksum, here.checksum),
     )
+
+
+def _wrong(name: str, wanted: str, value: object) -> ValueError:
+    return ValueError(f"The '{name}' parameter of a run must be {wanted}. Got {value!r} instead.")

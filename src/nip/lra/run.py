@@ -15,7 +15,7 @@ from nip.data import open_split
 from nip.data.tasks.storage import read_manifest
 from nip.graphs import Pattern
 from nip.lra.batches import endless_batch
-from nip.lra.config import KIND, OWNED, RunConfig, check_same_config, read_config, record_of, settle
+from nip.lra.config import KIND, OWNED, RunConfig, check_same_config, read_config, record_of, resolve
 from nip.lra.denoising import pretrained, start_from
 from nip.lra.evaluation import final_test
 from nip.lra.graphs import named_exactly, run_pattern
@@ -91,7 +91,7 @@ def train(
         accelerator.wait_for_everyone()
         if skip_train:
             config = dataclasses.replace(config, max_steps=read_config(folder.config).max_steps)
-        config = settle(config, folder, device.type)
+        config = resolve(config, folder, device.type)
         graph = run_pattern(config, out)
         config = dataclasses.replace(config, checksum=graph.checksum, data=data_checksum(config.task, data))
         if folder.config.is_file():
