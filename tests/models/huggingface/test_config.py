@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.graphs import PATTERNS, Pattern, pattern
+from nip.graphs import PATTERNS, Pattern, corner, pattern
 from nip.models.huggingface.config import LayerGraph, Setting, layer_graph, read_setting
-from nip.models.lra import corner
 
 RING = Pattern.from_edges(5, range(5), [1, 2, 3, 4, 0], symmetric=True, name="ring")
 PATH = Pattern.from_edges(4, range(3), [1, 2, 3], symmetric=True, name="path")
