@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from nip.finetuning.deprecated_flags import OLD, translate, truth, unknown_flag
+from nip.finetuning.deprecated_flags import OLD, read_bool, translate, unknown_flag
 
 # Own flags that old ones are translated to.
 OWN = {"tensorboard_dir"}
@@ -103,6 +103,6 @@ def test_names_far_from_all_have_no_neighbour():
     assert unknown_flag("zzz", ["seed"]) == "There is no flag --zzz. --help lists them."
 
 
-def test_truth():
-    assert truth("True", "--x")
-    assert not truth("0", "--x")
+def test_booleans():
+    assert read_bool("True", "--x")
+    assert not read_bool("0", "--x")

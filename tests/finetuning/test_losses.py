@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from nip.finetuning.losses import classification_loss, regression_loss, smoothed
+from nip.finetuning.losses import classification_loss, regression_loss
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 4), min_size=1, max_size=4))
@@ -33,7 +33,9 @@ def test_parts_add_up_to_the_whole(seed: int, sizes: list[int]):
 def test_smoothing_is_torchs_own():
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
     expected = functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    assert torch.isclose(smoothed(0.1)({"logits": logits}, labels, torch.tensor(4)), expected)
+    assert torch.isclose(
+        classification_loss({"logits": logits}, labels, torch.tensor(4), label_smoothing=0.1), expected
+    )
 
 
 def test_numbers():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nip.finetuning.output_dir import checkpoints, claimed_output, clear, last_checkpoint, output_folder
-from nip.runs.folder import add_to_run_file
+from nip.finetuning.output_dir import checkpoints, claim_output_dir, clear, last_checkpoint
+from nip.runs.folder import RunFolder, add_to_run_file
 
 
 def write_checkpoint(folder: Path, step: int, *, processes: int = 1, state: str | None = None) -> Path:
@@ -52,36 +52,36 @@ def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path):
     weights = {"model.safetensors", "model-00001-of-00002.safetensors", "pattern.npz"}
     for name in weights:
         (tmp_path / name).touch()
-    clear(output_folder(tmp_path))
+    clear(RunFolder(tmp_path))
     assert {each.name for each in tmp_path.iterdir()} == {"notes.txt", *weights}
-    clear(output_folder(tmp_path), weights=True)
+    clear(RunFolder(tmp_path), weights=True)
     assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_claims(tmp_path: Path):
     settings = {"seed": 1, "bf16": False}
     claim = {"overwrite": False, "trains": True}
-    with claimed_output(tmp_path, settings, **claim) as new:
-        assert (new.there, new.trained, new.replace) == (None, None, False)
-        with pytest.raises(ValueError, match="Another process"), claimed_output(tmp_path, settings, **claim):
+    with claim_output_dir(tmp_path, settings, **claim) as new:
+        assert (new.before, new.trained, new.replace) == (None, None, False)
+        with pytest.raises(ValueError, match="Another process"), claim_output_dir(tmp_path, settings, **claim):
             pass
     add_to_run_file(tmp_path, settings=settings)
     checkpoint = write_checkpoint(tmp_path, 3)
-    with claimed_output(tmp_path, settings, overwrite=True, trains=True) as unfinished:
+    with claim_output_dir(tmp_path, settings, overwrite=True, trains=True) as unfinished:
         assert unfinished.checkpoint(1) == checkpoint  # --overwrite_output_dir does not throw an unfinished run away
     add_to_run_file(tmp_path, trained={"steps": 3})
-    with claimed_output(tmp_path, settings, **claim) as finished:
+    with claim_output_dir(tmp_path, settings, **claim) as finished:
         assert finished.trained == {"steps": 3}
         assert finished.checkpoint(1) is None  # nothing is looked for, so nothing is deleted
-    with claimed_output(tmp_path, settings, overwrite=True, trains=True) as replaced:
+    with claim_output_dir(tmp_path, settings, overwrite=True, trains=True) as replaced:
         assert (replaced.trained, replaced.checkpoint(1), replaced.replace) == (None, None, True)
     with (
         pytest.raises(ValueError, match="seed is 1 there and 2 here"),
-        claimed_output(tmp_path, {**settings, "seed": 2}, **claim),
+        claim_output_dir(tmp_path, {**settings, "seed": 2}, **claim),
     ):
         pass
-    with claimed_output(tmp_path, {"seed": 2}, overwrite=False, trains=False) as evaluated:
-        assert evaluated.there is None
+    with claim_output_dir(tmp_path, {"seed": 2}, overwrite=False, trains=False) as evaluated:
+        assert evaluated.before is None
     (tmp_path / "run.json").write_text("[")
-    with pytest.raises(ValueError, match=r"run\.json is not valid JSON"), claimed_output(tmp_path, settings, **claim):
+    with pytest.raises(ValueError, match=r"run\.json is not valid JSON"), claim_output_dir(tmp_path, settings, **claim):
         pass

@@ -1,7 +1,7 @@
-"""Flags of older finetuning commands in today's terms: each that has changed is told in one line.
+"""Flags of older finetuning commands, translated to the current ones with a notice for each.
 
-The original's commands were written for transformers 4. Its later versions renamed or removed some flags; `translate`
-turns a command line of then into one of now. Nothing is dropped silently, and nothing that is still known is touched.
+The original's commands were written for transformers 4, which later versions renamed and removed flags of. Nothing is
+dropped silently, and flags that still exist are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ TRUE, FALSE = ("true", "1", "yes", "t", "y"), ("false", "0", "no", "f", "n")
 
 @dataclass(frozen=True)
 class Old:
-    """What became of a flag.
+    """A flag that was renamed or removed.
 
     Parameters
     ----------
-    words : tuple of str
-        What stands for it today; ``{}`` is its value. Empty: nothing is needed.
+    replacement : tuple of str
+        Its replacement; ``{}`` stands for its value. Empty if it was removed.
     why : str
-        For a flag that nothing stands for: why not.
+        Why a removed flag is not needed.
     switch : bool
-        Whether the flag is on by itself; told to be off it is nothing.
+        Whether it is a boolean flag, on without a value.
     """
 
-    words: tuple[str, ...] = ()
+    replacement: tuple[str, ...] = ()
     why: str = ""
     switch: bool = False
 
@@ -55,59 +55,60 @@ OLD: dict[str, Old] = {
     "xpu_backend": Old(("--ddp_backend", "{}")),
     "resize_position_embeddings": Old(("--extend_positions", "reflect"), switch=True),
     "logging_dir": Old(("--tensorboard_dir", "{}")),
-    "use_auth_token": Old(why="the token of `hf auth login` is used by itself", switch=True),
-    "token": Old(why="the token of `hf auth login` is used by itself"),
-    "torch_dtype": Old(why="weights have 32 bits; --bf16 or --fp16 says what is computed in less"),
-    "dtype": Old(why="weights have 32 bits; --bf16 or --fp16 says what is computed in less"),
-    "low_cpu_mem_usage": Old(why="models are always loaded so", switch=True),
+    "use_auth_token": Old(why="the token of `hf auth login` is used", switch=True),
+    "token": Old(why="the token of `hf auth login` is used"),
+    "torch_dtype": Old(why="weights are fp32; --bf16 or --fp16 turn on mixed precision"),
+    "dtype": Old(why="weights are fp32; --bf16 or --fp16 turn on mixed precision"),
+    "low_cpu_mem_usage": Old(why="models are always loaded that way", switch=True),
     "save_safetensors": Old(why="weights are always saved as safetensors", switch=True),
-    "use_fast_tokenizer": Old(why="tokenizers are always the fast ones", switch=True),
-    "half_precision_backend": Old(why="mixed precision is torch's own"),
-    "fp16_backend": Old(why="mixed precision is torch's own"),
-    "fp16_opt_level": Old(why="it was a setting of apex; mixed precision is torch's own"),
-    "past_index": Old(why="no model of today needs it"),
-    "jit_mode_eval": Old(why="--torch_compile has taken its place", switch=True),
-    "use_ipex": Old(why="torch itself has taken its place", switch=True),
-    "use_mps_device": Old(why="the device is chosen by itself", switch=True),
-    "tpu_num_cores": Old(why="the launcher says how many processes there are"),
-    "sharded_ddp": Old(why="--fsdp has taken its place"),
+    "use_fast_tokenizer": Old(why="tokenizers are always fast ones", switch=True),
+    "half_precision_backend": Old(why="mixed precision is PyTorch's"),
+    "fp16_backend": Old(why="mixed precision is PyTorch's"),
+    "fp16_opt_level": Old(why="it was a setting of apex; mixed precision is PyTorch's"),
+    "past_index": Old(why="no current model needs it"),
+    "jit_mode_eval": Old(why="--torch_compile replaces it", switch=True),
+    "use_ipex": Old(why="PyTorch itself replaces it", switch=True),
+    "use_mps_device": Old(why="the device is detected", switch=True),
+    "tpu_num_cores": Old(why="the launcher sets the number of processes"),
+    "sharded_ddp": Old(why="--fsdp replaces it"),
     "ray_scope": Old(why="searches keep their trials in a database"),
-    "use_legacy_prediction_loop": Old(why="there is one loop only", switch=True),
-    "prediction_loop": Old(why="there is one loop only"),
-    "push_to_hub_organization": Old(why="--hub_model_id names the organization too"),
-    "include_tokens_per_second": Old(why="tokens a second are always recorded", switch=True),
-    "mp_parameters": Old(why="it belonged to a service of the past"),
+    "use_legacy_prediction_loop": Old(why="there is only one loop", switch=True),
+    "prediction_loop": Old(why="there is only one loop"),
+    "push_to_hub_organization": Old(why="--hub_model_id includes the organization"),
+    "include_tokens_per_second": Old(why="tokens per second are always recorded", switch=True),
+    "mp_parameters": Old(why="it belonged to a discontinued service"),
 }
-# Values that were removed: (flag, value) → value of today.
+# Removed values: (flag, value) → current value.
 OLD_VALUES = {("optim", "adamw_hf"): "adamw_torch"}
 
 
-def translate(words: Sequence[str], known: Collection[str]) -> tuple[list[str], list[str]]:
-    """A command line with the flags of `known`, and a line of notice for each that had to change.
+def translate(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list[str]]:
+    """Translate a command line to the flags that the parser knows.
 
     Parameters
     ----------
-    words : sequence of str
-        As typed; a flag may be written with hyphens or underscores, its value after ``=`` or as the next word.
+    argv : sequence of str
+        As typed; a flag may be written with hyphens or underscores, its value after ``=`` or as the next argument.
     known : collection of str
         Names that the parser knows, without the leading hyphens and with underscores.
 
     Returns
     -------
-    words : list of str
+    argv : list of str
     notices : list of str
+        One line for each flag that was translated.
 
     Raises
     ------
     ValueError
-        If a flag is unknown, or is given once under its old and once under its new name.
+        If a flag is unknown, or given under its old and its new name.
 
     Examples
     --------
     >>> translate(["--evaluation_strategy", "steps", "--seed=1"], {"eval_strategy", "seed"})
     (['--eval_strategy', 'steps', '--seed=1'], ['--evaluation_strategy is now --eval_strategy steps'])
     """
-    left = [str(word) for word in words]
+    left = [str(word) for word in argv]
     translated: list[str] = []
     notices: list[str] = []
     came_from: dict[str, str] = {}
@@ -133,20 +134,20 @@ def translate(words: Sequence[str], known: Collection[str]) -> tuple[list[str], 
             _note_origin(came_from, name, written)
             translated += [f"--{name}{equals}{value}"] if equals else [f"--{name}", *values]
             continue
-        today = _today(written, old, values)
-        if today:
-            _note_origin(came_from, today[0][2:], written)
-            notices.append(f"{written} is now {' '.join(today)}")
-        elif old.words:
-            notices.append(f"{written} is off by default and is now {old.words[0]}")
+        current = _current(written, old, values)
+        if current:
+            _note_origin(came_from, current[0][2:], written)
+            notices.append(f"{written} is now {' '.join(current)}")
+        elif old.replacement:
+            notices.append(f"{written} is off by default and is now {old.replacement[0]}")
         else:
             notices.append(f"{written} does nothing: {old.why}")
-        translated += today
+        translated += current
     return translated, notices
 
 
 def unknown_flag(name: str, known: Collection[str]) -> str:
-    """The sentence about a flag that does not exist, with the nearest that does.
+    """The error message for an unknown flag, with the most similar known one.
 
     Examples
     --------
@@ -157,13 +158,13 @@ def unknown_flag(name: str, known: Collection[str]) -> str:
     return f"There is no flag --{name}." + (f" Did you mean --{near[0]}?" if near else " --help lists them.")
 
 
-def truth(text: str, flag: str) -> bool:
-    """Whether a switch's value says on.
+def read_bool(text: str, flag: str) -> bool:
+    """The value of a boolean flag.
 
     Raises
     ------
     ValueError
-        If it says neither on nor off.
+        If it is neither true nor false.
     """
     if text.lower() in TRUE:
         return True
@@ -172,20 +173,20 @@ def truth(text: str, flag: str) -> bool:
     raise ValueError(f"{flag} takes true or false. Got {text!r} instead.")
 
 
-def check_share(flag: str, text: str) -> None:
-    """Refuse a ratio that is none: from 1 on, today's --warmup_steps would take it for a number of steps.
+def check_ratio(flag: str, text: str) -> None:
+    """Check a ratio: --warmup_steps, which replaces the flag, takes 1 and more for a number of steps.
 
     Raises
     ------
     ValueError
-        If the text is no number in [0, 1).
+        If the text is not a number in [0, 1).
     """
     try:
-        share = float(text)
+        ratio = float(text)
     except ValueError:
-        share = -1.0
-    if not 0 <= share < 1:
-        raise ValueError(f"{flag} takes a share in [0, 1). Got {text!r} instead.")
+        ratio = -1.0
+    if not 0 <= ratio < 1:
+        raise ValueError(f"{flag} takes a ratio in [0, 1). Got {text!r} instead.")
 
 
 def _is_flag(word: str) -> bool:
@@ -193,22 +194,22 @@ def _is_flag(word: str) -> bool:
 
 
 def _replaced(name: str, old: Old, known: Collection[str]) -> bool:
-    """Whether this version of transformers has the new flag, or has lost the old one."""
+    """Whether the parser lacks the old flag, or has both the old and the new one."""
     if name not in known:
         return True
-    return bool(old.words) and old.words[0][2:] in known and name != old.words[0][2:]
+    return bool(old.replacement) and old.replacement[0][2:] in known and name != old.replacement[0][2:]
 
 
-def _today(written: str, old: Old, values: Sequence[str]) -> list[str]:
+def _current(written: str, old: Old, values: Sequence[str]) -> list[str]:
     if old.switch:
-        if values and not truth(values[0], written):
+        if values and not read_bool(values[0], written):
             return []
-        return [word.format("true") for word in old.words]
-    if old.words and not values:
+        return [word.format("true") for word in old.replacement]
+    if old.replacement and not values:
         raise ValueError(f"{written} needs a value.")
     if written[2:].replace("-", "_") == "warmup_ratio":
-        check_share(written, values[0])
-    return [part for word in old.words for part in (list(values) if word == "{}" else [word.format(*values)])]
+        check_ratio(written, values[0])
+    return [part for word in old.replacement for part in (list(values) if word == "{}" else [word.format(*values)])]
 
 
 def _note_origin(came_from: dict[str, str], name: str, written: str) -> None:

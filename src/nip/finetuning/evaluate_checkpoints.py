@@ -1,7 +1,4 @@
-"""Commands about a run that was made before: every checkpoint of it evaluated, predictions from its model.
-
-The course of a run as a picture: loss and the metric that counts, by step.
-"""
+"""``nip checkpoints``: the metrics of every checkpoint of a run; the charts of training and of checkpoints."""
 
 from __future__ import annotations
 
@@ -17,8 +14,153 @@ from typing import Any, NoReturn
 
 from nip.atomic import replacing
 from nip.finetuning.commands import COMMANDS
-from nip.finetuning.output_dir import checkpoints, written
+from nip.finetuning.output_dir import checkpoints, is_complete
 from nip.runs.folder import read_run_file, write_json
+
+FILES = ("train_file", "validation_file", "test_file")
+SOURCES = ("data_dir", "dataset_name")
+# Flags of training, and those that the saved model's configuration replaces.
+NOT_FOR_EVALUATION = (
+    *("do_train", "do_eval", "do_predict", "output_dir", "overwrite_output_dir", "resume_from_checkpoint"),
+    *("model_name_or_path", "model_type", "config_name", "config_overrides", "tokenizer_name"),
+    *("ignore_mismatched_sizes", "attention", "attention_layers", "graph", "param", "block_size", "backend"),
+    *("extend_positions", "eval_strategy", "evaluation_strategy", "eval_steps", "save_strategy", "save_steps"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "early_stopping_patience"),
+    *("early_stopping_threshold", "evaluate_during_training", "train_file", "max_steps", "logging_dir"),
+    *("tensorboard_dir", "fp16", "bf16", "gradient_checkpointing", "json"),
+)
+
+
+def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Evaluate every checkpoint of a run, and the final model; write one JSON file and a chart.
+
+    The file is written after each evaluation, and the same call resumes. Incomplete checkpoints are skipped.
+
+    Parameters
+    ----------
+    folder : Path
+        The output folder of a finetuning command.
+    out : Path, optional
+        The JSON file, by default ``checkpoints.json`` in the folder; the chart is an SVG of the same name.
+    more : sequence of str
+        Flags that differ from the run's, such as another ``--validation_file``.
+
+    Returns
+    -------
+    list of dict
+        ``checkpoint``, ``step``, ``flags`` (`more`) and the metrics, by step. The final model is included if there is
+        no checkpoint of its step.
+
+    Raises
+    ------
+    ValueError
+        If the folder contains no run, or no checkpoints.
+    """
+    run = read_run_file(folder) if folder.is_dir() else None
+    if run is None or run.get("kind") not in COMMANDS:
+        raise ValueError(f"{folder} holds no finetuning run: there is no run.json.")
+    found = [(step, each) for step, each in checkpoints(folder) if is_complete(each, step)]
+    last = (run.get("trained") or {}).get("best_step")
+    if last is not None and last not in [step for step, _ in found] and (folder / "config.json").is_file():
+        found = sorted([*found, (last, folder)])
+    if not found:
+        raise ValueError(f"{folder} has no checkpoints: train with --save_steps.")
+    main = COMMANDS[run["kind"]].load().main
+    argv = evaluation_argv(run, more)
+    out = out or folder / "checkpoints.json"
+    rows = _read_unfinished(out, found, more)
+    for step, checkpoint in found[len(rows) :]:
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+            command = [*argv, "--do_eval", "--model_name_or_path", str(checkpoint), "--output_dir", scratch]
+            result = main(command, program=f"nip {run['kind']}")
+        rows.append({"checkpoint": str(checkpoint), "step": step, "flags": list(more), **result["metrics"]})
+        write_json(out, rows)
+    draw_checkpoints(rows, out.with_suffix(".svg"))
+    return rows
+
+
+def _read_unfinished(out: Path, found: Sequence[tuple[int, Path]], more: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of an interrupted evaluation of the same checkpoints with the same flags."""
+    try:
+        rows = json.loads(out.read_text("utf-8"))
+        done = [(row["step"], row["checkpoint"], row["flags"]) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    same = done == [(step, str(each), list(more)) for step, each in found[: len(done)]]
+    return rows if same and len(rows) < len(found) else []
+
+
+def evaluation_argv(run: dict[str, Any], more: Sequence[str]) -> list[str]:
+    """The flags that evaluate on a run's data: the run's own, then others, which may name another source.
+
+    A validation set that the run split off its training file is split off again.
+    """
+    argv = list(run["command"])
+    flags = argv[next((place for place, word in enumerate(argv) if word.startswith("--")), len(argv)) :]
+    given = _names(more)
+    if given & {*FILES, *SOURCES}:
+        flags = without(flags, [*FILES, *SOURCES, "dataset_config_name", "validation_split_percentage"])
+    if "dataset_name" in given:
+        flags = without(flags, ["task_name"])
+    split_off = "validation_file" not in _names(flags) | given
+    dropped = [name for name in NOT_FOR_EVALUATION if not (name == "train_file" and split_off)]
+    return [*without(flags, [*dropped, *given]), *more]
+
+
+def prediction_argv(argv: Sequence[str]) -> list[str]:
+    """The flags of ``nip glue`` that predict with a saved model; those that are missing are taken from the model's run.
+
+    Predictions are written into the model's folder by default.
+
+    Raises
+    ------
+    ValueError
+        If no model is named.
+    """
+    parser = ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--model_name_or_path", "--model-name-or-path", dest="model")
+    parser.add_argument("--output_dir", "--output-dir", dest="out")
+    parser.error = _raise  # type: ignore[method-assign]
+    named, _ = parser.parse_known_args(list(argv))
+    if named.model is None:
+        raise ValueError("Name the model: --model_name_or_path with the folder that nip glue wrote.")
+    flags = list(argv)
+    run = read_run_file(Path(named.model)) if Path(named.model).is_dir() else None
+    if run is not None and run.get("kind") == "glue":
+        source = (*SOURCES, "dataset_config_name")
+        given = _names(argv)
+        for name in ("task_name", *source, "max_seq_length", "pad_to_max_length"):
+            value = run["settings"].get(name)
+            if value is not None and name not in given and not ("test_file" in given and name in source):
+                flags += [f"--{name}", str(value)]
+    flags += [] if named.out is not None else ["--output_dir", named.model]
+    return [*without(flags, ["do_predict", "do_train", "overwrite_output_dir"]), "--do_predict"]
+
+
+def _raise(message: str) -> NoReturn:
+    raise ValueError(f"{message[:1].upper()}{message[1:]}.")
+
+
+def without(argv: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A command line without the flags of these names and their values.
+
+    Examples
+    --------
+    >>> without(["--seed", "1", "--do_train", "--task-name=mrpc", "--param", "a=1", "b=2"], ["do_train", "param"])
+    ['--seed', '1', '--task-name=mrpc']
+    """
+    kept: list[str] = []
+    dropping = False
+    for word in argv:
+        if word.startswith("--"):
+            dropping = bool(_names([word]) & set(names))
+        if not dropping:
+            kept.append(word)
+    return kept
+
+
+def _names(argv: Sequence[str]) -> set[str]:
+    return {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
@@ -27,9 +169,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> N
     Parameters
     ----------
     rows : sequence of mapping
-        Of steps (``split`` "train") and evaluations ("dev").
+        Steps (``split`` "train") and evaluations ("dev").
     metric : str
-        Drawn beside the loss, where evaluations have it.
+        Drawn next to the loss, if evaluations have it.
     path : Path
         An older file is replaced.
     """
@@ -44,156 +186,13 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> N
     right.set(xlabel="step", ylabel=metric)
     if left.lines:
         left.legend(frameon=False)
-    save_svg(figure, path)
-
-
-def save_svg(figure: Any, path: Path) -> None:
-    """Write a figure, complete or not at all, the same bytes each time."""
-    import matplotlib
-
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "nip"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    with replacing(path) as file:
-        file.write(buffer.getvalue())
+    _save_svg(figure, path)
 
 
 def _line(axes: Any, rows: Sequence[Mapping[str, Any]], split: str, key: str, style: Mapping[str, Any]) -> None:
     points = [(row["step"], row[key]) for row in rows if row["split"] == split and row.get(key) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), label=split, **style)
-
-
-# What belongs to training, or what the saved model knows itself.
-NOT_FOR_EVALUATION = (
-    *("do_train", "do_eval", "do_predict", "output_dir", "overwrite_output_dir", "resume_from_checkpoint"),
-    *(
-        "model_name_or_path",
-        "model_type",
-        "config_name",
-        "config_overrides",
-        "tokenizer_name",
-        "ignore_mismatched_sizes",
-    ),
-    *("attention", "attention_layers", "graph", "param", "block_size", "backend", "extend_positions"),
-    *("eval_strategy", "evaluation_strategy"),
-    *("eval_steps", "save_strategy", "save_steps", "load_best_model_at_end", "metric_for_best_model", "json"),
-    *("greater_is_better", "early_stopping_patience", "early_stopping_threshold", "evaluate_during_training"),
-    *(
-        "train_file",
-        "max_steps",
-        "logging_dir",
-        "tensorboard_dir",
-        "fp16",
-        "bf16",
-        "gradient_checkpointing",
-    ),
-)
-
-
-FILES = ("train_file", "validation_file", "test_file")
-SETS = ("data_dir", "dataset_name")
-
-
-def without(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """A command line without the flags of these names and their values.
-
-    Examples
-    --------
-    >>> without(["--seed", "1", "--do_train", "--task-name=mrpc", "--param", "a=1", "b=2"], ["do_train", "param"])
-    ['--seed', '1', '--task-name=mrpc']
-    """
-    kept: list[str] = []
-    dropping = False
-    for word in words:
-        if word.startswith("--"):
-            dropping = word[2:].partition("=")[0].replace("-", "_") in names
-        if not dropping:
-            kept.append(word)
-    return kept
-
-
-def evaluation_argv(run: dict[str, Any], more: Sequence[str]) -> list[str]:
-    """The flags that evaluate a run's data: the run's own, and others after them, which may name another source.
-
-    Where the run took its texts to evaluate from its training file, it does so again.
-    """
-    words = list(run["command"])
-    flags = words[next((place for place, word in enumerate(words) if word.startswith("--")), len(words)) :]
-    given = _names(more)
-    if given & {*FILES, *SETS}:
-        flags = without(flags, [*FILES, *SETS, "dataset_config_name", "validation_split_percentage"])
-    if "dataset_name" in given:
-        flags = without(flags, ["task_name"])
-    split_off = "validation_file" not in _names(flags) | given
-    dropped = [name for name in NOT_FOR_EVALUATION if not (name == "train_file" and split_off)]
-    return [*without(flags, [*dropped, *given]), *more]
-
-
-def _names(words: Sequence[str]) -> set[str]:
-    return {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
-
-
-def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Evaluate every checkpoint of a run, and the model at its end; the measurements in one JSON file and a curve.
-
-    The file is written after each. Stopped, the same call goes on; checkpoints that are half written are left out.
-
-    Parameters
-    ----------
-    folder : Path
-        The output folder of ``nip glue``, ``mlm``, ``qa`` or ``summarization``.
-    out : Path, optional
-        The JSON file, by default ``checkpoints.json`` in the folder; the curve lies beside it as an SVG.
-    more : sequence of str
-        Flags that differ from the run's, such as another ``--validation_file``.
-
-    Returns
-    -------
-    list of dict
-        ``checkpoint``, ``step``, ``flags`` (those of `more`) and the metrics, in the order of the steps. The model at
-        the run's end is there by itself only where no checkpoint is of its step.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no run, or it has no checkpoints.
-    """
-    run = read_run_file(folder) if folder.is_dir() else None
-    if run is None or run.get("kind") not in COMMANDS:
-        raise ValueError(f"{folder} holds no finetuning run: there is no run.json.")
-    found = [(step, each) for step, each in checkpoints(folder) if written(each, step)]
-    last = (run.get("trained") or {}).get("best_step")
-    if last is not None and last not in [step for step, _ in found] and (folder / "config.json").is_file():
-        found = sorted([*found, (last, folder)])
-    if not found:
-        raise ValueError(f"{folder} has no checkpoints: train with --save_steps.")
-    main = COMMANDS[run["kind"]].load().main
-    flags = evaluation_argv(run, more)
-    out = out or folder / "checkpoints.json"
-    rows = _unfinished(out, found, more)
-    for step, checkpoint in found[len(rows) :]:
-        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
-            command = [*flags, "--do_eval", "--model_name_or_path", str(checkpoint), "--output_dir", scratch]
-            result = main(command, program=f"nip {run['kind']}")
-        rows.append({"checkpoint": str(checkpoint), "step": step, "flags": list(more), **result["metrics"]})
-        write_json(out, rows)
-    draw_checkpoints(rows, out.with_suffix(".svg"))
-    return rows
-
-
-def _unfinished(out: Path, found: Sequence[tuple[int, Path]], more: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of an evaluation that was stopped: of the first of these checkpoints, by the same flags."""
-    try:
-        rows = json.loads(out.read_text("utf-8"))
-        told = [(row["step"], row["checkpoint"], row["flags"]) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
-    same = told == [(step, str(each), list(more)) for step, each in found[: len(told)]]
-    return rows if same and len(rows) < len(found) else []
 
 
 def draw_checkpoints(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -205,47 +204,18 @@ def draw_checkpoints(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axes.plot([row["step"] for row in rows], [row[name] for row in rows], marker="o", markersize=3)
         axes.set(xlabel="step", ylabel=name)
-    save_svg(figure, path)
+    _save_svg(figure, path)
 
 
-def prediction_argv(words: Sequence[str]) -> list[str]:
-    """The flags of ``nip glue`` that predict with a saved model: what is not said is as the model's run had it.
+def _save_svg(figure: Any, path: Path) -> None:
+    """Write a figure, completely or not at all, with the same bytes each time."""
+    import matplotlib
 
-    Predictions are written into the model's folder where no other is named.
-
-    Raises
-    ------
-    ValueError
-        If no model is named.
-    """
-    parser = ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--model_name_or_path", "--model-name-or-path", dest="model")
-    parser.add_argument("--output_dir", "--output-dir", dest="out")
-    parser.error = _raise  # type: ignore[method-assign]
-    named, _ = parser.parse_known_args(list(words))
-    if named.model is None:
-        raise ValueError("Name the model: --model_name_or_path with the folder that nip glue wrote.")
-    flags = list(words)
-    run = read_run_file(Path(named.model)) if Path(named.model).is_dir() else None
-    if run is not None and run.get("kind") == "glue":
-        sources = (
-            "task_name",
-            "data_dir",
-            "dataset_name",
-            "dataset_config_name",
-            "max_seq_length",
-            "pad_to_max_length",
-        )
-        given = _names(words)
-        own_files = "test_file" in given
-        for name in sources:
-            value = run["settings"].get(name)
-            if value is None or name in given or (own_files and name in (*SETS, "dataset_config_name")):
-                continue
-            flags += [f"--{name}", str(value)]
-    flags += [] if named.out is not None else ["--output_dir", named.model]
-    return [*without(flags, ["do_predict", "do_train", "overwrite_output_dir"]), "--do_predict"]
-
-
-def _raise(message: str) -> NoReturn:
-    raise ValueError(f"{message[:1].upper()}{message[1:]}.")
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "nip"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with replacing(path) as file:
+        file.write(buffer.getvalue())

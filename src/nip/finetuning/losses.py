@@ -1,7 +1,7 @@
-"""Losses that are the mean over all that an optimizer step covers, in whatever parts and processes it is computed.
+"""Losses that are the mean over a whole optimizer step, however it is split into micro-batches and processes.
 
-Dividing each part's own mean by the number of parts is the same only where all parts hold equally many items; masked
-tokens do not, nor does the last part of an epoch. `Trainer` counts the items of a whole step and hands the number over.
+The mean of the micro-batches' means is the same only if all have equally many items, which masked tokens and the last
+batch of an epoch have not. The Trainer counts the items of a step and passes their number.
 """
 
 from __future__ import annotations
@@ -14,47 +14,46 @@ from torch.nn import functional
 IGNORED = -100
 
 
-def classification_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Cross-entropy of logits of shape (..., classes) against labels of shape (...), those of -100 left out.
+def classification_loss(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None, *, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Cross-entropy of logits and labels, the mean over a whole optimizer step.
+
+    Parameters
+    ----------
+    outputs : mapping
+        With ``logits`` of shape (..., classes).
+    labels : Tensor of shape (...)
+        Those of -100 are ignored.
+    num_items_in_batch : Tensor or int, optional
+        The number of labels of the step; by default those of `labels`.
+    label_smoothing : float, default=0.0
 
     Examples
     --------
-    Two parts of a step, of one and of three items, give together what the whole gives at once:
+    Two micro-batches, of one and of three items, add up to the loss of the batch:
 
     >>> logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
-    >>> whole = classification_loss({"logits": logits}, labels, torch.tensor(4))
-    >>> parts = [({"logits": logits[:1]}, labels[:1]), ({"logits": logits[1:]}, labels[1:])]
-    >>> bool(torch.isclose(whole, sum(classification_loss(*part, torch.tensor(4)) for part in parts)))
+    >>> full = classification_loss({"logits": logits}, labels, torch.tensor(4))
+    >>> micro = [({"logits": logits[:1]}, labels[:1]), ({"logits": logits[1:]}, labels[1:])]
+    >>> bool(torch.isclose(full, sum(classification_loss(*each, torch.tensor(4)) for each in micro)))
     True
     """
     logits: torch.Tensor = outputs["logits"]
-    summed = functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1), ignore_index=IGNORED, reduction="sum"
+    total = functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]).float(),
+        labels.reshape(-1),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
-    return summed / _items(labels, num_items_in_batch)
+    return total / _items(labels, num_items_in_batch)
 
 
 def regression_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Squared error of logits of shape (batch, 1) against labels of shape (batch,)."""
-    summed = functional.mse_loss(outputs["logits"].reshape(-1).float(), labels.reshape(-1).float(), reduction="sum")
-    return summed / _items(labels, num_items_in_batch)
-
-
-def smoothed(epsilon: float) -> Any:
-    """`classification_loss` with labels smoothed: each other class is right with a share of `epsilon`."""
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits: torch.Tensor = outputs["logits"]
-        summed = functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]).float(),
-            labels.reshape(-1),
-            ignore_index=IGNORED,
-            reduction="sum",
-            label_smoothing=epsilon,
-        )
-        return summed / _items(labels, num_items_in_batch)
-
-    return loss
+    """Mean squared error of logits of shape (batch, 1) and labels of shape (batch,)."""
+    total = functional.mse_loss(outputs["logits"].reshape(-1).float(), labels.reshape(-1).float(), reduction="sum")
+    return total / _items(labels, num_items_in_batch)
 
 
 def _items(labels: torch.Tensor, counted: Any) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Model, tokenizer and configuration of a run, checked against each other before any long work.
+"""Model, tokenizer and configuration of a run, checked against each other.
 
-A new task calls, in this order::
+A task calls, in this order::
 
     config = load_config(command, num_labels=2)
     tokenizer = load_tokenizer(command, config)
@@ -11,7 +11,8 @@ A new task calls, in this order::
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +25,29 @@ from nip.models.huggingface.layers import SITE, Site, attention_layers
 from nip.models.huggingface.sparsify import rebuild
 from nip.models.positions import is_rotary, positions_of
 
-UNLIMITED = 10**9  # tokenizers without a limit say a number far above any
+UNLIMITED = 10**9  # tokenizers without a limit have a far larger one
 
 
-def load_config(command: Command, name: str | None = None, **settings: Any) -> Any:
-    """The model's configuration, with what the task sets in it.
+def load_config(command: Command, **settings: Any) -> Any:
+    """The model's configuration.
 
     Parameters
     ----------
     command : Command
-    name : str, optional
-        Default: ``--config_name``, else ``--model_name_or_path``.
     **settings
-        Such as ``num_labels``.
+        The task's, such as ``num_labels``.
 
     Raises
     ------
     ValueError
-        If no model is named, or there is none of that name.
+        If no model is named, or it cannot be loaded.
     """
     model = command.model
-    flag = "config_name" if model.config_name and name is None else "model_name_or_path"
-    source = name or model.config_name or model.model_name_or_path
+    flag = "config_name" if model.config_name else "model_name_or_path"
+    source = model.config_name or model.model_name_or_path
     if source is None:
         raise ValueError("Name a model: --model_name_or_path with a folder or a name on the hub.")
-    return _loaded(AutoConfig, source, flag, "config.json", command, **settings)
+    return _load(AutoConfig.from_pretrained, source, flag, "config.json", command, **settings)
 
 
 def load_tokenizer(command: Command, config: Any = None, *, masks: bool = False) -> PreTrainedTokenizerBase:
@@ -58,28 +57,28 @@ def load_tokenizer(command: Command, config: Any = None, *, masks: bool = False)
     ----------
     command : Command
     config : PretrainedConfig, optional
-        Of the model; None: from scratch, as large as the tokenizer.
+        The model's; None for a model from scratch, which gets the tokenizer's vocabulary.
     masks : bool, default=False
-        Whether the task uses the mask token. Where it does not, the model's table may lack that one token, as those of
-        BART's models for summaries do.
+        Whether the task uses the mask token. If not, the model's embedding may lack it, as that of BART models for
+        summarization does.
 
     Raises
     ------
     ValueError
-        If there is none of that name, or it knows more tokens than the model's table has rows.
+        If it cannot be loaded, or has more tokens than the model's embedding has rows.
     """
     model = command.model
     flag = "tokenizer_name" if model.tokenizer_name else "model_name_or_path"
     source = model.tokenizer_name or model.model_name_or_path
     if source is None:
-        raise ValueError("Name a tokenizer: --tokenizer_name, or --model_name_or_path with one beside the model.")
-    tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, source, flag, "tokenizer.json", command)
+        raise ValueError("Name a tokenizer: --tokenizer_name, or --model_name_or_path of a model with one.")
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, source, flag, "tokenizer.json", command)
     rows = getattr(config, "vocab_size", None)
-    beyond = [] if rows is None else [word for word, number in tokenizer.get_vocab().items() if number >= rows]
+    beyond = [] if rows is None else [token for token, id in tokenizer.get_vocab().items() if id >= rows]
     if beyond and (masks or beyond != [tokenizer.mask_token]):
         raise ValueError(
-            f"The tokenizer of {source} knows {len(tokenizer):,} tokens, but the model's table has {rows:,} rows: "
-            "name the model's own with --tokenizer_name."
+            f"The tokenizer of {source} has {len(tokenizer):,} tokens, but the model's embedding has {rows:,} rows: "
+            "name the model's own tokenizer with --tokenizer_name."
         )
     return tokenizer
 
@@ -87,29 +86,34 @@ def load_tokenizer(command: Command, config: Any = None, *, masks: bool = False)
 def sequence_length(
     command: Command, config: Any, tokenizer: PreTrainedTokenizerBase, *, wanted: int | None, default: int
 ) -> int:
-    """How many tokens an input has at most.
+    """The maximum number of tokens of an input.
 
     Parameters
     ----------
     command : Command
     config, tokenizer
-        Of the model.
+        The model's.
     wanted : int or None
-        What ``--max_seq_length`` says, None where it was not given.
+        ``--max_seq_length``; None if it was not given.
     default : int
-        Taken where it was not given, or as many as the model has positions if that is fewer.
+        Used if it was not given, unless model or tokenizer allow fewer.
+
+    Returns
+    -------
+    int
 
     Raises
     ------
     ValueError
-        If the model has fewer positions and they are not to be extended.
+        If the model has fewer positions and they are not extended.
     """
     rows = positions_of(config)
     if wanted is None:
         limit = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else default
-        taught = config.max_position_embeddings if is_rotary(config) else rows  # longer is possible, but must be asked
-        known = [default, limit] if taught is None or command.attention.extend_positions else [default, limit, taught]
-        return min(known)
+        # beyond the length of pretraining only if asked
+        trained = config.max_position_embeddings if is_rotary(config) else rows
+        limits = [default, limit]
+        return min(limits if trained is None or command.attention.extend_positions else [*limits, trained])
     if wanted < 1:
         raise ValueError(f"--max_seq_length must be at least 1. Got {wanted} instead.")
     if rows is not None and wanted > rows and command.attention.extend_positions is None:
@@ -121,13 +125,13 @@ def sequence_length(
     return wanted
 
 
-def fixed_graph(command: Command, seq_len: int) -> graphs.Pattern | None:
-    """The graph that ``--graph`` names; None where a pattern is named, which has a graph for every length.
+def read_fixed_graph(command: Command, seq_len: int) -> graphs.Pattern | None:
+    """The graph in the file ``--graph``; None if a pattern is named, which has a graph for every length.
 
     Raises
     ------
     ValueError
-        If the graph was built for another length.
+        If the graph is for another length.
     """
     attention = command.attention
     if attention.graph is None:
@@ -151,7 +155,7 @@ def load_model(
     *,
     scratch: bool = False,
 ) -> PreTrainedModel:
-    """The model with its attention over the command's graph; the same for the same seed.
+    """The model, attending over the command's graph; the same for the same seed.
 
     Parameters
     ----------
@@ -159,11 +163,15 @@ def load_model(
     auto_class : type
         Such as ``AutoModelForSequenceClassification``.
     config, tokenizer
-        As `load_config` and `load_tokenizer` give them.
+        As `load_config` and `load_tokenizer` return them.
     seq_len : int
-        As `sequence_length` gives it: positions are extended to it where the command says so.
+        As `sequence_length` returns it; with ``--extend_positions`` the position embeddings are extended to it.
     scratch : bool, default=False
-        First weights drawn by the configuration, instead of those that are saved.
+        Initialize the weights instead of loading them.
+
+    Returns
+    -------
+    PreTrainedModel
 
     Raises
     ------
@@ -174,31 +182,30 @@ def load_model(
 
     set_seed(command.training.seed)
     attention = command.attention
-    graph = fixed_graph(command, seq_len)
+    graph = read_fixed_graph(command, seq_len)
     source = str(command.model.model_name_or_path)
     saved = saved_graph(command, config) is not None
     if scratch:
         model: PreTrainedModel = auto_class.from_config(config)
         if saved:
-            model = rebuild(model, str(command.model.config_name), **_place(command))
+            model = rebuild(model, str(command.model.config_name), **_hub_options(command))
     else:
-        ignore = command.model.ignore_mismatched_sizes
-        loader = _Rebuilt(auto_class) if saved else auto_class
-        weights = {"config": config, "ignore_mismatched_sizes": ignore}
-        model = _loaded(loader, source, "model_name_or_path", "weights", command, **weights)
+        from_pretrained = partial(nip.from_pretrained, auto_class=auto_class) if saved else auto_class.from_pretrained
+        settings = {"config": config, "ignore_mismatched_sizes": command.model.ignore_mismatched_sizes}
+        model = _load(from_pretrained, source, "model_name_or_path", "weights", command, **settings)
     rows = positions_of(model.config)
     if attention.extend_positions is not None and rows is not None and seq_len > rows:
         nip.extend_positions(model, seq_len, method=attention.extend_positions)
     if not saved:
         pattern: Any = attention.attention if graph is None else graph
-        taught = getattr(model.config, "max_position_embeddings", None) if is_rotary(model.config) else None
+        trained = getattr(model.config, "max_position_embeddings", None) if is_rotary(model.config) else None
         nip.sparsify(
             model,
             pattern,
             block_size=attention.block_size,
             layers=attention.layers,
             backend=attention.backend,
-            max_tokens=seq_len if taught is not None and seq_len > taught else None,
+            max_tokens=seq_len if trained is not None and seq_len > trained else None,
             **attention.parameters,
         )
     elif "backend" in command.given:
@@ -208,7 +215,7 @@ def load_model(
 
 
 def set_backend(model: PreTrainedModel, backend: str) -> None:
-    """Let a model that has its graphs attend over them by another backend, and its configuration say so."""
+    """Set the attention backend of a model that has graphs, and note it in its configuration."""
     for site in attention_layers(model):
         site.backend = backend
     config: Any = model.config
@@ -216,12 +223,12 @@ def set_backend(model: PreTrainedModel, backend: str) -> None:
 
 
 def check_graphs(model: PreTrainedModel, seq_len: int) -> None:
-    """Refuse a model one of whose layers has no graph for inputs of `seq_len` tokens.
+    """Check that every layer has a graph for inputs of `seq_len` tokens.
 
     Raises
     ------
     ValueError
-        Such as where a geometry has none so small, or a graph of one's own is smaller.
+        If a pattern has none of that size, or a graph from a file is smaller.
     """
     for module in model.modules():
         site: Site | None = getattr(module, SITE, None)
@@ -237,50 +244,34 @@ def check_graphs(model: PreTrainedModel, seq_len: int) -> None:
 
 
 def saved_graph(command: Command, config: Any) -> Mapping[str, Any] | None:
-    """The graphs that the model's configuration names, where the command names no other.
-
-    Returns
-    -------
-    mapping or None
-        The configuration's entry, as `nip.sparsify` wrote it.
-    """
+    """The graphs in the model's configuration, as `nip.sparsify` wrote them; None if the command names others."""
     if command.given & {"attention", "attention_layers", "graph", "param", "block_size"}:
         return None
     entry = getattr(config, "nip", None)
     return entry if isinstance(entry, Mapping) else None
 
 
-class _Rebuilt:
-    """Loads as `nip.from_pretrained` does, under the name that `_loaded` calls."""
-
-    def __init__(self, auto_class: Any) -> None:
-        self.auto_class = auto_class
-
-    def from_pretrained(self, source: str, **settings: Any) -> Any:
-        """The model with the graph that its configuration names."""
-        import nip
-
-        return nip.from_pretrained(source, self.auto_class, **settings)
-
-
-def _loaded(loader: Any, source: str, flag: str, what: str, command: Command, **settings: Any) -> Any:
+def _load(
+    from_pretrained: Callable[..., Any], source: str, flag: str, what: str, command: Command, **settings: Any
+) -> Any:
+    """`from_pretrained`, with errors that name the flag."""
     local = Path(source).is_dir()
     if not local and (Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") > 1):
         raise ValueError(f"--{flag}: there is no folder {source}.")
     try:
-        return loader.from_pretrained(source, **_place(command), **settings)
-    except RuntimeError as error:  # of shapes that do not fit
+        return from_pretrained(source, **_hub_options(command), **settings)
+    except RuntimeError as error:  # shapes differ
         raise ValueError(f"--{flag}: the weights of {source} do not fit the model: {_first_line(error)}") from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         where = (
             f"the folder {source} has no {what} that can be read"
             if local
-            else (f"there is no folder {source}, and the hub gave no {what} under that name")
+            else f"there is no folder {source}, and the hub has no {what} under that name"
         )
         raise ValueError(f"--{flag}: {where} ({_first_line(error)})") from error
 
 
-def _place(command: Command) -> dict[str, Any]:
+def _hub_options(command: Command) -> dict[str, Any]:
     return {"cache_dir": command.model.cache_dir, "revision": command.model.model_revision}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from nip.finetuning.glue.data import Needed, from_files, from_hub, from_set
+from nip.finetuning.glue.data import Needed, from_dataset, from_files, from_hub
 from nip.finetuning.glue.registry import TASKS
 
 ALL = Needed(train=True, evaluated=True, tested=True)
@@ -51,7 +51,7 @@ def test_what_a_set_of_the_hub_lacks_is_told(monkeypatch: pytest.MonkeyPatch):
 def test_another_set_of_the_hub(monkeypatch: pytest.MonkeyPatch):
     data = rows(text=["a", "b", "c"], label=[3, 1, 3])
     asked = mirror(monkeypatch, {"train": data, "validation": data, "test": data.remove_columns("label")})
-    examples = from_set("imdb", None, ALL, None)
+    examples = from_dataset("imdb", None, ALL, None)
     assert asked == [("imdb", None)]
     assert (examples.columns, examples.labels) == (("text",), ("1", "3"))
     assert examples.train["label"][:] == [1, 0, 1]

@@ -277,7 +277,10 @@ def test_a_models_own_order_of_labels_is_kept(tmp_path: Path):
         ("--task_name ax --data_dir MRPC --do_predict", "nor a folder AX in it holds the files of ax"),
         ("--task_name mrpc --data_dir GLUE --do_eval --max_seq_length 65", "longer than the 64 positions"),
         ("--task_name mrpc --data_dir GLUE --do_eval --model_name_or_path ./nowhere", "there is no folder ./nowhere"),
-        ("--task_name mrpc --data_dir GLUE --do_eval --tokenizer_name LARGE", "knows 26 tokens, but the model's table"),
+        (
+            "--task_name mrpc --data_dir GLUE --do_eval --tokenizer_name LARGE",
+            "knows 26 tokens, but the model's table",
+        ),
         ("--task_name mrpc --do_eval --model_name_or_path some/model-nobody-has", "the hub gave no"),
         ("--task_name mrpc --do_eval", "could not be fetched"),
         ("--task_name mrpc --data_dir GLUE --do_eval --metric_for_best_model accuracy --attention x", "no pattern 'x'"),

@@ -16,11 +16,11 @@ from finetuning_files import WORDS
 from nip.finetuning.masked_lm.data import (
     RepeatingStream,
     check_text,
-    pieces,
+    find_text_column,
     read_sets,
     read_text,
     stream_file,
-    text_column,
+    tokenize_text,
 )
 
 
@@ -35,7 +35,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory):
     texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=8), length=st.integers(1, 12)
 )
 def test_joined_texts_lose_nothing(texts: list[str], length: int, tokenizer):
-    made = pieces({"text": [*texts, " ", None]}, tokenizer, "text", length, by_line=False)
+    made = tokenize_text({"text": [*texts, " ", None]}, tokenizer, "text", length, by_line=False)
     whole = list(itertools.chain.from_iterable(tokenizer(text)["input_ids"] for text in texts if text))
     assert list(itertools.chain.from_iterable(made["input_ids"])) == whole
     assert all(len(piece) == length for piece in made["input_ids"][:-1])
@@ -45,7 +45,7 @@ def test_joined_texts_lose_nothing(texts: list[str], length: int, tokenizer):
 
 @given(texts=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join), max_size=6))
 def test_lines_are_cut(texts: list[str], tokenizer):
-    made = pieces({"text": texts}, tokenizer, "text", 6, by_line=True)
+    made = tokenize_text({"text": texts}, tokenizer, "text", 6, by_line=True)
     assert made["input_ids"] == [tokenizer(text, truncation=True, max_length=6)["input_ids"] for text in texts]
 
 
@@ -68,13 +68,13 @@ def test_a_stream_begins_again_with_other_numbers(tmp_path: Path):
 
 
 def test_which_column_is_the_text():
-    assert text_column(["id", "text"], None, "It") == "text"
-    assert text_column(["body"], None, "It") == "body"
-    assert text_column(["id", "body"], "body", "It") == "body"
+    assert find_text_column(["id", "text"], None, "It") == "text"
+    assert find_text_column(["body"], None, "It") == "body"
+    assert find_text_column(["id", "body"], "body", "It") == "body"
     with pytest.raises(ValueError, match="It has no column 'body'; it has id"):
-        text_column(["id"], "body", "It")
+        find_text_column(["id"], "body", "It")
     with pytest.raises(ValueError, match="--text_column"):
-        text_column(["id", "body"], None, "It")
+        find_text_column(["id", "body"], None, "It")
 
 
 @pytest.mark.parametrize("indent", [None, 1])

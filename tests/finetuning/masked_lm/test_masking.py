@@ -88,7 +88,7 @@ def test_sums_of_each_example():
         assert sums[row].tolist() == pytest.approx([loss, right, asked.sum().item()], rel=1e-5)
     metrics = MaskedMetrics()
     assert metrics(SimpleNamespace(predictions=sums.numpy()))["accuracy"] == pytest.approx(sums[:, 1].sum() / 7)
-    assert (metrics.answers.asked, metrics.answers.examples) == (7, 2)
+    assert (metrics.counts.asked, metrics.counts.examples) == (7, 2)
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -155,7 +155,7 @@ def test_each_text_of_a_test_file_has_its_line(summarize, files, tmp_path, monke
     rows = read_rows(files / "dev.jsonl")
     rows[1]["article"], rows[2]["abstract"] = None, None
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    monkeypatch.setattr(summarization, "_texts_of", lambda ids, _: [f"summary {i}" for i in range(len(ids))])
+    monkeypatch.setattr(summarization, "_decode", lambda ids, _: [f"summary {i}" for i in range(len(ids))])
     words = ("--do_predict", "--max_target_length", 6, "--max_source_length", 20, "--test_file")
     code, _, err, out = summarize(*words, tmp_path / "test.jsonl")
     assert code == 0, err
@@ -305,7 +305,10 @@ DEV = ("--do_eval", "--validation_file", "dev.jsonl", "--max_source_length", "20
         ((*DEV, "--max_target_length", "30"), "--max_target_length 30 is longer than the 24 positions of the decoder."),
         ((*DEV, "--metric_for_best_model", "rouge1"), "add --predict_with_generate"),
         ((*DEV, "--lang", "en_XX"), "--lang is for models of many languages"),
-        ((*DEV, "--max_target_length", "6", "--forced_bos_token", "xx"), "--forced_bos_token 'xx' is no token"),
+        (
+            (*DEV, "--max_target_length", "6", "--forced_bos_token", "xx"),
+            "--forced_bos_token 'xx' is no token",
+        ),
     ],
 )
 def test_what_is_refused(summarize, files, monkeypatch, words, says):

@@ -1,4 +1,4 @@
-"""What predictions are worth: accuracy, F1, correlations, by scikit-learn and scipy; all between −1 and 1."""
+"""Metrics of classification and regression, from scikit-learn and scipy, and of masked language modelling."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from numpy.typing import NDArray
 
 
 def accuracy(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
-    """The share of predictions that are right."""
+    """The fraction of correct predictions."""
     return float(np.mean(predicted == labels))
 
 
 def f1(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
-    """The harmonic mean of precision and recall of label 1; 0 where it is neither predicted nor there."""
+    """F1 of label 1; 0 if it is neither predicted nor correct anywhere."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels, predicted, zero_division=0))
 
 
 def matthews_correlation(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Matthews' correlation of predictions with labels; 0 where all are alike."""
+    """Matthews correlation coefficient; 0 if all predictions or all labels are the same."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(labels, predicted))
 
 
 def pearson(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Pearson's correlation; 0 where one side is constant, so that nothing goes together."""
+    """Pearson correlation; 0 if predictions or labels are constant."""
     from scipy import stats
 
     return _correlation(stats.pearsonr, predicted, labels)
 
 
 def spearmanr(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Spearman's rank correlation; 0 where one side is constant."""
+    """Spearman rank correlation; 0 if predictions or labels are constant."""
     from scipy import stats
 
     return _correlation(stats.spearmanr, predicted, labels)
@@ -53,13 +53,14 @@ METRICS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
 
 
 def measure(names: Sequence[str], predicted: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-    """The metrics of these names; ``combined_score`` is the mean of those before it.
+    """The metrics of these names; ``combined_score`` is the mean of the others.
 
     Parameters
     ----------
     names : sequence of str
         Of `METRICS`, or ``combined_score``.
     predicted, labels : ndarray of shape (n,)
+        Class ids or numbers.
 
     Examples
     --------
@@ -79,14 +80,14 @@ def _correlation(function: Callable[..., Any], predicted: NDArray[Any], labels: 
 
 
 def accuracy_and_perplexity(sums: NDArray[np.float64]) -> dict[str, float]:
-    """Of sums of loss, of right answers and of questions, each of shape (n, 3): the accuracy and exp(mean loss).
+    """Accuracy and exp(mean loss) of an array of shape (n, 3): summed loss, correct and predicted tokens per example.
 
     Examples
     --------
     >>> accuracy_and_perplexity(np.array([[0.0, 1, 1], [2 * math.log(2), 0, 1]]))
     {'accuracy': 0.5, 'perplexity': 2.0}
     """
-    loss, right, asked = sums.sum(axis=0)
-    if asked == 0:
+    loss, correct, predicted = sums.sum(axis=0)
+    if predicted == 0:
         return {"accuracy": 0.0, "perplexity": math.inf}
-    return {"accuracy": float(right / asked), "perplexity": float(math.exp(min(loss / asked, 700.0)))}
+    return {"accuracy": float(correct / predicted), "perplexity": float(math.exp(min(loss / predicted, 700.0)))}

@@ -1,4 +1,4 @@
-"""The tasks of GLUE: what their files and columns are called, and what counts.
+"""The tasks of GLUE: files, columns, labels and metrics.
 
 References
 ----------
@@ -16,29 +16,29 @@ YES_NO = ("0", "1")
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task.
+    """A task of GLUE.
 
     Parameters
     ----------
     name : str
-        As ``--task_name`` and the hub have it.
+        In ``--task_name`` and on the hub.
     folder : str
-        As the official archive has it.
+        In the official archive.
     columns : tuple of str
-        One text or two, as the hub calls them.
+        One text or two, as on the hub.
     labels : tuple of str
-        Names in the order of their numbers; empty where the label is a number itself.
+        Names in the order of their ids; empty if the label is a number.
     official : tuple of str
-        What the official files call the texts and the label.
+        The columns of texts and label in the official files.
     metric : str
-        The one that counts.
+        The main one.
     metrics : tuple of str
-    evaluated, tested : mapping as tuples
-        Part of a metric's name → name of the split on the hub.
+    evaluated, tested : tuple of (str, str)
+        Prefix of the metrics, and split on the hub.
     submissions : tuple of str
         Files of predictions, in the order of `tested`.
     written : tuple of str
-        Labels as a submission spells them.
+        Labels in a submission.
     """
 
     name: str
@@ -65,7 +65,7 @@ def _task(
 
 
 _PAIR = "sentence1 sentence2"
-_MNLI_PARTS = (("", "matched"), ("mm", "mismatched"))
+_MNLI_SETS = (("", "matched"), ("mm", "mismatched"))
 
 TASKS: dict[str, GlueTask] = {
     task.name: task
@@ -87,8 +87,8 @@ TASKS: dict[str, GlueTask] = {
         _task(
             "mnli", "MNLI", "premise hypothesis", NLI, "sentence1,sentence2,gold_label", "accuracy", written=NLI,
             submissions=("MNLI-m.tsv", "MNLI-mm.tsv"),
-            evaluated=tuple((name, f"validation_{part}") for name, part in _MNLI_PARTS),
-            tested=tuple((name, f"test_{part}") for name, part in _MNLI_PARTS),
+            evaluated=tuple((name, f"validation_{each}") for name, each in _MNLI_SETS),
+            tested=tuple((name, f"test_{each}") for name, each in _MNLI_SETS),
         ),
         _task(
             "qnli", "QNLI", "question sentence", ("entailment", "not_entailment"), "question,sentence,label",
@@ -108,13 +108,7 @@ TASKS: dict[str, GlueTask] = {
 
 
 def glue_task(name: str) -> GlueTask:
-    """The task of that name.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+    """The task of that name; ValueError if there is none."""
     if name.lower() not in TASKS:
         raise ValueError(f"There is no GLUE task {name!r}. The tasks are {', '.join(TASKS)}.")
     return TASKS[name.lower()]

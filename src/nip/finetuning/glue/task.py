@@ -1,11 +1,11 @@
-"""``nip glue``: text classification, the nine tasks of GLUE and its diagnostic set before all."""
+"""``nip glue``: text classification on GLUE's tasks and its diagnostic set, other datasets, or files."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,39 +13,36 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, default_data_collator
 
 from nip.atomic import replacing
-from nip.finetuning.arguments import Command, parse, print_notice
+from nip.finetuning.arguments import Command, flag, parse, print_notice
 from nip.finetuning.datasets import tokenize_dataset
-from nip.finetuning.glue.data import Examples, Needed, from_files, from_folder, from_hub, from_set
+from nip.finetuning.glue.data import UNLABELLED, Examples, Needed, from_dataset, from_files, from_folder, from_hub
 from nip.finetuning.glue.metrics import measure
 from nip.finetuning.glue.registry import glue_task
-from nip.finetuning.losses import classification_loss, regression_loss, smoothed
+from nip.finetuning.losses import classification_loss, regression_loss
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
-from nip.finetuning.trainer import TaskSetup, begin, report, run_task
+from nip.finetuning.trainer import TaskSetup, run_command
 
 DEFAULT_LENGTH = 128
 
 
 @dataclass
 class GlueArguments:
-    """Which texts are classified."""
+    """The texts to classify."""
 
-    FREE: ClassVar = ("test_file",)
+    CHANGEABLE: ClassVar = ("test_file",)
 
-    task_name: str | None = field(default=None, metadata={"help": "cola mnli mrpc qnli qqp rte sst2 stsb wnli, or ax."})
-    data_dir: str | None = field(
-        default=None, metadata={"help": "A folder with the official files: the task's own, or the one above it."}
+    task_name: str | None = flag("Task of GLUE: cola mnli mrpc qnli qqp rte sst2 stsb wnli, or ax.")
+    data_dir: str | None = flag("Folder with the official files of the task, or the folder above it.")
+    dataset_name: str | None = flag("Another dataset of the hub.")
+    dataset_config_name: str | None = flag("Configuration of the dataset.")
+    train_file: str | None = flag("Training examples: CSV, TSV, JSON or Parquet.")
+    validation_file: str | None = flag("Examples to evaluate on.")
+    test_file: str | None = flag("Examples to predict.")
+    max_seq_length: int | None = flag(
+        f"Maximum number of tokens; longer inputs are truncated. Default {DEFAULT_LENGTH}."
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "Another set on the hub."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
-    train_file: str | None = field(default=None, metadata={"help": "Training examples: CSV, TSV, JSON or Parquet."})
-    validation_file: str | None = field(default=None, metadata={"help": "Examples to evaluate."})
-    test_file: str | None = field(default=None, metadata={"help": "Examples to predict."})
-    max_seq_length: int | None = field(
-        default=None, metadata={"help": f"Tokens of an input at most; longer ones are cut. Default {DEFAULT_LENGTH}."}
-    )
-    pad_to_max_length: bool = field(
-        default=True,
-        metadata={"help": "Give all inputs that length, so that all attend over one graph; else each batch its own."},
+    pad_to_max_length: bool = flag(
+        "Pad all inputs to the maximum length, so that all attend over one graph; else a batch to its longest.", True
     )
 
     def __post_init__(self) -> None:
@@ -72,38 +69,24 @@ def read_command(argv: Sequence[str], program: str) -> Command:
     return parse(argv, GlueArguments, program=program, description=__doc__)
 
 
-def main(words: Sequence[str], program: str = "nip glue") -> dict[str, Any]:
-    """Train, evaluate and predict as a command line says.
-
-    Parameters
-    ----------
-    words : sequence of str
-        Without the program.
-    program : str
-        How it is called.
-
-    Returns
-    -------
-    dict
-        As ``result.json`` holds it.
+def main(argv: Sequence[str], program: str = "nip glue") -> dict[str, Any]:
+    """Train, evaluate and predict as a command line says; returns the content of ``result.json``.
 
     Raises
     ------
-    ValueError
-        If the command, the data or the model is wrong: one sentence.
+    ValueError, OSError
+        One sentence about what is wrong with the command, the data or the model.
     """
-    command = read_command(words, program)
+    command = read_command(argv, program)
     check_files(command)
-    with begin(
-        command, kind="glue", task=command.task.task_name or command.task.dataset_config_name or "files"
-    ) as claim:
-        result = run_task(command, prepare(command), claim)
-    report(command, result)
-    return result
+    task = command.task
+    return run_command(
+        command, kind="glue", task=task.task_name or task.dataset_config_name or "files", prepare=prepare
+    )
 
 
 def check_files(command: Command) -> None:
-    """Refuse a command that needs a file which it does not name."""
+    """Raise ValueError if a file is needed and not named."""
     task, training = command.task, command.training
     if any((task.train_file, task.validation_file, task.test_file)):
         needs = (
@@ -111,13 +94,13 @@ def check_files(command: Command) -> None:
             ("do_eval", training.do_eval, "validation_file"),
             ("do_predict", training.do_predict, "test_file"),
         )
-        for flag, wanted, file in needs:
+        for flag_name, wanted, file in needs:
             if wanted and getattr(task, file) is None:
-                raise ValueError(f"--{flag} needs --{file}.")
+                raise ValueError(f"--{flag_name} needs --{file}.")
 
 
 def read_examples(command: Command) -> Examples:
-    """The sets that the command needs, from where it says."""
+    """The sets that the command needs, from the source that it names."""
     task, training = command.task, command.training
     needed = Needed(training.do_train, training.do_eval, training.do_predict)
     files = {"train": task.train_file, "validation": task.validation_file, "test": task.test_file}
@@ -126,29 +109,28 @@ def read_examples(command: Command) -> Examples:
     if chosen:
         return from_files(chosen, glue_task(task.task_name) if task.task_name else None)
     if task.dataset_name is not None:
-        return from_set(task.dataset_name, task.dataset_config_name, needed, command.model.cache_dir)
+        return from_dataset(task.dataset_name, task.dataset_config_name, needed, command.model.cache_dir)
     if task.data_dir is not None:
         return from_folder(task.task_name, Path(task.data_dir), needed)
     return from_hub(task.task_name, needed, command.model.cache_dir)
 
 
 def prepare(command: Command) -> TaskSetup:
-    """Everything that training needs; what is wrong with the command, the model or the data is told here."""
+    """Model and data of a command; raises ValueError or OSError if something is wrong with them."""
     config = load_config(command)
     tokenizer = load_tokenizer(command, config)
     seq_len = sequence_length(command, config, tokenizer, wanted=command.task.max_seq_length, default=DEFAULT_LENGTH)
     examples = read_examples(command)
-    labels = in_order(config, examples.labels or saved_labels(config, examples))
+    labels = in_model_order(config, examples.labels or saved_labels(config, examples))
     config = task_config(command, config, examples, labels)
     smoothing = command.training.label_smoothing_factor
     if smoothing and not labels:
         raise ValueError(f"--label_smoothing_factor is for classes; the labels of {examples.name} are numbers.")
     model = load_model(command, AutoModelForSequenceClassification, config, tokenizer, seq_len)
-    train, evaluated, tested = tokens(command, examples, tokenizer, seq_len, labels)
+    train, evaluated, tested = tokenize_examples(command, examples, tokenizer, seq_len, labels)
     names = metric_names(examples, bool(labels))
     first = next(iter(evaluated.values()), None)
     padded = command.task.pad_to_max_length
-    loss = (smoothed(smoothing) if smoothing else classification_loss) if labels else regression_loss
     return TaskSetup(
         kind="glue",
         task=examples.name,
@@ -158,11 +140,11 @@ def prepare(command: Command) -> TaskSetup:
         train=train,
         evaluation=evaluated,
         collator=default_data_collator if padded else DataCollatorWithPadding(tokenizer),
-        metrics=lambda output: measure(names, predictions(output.predictions, bool(labels)), output.label_ids),
+        metrics=lambda output: measure(names, predict_labels(output.predictions, bool(labels)), output.label_ids),
         metric=names[0],
         metric_names=names,
-        loss=loss,
-        describe=None if first is None else lambda measured: facts(first, bool(labels)),
+        loss=partial(classification_loss, label_smoothing=smoothing) if labels else regression_loss,
+        describe=None if first is None else lambda _: describe_evaluation(first, bool(labels)),
         predict=(lambda trainer, folder: write_predictions(trainer, folder, examples, tested, labels))
         if tested
         else None,
@@ -171,27 +153,27 @@ def prepare(command: Command) -> TaskSetup:
 
 
 def metric_names(examples: Examples, classes: bool) -> tuple[str, ...]:
-    """The metrics of a task; of files accuracy, or the correlations where labels are numbers."""
+    """The metrics of a task; of other data accuracy, or correlations if labels are numbers."""
     if examples.task is not None:
         return examples.task.metrics
     return ("accuracy",) if classes else ("pearson", "spearmanr", "combined_score")
 
 
 def saved_labels(config: Any, examples: Examples) -> tuple[str, ...]:
-    """The labels that a model was trained with, where the examples have none of their own to say."""
+    """The labels that a model was trained with, for examples to predict that have no labels."""
     known = [data for data in (examples.train, *examples.evaluated.values()) if data is not None]
     if known or config.num_labels == 1:
         return ()
     return tuple(config.id2label[number] for number in sorted(config.id2label))
 
 
-def in_order(config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """The task's labels in the order of a model that was trained with them.
+def in_model_order(config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The task's labels, in the order of a model that was trained with them.
 
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> in_order(SimpleNamespace(id2label={0: "CONTRADICTION", 1: "ENTAILMENT"}), ("entailment", "contradiction"))
+    >>> in_model_order(SimpleNamespace(id2label={0: "CONTRADICTION", 1: "ENTAILMENT"}), ("entailment", "contradiction"))
     ('contradiction', 'entailment')
     """
     own = [str(config.id2label[each]).lower() for each in sorted(config.id2label)]
@@ -200,12 +182,21 @@ def in_order(config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def task_config(command: Command, config: Any, examples: Examples, labels: tuple[str, ...]) -> Any:
-    """The configuration with the task's labels in it.
+    """Set the task's labels in the configuration.
+
+    Parameters
+    ----------
+    command : Command
+    config : PretrainedConfig
+        Changed in place.
+    examples : Examples
+    labels : tuple of str
+        In the order of their ids; empty for regression.
 
     Raises
     ------
     ValueError
-        If the model was trained with others.
+        If the model was trained with other labels.
     """
     number = len(labels) or 1
     own = [config.id2label[each] for each in sorted(config.id2label)]
@@ -216,7 +207,7 @@ def task_config(command: Command, config: Any, examples: Examples, labels: tuple
             theirs = ", ".join(own) if config.num_labels > 1 else "a number"
             raise ValueError(
                 f"{command.model.model_name_or_path} was trained with the labels {theirs}; {examples.name} has "
-                f"{', '.join(labels) or 'a number'}. Give --ignore_mismatched_sizes to draw a new head."
+                f"{', '.join(labels) or 'a number'}. Give --ignore_mismatched_sizes to initialize a new head."
             )
     config.num_labels = number
     config.finetuning_task = examples.name
@@ -227,27 +218,48 @@ def task_config(command: Command, config: Any, examples: Examples, labels: tuple
     return config
 
 
-def tokens(
+def tokenize_examples(
     command: Command, examples: Examples, tokenizer: Any, seq_len: int, labels: tuple[str, ...]
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The examples as tokens, their labels numbered as the model does it: to train, to evaluate, to predict."""
+    """Tokenize the examples, with the model's label ids.
+
+    Parameters
+    ----------
+    command : Command
+    examples : Examples
+    tokenizer : PreTrainedTokenizerBase
+    seq_len : int
+        Maximum number of tokens.
+    labels : tuple of str
+        The model's, in the order of their ids.
+
+    Returns
+    -------
+    train : Dataset or None
+    evaluated, tested : dict of str to Dataset
+
+    Raises
+    ------
+    ValueError
+        If examples to train or to evaluate on have no labels.
+    """
     run = command.run
-    numbers = [labels.index(name) for name in examples.labels]
+    ids = [labels.index(name) for name in examples.labels]
     padding = "max_length" if command.task.pad_to_max_length else False
-    settings = {"columns": examples.columns, "seq_len": seq_len, "padding": padding, "numbers": numbers}
+    settings = {"columns": examples.columns, "seq_len": seq_len, "padding": padding, "numbers": ids}
 
     def encode(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         texts = [[str(text) if text is not None else "" for text in batch[name]] for name in examples.columns]
         return {
             **tokenizer(*texts, padding=padding, max_length=seq_len, truncation=True),
-            "labels": [numbers[label] if numbers and label >= 0 else label for label in batch["label"]],
+            "labels": [ids[label] if ids and label >= 0 else label for label in batch["label"]],
         }
 
     def of(data: Any, limit: int | None) -> Any:
         chosen = data if limit is None else data.select(range(min(limit, len(data))))
         return tokenize_dataset(chosen, encode, command, tokenizer=tokenizer, settings=settings)
 
-    train = None if examples.train is None else of(labelled(examples), run.max_train_samples)
+    train = None if examples.train is None else of(drop_unlabelled(examples), run.max_train_samples)
     evaluated = {name: of(data, run.max_eval_samples) for name, data in examples.evaluated.items()}
     for name, data in evaluated.items():
         if UNLABELLED in data.unique("labels") and examples.labels:
@@ -256,17 +268,8 @@ def tokens(
     return train, evaluated, tested
 
 
-UNLABELLED = -1
-
-
-def labelled(examples: Examples) -> Any:
-    """The training examples without those that nobody has labelled, which sets such as SNLI have; they are counted.
-
-    Raises
-    ------
-    ValueError
-        If none has a label.
-    """
+def drop_unlabelled(examples: Examples) -> Any:
+    """The training examples that have a label, which not all of SNLI have; ValueError if none has."""
     if not examples.labels:
         return examples.train
     known = np.flatnonzero(np.asarray(examples.train["label"][:]) != UNLABELLED)
@@ -278,48 +281,79 @@ def labelled(examples: Examples) -> Any:
     return examples.train.select(known) if missing else examples.train
 
 
-def predictions(logits: Any, classes: bool) -> np.ndarray:
-    """The class of the highest logit, or the number itself."""
-    found = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float32)
-    return found.argmax(axis=1) if classes else found.reshape(len(found))
+def predict_labels(logits: Any, classes: bool) -> np.ndarray:
+    """The class of the highest logit; for regression the logit."""
+    values = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float32)
+    return values.argmax(axis=1) if classes else values.reshape(len(values))
 
 
-def facts(data: Any, classes: bool) -> dict[str, Any]:
-    """How many examples were evaluated, and what always answering the commonest label gives."""
-    counted: dict[str, Any] = {"n_test": len(data)}
+def describe_evaluation(data: Any, classes: bool) -> dict[str, Any]:
+    """The number of evaluated examples, and the accuracy of the most frequent label."""
+    facts: dict[str, Any] = {"n_test": len(data)}
     if classes:
-        counted["baselines"] = {"commonest_label": max(Counter(data["labels"][:]).values()) / len(data)}
-    return counted
+        facts["baselines"] = {"commonest_label": max(Counter(data["labels"][:]).values()) / len(data)}
+    return facts
 
 
 def write_predictions(
     trainer: Any, folder: Path, examples: Examples, tested: Mapping[str, Any], labels: tuple[str, ...]
 ) -> list[Path]:
-    """Predict and write: files as GLUE takes them in, ``index`` and ``prediction`` separated by tabs."""
-    written: list[Path] = []
+    """Predict, and write files in GLUE's submission format.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    folder : Path
+    examples : Examples
+    tested : mapping of str to Dataset
+        The tokenized examples.
+    labels : tuple of str
+        The model's, in the order of their ids.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    files: list[Path] = []
     names = examples.task.submissions if examples.task is not None else ("predictions.tsv",)
-    spelled = list(labels)
+    written = list(labels)
     if examples.task is not None and examples.labels:
-        spelled = [examples.task.written[examples.labels.index(name)] for name in labels]
-    for (name, data), file in zip(tested.items(), names[: len(tested)], strict=True):  # a file has one part only
-        hidden = data.remove_columns("labels")
-        answers = predictions(trainer.predict(hidden, metric_key_prefix="predict").predictions, bool(labels))
+        written = [examples.task.written[examples.labels.index(name)] for name in labels]
+    for (name, data), file in zip(tested.items(), names[: len(tested)], strict=True):  # a file has a single set
+        unlabelled = data.remove_columns("labels")
+        predicted = predict_labels(trainer.predict(unlabelled, metric_key_prefix="predict").predictions, bool(labels))
         index = examples.tested[name]["idx"][: len(data)]
         if trainer.is_world_process_zero():
-            written.append(write_submission(folder / file, index, answers, spelled, examples.name))
-    return written
+            files.append(write_submission(folder / file, index, predicted, written, examples.name))
+    return files
 
 
-def write_submission(path: Path, index: Sequence[int], answers: np.ndarray, spelled: Sequence[str], task: str) -> Path:
-    """Write one file of predictions, complete or not at all.
+def write_submission(
+    path: Path, index: Sequence[int], predicted: np.ndarray, written: Sequence[str], task: str
+) -> Path:
+    """Write a file of predictions, completely or not at all.
 
-    Labels are spelled as the task does it; numbers have three decimals, and those of STS-B lie in its range, 0 to 5.
+    Parameters
+    ----------
+    path : Path
+    index : sequence of int
+        Of the examples.
+    predicted : ndarray of shape (n,)
+        Class ids, or numbers, which are written with three decimals, those of STS-B clipped to [0, 5].
+    written : sequence of str
+        The labels as they are written; empty for numbers.
+    task : str
+
+    Returns
+    -------
+    Path
+        `path`.
     """
-    text = io.StringIO()
-    text.write("index\tprediction\n")
-    for number, answer in zip(index, answers.tolist(), strict=True):
-        shown = min(5.0, max(0.0, answer)) if task == "stsb" else answer
-        text.write(f"{number}\t{spelled[answer] if spelled else f'{shown:.3f}'}\n")
+    lines = ["index\tprediction\n"]
+    for number, value in zip(index, predicted.tolist(), strict=True):
+        shown = min(5.0, max(0.0, value)) if task == "stsb" else value
+        lines.append(f"{number}\t{written[value] if written else f'{shown:.3f}'}\n")
     with replacing(path) as file:
-        file.write(text.getvalue().encode())
+        file.write("".join(lines).encode())
     return path

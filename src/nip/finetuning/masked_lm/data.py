@@ -1,4 +1,4 @@
-"""Running text for masked language modelling: from the hub, text files, or files of rows; stored or as a stream."""
+"""Text for masked language modelling, from the hub, text files or tables, stored or as a stream."""
 
 from __future__ import annotations
 
@@ -9,30 +9,27 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from nip.finetuning.datasets import KINDS, json_options, read_hub, read_rows
+from nip.finetuning.datasets import FILE_FORMATS, read_hub, read_rows, reader_of
 
-TEXT_KINDS = (".txt", ".text", ".md")
-STREAMED_EVALUATION = 1000  # texts, where a stream is evaluated and nobody says how many
+TEXT_FORMATS = (".txt", ".text", ".md")
+STREAMED_EVALUATION = 1000  # texts of a stream that are evaluated by default
 
 
 def read_text(path: Path) -> Any:
-    """A file as a Dataset: text a line a row, else rows.
+    """A file as a Dataset, of a text file one row per line.
 
     Raises
     ------
     ValueError
-        If it is of no known kind or holds nothing.
+        If the format is unknown or the file is empty.
     OSError
-        If there is no such file.
+        If the file does not exist.
     """
     import datasets
 
-    if path.suffix not in TEXT_KINDS:
-        if path.suffix not in KINDS:
-            raise ValueError(f"{path} must end in one of {', '.join((*TEXT_KINDS, *KINDS))}.")
+    check_format(path)
+    if path.suffix not in TEXT_FORMATS:
         return read_rows(path)
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such file", str(path))
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty.")
     try:
@@ -42,30 +39,43 @@ def read_text(path: Path) -> Any:
 
 
 def stream_file(path: Path) -> Any:
-    """A file as a stream of rows, read as it is needed."""
+    """A file as a stream of rows; errors as of `read_text`."""
     import datasets
 
-    kind = "text" if path.suffix in TEXT_KINDS else KINDS.get(path.suffix)
-    if kind is None:
-        raise ValueError(f"{path} must end in one of {', '.join((*TEXT_KINDS, *KINDS))}.")
+    check_format(path)
+    name, options = ("text", {}) if path.suffix in TEXT_FORMATS else reader_of(path)
+    return datasets.load_dataset(name, data_files=str(path), split="train", streaming=True, **options)
+
+
+def check_format(path: Path) -> None:
+    """Raise ValueError if a file's format is unknown, FileNotFoundError if it does not exist."""
+    if path.suffix not in (*TEXT_FORMATS, *FILE_FORMATS):
+        raise ValueError(f"{path} must end in one of {', '.join((*TEXT_FORMATS, *FILE_FORMATS))}.")
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else json_options(path)
-    return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
 
 
-def text_column(names: list[str], told: str | None, source: str) -> str:
-    """The column that holds the text: as told, else ``text``, else the only one.
+def find_text_column(names: list[str], asked: str | None, source: str) -> str:
+    """The column with the text.
+
+    Parameters
+    ----------
+    names : list of str
+        Of all columns.
+    asked : str or None
+        The column that was asked for; by default ``text``, or the only column.
+    source : str
+        What has the columns, for errors.
 
     Raises
     ------
     ValueError
-        If it is not there, or nothing says which it is.
+        If the column does not exist, or which it is is unknown.
     """
-    if told is not None:
-        if told not in names:
-            raise ValueError(f"{source} has no column {told!r}; it has {', '.join(names)}.")
-        return told
+    if asked is not None:
+        if asked not in names:
+            raise ValueError(f"{source} has no column {asked!r}; it has {', '.join(names)}.")
+        return asked
     if "text" in names:
         return "text"
     if len(names) == 1:
@@ -74,16 +84,23 @@ def text_column(names: list[str], told: str | None, source: str) -> str:
 
 
 def check_text(data: Any, column: str, source: str) -> None:
-    """Refuse a column, of stored rows or of a stream, whose first value is no text: its Python form would be learnt.
+    """Check that a column contains text: the model would learn the Python representation of lists or numbers.
+
+    Parameters
+    ----------
+    data : Dataset or IterableDataset
+    column : str
+    source : str
+        What has the column, for errors.
 
     Raises
     ------
     ValueError
-        If it is a list, a number or the like.
+        If the first value is not a string.
     """
     value = next((row[column] for row in data if row[column] is not None), "")
     if not isinstance(value, str):
-        raise ValueError(f"{source} does not hold text in its column {column!r}, but such as {str(value)[:40]!r}.")
+        raise ValueError(f"{source} has no text in its column {column!r}, but values such as {str(value)[:40]!r}.")
 
 
 def read_sets(
@@ -96,9 +113,27 @@ def read_sets(
     needs_evaluation: bool,
     cache_dir: str | None,
 ) -> tuple[Any, Any]:
-    """The training set and the one to evaluate, each None where it is not needed.
+    """The training set and the validation set, None where not needed.
 
-    Where there is none to evaluate, the first `percentage` percent of the training set are taken for it.
+    Parameters
+    ----------
+    dataset : tuple of str or None
+        Name and configuration on the hub; None: read the files.
+    train_file, validation_file : str or None
+    percentage : int
+        Without a validation set, these first percent of the training set become it.
+    needs_training, needs_evaluation : bool
+    cache_dir : str or None
+        For files of the hub.
+
+    Returns
+    -------
+    train, validation : Dataset or None
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read, the dataset has neither split, or the training set is too small to split.
     """
     if dataset is not None:
         hub = read_hub(*dataset, cache_dir=cache_dir)
@@ -118,8 +153,10 @@ def read_sets(
     return (train if needs_training else None), (validation if needs_evaluation else None)
 
 
-def pieces(batch: Mapping[str, list[Any]], tokenizer: Any, column: str, length: int, by_line: bool) -> dict[str, Any]:
-    """Texts as pieces of at most `length` tokens: `input_ids` and `special_tokens_mask`.
+def tokenize_text(
+    batch: Mapping[str, list[Any]], tokenizer: Any, column: str, length: int, by_line: bool
+) -> dict[str, Any]:
+    """Tokenize texts into inputs of at most `length` tokens.
 
     Parameters
     ----------
@@ -127,11 +164,16 @@ def pieces(batch: Mapping[str, list[Any]], tokenizer: Any, column: str, length: 
         Columns.
     tokenizer : PreTrainedTokenizerBase
     column : str
-        Of the texts.
+        With the texts.
     length : int
     by_line : bool
-        A text a piece, what is longer cut off. Else the texts are joined and cut into pieces of exactly that length;
-        only the last of a batch of texts may be shorter, so that nothing is lost.
+        Each text is an input, truncated. Otherwise the texts of the batch are concatenated and split into inputs of
+        exactly `length` tokens; only the last may be shorter, so that nothing is lost.
+
+    Returns
+    -------
+    dict of str to list
+        ``input_ids`` and ``special_tokens_mask``.
     """
     texts = [str(text) for text in batch[column] if text is not None and not str(text).isspace() and str(text)]
     if not texts:
@@ -147,16 +189,16 @@ def pieces(batch: Mapping[str, list[Any]], tokenizer: Any, column: str, length: 
 
 
 class RepeatingStream(IterableDataset):  # type: ignore[type-arg]
-    """A stream that begins again at its end, its examples numbered throughout.
+    """A stream that starts again at its end, its examples numbered consecutively.
 
-    To go on after a restart is then to skip as many as were seen, which the Trainer does.
+    To resume, the Trainer skips the examples that it has seen.
 
     Parameters
     ----------
     stream : datasets.IterableDataset
         Of texts.
     encode : callable
-        Makes pieces of a batch of texts.
+        Tokenizes a batch of texts.
     """
 
     def __init__(self, stream: Any, encode: Callable[[Mapping[str, list[Any]]], Mapping[str, list[Any]]]) -> None:
@@ -164,8 +206,8 @@ class RepeatingStream(IterableDataset):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         number = 0
-        for turn in itertools.count():
-            self.stream.set_epoch(turn)
+        for epoch in itertools.count():
+            self.stream.set_epoch(epoch)
             before = number
             for batch in self.stream.iter(batch_size=1000):
                 made = self.encode(batch)

@@ -1,4 +1,4 @@
-"""From a model's scores of first and last tokens to the answers of questions, with their runners-up."""
+"""Answers from start and end logits: the best spans over all windows of a context."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class AnswerRules:
     Parameters
     ----------
     n_best_size : int, default=20
-        How many answers to a question are kept.
+        Number of answers that are kept per question.
     max_answer_length : int, default=30
         Tokens of the longest answer.
     version_2_with_negative : bool, default=False
-        Whether a question may have no answer, which is then said by an empty text.
+        Whether a question may have no answer; the prediction is then empty.
     null_score_diff_threshold : float, default=0.0
-        A question has no answer if that scores by more than this above the best answer.
+        A question has no answer if the score of "no answer" exceeds that of the best span by more than this.
 
     Raises
     ------
     ValueError
-        If a number is not an integer of at least 1, or the threshold is given although every question has an answer.
+        If a number is below 1, or a threshold is given although every question has an answer.
     """
 
     n_best_size: int = 20
@@ -56,9 +56,9 @@ class Answers:
     nbest : dict of str to list of dict
         The best answers, best first: ``text``, ``probability`` among them, ``start_logit``, ``end_logit``.
     best : dict of str to str
-        The best answer that is not empty, whatever the threshold says of it.
+        The best answer that is not empty, regardless of the threshold.
     null_odds : dict of str to float
-        Score of no answer less that of the best one; without entries where every question has an answer.
+        Score of "no answer" minus that of the best span; empty if every question has an answer.
     """
 
     predictions: dict[str, str]
@@ -81,10 +81,9 @@ def find_answers(
     examples : iterable of mapping
         With ``id`` and ``context``.
     windows : sequence of mapping
-        As `nip.finetuning.qa.data.windows` makes them: ``example_id``; ``first`` and ``last`` context token;
-        ``offsets``, the characters of those tokens; ``null``, the token that stands for no answer.
+        As `nip.finetuning.qa.data.tokenize_windows` returns them: ``example_id``; ``first`` and ``last`` context token;
+        ``offsets``, the characters of the context tokens; ``null``, the token that stands for "no answer".
     start_logits, end_logits : ndarray of shape (n_windows, n_tokens)
-        Scores of the tokens as first and as last one of the answer.
     rules : AnswerRules
 
     Returns
@@ -94,20 +93,20 @@ def find_answers(
     Raises
     ------
     ValueError
-        If there are not as many scores as windows, or scores are not numbers.
+        If the numbers of windows and logits differ, or logits are NaN or Inf.
 
     Notes
     -----
-    A span's score is that of its first token as first plus that of its last as last. *Every* span of at most
-    ``max_answer_length`` context tokens of a window is looked at: O(n_tokens · max_answer_length) a window. The scripts
-    of transformers look only at those between the ``n_best_size`` best first and last tokens. A question has no answer
-    by the window that is least sure of that: the least of its windows' scores at the ``null`` token counts.
+    A span's score is its start logit plus its end logit. *Every* span of at most ``max_answer_length`` context tokens
+    of a window is scored, in O(n_tokens · max_answer_length); the scripts of transformers consider only those between
+    the ``n_best_size`` best start and end tokens. The score of "no answer" is the minimum over the windows of that at
+    the ``null`` token.
 
-    Probabilities are the softmax over the kept answers. A context without any token has the answer "".
+    Probabilities are the softmax over the kept answers. A context without tokens has the answer "".
     """
     if not len(windows) == len(start_logits) == len(end_logits):
         raise ValueError(
-            f"There are {len(windows)} windows and scores of {len(start_logits)} and {len(end_logits)} of them."
+            f"There are {len(windows)} windows, and logits of {len(start_logits)} and {len(end_logits)} windows."
         )
     of_example: dict[str, list[int]] = {}
     for index, window in enumerate(windows):
@@ -123,7 +122,7 @@ def find_answers(
             starts = np.asarray(start_logits[index][:length], dtype=np.float64)
             ends = np.asarray(end_logits[index][:length], dtype=np.float64)
             if not (np.isfinite(starts).all() and np.isfinite(ends).all()):
-                raise ValueError(f"The model's scores for question {name!r} are not finite: it has diverged.")
+                raise ValueError(f"The logits for question {name!r} contain NaN or Inf: the model has diverged.")
             here = _Span(float(starts[window["null"]]), float(ends[window["null"]]), 0, 0)
             if null is None or here.score < null.score:
                 null = here
@@ -134,7 +133,7 @@ def find_answers(
         kept = spans[: rules.n_best_size]
         if rules.version_2_with_negative and null is not None:
             kept = sorted([*kept, null], key=lambda span: -span.score)
-            if kept[-1] is not null:  # which stays in the list, as one too many if need be
+            if kept[-1] is not null:  # "no answer" always stays in the list
                 kept = kept[: rules.n_best_size]
         found.best[name] = found.predictions[name] = best
         found.nbest[name] = _with_probabilities(kept, context)
@@ -148,7 +147,7 @@ def find_answers(
 
 @dataclass(frozen=True)
 class _Span:
-    """Characters `begin` to `end` of a context, with the scores of their first and last token."""
+    """Characters `begin` to `end` of a context, with the logits of their first and last token."""
 
     start_logit: float
     end_logit: float
@@ -170,7 +169,7 @@ def _best_spans(window: Mapping[str, Any], starts: np.ndarray, ends: np.ndarray,
         return []
     starts, ends = starts[first : last + 1], ends[first : last + 1]
     reach = min(rules.max_answer_length, n)
-    # scores[i, j]: of the span of j + 1 tokens from token i
+    # scores[i, j]: the span of j + 1 tokens that starts at token i
     padded = np.concatenate([ends, np.full(reach - 1, -np.inf)])
     scores = starts[:, None] + np.lib.stride_tricks.sliding_window_view(padded, reach)
     flat = scores.ravel()

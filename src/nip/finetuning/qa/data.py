@@ -1,11 +1,7 @@
-"""Questions with contexts and answers: SQuAD's files of either version, and rows of JSON, CSV or Parquet.
-
-Questions and contexts as tokens: a context that is too long becomes several windows that overlap.
-"""
+"""Questions with contexts and answers: read from SQuAD's files or tables, and tokenized in overlapping windows."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,54 +9,54 @@ from pathlib import Path
 from typing import Any
 
 from nip.finetuning.datasets import read_json, read_rows
+from nip.runs.folder import file_sha256
 
 COLUMNS = ("id", "question", "context", "answers")
 
 
 def read_squad(path: Path) -> Any:
-    """A file of questions as a `datasets.Dataset`; `check` says whether they are in order.
+    """A file of questions as a Dataset, to be checked by `check_questions`.
 
     Parameters
     ----------
     path : Path
-        SQuAD's own JSON (articles, paragraphs, questions); or rows in JSON, JSON lines, CSV or Parquet.
+        SQuAD's JSON (articles, paragraphs, questions), or a table in JSON, JSON lines, CSV or Parquet.
 
     Raises
     ------
     ValueError
-        If it cannot be read, or holds no questions.
+        If it cannot be parsed or has no questions.
     OSError
-        If there is no such file.
+        If it does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    return _official(path) if path.suffix == ".json" and _articles(path) else read_rows(path)
+    return _read_official(path) if path.suffix == ".json" and _articles(path) else read_rows(path)
 
 
 def _articles(path: Path) -> Any:
-    """The articles of a file in SQuAD's own form; None of any other."""
-    read = read_json(path)
-    articles = read.get("data") if isinstance(read, dict) else None
+    """The articles of a file in SQuAD's format; None of any other file."""
+    value = read_json(path)
+    articles = value.get("data") if isinstance(value, dict) else None
     if not isinstance(articles, list) or not articles or not isinstance(articles[0], dict):
         return None
     return articles if "paragraphs" in articles[0] else None
 
 
-def _official(path: Path) -> Any:
+def _read_official(path: Path) -> Any:
     import datasets
 
     text = datasets.Value("string")
     answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
     features = datasets.Features({"id": text, "question": text, "context": text, "answers": answers})
-    # stored as Arrow once; the digest makes another set of a file that has changed
-    source = {"path": str(path), "digest": hashlib.sha256(path.read_bytes()).hexdigest()}
+    source = {"path": str(path), "digest": file_sha256(path)}  # which identify the cached Arrow file
     try:
         return datasets.Dataset.from_generator(_questions, features=features, gen_kwargs=source)
-    except ValueError as error:  # what datasets says of a set without rows
-        raise ValueError(f"{path} holds no questions.") from error
+    except ValueError as error:  # what datasets raises without rows
+        raise ValueError(f"{path} has no questions.") from error
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, KeyError | TypeError):
-            raise ValueError(f"{path} begins in SQuAD's form but does not keep to it: {error.__cause__}.") from error
+            raise ValueError(f"{path} is in SQuAD's format but malformed: {error.__cause__}.") from error
         raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
 
 
@@ -80,32 +76,32 @@ def _questions(path: str, digest: str) -> Iterator[dict[str, Any]]:
                 }
 
 
-def check(data: Any, source: str, *, with_negative: bool, need: bool = True) -> Any:
-    """The columns ``id``, ``question``, ``context``, ``answers`` of a set, once all rows were found to be in order.
+def check_questions(data: Any, source: str, *, with_negative: bool, labelled: bool = True) -> Any:
+    """Check every row of a Dataset of questions.
 
     Parameters
     ----------
-    data : datasets.Dataset
-        Where ``answers`` is text, it must be JSON.
+    data : Dataset
+        ``answers`` may be JSON text.
     source : str
-        What the data is called in an error.
+        The data's name, for errors.
     with_negative : bool
         Whether a question may have no answer.
-    need : bool, default=True
-        Otherwise questions without any answers are welcome, as in a test set.
+    labelled : bool, default=True
+        Whether answers are required; a test set may lack them.
 
     Returns
     -------
-    datasets.Dataset
-        ``answers`` is ``{"text": [...], "answer_start": [...]}``.
+    Dataset
+        With the columns ``id``, ``question``, ``context`` and ``answers``, ``{"text": [...], "answer_start": [...]}``.
 
     Raises
     ------
     ValueError
-        If columns are missing, an id occurs twice, an answer does not stand in its context where it is said to, or a
-        question has none although each must.
+        If a column is missing, an id occurs twice, an answer is not in its context at its position, or a question
+        lacks the answer that it must have.
     """
-    missing = [name for name in COLUMNS if name not in data.column_names and (need or name != "answers")]
+    missing = [name for name in COLUMNS if name not in data.column_names and (labelled or name != "answers")]
     if missing:
         raise ValueError(
             f"{source} has no column {' and no '.join(map(repr, missing))}. It needs {', '.join(COLUMNS)}; "
@@ -115,30 +111,30 @@ def check(data: Any, source: str, *, with_negative: bool, need: bool = True) -> 
     if "answers" not in data.column_names:
         data = data.map(lambda row: {"answers": {"text": [], "answer_start": []}})
     if data.num_rows and any(isinstance(value, str) for value in data[:1]["answers"]):
-        data = data.map(_parsed)
+        data = data.map(_parse_answers)
     if data.features["id"].dtype != "string":
         import datasets
 
         data = data.cast_column("id", datasets.Value("string"))
     seen: set[str] = set()
     for row in data:
-        _check_row(row, source, with_negative, need)
+        _check_row(row, source, with_negative, labelled)
         if row["id"] in seen:
             raise ValueError(f"{source} has two questions with the id {row['id']!r}.")
         seen.add(row["id"])
     if not seen:
-        raise ValueError(f"{source} holds no questions.")
+        raise ValueError(f"{source} has no questions.")
     return data
 
 
-def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_answers(row: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"answers": json.loads(row["answers"])}
     except json.JSONDecodeError as error:
         raise ValueError(f"The answers of question {row['id']!r} are not JSON: {error}") from error
 
 
-def _check_row(row: Mapping[str, Any], source: str, with_negative: bool, need: bool) -> None:
+def _check_row(row: Mapping[str, Any], source: str, with_negative: bool, labelled: bool) -> None:
     name, answers = row["id"], row["answers"]
     for column in ("question", "context"):
         if not isinstance(row[column], str):
@@ -146,45 +142,47 @@ def _check_row(row: Mapping[str, Any], source: str, with_negative: bool, need: b
     if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= set(answers):
         raise ValueError(f'{source}: the answers of question {name!r} must be {{"text": […], "answer_start": […]}}.')
     texts, starts = answers["text"], answers["answer_start"]
-    for values, kind, what in ((texts, str, "texts"), (starts, int, "whole numbers")):
+    for values, kind, what in ((texts, str, "texts"), (starts, int, "integers")):
         strange = values if not isinstance(values, list) else next((v for v in values if not isinstance(v, kind)), None)
         if strange is not None or values is None:
             raise ValueError(f"{source}: an answer of question {name!r} must have {what}. Got {strange!r} instead.")
     if len(texts) != len(starts):
-        raise ValueError(f"{source}: question {name!r} has {len(texts)} answers and {len(starts)} places of them.")
-    if need and not texts and not with_negative:
-        raise ValueError(f"{source}: question {name!r} has no answer. If that is meant, add --version_2_with_negative.")
+        raise ValueError(f"{source}: question {name!r} has {len(texts)} texts and {len(starts)} positions of answers.")
+    if labelled and not texts and not with_negative:
+        raise ValueError(
+            f"{source}: question {name!r} has no answer. If that is intended, add --version_2_with_negative."
+        )
     for text, start in zip(texts, starts, strict=True):
         found = row["context"][start : start + len(text)] if start >= 0 else ""
         if not text or found != text:
             raise ValueError(
-                f"{source}: the answer {text!r} of question {name!r} does not stand at character {start} of its "
+                f"{source}: the answer {text!r} of question {name!r} is not at character {start} of its "
                 f"context, which has {len(row['context'])} characters and {found!r} there."
             )
 
 
 def references(data: Any) -> dict[str, list[str]]:
-    """The right answers by question id, as `nip.finetuning.qa.metrics` reads them."""
+    """The correct answers by question id, as `nip.finetuning.qa.metrics` takes them."""
     return {row["id"]: list(row["answers"]["text"]) for row in data}
 
 
 @dataclass(frozen=True)
 class WindowRules:
-    """How contexts are cut.
+    """How contexts are split into windows.
 
     Parameters
     ----------
     max_seq_length : int, default=384
-        Tokens of a window: the question, a part of the context and the special ones.
+        Tokens of a window: question, a span of the context, special tokens.
     doc_stride : int, default=128
-        Context tokens that a window shares with the one before.
+        Context tokens that a window shares with the previous one.
     pad_to_max_length : bool, default=True
-        Pad every window to `max_seq_length`; otherwise a batch is padded to its longest.
+        Pad every window to `max_seq_length`; otherwise a batch is padded to its longest window.
 
     Raises
     ------
     ValueError
-        If a number is impossible, or the stride leaves a window nothing new.
+        If a number is out of range, or a window would have no new tokens.
     """
 
     max_seq_length: int = 384
@@ -198,38 +196,37 @@ class WindowRules:
             raise ValueError(f"--doc_stride must be an integer of at least 0. Got {self.doc_stride} instead.")
         if self.doc_stride >= self.max_seq_length:
             raise ValueError(
-                f"--doc_stride {self.doc_stride}, what consecutive windows share, must be below --max_seq_length "
-                f"{self.max_seq_length}, what they hold."
+                f"--doc_stride {self.doc_stride}, the overlap of windows, must be below --max_seq_length "
+                f"{self.max_seq_length}, their length."
             )
 
 
 def check_tokenizer(tokenizer: Any, rules: WindowRules) -> None:
-    """Refuse a tokenizer that cannot say which characters its tokens are.
+    """Check that a tokenizer maps tokens to characters.
 
     Raises
     ------
     ValueError
-        If it is not a fast one, or pads on the left and only once batches are made.
+        If it is not a fast tokenizer, or pads batches on the left, which moves the answers.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"Question answering needs to know which characters a token is, and {type(tokenizer).__name__} does not "
-            "tell: it is no fast tokenizer. Take a model with a tokenizer.json."
+            f"Question answering needs a tokenizer that maps tokens to characters, and {type(tokenizer).__name__} is "
+            "no fast tokenizer. Use a model with a tokenizer.json."
         )
     if tokenizer.padding_side == "left" and not rules.pad_to_max_length:
         raise ValueError("This tokenizer pads on the left, which moves the answers: it needs --pad_to_max_length true.")
 
 
-def windows(batch: Mapping[str, Sequence[Any]], tokenizer: Any, rules: WindowRules) -> dict[str, list[Any]]:
-    """Tokens of questions with their contexts, a row for each window of a context; where the answers are in them.
+def tokenize_windows(batch: Mapping[str, Sequence[Any]], tokenizer: Any, rules: WindowRules) -> dict[str, list[Any]]:
+    """Tokenize questions with their contexts, one row per window, and locate the answers.
 
-    The question comes first, or the context where the tokenizer pads on the left.
+    The question comes first; if the tokenizer pads on the left, the context does.
 
     Parameters
     ----------
     batch : mapping
-        Columns ``id``, ``question``, ``context`` and ``answers`` (``text`` and ``answer_start``, both lists), as
-        `datasets.Dataset.map` hands them over.
+        Columns ``id``, ``question``, ``context`` and ``answers`` (``text`` and ``answer_start``, both lists).
     tokenizer : PreTrainedTokenizerFast
     rules : WindowRules
 
@@ -237,16 +234,16 @@ def windows(batch: Mapping[str, Sequence[Any]], tokenizer: Any, rules: WindowRul
     -------
     dict of list
         A model's inputs; ``start_positions`` and ``end_positions``, the first and last token of the first answer,
-        inclusive, both the ``null`` token where the window does not hold all of it; and what
-        `nip.finetuning.qa.answers.find_answers` reads.
+        inclusive, both the ``null`` token if the window lacks a part of it; and the columns that
+        `nip.finetuning.qa.answers.find_answers` takes.
 
     Raises
     ------
     ValueError
-        If a question leaves no room for its context.
+        If a question is so long that its context does not fit.
     """
     questions = [question.lstrip() for question in batch["question"]]  # leading spaces could fill a whole window
-    _check_room(batch["id"], questions, tokenizer, rules)
+    _check_lengths(batch["id"], questions, tokenizer, rules)
     question_first = tokenizer.padding_side == "right"
     contexts = list(batch["context"])
     tokenized = tokenizer(
@@ -279,7 +276,7 @@ def windows(batch: Mapping[str, Sequence[Any]], tokenizer: Any, rules: WindowRul
 
 
 def _answer_tokens(offsets: Sequence[Sequence[int]], answers: Mapping[str, Sequence[Any]]) -> tuple[int, int] | None:
-    """First and last of the first answer's among these tokens, given by characters; None if they lack a part of it."""
+    """The first and last token of the first answer, given the tokens' characters; None if a part of it is missing."""
     if not answers["text"]:
         return None
     begin = answers["answer_start"][0]
@@ -298,13 +295,13 @@ def _null_token(ids: Sequence[int], tokenizer: Any) -> int:
     return 0
 
 
-def _check_room(names: Sequence[str], questions: Sequence[str], tokenizer: Any, rules: WindowRules) -> None:
+def _check_lengths(names: Sequence[str], questions: Sequence[str], tokenizer: Any, rules: WindowRules) -> None:
     special = tokenizer.num_special_tokens_to_add(pair=True)
     lengths = tokenizer(questions, add_special_tokens=False)["input_ids"]
     for name, ids in zip(names, lengths, strict=True):
         if len(ids) + special + rules.doc_stride >= rules.max_seq_length:
             raise ValueError(
                 f"Question {name!r} has {len(ids)} tokens: with {special} special ones and --doc_stride "
-                f"{rules.doc_stride} nothing of --max_seq_length {rules.max_seq_length} is left for its context. "
+                f"{rules.doc_stride} --max_seq_length {rules.max_seq_length} has no space for its context. "
                 "Raise --max_seq_length or lower --doc_stride."
             )

@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers to questions, as SQuAD's official evaluation defines them, in per cent."""
+"""Exact match and F1 as in SQuAD's official evaluation scripts, in percent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """Lower case, without punctuation, English articles and spare spaces.
+    """Lower-case the text and remove punctuation, English articles and extra spaces.
 
     Examples
     --------
@@ -25,34 +25,32 @@ def normalize(text: str) -> str:
 
 
 def exact_match(prediction: str, reference: str) -> float:
-    """1.0 where both are the same once normalized, else 0.0."""
+    """1.0 if both are the same after `normalize`, else 0.0."""
     return float(normalize(prediction) == normalize(reference))
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall of the normalized words, each counted as often as it occurs.
+    """F1 of the words after `normalize`, counted with multiplicity.
 
     Examples
     --------
     >>> round(token_f1("in the old town", "old town"), 3)
     0.8
     """
-    said, meant = normalize(prediction).split(), normalize(reference).split()
-    shared = (Counter(said) & Counter(meant)).total()
-    if shared == 0:
-        return 0.0
-    return 2 * shared / (len(said) + len(meant))
+    predicted, correct = normalize(prediction).split(), normalize(reference).split()
+    shared = (Counter(predicted) & Counter(correct)).total()
+    return 2 * shared / (len(predicted) + len(correct)) if shared else 0.0
 
 
 def score_v1(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Mean exact match and F1 where every question has an answer: SQuAD 1.1.
+    """Mean exact match and F1 of SQuAD 1.1, where every question has an answer.
 
     Parameters
     ----------
     predictions : mapping of str to str
         Answer by question id.
     references : mapping of str to sequence of str
-        The right answers by question id, at least one each; the best match counts.
+        The correct answers by question id, at least one each; the best match counts.
 
     Returns
     -------
@@ -73,7 +71,7 @@ def score_v1(predictions: Mapping[str, str], references: Mapping[str, Sequence[s
     >>> score_v1({"q": "the old town"}, {"q": ["town", "Old Town"]})
     {'exact_match': 100.0, 'f1': 100.0, 'total': 1}
     """
-    _complete(predictions, references)
+    _check_complete(predictions, references)
     exact = [max(exact_match(predictions[name], right) for right in rights) for name, rights in references.items()]
     f1 = [max(token_f1(predictions[name], right) for right in rights) for name, rights in references.items()]
     return {"exact_match": _percent(exact), "f1": _percent(f1), "total": len(references)}
@@ -84,23 +82,23 @@ def score_v2(
     references: Mapping[str, Sequence[str]],
     null_odds: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """Exact match and F1 where a question may have no answer, which an empty prediction says: SQuAD 2.0.
+    """Mean exact match and F1 of SQuAD 2.0, where a question may have no answer and the prediction be empty.
 
     Parameters
     ----------
     predictions : mapping of str to str
         Answer by question id, empty for none.
     references : mapping of str to sequence of str
-        The right answers by question id, none where there is none.
+        The correct answers by question id, empty if there is none.
     null_odds : mapping of str to float, optional
-        By question id, how much more "no answer" was held to be right than the best answer. With it the thresholds
-        are found above which predictions would best have been empty; to that end they must not be empty themselves.
+        Score of "no answer" minus that of the best answer, by question id. If given, the best thresholds on it are
+        computed; the predictions must then be the best answers, not empty.
 
     Returns
     -------
     dict
-        ``exact``, ``f1``, ``total``; the same with ``HasAns_`` and ``NoAns_`` before for the questions of either kind;
-        and with `null_odds` ``best_exact``, ``best_exact_thresh``, ``best_f1``, ``best_f1_thresh``.
+        ``exact``, ``f1``, ``total``; the same with the prefixes ``HasAns_`` and ``NoAns_`` for questions with and
+        without an answer; with `null_odds` also ``best_exact``, ``best_exact_thresh``, ``best_f1``, ``best_f1_thresh``.
 
     Raises
     ------
@@ -116,9 +114,9 @@ def score_v2(
     >>> score_v2({"q": "town", "none": "town"}, {"q": ["Town"], "none": []})["exact"]
     50.0
     """
-    _complete(predictions, references)
+    _check_complete(predictions, references)
     names = list(references)
-    # A right answer of articles and punctuation alone is none, in the official evaluation too.
+    # As in the official evaluation, a correct answer of articles and punctuation only does not count.
     rights = [[right for right in references[name] if normalize(right)] for name in names]
     has = np.array([bool(found) for found in rights])
     exact, f1 = (
@@ -143,27 +141,27 @@ def score_v2(
 
 
 def best_threshold(odds: np.ndarray, values: np.ndarray, has_answer: np.ndarray) -> tuple[float, float]:
-    """The threshold on `odds` above which predictions are best left empty, and the mean that comes of it.
+    """The threshold on `odds` above which empty predictions give the best mean score.
 
     Parameters
     ----------
     odds : ndarray of shape (n_questions,)
-        The higher, the more a question is held to have no answer.
+        The higher, the more likely a question has no answer.
     values : ndarray of shape (n_questions,)
-        What the prediction is worth where it is not left empty, 0 to 1.
+        Scores of the predictions in [0, 1], if they are not empty.
     has_answer : ndarray of bool of shape (n_questions,)
-        An empty prediction is worth 0 where a question has one, else 1.
+        An empty prediction scores 0 if the question has an answer, else 1.
 
     Returns
     -------
     best : float
-        Mean worth in per cent, a prediction being left empty where its odds are above the threshold.
+        The best mean score in percent.
     threshold : float
-        One of `odds`, the smallest that is best; below all of them where every prediction is best left empty.
+        The smallest of `odds` that reaches it; below all of them if empty predictions are best throughout.
 
     Notes
     -----
-    O(n log n): in the order of the odds, each prediction adds its own worth and takes away that of an empty one.
+    O(n log n): in the order of the odds, each prediction adds its score and subtracts that of an empty one.
 
     Examples
     --------
@@ -172,7 +170,7 @@ def best_threshold(odds: np.ndarray, values: np.ndarray, has_answer: np.ndarray)
     """
     order = np.argsort(odds, kind="stable")
     gained = np.cumsum(values[order] - ~has_answer[order])
-    # those of equal odds are kept or emptied together
+    # predictions of equal odds are kept or emptied together
     last = np.append(np.diff(odds[order]) > 0, True)
     totals = np.concatenate([[0.0], gained[last]]) + (~has_answer).sum()
     thresholds = np.concatenate([[odds.min() - 1.0], odds[order][last]])
@@ -188,7 +186,7 @@ def _percent(values: Sequence[float] | np.ndarray) -> float:
     return float(100 * np.mean(values))
 
 
-def _complete(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
+def _check_complete(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
     if not references:
         raise ValueError("There are no questions to score.")
     missing = [name for name in references if name not in predictions]

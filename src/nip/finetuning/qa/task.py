@@ -1,13 +1,13 @@
-"""Question answering on SQuAD's two versions and sets like them: the answer is a span of the context.
+"""``nip qa``: extractive question answering on SQuAD 1.1, SQuAD 2.0 and datasets of that format.
 
-Windows of long contexts (`nip.finetuning.qa.data`), the spans that score best (`qa_answers`), exact match and F1
-(`qa_score`); the run itself is that of every finetuning task (`nip.finetuning.trainer`).
+Long contexts are split into windows (`data`), the best spans become answers (`answers`), which are scored by exact
+match and F1 (`metrics`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,52 +15,58 @@ from typing import Any
 import numpy as np
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
-from nip.finetuning.arguments import Command, parse
+from nip.finetuning.arguments import Command, flag, parse
 from nip.finetuning.datasets import check_data_source, dataset_sha256, read_splits, select_samples, tokenize_dataset
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
 from nip.finetuning.qa.answers import AnswerRules, Answers, find_answers
-from nip.finetuning.qa.data import WindowRules, check, check_tokenizer, read_squad, references, windows
+from nip.finetuning.qa.data import (
+    WindowRules,
+    check_questions,
+    check_tokenizer,
+    read_squad,
+    references,
+    tokenize_windows,
+)
 from nip.finetuning.qa.metrics import score_v1, score_v2
-from nip.finetuning.trainer import TaskSetup, begin, report, run_task
+from nip.finetuning.trainer import TaskSetup, run_command
 from nip.runs.folder import write_json
 
 DEFAULT_LENGTH = 384
-# What a window needs beside the model's inputs.
-FOR_ANSWERS = ("example_id", "first", "last", "null", "offsets")
+ANSWER_COLUMNS = ("example_id", "first", "last", "null", "offsets")
 METRICS_V1 = ("exact_match", "f1")
 METRICS_V2 = ("exact", "f1", "best_exact", "best_f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
 
 
-def _flag(says: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": says})
-
-
 @dataclass
 class QaArguments:
-    """What questions, and what counts as an answer."""
+    """The questions, and what counts as an answer."""
 
-    dataset_name: str | None = _flag("A set on the hub, such as squad or squad_v2.")
-    dataset_config_name: str | None = _flag("Its configuration.")
-    train_file: str | None = _flag("Questions to train on: SQuAD's JSON, or rows in JSON, JSON lines, CSV, Parquet.")
-    validation_file: str | None = _flag("Questions to evaluate on.")
-    test_file: str | None = _flag("Questions to answer with --do_predict.")
-    max_seq_length: int | None = _flag(f"Tokens of question and context; {DEFAULT_LENGTH} unless the model has fewer.")
-    pad_to_max_length: bool = _flag("Pad all windows to that length; otherwise a batch to its longest.", True)
-    doc_stride: int = _flag("Context tokens that a window shares with the one before.", 128)
-    version_2_with_negative: bool = _flag("A question may have no answer.", False)
-    null_score_diff_threshold: float = _flag("By how much no answer must score above the best one to be taken.", 0.0)
-    n_best_size: int = _flag("Answers to a question that are kept in nbest_predictions.json.", 20)
-    max_answer_length: int = _flag("Tokens of the longest answer.", 30)
+    dataset_name: str | None = flag("Dataset of the hub, such as squad or squad_v2.")
+    dataset_config_name: str | None = flag("Configuration of the dataset.")
+    train_file: str | None = flag("Training questions: SQuAD's JSON, or a table in JSON, JSON lines, CSV or Parquet.")
+    validation_file: str | None = flag("Questions to evaluate on.")
+    test_file: str | None = flag("Questions to answer with --do_predict.")
+    max_seq_length: int | None = flag(
+        f"Maximum number of tokens of question and context. Default {DEFAULT_LENGTH}, or the model's limit."
+    )
+    pad_to_max_length: bool = flag("Pad all windows to the maximum length; otherwise a batch to its longest.", True)
+    doc_stride: int = flag("Context tokens that a window shares with the previous one.", 128)
+    version_2_with_negative: bool = flag("A question may have no answer.", False)
+    null_score_diff_threshold: float = flag(
+        "Predict no answer if its score exceeds that of the best span by this.", 0.0
+    )
+    n_best_size: int = flag("Answers per question in nbest_predictions.json.", 20)
+    max_answer_length: int = flag("Maximum number of tokens of an answer.", 30)
 
     def __post_init__(self) -> None:
         check_data_source(self, "squad")
         if self.max_seq_length is not None:
             WindowRules(self.max_seq_length, self.doc_stride)
-        self.rules  # noqa: B018 (refuses what is wrong)
+        _ = self.rules  # raises on values out of range
 
     @property
     def rules(self) -> AnswerRules:
-        """What counts as an answer."""
+        """The flags that say what counts as an answer."""
         return AnswerRules(
             self.n_best_size, self.max_answer_length, self.version_2_with_negative, self.null_score_diff_threshold
         )
@@ -71,19 +77,16 @@ def read_command(argv: Sequence[str], program: str) -> Command:
     return parse(argv, QaArguments, program=program, description=__doc__)
 
 
-def main(words: Sequence[str], program: str = "nip qa") -> dict[str, Any]:
-    """Train, evaluate and predict as a command line says; what came of it, as ``result.json`` holds it.
+def main(argv: Sequence[str], program: str = "nip qa") -> dict[str, Any]:
+    """Train, evaluate and predict as a command line says; returns the content of ``result.json``.
 
     Raises
     ------
     ValueError, OSError
-        One sentence about what is wrong, before long work.
+        One sentence about what is wrong with the command, the data or the model.
     """
-    command = read_command(words, program)
-    with begin(command, kind="qa", task=_task(command.task)) as claim:
-        result = run_task(command, prepare(command), claim)
-    report(command, result)
-    return result
+    command = read_command(argv, program)
+    return run_command(command, kind="qa", task=_task(command.task), prepare=prepare)
 
 
 def _task(task: QaArguments) -> str:
@@ -93,43 +96,42 @@ def _task(task: QaArguments) -> str:
 
 
 def prepare(command: Command) -> TaskSetup:
-    """Data, model and metrics of a command; everything that can be wrong with them is told here."""
+    """Model and data of a command; raises ValueError or OSError if something is wrong with them."""
     task, training = command.task, command.training
     if training.label_smoothing_factor:
         raise ValueError("--label_smoothing_factor is not for nip qa: the loss of an answer's two ends is the model's.")
     config = load_config(command)
     tokenizer = load_tokenizer(command, config)
     seq_len = sequence_length(command, config, tokenizer, wanted=task.max_seq_length, default=DEFAULT_LENGTH)
-    cut = WindowRules(seq_len, task.doc_stride, task.pad_to_max_length)
-    check_tokenizer(tokenizer, cut)
+    window_rules = WindowRules(seq_len, task.doc_stride, task.pad_to_max_length)
+    check_tokenizer(tokenizer, window_rules)
     questions = _questions(command)
     model = load_model(command, AutoModelForQuestionAnswering, config, tokenizer, seq_len)
-    keys = {part: dataset_sha256(data) for part, data in questions.items()}
-    cut_up = {
-        part: tokenize_dataset(
+    keys = {split: dataset_sha256(data) for split, data in questions.items()}
+    windows = {
+        split: tokenize_dataset(
             data,
-            partial(windows, tokenizer=tokenizer, rules=cut),
+            partial(tokenize_windows, tokenizer=tokenizer, rules=window_rules),
             command,
             tokenizer=tokenizer,
-            settings={"windows": asdict(cut)},
-            key=keys[part],
+            settings={"windows": asdict(window_rules)},
+            key=keys[split],
         )
-        for part, data in questions.items()
+        for split, data in questions.items()
     }
 
-    evaluation = _Measured(task.rules)
-    if "validation" in questions:
-        evaluation = _Measured(task.rules, questions["validation"], cut_up["validation"].select_columns([*FOR_ANSWERS]))
-    inputs = {part: rows.remove_columns(list(FOR_ANSWERS)) for part, rows in cut_up.items()}
+    answer_columns = {split: rows.select_columns([*ANSWER_COLUMNS]) for split, rows in windows.items()}
+    evaluation = SquadMetrics(task.rules, questions.get("validation"), answer_columns.get("validation"))
+    inputs = {split: rows.remove_columns([*ANSWER_COLUMNS]) for split, rows in windows.items()}
 
     def write_evaluation(trainer: Any, folder: Path, metrics: Any) -> None:
         if metrics and evaluation.answers is not None and trainer.is_world_process_zero():
             write_answers(evaluation.answers, folder, "", negative=task.version_2_with_negative)
 
     def predict(trainer: Any, folder: Path) -> list[Path]:
-        bare = inputs["test"].remove_columns(["start_positions", "end_positions"])
-        starts, ends = trainer.predict(bare, metric_key_prefix="predict").predictions[:2]
-        found = find_answers(questions["test"], cut_up["test"].select_columns([*FOR_ANSWERS]), starts, ends, task.rules)
+        unlabelled = inputs["test"].remove_columns(["start_positions", "end_positions"])
+        starts, ends = trainer.predict(unlabelled, metric_key_prefix="predict").predictions[:2]
+        found = find_answers(questions["test"], answer_columns["test"], starts, ends, task.rules)
         if not trainer.is_world_process_zero():
             return []
         return write_answers(found, folder, "predict_", negative=task.version_2_with_negative)
@@ -148,47 +150,54 @@ def prepare(command: Command) -> TaskSetup:
         metric_names=METRICS_V2 if task.version_2_with_negative else METRICS_V1,
         describe=evaluation.describe,
         predict=predict if "test" in inputs else None,
-        data={part: key for part, key in keys.items() if part != "test"},
+        data={split: key for split, key in keys.items() if split != "test"},
         after=write_evaluation,
-        reduce_logits=_only_the_scores,
+        reduce_logits=lambda logits, labels: logits[:2],  # some models return more, which would be kept, too
     )
 
 
 def _questions(command: Command) -> dict[str, Any]:
-    """The questions of each part that the command needs, checked and cut to as many as it wants."""
+    """The questions of each split that the command needs, checked and limited."""
     negative = command.task.version_2_with_negative
     found = {}
-    for part, (source, rows) in read_splits(command, lambda path, _: read_squad(path)).items():
-        found[part] = select_samples(command, part, check(rows, source, with_negative=negative, need=part != "test"))
+    for split, (source, rows) in read_splits(command, read_squad).items():
+        checked = check_questions(rows, source, with_negative=negative, labelled=split != "test")
+        found[split] = select_samples(command, split, checked)
     return found
 
 
-def _only_the_scores(logits: Any, labels: Any) -> Any:
-    return logits[:2]  # some models return more, which would be kept for the whole set
+class SquadMetrics:
+    """The Trainer's `compute_metrics`; keeps the answers, which are written at the end.
 
+    Parameters
+    ----------
+    rules : AnswerRules
+    questions : Dataset or None
+        The validation set.
+    windows : Dataset or None
+        Its windows, with `ANSWER_COLUMNS`.
+    """
 
-class _Measured:
-    """What `Trainer` calls after an evaluation; it keeps the answers, to be written in the end."""
-
-    def __init__(self, rules: AnswerRules, questions: Any = None, cut: Any = None) -> None:
-        self.rules, self.questions, self.cut = rules, questions, cut
+    def __init__(self, rules: AnswerRules, questions: Any, windows: Any) -> None:
+        self.rules, self.questions, self.windows = rules, questions, windows
         self.answers: Answers | None = None
 
     def __call__(self, evaluated: Any) -> dict[str, float]:
-        starts, ends = (np.asarray(scores) for scores in evaluated.predictions[:2])
-        self.answers = find_answers(self.questions, self.cut, starts, ends, self.rules)
-        right = references(self.questions)
+        """The scores of the evaluated logits."""
+        starts, ends = (np.asarray(logits) for logits in evaluated.predictions[:2])
+        self.answers = find_answers(self.questions, self.windows, starts, ends, self.rules)
+        correct = references(self.questions)
         if not self.rules.version_2_with_negative:
-            return score_v1(self.answers.predictions, right)
-        scores = score_v2(self.answers.predictions, right)
-        possible = score_v2(self.answers.best, right, self.answers.null_odds)
+            return score_v1(self.answers.predictions, correct)
+        scores = score_v2(self.answers.predictions, correct)
+        possible = score_v2(self.answers.best, correct, self.answers.null_odds)
         return scores | {name: value for name, value in possible.items() if name.startswith("best_")}
 
     def describe(self, metrics: Any) -> dict[str, Any]:
+        """Further fields of the result, as fractions, which SQuAD's scores are not."""
         exact = metrics.get("exact" if self.rules.version_2_with_negative else "exact_match")
-        # elsewhere in a result figures are shares
-        shares = {"test_accuracy": exact / 100, "score": metrics["f1"] / 100, "dev_accuracy": None}
-        return {**shares, "n_test": int(metrics["total"])}
+        fractions = {"test_accuracy": exact / 100, "score": metrics["f1"] / 100, "dev_accuracy": None}
+        return {**fractions, "n_test": int(metrics["total"])}
 
 
 def write_answers(answers: Answers, folder: Path, prefix: str, *, negative: bool) -> list[Path]:

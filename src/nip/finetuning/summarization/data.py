@@ -1,4 +1,4 @@
-"""Texts with their summaries: what their columns are called, and how they become tokens."""
+"""Texts with summaries: the names of their columns, and how they are tokenized."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Text and summary in the sets that papers report on; of other names the first that a set has.
+# The columns of text and summary in common datasets; of other datasets the first of the names below.
 COLUMNS_OF = {
     "big_patent": ("description", "abstract"),
     "billsum": ("text", "summary"),
@@ -28,25 +28,30 @@ def choose_columns(
     names: Sequence[str], *, text: str | None = None, summary: str | None = None, dataset_name: str | None = None,
     need_summary: bool = True, source: str = "The data",
 ) -> tuple[str, str | None]:  # fmt: skip
-    """Which column is the text, and which its summary: as told, as is usual for the set, or by their names.
+    """The columns with the text and the summary.
 
     Parameters
     ----------
     names : sequence of str
-        The columns that there are.
+        Of all columns.
     text, summary : str, optional
-        As told.
+        The columns that were asked for; by default those of the dataset, or the first of the usual names.
     dataset_name : str, optional
         On the hub.
     need_summary : bool, default=True
-        Otherwise there may be none, as in a test set.
+        Whether a summary is required; a test set may lack it.
     source : str
-        What the columns are of, for an error.
+        What has the columns, for errors.
+
+    Returns
+    -------
+    text : str
+    summary : str or None
 
     Raises
     ------
     ValueError
-        If a column that was told is missing, or none has a name that says what it is.
+        If a column that was asked for does not exist, or none has a usual name.
 
     Examples
     --------
@@ -55,17 +60,16 @@ def choose_columns(
     """
     known = COLUMNS_OF.get((dataset_name or "").rpartition("/")[2], (None, None))
     found: list[str | None] = []
-    for flag, told, usual, likely in (
+    for flag, asked, usual, likely in (
         ("text_column", text, known[0], TEXT_NAMES),
         ("summary_column", summary, known[1], SUMMARY_NAMES),
     ):
-        if told is not None and told not in names and (need_summary or flag == "text_column"):
-            raise ValueError(f"{source} has no column {told!r} (--{flag}). It has {', '.join(names)}.")
-        candidates = [name for name in (told, usual, *likely) if name in names and name not in found]
+        if asked is not None and asked not in names and (need_summary or flag == "text_column"):
+            raise ValueError(f"{source} has no column {asked!r} (--{flag}). It has {', '.join(names)}.")
+        candidates = [name for name in (asked, usual, *likely) if name in names and name not in found]
         if not candidates and (need_summary or flag == "text_column"):
             raise ValueError(
-                f"{source} has no column called {', '.join(likely)}. It has {', '.join(names)}: say which it is with "
-                f"--{flag}."
+                f"{source} has no column called {', '.join(likely)}. It has {', '.join(names)}: name it with --{flag}."
             )
         found.append(candidates[0] if candidates else None)
     if found[0] == found[1]:
@@ -76,18 +80,18 @@ def choose_columns(
 
 @dataclass(frozen=True)
 class TokenRules:
-    """How texts and summaries become tokens.
+    """How texts and summaries are tokenized.
 
     Parameters
     ----------
     max_source_length, max_target_length : int
-        Tokens kept of a text and of a summary.
+        Maximum number of tokens of a text and of a summary.
     prefix : str, default=""
-        Put before each text, as T5's models were taught.
+        Prepended to each text, as T5 was trained.
     pad_to_max_length : bool, default=False
         Pad to those lengths; otherwise a batch is padded to its longest.
     ignore_pad_token_for_loss : bool, default=True
-        Padding of summaries is no token to be learnt.
+        Exclude the padding of summaries from the loss.
     """
 
     max_source_length: int = 1024
@@ -110,10 +114,25 @@ def tokenize(
     rules: TokenRules,
     keep: bool = False,
 ) -> dict[str, Any]:
-    """A model's inputs for a batch of texts, and ``labels`` for their summaries where there are any.
+    """Tokenize texts and their summaries.
 
-    Rows without a text or, where summaries are asked for, without a summary are left out; with `keep` all stay, an
-    empty text in the place of a missing one, so that what is made of them has their order.
+    Parameters
+    ----------
+    batch : mapping of str to sequence
+        Columns.
+    tokenizer : PreTrainedTokenizerBase
+    text : str
+        The column with the text.
+    summary : str or None
+        The column with the summary, if any.
+    rules : TokenRules
+    keep : bool, default=False
+        Keep rows without text or summary, as empty texts, so that predictions have the order of the rows.
+
+    Returns
+    -------
+    dict of str to list
+        ``input_ids``, ``attention_mask``, and ``labels`` if there are summaries.
     """
     batch = {name: [value or "" for value in batch[name]] for name in (text, summary) if name is not None}
     rows = [
@@ -126,7 +145,7 @@ def tokenize(
         [rules.prefix + batch[text][place] for place in rows],
         max_length=rules.max_source_length, truncation=True, padding=padding,
     )  # fmt: skip
-    made = {name: inputs[name] for name in inputs if name in ("input_ids", "attention_mask")}
+    columns = {name: inputs[name] for name in inputs if name in ("input_ids", "attention_mask")}
     if summary is not None:
         targets = tokenizer(
             text_target=[batch[summary][place] for place in rows],
@@ -134,5 +153,5 @@ def tokenize(
         )["input_ids"]  # fmt: skip
         if rules.pad_to_max_length and rules.ignore_pad_token_for_loss:
             targets = [[-100 if token == tokenizer.pad_token_id else token for token in row] for row in targets]
-        made["labels"] = targets
-    return made
+        columns["labels"] = targets
+    return columns

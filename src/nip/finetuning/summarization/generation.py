@@ -1,15 +1,21 @@
-"""How summaries are generated: lengths and beams that may be said in two ways, languages, and the first token."""
+"""How summaries are generated: lengths, beams, language and first token."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from nip.finetuning.arguments import Command, print_notice
-from nip.finetuning.summarization.metrics import KINDS
+from nip.finetuning.summarization.metrics import ROUGE_TYPES
 
 
 def resolve_generation(command: Command) -> None:
-    """Lengths and beams that are said in two ways say the same; generation is on where only it gives the metric."""
+    """Reconcile the task's flags of length and beams with those of transformers; generate to predict.
+
+    Raises
+    ------
+    ValueError
+        If flags contradict each other.
+    """
     task, training = command.task, command.training
     for ours, theirs in (("val_max_target_length", "generation_max_length"), ("num_beams", "generation_num_beams")):
         if {ours, theirs} <= command.given and getattr(task, ours) != getattr(training, theirs):
@@ -22,15 +28,15 @@ def resolve_generation(command: Command) -> None:
     if training.generation_max_length is None:
         training.generation_max_length = task.max_target_length
     best = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    if not training.predict_with_generate and best in KINDS:
-        raise ValueError(f"--metric_for_best_model {best} is a score of generated text: add --predict_with_generate.")
+    if not training.predict_with_generate and best in ROUGE_TYPES:
+        raise ValueError(f"--metric_for_best_model {best} is computed of generated text: add --predict_with_generate.")
     if not training.predict_with_generate and training.do_predict:
         training.predict_with_generate = True
         print_notice("--do_predict generates summaries: --predict_with_generate is on")
 
 
 def check_targets(command: Command, model: Any) -> None:
-    """Refuse summaries that are longer than what the decoder has positions for."""
+    """Raise ValueError if summaries may be longer than the decoder's positions."""
     rows = None if model.config.model_type in ("t5", "mt5") else getattr(model.config, "max_position_embeddings", None)
     task, training = command.task, command.training
     for flag, length in (
@@ -42,36 +48,32 @@ def check_targets(command: Command, model: Any) -> None:
 
 
 def set_language(command: Command, tokenizer: Any) -> None:
-    """Tell tokenizers of many languages which one the texts are in."""
+    """Set the language of a multilingual tokenizer; ValueError if it is missing, unknown or not needed."""
     lang = command.task.lang
     if hasattr(tokenizer, "lang_code_to_id") or hasattr(tokenizer, "src_lang"):
         if lang is None:
-            raise ValueError(
-                f"{type(tokenizer).__name__} knows many languages: say which the texts are in with --lang."
-            )
+            raise ValueError(f"{type(tokenizer).__name__} is multilingual: name the language of the texts with --lang.")
         if tokenizer.convert_tokens_to_ids(lang) == tokenizer.unk_token_id:
             raise ValueError(f"--lang {lang!r} is no language of {type(tokenizer).__name__}.")
         tokenizer.src_lang = tokenizer.tgt_lang = lang
     elif lang is not None:
-        raise ValueError(
-            f"--lang is for models of many languages; {type(tokenizer).__name__} is of none in particular."
-        )
+        raise ValueError(f"--lang is for multilingual models; {type(tokenizer).__name__} is not one.")
 
 
 def set_first_token(command: Command, model: Any, tokenizer: Any) -> None:
-    """Which token a decoder begins with, where the language decides it or the command says so."""
+    """Set the decoder's first token, from the language or ``--forced_bos_token``; ValueError if it is unknown."""
     task, generation = command.task, model.generation_config
     if task.lang is not None:
         language = tokenizer.convert_tokens_to_ids(task.lang)
         frame = tokenizer(text_target="")["input_ids"]
-        if frame[-1] == language:  # mBART: it ends the summary, and so begins it once shifted
+        if frame[-1] == language:  # mBART: the last token of the labels, shifted to the start
             model.config.decoder_start_token_id = generation.decoder_start_token_id = language
-        elif frame[0] == language:  # mBART-50 and its like: it is the first word
+        elif frame[0] == language:  # mBART-50: the first token of the labels
             generation.forced_bos_token_id = language
     if task.forced_bos_token is not None:
         token = tokenizer.convert_tokens_to_ids(task.forced_bos_token)
         if token is None or token == tokenizer.unk_token_id:
-            raise ValueError(f"--forced_bos_token {task.forced_bos_token!r} is no token of the model's.")
+            raise ValueError(f"--forced_bos_token {task.forced_bos_token!r} is not in the vocabulary.")
         generation.forced_bos_token_id = token
     if model.config.decoder_start_token_id is None:
-        raise ValueError("The model's configuration has no decoder_start_token_id, so no summary can begin.")
+        raise ValueError("The model's configuration has no decoder_start_token_id, which generation needs.")

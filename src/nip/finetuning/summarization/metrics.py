@@ -1,4 +1,4 @@
-"""ROUGE of summaries, with Google's `rouge_score` and without downloads: sentences are told apart here."""
+"""ROUGE of summaries with Google's `rouge_score`; sentences are split here, without nltk's downloads."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
-# The end of a sentence: its mark, what closes quotations, then space before what begins another.
+# The end of a sentence: punctuation, closing quotes and brackets, then space before the start of another.
 _END = re.compile(r"(?<=[.!?])([\"')\]”’]*)\s+(?=[\"'(\[“‘]*[A-Z0-9])")
 
 
 def sentence_lines(text: str) -> str:
-    """A sentence a line, as ROUGE-Lsum expects them; lines that are there already are kept as they are.
+    """One sentence per line, as ROUGE-Lsum expects; a text of several lines is not split further.
 
     Examples
     --------
@@ -30,14 +30,14 @@ def sentence_lines(text: str) -> str:
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str], *, stem: bool = True) -> dict[str, float]:
-    """Mean F-measures of ROUGE-1, -2, -L and -Lsum over pairs of summaries, 0 to 100.
+    """Mean F-measures of ROUGE-1, -2, -L and -Lsum over pairs of summaries, from 0 to 100.
 
     Parameters
     ----------
     predictions, references : sequence of str
-        The summary made and the right one, in the same order.
+        Generated and reference summaries, in the same order.
     stem : bool, default=True
-        Compare English words without their endings, as is usual.
+        Compare English words by their Porter stems, as is common.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def rouge(predictions: Sequence[str], references: Sequence[str], *, stem: bool =
     Raises
     ------
     ValueError
-        If there are no pairs, or more of one than of the other.
+        If there are no pairs, or their numbers differ.
 
     References
     ----------
@@ -62,9 +62,9 @@ def rouge(predictions: Sequence[str], references: Sequence[str], *, stem: bool =
 
     if not predictions or len(predictions) != len(references):
         raise ValueError(f"ROUGE compares pairs. Got {len(predictions)} predictions and {len(references)} references.")
-    scorer = RougeScorer(KINDS, use_stemmer=stem)
+    scorer = RougeScorer(ROUGE_TYPES, use_stemmer=stem)
     scores = [
-        scorer.score(sentence_lines(right), sentence_lines(made))
-        for made, right in zip(predictions, references, strict=True)
+        scorer.score(sentence_lines(reference), sentence_lines(prediction))
+        for prediction, reference in zip(predictions, references, strict=True)
     ]
-    return {kind: float(100 * np.mean([score[kind].fmeasure for score in scores])) for kind in KINDS}
+    return {kind: float(100 * np.mean([score[kind].fmeasure for score in scores])) for kind in ROUGE_TYPES}

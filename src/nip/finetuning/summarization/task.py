@@ -1,14 +1,13 @@
-"""Summaries by encoder–decoders (BART, T5, Pegasus, mBART …) whose encoder attends over the graph.
+"""``nip summarization``: summaries by encoder–decoders (BART, T5, Pegasus, mBART …) whose encoder attends over a graph.
 
-The decoder and its look at the encoder stay dense. Scored by ROUGE (`summarization.metrics`) on generated text with
-``--predict_with_generate``, else by the share of next tokens that are foreseen; the run is that of every finetuning
-task (`nip.finetuning.trainer`).
+Decoder and cross-attention stay dense. The metric is ROUGE of generated text with ``--predict_with_generate``, else the
+accuracy of the next token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from nip.atomic import replacing
-from nip.finetuning.arguments import Command, parse, print_notice
+from nip.finetuning.arguments import Command, flag, parse, print_notice
 from nip.finetuning.datasets import (
     check_data_source,
     dataset_sha256,
@@ -26,44 +25,45 @@ from nip.finetuning.datasets import (
     select_samples,
     tokenize_dataset,
 )
-from nip.finetuning.losses import IGNORED, classification_loss, smoothed
+from nip.finetuning.losses import IGNORED, classification_loss
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
 from nip.finetuning.summarization.data import TokenRules, choose_columns, tokenize
 from nip.finetuning.summarization.generation import check_targets, resolve_generation, set_first_token, set_language
-from nip.finetuning.summarization.metrics import KINDS, rouge
-from nip.finetuning.trainer import RecordedTrainer, TaskSetup, begin, report, run_task
+from nip.finetuning.summarization.metrics import ROUGE_TYPES, rouge
+from nip.finetuning.trainer import RecordedTrainer, TaskSetup, run_command
 
 DEFAULT_LENGTH = 1024
 PREDICTIONS = "generated_predictions.txt"
 
 
-def _flag(says: str, default: Any = None, **more: Any) -> Any:
-    return field(default=default, metadata={"help": says, **more})
-
-
 @dataclass
 class SummarizationArguments:
-    """What is summarized, and at what length."""
+    """The texts, and the lengths of texts and summaries."""
 
-    dataset_name: str | None = _flag("A set on the hub, such as cnn_dailymail.")
-    dataset_config_name: str | None = _flag("Its configuration, such as 3.0.0.")
-    train_file: str | None = _flag("Texts with summaries to train on: CSV, TSV, JSON, JSON lines, Parquet.")
-    validation_file: str | None = _flag("Texts with summaries to evaluate on.")
-    test_file: str | None = _flag("Texts to summarize with --do_predict.")
-    text_column: str | None = _flag("The column of texts, where its name does not say so.")
-    summary_column: str | None = _flag("The column of summaries, where its name does not say so.")
-    source_prefix: str | None = _flag("Put before each text, as T5's models want: 'summarize: '.")
-    max_source_length: int | None = _flag(
-        f"Tokens kept of a text; {DEFAULT_LENGTH:,} unless the model has fewer positions.", aliases=["--max_seq_length"]
+    dataset_name: str | None = flag("Dataset of the hub, such as cnn_dailymail.")
+    dataset_config_name: str | None = flag("Configuration of the dataset, such as 3.0.0.")
+    train_file: str | None = flag("Training texts with summaries: CSV, TSV, JSON, JSON lines or Parquet.")
+    validation_file: str | None = flag("Texts with summaries to evaluate on.")
+    test_file: str | None = flag("Texts to summarize with --do_predict.")
+    text_column: str | None = flag("Name of the column with the text; by default found by its name.")
+    summary_column: str | None = flag("Name of the column with the summary; by default found by its name.")
+    source_prefix: str | None = flag("Prepended to each text, as T5 needs: 'summarize: '.")
+    max_source_length: int | None = flag(
+        f"Maximum number of tokens of a text. Default {DEFAULT_LENGTH:,}, or the model's limit.",
+        aliases=["--max_seq_length"],
     )
-    max_target_length: int = _flag("Tokens kept of a summary in training.", 128)
-    val_max_target_length: int | None = _flag("Tokens of a generated summary; --max_target_length unless given.")
-    num_beams: int | None = _flag("Beams of the search for a summary; the model's own number unless given.")
-    freeze_encoder: bool = _flag("Train the decoder alone; what the encoder shares with it stays, too.", False)
-    pad_to_max_length: bool = _flag("Pad all texts to the full length; otherwise a batch to its longest.", False)
-    ignore_pad_token_for_loss: bool = _flag("Padding of summaries is not to be learnt.", True)
-    lang: str | None = _flag("Language of the texts, for models that are told: en_XX.")
-    forced_bos_token: str | None = _flag("First token of each summary, for models of many languages.")
+    max_target_length: int = flag("Maximum number of tokens of a summary in training.", 128)
+    val_max_target_length: int | None = flag(
+        "Maximum number of tokens of a generated summary. Default: --max_target_length."
+    )
+    num_beams: int | None = flag("Number of beams. Default: the model's.")
+    freeze_encoder: bool = flag(
+        "Train the decoder only; parameters that it shares with the encoder are frozen, too.", False
+    )
+    pad_to_max_length: bool = flag("Pad all texts to the maximum length; otherwise a batch to its longest.", False)
+    ignore_pad_token_for_loss: bool = flag("Exclude the padding of summaries from the loss.", True)
+    lang: str | None = flag("Language of the texts, for multilingual models: en_XX.")
+    forced_bos_token: str | None = flag("First token of each summary, for multilingual models.")
 
     def __post_init__(self) -> None:
         check_data_source(self, "cnn_dailymail")
@@ -76,17 +76,17 @@ class SummarizationArguments:
 
 
 class RecordedSeq2SeqTrainer(RecordedTrainer, Seq2SeqTrainer):  # type: ignore[misc]
-    """`Seq2SeqTrainer` that is recorded as every run is, and that several processes give no text twice."""
+    """A recorded `Seq2SeqTrainer` that evaluates no text twice on several processes."""
 
     def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
-        """As the Trainer's; `Seq2SeqTrainer` would keep the texts that fill up the last batches of all processes."""
+        """The Trainer's loop; `Seq2SeqTrainer` would keep the texts that pad the last batches of the processes."""
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*arguments, **named)
 
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
-        """As the Trainer's; the collator says None for summaries that are missing, and it would compute their loss."""
-        there = {name: value for name, value in inputs.items() if value is not None}
-        return super().prediction_step(model, there, *arguments, **named)
+        """The Trainer's step, without the None that the collator returns for missing summaries."""
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        return super().prediction_step(model, inputs, *arguments, **named)
 
 
 def read_command(argv: Sequence[str], program: str) -> Command:
@@ -96,20 +96,17 @@ def read_command(argv: Sequence[str], program: str) -> Command:
     )
 
 
-def main(words: Sequence[str], program: str = "nip summarization") -> dict[str, Any]:
-    """Train, evaluate and predict as a command line says; what came of it, as ``result.json`` holds it.
+def main(argv: Sequence[str], program: str = "nip summarization") -> dict[str, Any]:
+    """Train, evaluate and predict as a command line says; returns the content of ``result.json``.
 
     Raises
     ------
     ValueError, OSError
-        One sentence about what is wrong, before long work.
+        One sentence about what is wrong with the command, the data or the model.
     """
-    command = read_command(words, program)
+    command = read_command(argv, program)
     resolve_generation(command)
-    with begin(command, kind="summarization", task=_task(command.task)) as claim:
-        result = run_task(command, prepare(command), claim)
-    report(command, result)
-    return result
+    return run_command(command, kind="summarization", task=_task(command.task), prepare=prepare)
 
 
 def _task(task: SummarizationArguments) -> str:
@@ -119,7 +116,7 @@ def _task(task: SummarizationArguments) -> str:
 
 
 def prepare(command: Command) -> TaskSetup:
-    """Data, model and metrics of a command; everything that can be wrong with them is told here."""
+    """Model and data of a command; raises ValueError or OSError if something is wrong with them."""
     task, training = command.task, command.training
     config = load_config(command)
     if not getattr(config, "is_encoder_decoder", False):
@@ -144,47 +141,47 @@ def prepare(command: Command) -> TaskSetup:
     check_targets(command, model)
     set_first_token(command, model, tokenizer)
     if rules.prefix == "" and config.model_type in ("t5", "mt5"):
-        print_notice("T5's models were taught with a prefix before each text: --source_prefix 'summarize: '")
+        print_notice("T5 was trained with a prefix before each text: --source_prefix 'summarize: '")
 
-    keys = {part: dataset_sha256(data) for part, data in texts.items()}
+    keys = {split: dataset_sha256(data) for split, data in texts.items()}
     inputs = {
-        part: tokenize_dataset(
+        split: tokenize_dataset(
             data,
             partial(
                 tokenize,
                 tokenizer=tokenizer,
-                text=columns[part][0],
-                summary=columns[part][1],
+                text=columns[split][0],
+                summary=columns[split][1],
                 rules=rules,
-                keep=part == "test",
+                keep=split == "test",
             ),
             command,
             tokenizer=tokenizer,
-            settings={"columns": columns[part], "lang": task.lang, "keep": part == "test", **asdict(rules)},
-            key=keys[part],
+            settings={"columns": columns[split], "lang": task.lang, "keep": split == "test", **asdict(rules)},
+            key=keys[split],
         )
-        for part, data in texts.items()
+        for split, data in texts.items()
     }
-    for part, rows in inputs.items():
+    for split, rows in inputs.items():
         if len(rows) == 0:
-            raise ValueError(f"No row to {'train on' if part == 'train' else part} has both a text and a summary.")
+            raise ValueError(f"No row of the {split} set has both a text and a summary.")
 
     def score(evaluated: Any) -> dict[str, float]:
         if not training.predict_with_generate:
-            real = evaluated.label_ids != IGNORED
-            return {"accuracy": float((evaluated.predictions == evaluated.label_ids)[real].mean())}
-        made, right = (_texts_of(ids, tokenizer) for ids in (evaluated.predictions, evaluated.label_ids))
-        lengths = [int((np.asarray(row) != tokenizer.pad_token_id).sum()) for row in _real(evaluated.predictions, 0)]
-        return {**rouge(made, right), "gen_len": float(np.mean(lengths))}
+            counted = evaluated.label_ids != IGNORED
+            return {"accuracy": float((evaluated.predictions == evaluated.label_ids)[counted].mean())}
+        generated, references = (_decode(ids, tokenizer) for ids in (evaluated.predictions, evaluated.label_ids))
+        lengths = (_without_ignored(evaluated.predictions, 0) != tokenizer.pad_token_id).sum(axis=1)
+        return {**rouge(generated, references), "gen_len": float(np.mean(lengths))}
 
     def predict(trainer: Any, folder: Path) -> list[Path]:
-        found = trainer.predict(inputs["test"], metric_key_prefix="predict")
+        output = trainer.predict(inputs["test"], metric_key_prefix="predict")
         if not trainer.is_world_process_zero():
             return []
-        if found.label_ids is not None:
-            trainer.save_metrics("predict", found.metrics)
-        made = zip(_texts_of(found.predictions, tokenizer), texts["test"][columns["test"][0]][:], strict=True)
-        return [write_summaries([summary if text else "" for summary, text in made], folder / PREDICTIONS)]
+        if output.label_ids is not None:
+            trainer.save_metrics("predict", output.metrics)
+        pairs = zip(_decode(output.predictions, tokenizer), texts["test"][columns["test"][0]][:], strict=True)
+        return [write_summaries([summary if text else "" for summary, text in pairs], folder / PREDICTIONS)]
 
     return TaskSetup(
         kind="summarization",
@@ -202,12 +199,12 @@ def prepare(command: Command) -> TaskSetup:
         ),
         metrics=score,
         metric="rougeL" if training.predict_with_generate else "accuracy",
-        metric_names=(*KINDS, "gen_len") if training.predict_with_generate else ("accuracy",),
-        reduce_logits=None if training.predict_with_generate else _likeliest,
-        loss=smoothed(training.label_smoothing_factor) if training.label_smoothing_factor else classification_loss,
-        describe=lambda metrics: _described(metrics, len(inputs["validation"])),
+        metric_names=(*ROUGE_TYPES, "gen_len") if training.predict_with_generate else ("accuracy",),
+        reduce_logits=None if training.predict_with_generate else _argmax,
+        loss=partial(classification_loss, label_smoothing=training.label_smoothing_factor),
+        describe=lambda metrics: _describe(metrics, len(inputs["validation"])),
         predict=predict if "test" in inputs else None,
-        data={part: key for part, key in keys.items() if part != "test"},
+        data={split: key for split, key in keys.items() if split != "test"},
         trainer_class=RecordedSeq2SeqTrainer,
     )
 
@@ -217,57 +214,57 @@ def _source_length(command: Command, config: Any, tokenizer: Any) -> int:
         return sequence_length(
             command, config, tokenizer, wanted=command.task.max_source_length, default=DEFAULT_LENGTH
         )
-    except ValueError as error:  # it is called otherwise here
+    except ValueError as error:  # the flag has another name here
         raise ValueError(str(error).replace("--max_seq_length", "--max_source_length")) from error
 
 
 def _texts(command: Command) -> tuple[dict[str, Any], dict[str, tuple[str, str | None]]]:
-    """The texts of each part that the command needs, and the names of their columns."""
+    """The texts of each split that the command needs, and the names of their columns."""
     task = command.task
     texts: dict[str, Any] = {}
     columns: dict[str, tuple[str, str | None]] = {}
-    for part, (source, rows) in read_splits(command, lambda path, _: read_rows(path)).items():
-        columns[part] = choose_columns(
+    for split, (source, rows) in read_splits(command, read_rows).items():
+        columns[split] = choose_columns(
             rows.column_names,
             text=task.text_column,
             summary=task.summary_column,
             dataset_name=task.dataset_name,
-            need_summary=part != "test",
+            need_summary=split != "test",
             source=source,
         )
-        for column in columns[part]:
+        for column in columns[split]:
             if column is not None and getattr(rows.features[column], "dtype", "") not in ("string", "large_string"):
-                raise ValueError(f"{source} does not hold text in its column {column!r}.")
-        texts[part] = select_samples(command, part, rows)
+                raise ValueError(f"{source} has no text in its column {column!r}.")
+        texts[split] = select_samples(command, split, rows)
     text, summary = columns.get("test", ("", None))
-    if summary is not None and not all(texts["test"][summary][:]):  # then they are no measure
+    if summary is not None and not all(texts["test"][summary][:]):  # incomplete references give no score
         columns["test"] = (text, None)
     return texts, columns
 
 
-def _likeliest(logits: Any, labels: Any) -> Any:
-    """The likeliest token at each place, in place of the scores of all, which no memory would hold."""
+def _argmax(logits: Any, labels: Any) -> Any:
+    """The most likely token at each position, in place of logits that fill the memory."""
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
 
 
-def _described(metrics: Mapping[str, float], n: int) -> dict[str, Any]:
-    if "rougeL" in metrics:  # elsewhere in a result figures are shares
+def _describe(metrics: Mapping[str, float], n: int) -> dict[str, Any]:
+    if "rougeL" in metrics:  # a fraction, as in all results
         return {"score": metrics["rougeL"] / 100, "dev_accuracy": None, "n_test": n}
-    return {"n_test": n, "interval": None}  # tokens of one text are right or wrong together
+    return {"n_test": n, "interval": None}  # the tokens of a text are not independent
 
 
-def _real(ids: Any, filler: int) -> np.ndarray:
+def _without_ignored(ids: Any, filler: int) -> np.ndarray:
     ids = np.asarray(ids[0] if isinstance(ids, tuple) else ids)
     return np.where(ids == IGNORED, filler, ids)
 
 
-def _texts_of(ids: Any, tokenizer: Any) -> list[str]:
-    texts = tokenizer.batch_decode(_real(ids, tokenizer.pad_token_id), skip_special_tokens=True)
+def _decode(ids: Any, tokenizer: Any) -> list[str]:
+    texts = tokenizer.batch_decode(_without_ignored(ids, tokenizer.pad_token_id), skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
 def write_summaries(summaries: Sequence[str], path: Path) -> Path:
-    """Write a summary a line, in the order of the texts."""
+    """Write one summary per line, in the order of the texts."""
     with replacing(path) as file:
         file.writelines(f"{' '.join(summary.split())}\n".encode() for summary in summaries)
     return path
