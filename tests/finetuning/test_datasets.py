@@ -39,7 +39,7 @@ def test_all_forms_give_the_same(tmp_path, name):
     [
         ("a.txt", "", r"must end in one of \.csv, \.tsv, \.json, \.jsonl, \.parquet"),
         ("a.jsonl", "{", "cannot be read as JSONL: "),
-        ("a.csv", "a,b\n", "holds no rows"),
+        ("a.csv", "a,b\n", "has no rows"),
         ("a.parquet", "none", "cannot be read as PARQUET"),
         ("a.json", "ÄÖ", "is not UTF-8"),
     ],

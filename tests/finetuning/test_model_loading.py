@@ -155,7 +155,7 @@ def test_models_that_are_not_there(tmp_path: Path):
     for name, sentence in (
         (str(tmp_path), "has no config.json that can be read"),
         (str(tmp_path / "none"), "there is no folder"),
-        ("nobodys/model", "the hub gave no config.json under that name"),
+        ("nobodys/model", "the hub has no config.json under that name"),
         (None, "Name a model"),
     ):
         with pytest.raises(ValueError, match=sentence) as refused:
@@ -166,7 +166,7 @@ def test_models_that_are_not_there(tmp_path: Path):
 def test_a_tokenizer_may_know_fewer_tokens_than_the_model_but_not_more(tmp_path: Path):
     folder = str(write_tokenizer(tmp_path))
     tokenizer = load_tokenizer(command(folder), BertConfig(vocab_size=100))
-    with pytest.raises(ValueError, match=r"knows 26 tokens, but the model's table has 25 rows"):
+    with pytest.raises(ValueError, match=r"has 26 tokens, but the model's embedding has 25 rows"):
         load_tokenizer(command(folder), BertConfig(vocab_size=len(tokenizer) - 1))
 
 
@@ -177,7 +177,7 @@ def test_a_table_may_lack_the_mask_token_where_nothing_is_masked(tmp_path: Path)
     tokenizer.save_pretrained(tmp_path)
     config = BertConfig(vocab_size=len(tokenizer) - 1)
     assert len(load_tokenizer(command(str(tmp_path)), config)) == len(tokenizer)
-    with pytest.raises(ValueError, match="name the model's own with --tokenizer_name"):
+    with pytest.raises(ValueError, match="name the model's own tokenizer with --tokenizer_name"):
         load_tokenizer(command(str(tmp_path)), config, masks=True)
 
 

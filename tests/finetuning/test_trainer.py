@@ -125,7 +125,7 @@ def test_a_stopped_run_comes_to_the_same_end(
     (out / "checkpoint-5").mkdir()  # what a killed process leaves
     (out / "checkpoint-5" / "model.safetensors").write_bytes(b"half")
     train(model, data, out, *words, *more)
-    assert "going on from" in (out / "run.log").read_text()
+    assert "resuming from" in (out / "run.log").read_text()
     assert same(tmp_path / "whole", out)
     assert rows(tmp_path / "whole") == rows(out)
     one, other = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "whole", out))
@@ -218,7 +218,7 @@ def test_checkpoints_of_weights_only_are_not_deleted(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, 1)
         train_glue(model, mrpc, out, *words)
-    with pytest.raises(ValueError, match=r"cannot go on: checkpoint-1 has weights only \(--save_only_model\)"):
+    with pytest.raises(ValueError, match=r"cannot resume: checkpoint-1 has weights only \(--save_only_model\)"):
         train_glue(model, mrpc, out, *words)
     assert (out / "checkpoint-1").is_dir()
     train_glue(model, mrpc, out, *words, "--overwrite_output_dir")

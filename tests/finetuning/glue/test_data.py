@@ -98,7 +98,7 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path):
     }.items():
         (tmp_path / name).write_text(content)
     for name, task, sentence in (
-        ("one.csv", None, "has but one label, yes"),
+        ("one.csv", None, "has only one label, yes"),
         ("none.csv", None, "has no column with a text"),
         ("wrong.csv", TASKS["mrpc"], "are such as '7', not not_equivalent, equivalent"),
         ("hole.csv", TASKS["mrpc"], "has no label"),

@@ -118,7 +118,7 @@ def test_a_folder_is_the_tasks_own_or_the_one_above(tmp_path: Path):
     inner = write(tmp_path / "STS-B", "dev.tsv", STSB_HEADER.replace(" ", "\t"))
     assert task_folder(tmp_path, TASKS["stsb"]) == inner
     assert task_folder(inner, TASKS["stsb"]) == inner
-    with pytest.raises(ValueError, match=r"neither .* nor a folder RTE in it holds the files of rte"):
+    with pytest.raises(ValueError, match=r"neither .* nor a folder RTE in it has the files of rte"):
         task_folder(tmp_path, TASKS["rte"])
     with pytest.raises(ValueError, match="there is no folder"):
         task_folder(tmp_path / "nowhere", TASKS["rte"])

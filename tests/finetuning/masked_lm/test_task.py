@@ -125,9 +125,9 @@ def test_rows_of_files(kind: str, model: Path, tmp_path: Path):
         (
             "--model_name_or_path {model} --train_file {text} --do_train --streaming --max_steps 1 "
             "--max_train_samples 9",
-            "--max_train_samples does not go with --streaming",
+            "--max_train_samples and --streaming exclude each other",
         ),
-        ("--model_name_or_path {model} --train_file {text} --do_train --shuffle_buffer 9", "goes with --streaming"),
+        ("--model_name_or_path {model} --train_file {text} --do_train --shuffle_buffer 9", "needs --streaming"),
         (
             "--model_name_or_path {model} --train_file {text} --validation_file {text} --do_eval "
             "--validation_split_percentage 9",
@@ -136,7 +136,7 @@ def test_rows_of_files(kind: str, model: Path, tmp_path: Path):
         (
             "--model_name_or_path {model} --train_file {text} --do_train --dataloader_persistent_workers true "
             "--dataloader_num_workers 1",
-            "--dataloader_persistent_workers would give every pass the same masks",
+            "--dataloader_persistent_workers would give every epoch the same masks",
         ),
         ("--model_name_or_path {model} --train_file a.doc --do_train", "a.doc must end in one of"),
         ("--model_name_or_path {model} --train_file {text} --do_train --mlm_probability 1", "above 0 and below 1"),
@@ -147,7 +147,7 @@ def test_rows_of_files(kind: str, model: Path, tmp_path: Path):
         ("--model_type bert --config_overrides x=1 --tokenizer_name {model} --train_file {text} --do_train", "key x"),
         (
             "--model_type bert --config_overrides vocab_size=9 --tokenizer_name {model} --train_file {text} --do_train",
-            "gives the model's table 9 rows",
+            "gives the model's embedding 9 rows",
         ),
         (
             "--model_name_or_path {model} --train_file {text} --do_train --max_seq_length 100",
@@ -168,7 +168,7 @@ def test_empty_files_are_refused(model: Path, tmp_path: Path):
     for name, content in (("a.txt", ""), ("b.txt", "\n \n")):
         (tmp_path / name).write_text(content)
         words = "--model_name_or_path {model} --do_eval --validation_file {path}"
-        with pytest.raises(ValueError, match=r"is empty|holds no text"):
+        with pytest.raises(ValueError, match=r"is empty|contains no text"):
             run(words, tmp_path / "out", model=model, path=tmp_path / name)
 
 

@@ -116,7 +116,7 @@ def test_bad_input_is_refused():
         AnswerRules(n_best_size=0)
     with pytest.raises(ValueError, match="needs --version_2_with_negative"):
         AnswerRules(null_score_diff_threshold=1.0)
-    with pytest.raises(ValueError, match="There are 1 windows and scores of 2 and 2"):
+    with pytest.raises(ValueError, match="There are 1 windows, and logits of 2 and 2"):
         find_answers([], [window(1, [0])], *np.zeros((2, 2, 3)))
-    with pytest.raises(ValueError, match="question 'q' are not finite"):
+    with pytest.raises(ValueError, match="question 'q' contain NaN or Inf"):
         find_answers([{"id": "q", "context": CONTEXT}], [window(1, [0])], *np.full((2, 1, 3), np.nan))

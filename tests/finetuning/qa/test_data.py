@@ -73,7 +73,7 @@ def test_a_question_without_answer(tmp_path):
     path = write(tmp_path / "official.json", [NONE, *QUESTIONS])
     assert references(read(path, with_negative=True))["why"] == []
     with pytest.raises(
-        ValueError, match=r"question 'why' has no answer\. If that is meant, add --version_2_with_negati"
+        ValueError, match=r"question 'why' has no answer\. If that is intended, add --version_2_with_negati"
     ):
         read(path, with_negative=False)
     assert len(read(path, with_negative=False, need=False)) == 3
@@ -104,12 +104,12 @@ def test_a_test_set_needs_no_answers(tmp_path):
             {"answers": {"text": ["1071"], "answer_start": [42]}},
             "the answer '1071' .* at character 42 .* and '1070' there",
         ),
-        ({"answers": {"text": ["Kyrre."], "answer_start": [500]}}, "does not stand at character 500"),
-        ({"answers": {"text": ["1070"], "answer_start": [-19]}}, "does not stand at character -19"),
+        ({"answers": {"text": ["Kyrre."], "answer_start": [500]}}, "is not at character 500"),
+        ({"answers": {"text": ["1070"], "answer_start": [-19]}}, "is not at character -19"),
         ({"answers": {"text": [""], "answer_start": [0]}}, "the answer ''"),
-        ({"answers": {"text": ["1070"], "answer_start": []}}, "has 1 answers and 0 places"),
+        ({"answers": {"text": ["1070"], "answer_start": []}}, "has 1 texts and 0 positions"),
         ({"answers": {"text": ["1070"]}}, "must be"),
-        ({"answers": {"text": ["1070"], "answer_start": ["5"]}}, "must have whole numbers. Got '5'"),
+        ({"answers": {"text": ["1070"], "answer_start": ["5"]}}, "must have integers. Got '5'"),
         ({"answers": {"text": [1070], "answer_start": [5]}}, "must have texts. Got 1070"),
         ({"answers": {"text": None, "answer_start": [5]}}, "must have texts. Got None"),
         ({"id": "who"}, "two questions with the id 'who'"),
@@ -130,7 +130,7 @@ def test_files_that_are_wrong(tmp_path):
     for name, text, says in (
         ("a.txt", "", r"must end in one of \.csv"),
         ("broken.json", "{", "cannot be read as JSON"),
-        ("empty.json", '{"data": [{"title": "", "paragraphs": []}]}', "holds no questions"),
+        ("empty.json", '{"data": [{"title": "", "paragraphs": []}]}', "has no questions"),
         ("half.json", '{"data": [{"paragraphs": [{"context": "", "qas": [{"id": 1}]}]}]}', "'question'"),
         ("latin.json", "ÄÖ", "is not UTF-8"),
         ("answers.csv", "id,question,context,answers\n1,Who?,Bergen,{\n", "of question .* are not JSON"),
@@ -214,7 +214,7 @@ def test_a_question_that_leaves_no_room_is_refused():
     batch = {"id": ["q"], "question": ["w1 w2 w3"], "context": ["w4"], "answers": [{"text": [], "answer_start": []}]}
     assert tokenize_windows(batch, word_tokenizer(), WindowRules(9, 2))["input_ids"]
     with pytest.raises(
-        ValueError, match="Question 'q' has 3 tokens: with 3 special ones and --doc_stride 2 nothing of"
+        ValueError, match="Question 'q' has 3 tokens: with 3 special ones and --doc_stride 2 --max_seq_length 8 has no"
     ):
         tokenize_windows(batch, word_tokenizer(), WindowRules(8, 2))
 
@@ -226,7 +226,7 @@ def test_bad_settings_are_refused():
         WindowRules(8, -1)
     with pytest.raises(ValueError, match=r"--doc_stride 8, .* must be below --max_seq_length 8"):
         WindowRules(8, 8)
-    with pytest.raises(ValueError, match=r"PreTrainedTokenizer: it is no fast tokenizer"):
+    with pytest.raises(ValueError, match=r"PreTrainedTokenizer is no fast tokenizer"):
         check_tokenizer(type("PreTrainedTokenizer", (), {})(), WindowRules())
     with pytest.raises(ValueError, match="pads on the left"):
         check_tokenizer(word_tokenizer("left"), WindowRules(pad_to_max_length=False))

@@ -170,7 +170,7 @@ def test_a_set_of_the_hub(qa, files, monkeypatch):
     assert code == 0 and asked == [("squad", None)]
     assert json.loads(again)["metrics"] == json.loads(said)["metrics"]
     code, _, err, _ = qa("--dataset_name", "squad", "--do_predict")
-    assert code == 2 and "The set squad has no test part. It has train, validation." in err
+    assert code == 2 and "The dataset squad has no test split. It has train, validation." in err
 
 
 def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
         patched.setattr(RecordedTrainer, "training_step", stop)
         assert qa(*words)[0] == 2
     code, _, err, out = qa(*words)
-    assert code == 0 and "going on from" in err
+    assert code == 0 and "resuming from" in err
     one, other = (AutoModelForQuestionAnswering.from_pretrained(folder) for folder in (tmp_path / "whole", out))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
@@ -211,10 +211,10 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
         (("--do_train", "--validation_file", "dev.json"), "--do_train needs --train_file."),
         (("--do_eval", "--validation_file", "none.json"), "none.json"),
         (("--do_train", "--train_file", "train.json", "--label_smoothing_factor", "0.1"), "is not for nip qa"),
-        (("--do_eval", "--validation_file", "dev2.json"), "If that is meant, add --version_2_with_negative."),
+        (("--do_eval", "--validation_file", "dev2.json"), "If that is intended, add --version_2_with_negative."),
         (("--do_eval", "--validation_file", "dev.json", "--dataset_name", "squad"), "Give --dataset_name or files"),
         (("--do_eval", "--validation_file", "dev.json", "--doc_stride", "20"), "must be below --max_seq_length 20"),
-        (("--do_eval", "--validation_file", "dev.json", "--doc_stride", "14"), "of --max_seq_length 20 is left"),
+        (("--do_eval", "--validation_file", "dev.json", "--doc_stride", "14"), "--max_seq_length 20 has no space"),
         (("--do_eval", "--validation_file", "dev.json", "--max_seq_length", "99"), "give --extend_positions reflect"),
         (("--do_eval", "--validation_file", "dev.json", "--n_best_size", "0"), "--n_best_size must be an integer"),
         (("--do_eval", "--validation_file", "dev.json", "--null_score_diff_threshold", "1"), "--version_2_with"),

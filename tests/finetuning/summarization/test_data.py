@@ -27,7 +27,7 @@ def test_columns(names, told, found):
     ("names", "told", "says"),
     [
         (["a"], {"text": "b"}, r"The data has no column 'b' \(--text_column\)\. It has a\."),
-        (["text", "a"], {}, "no column called abstract, .* say which it is with --summary_column"),
+        (["text", "a"], {}, "no column called abstract, .* name it with --summary_column"),
         (["a"], {"source": "x.csv"}, "x.csv has no column called article, .* with --text_column"),
         (["text"], {"text": "text", "summary": "text"}, "called|both 'text'"),
     ],

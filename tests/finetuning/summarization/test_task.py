@@ -266,7 +266,7 @@ def test_a_model_of_many_languages(summarize, files, tmp_path, tokenizer_class):
     words = ("--model_name_or_path", tmp_path / "mbart", "--test_file", files / "dev.jsonl", "--do_predict",
              "--max_source_length", 20, "--max_target_length", 5, "--num_beams", 1)  # fmt: skip
     code, _, err, _ = summarize(*words, model=None)
-    assert code == 2 and "knows many languages: say which the texts are in with --lang." in err
+    assert code == 2 and "is multilingual: name the language of the texts with --lang." in err
     code, _, err, _ = summarize(*words, "--lang", "xx_XX", model=None)
     assert code == 2 and "--lang 'xx_XX' is no language of" in err
     begun = []
@@ -304,10 +304,10 @@ DEV = ("--do_eval", "--validation_file", "dev.jsonl", "--max_source_length", "20
         ((*DEV, "--max_target_length", "0"), "--max_target_length must be an integer of at least 1. Got 0 instead."),
         ((*DEV, "--max_target_length", "30"), "--max_target_length 30 is longer than the 24 positions of the decoder."),
         ((*DEV, "--metric_for_best_model", "rouge1"), "add --predict_with_generate"),
-        ((*DEV, "--lang", "en_XX"), "--lang is for models of many languages"),
+        ((*DEV, "--lang", "en_XX"), "--lang is for multilingual models"),
         (
             (*DEV, "--max_target_length", "6", "--forced_bos_token", "xx"),
-            "--forced_bos_token 'xx' is no token",
+            "--forced_bos_token 'xx' is not in the vocabulary",
         ),
     ],
 )
