@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nip.graphs.pattern import check_int
 from nip.runs.folder import RunFolder, check_same_run, read_json
-from nip.runs.record import RunRecord
 
-KIND = "lra"
 PROTOCOLS = ("original", "clean")
 PRECISIONS = ("fp32", "bf16")
 MICRO_BATCH_TOKENS = 2**13  # about, on a CPU
@@ -45,12 +43,6 @@ _ADDED = (
     *("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing"),
     *("head_width", "token_std", "beta2"),
 )
-OWNED = (
-    *("config.json", "run.json", "environment.json", "metrics.jsonl", "result.json", "run.log", "pattern.npz"),
-    *("checkpoint/state.safetensors", "best/model.safetensors", "*_output.log", "pretraining/metrics.jsonl"),
-    *("pretraining/checkpoint/state.safetensors", "pretraining/best/model.safetensors", "pretraining/result.json"),
-)
-"""The files of a run, for its manifest."""
 FOUND = ("checksum", "data")
 """Fields that a run fills in itself: no command sets them, and a configuration that is used again drops them."""
 
@@ -310,25 +302,6 @@ def resolve(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig
         if getattr(config, name) is None
     }
     return replace(config, **missing)
-
-
-def record_of(config: RunConfig, command: Sequence[str] = ()) -> RunRecord:
-    """The record of a run of a configuration."""
-    return RunRecord(
-        kind=KIND,
-        task=config.task,
-        pattern=config.model,
-        parameters=config.parameters,
-        block_size=config.block_size,
-        seq_len=config.seq_len,
-        checksum=config.checksum,
-        data={} if config.data is None else {"all": config.data},
-        batch_size=config.batch_size,
-        seed=config.seed,
-        settings=dataclasses.asdict(config),
-        planned_steps=config.max_steps,
-        command=command,
-    )
 
 
 def check_same_config(where: Path, there: RunConfig, here: RunConfig) -> None:

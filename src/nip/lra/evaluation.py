@@ -10,10 +10,10 @@ from accelerate import Accelerator
 
 from nip.data import Examples, baselines
 from nip.lra.batches import IGNORED, Indices, indices_to_test, longest_first, own_share, token_parts
-from nip.lra.config import OWNED, RunConfig
+from nip.lra.config import RunConfig
 from nip.lra.objective import LABELS, Objective, forward, per_example
 from nip.runs.accuracy import AccuracyCounts, format_result, learned
-from nip.runs.folder import Metrics, write_json, write_manifest
+from nip.runs.folder import Metrics, write_json
 from nip.training.checkpoint import read_tensors
 from nip.training.distributed import all_reduce_sum, load_weights
 from nip.training.trainer import Run
@@ -115,6 +115,5 @@ def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, t
         run.metrics.secure()
         run.metrics.close()
         write_json(folder.result, result)
-        write_manifest(folder.path, (), OWNED, finished=True)
     run.console.note(format_result(result))
     return result

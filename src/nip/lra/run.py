@@ -15,12 +15,13 @@ from nip.data import open_split
 from nip.data.tasks.storage import read_manifest
 from nip.graphs import Pattern
 from nip.lra.batches import endless_batch
-from nip.lra.config import KIND, OWNED, RunConfig, check_same_config, read_config, record_of, resolve
+from nip.lra.config import RunConfig, check_same_config, read_config, resolve
 from nip.lra.denoising import pretrained, start_from
 from nip.lra.evaluation import final_test
 from nip.lra.graphs import named_exactly, run_pattern
 from nip.lra.model import attention_choice, encoder_config
 from nip.lra.original_log import write_original_log
+from nip.lra.record import KIND, OWNED, command_of, record_of
 from nip.lra.task import LabelTask, start_run, write_best
 from nip.models import build_classifier
 from nip.runs.console import Console
@@ -117,6 +118,8 @@ def train(
                 result = final_test(run, config, splits, tested_only=skip_train)
                 if original_log and accelerator.is_main_process:
                     write_original_log(folder.path, config)
+                if accelerator.is_main_process and not skip_train:
+                    write_manifest(folder.path, command_of(config), OWNED, finished=True)
                 return result
 
 
@@ -150,7 +153,7 @@ def open_folder(run: Run, config: RunConfig, graph: Pattern, measure: str) -> No
     write_json(folder.config, json.loads(config.to_json()))
     write_record(folder, record_of(config))
     write_json(folder.environment, here)
-    write_manifest(folder.path, (), OWNED, finished=False)
+    write_manifest(folder.path, command_of(config), OWNED, finished=False)
     if run.state.best:  # the checkpoint decides: a kill may have come between it and the file of the best weights
         write_best(run, measure)
 
