@@ -341,7 +341,8 @@ def json_facts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """The path of each number, boolean, single word or sentence in a JSON value, and what is compared of it."""
     if isinstance(value, dict | list):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            if not LEFT_OUT.search(str(key)):
+            # the manifest of a run has checksums of files whose headers contain times
+            if not LEFT_OUT.search(str(key)) and not (key == "sha256" and "owned" in value):
                 yield from json_facts(entry, f"{place}.{key}" if place else str(key))
     elif not isinstance(value, str) or not re.search(r"\s|/", value):
         yield place, json.dumps(value)
