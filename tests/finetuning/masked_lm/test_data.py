@@ -90,7 +90,7 @@ def test_what_is_no_text_is_refused():
     data = datasets.Dataset.from_dict({"text": [None, "one"], "data": [None, [{"text": "one"}]], "id": [1, 2]})
     check_text(data, "text", "The set")
     for rows, column in ((data, "data"), (data.to_iterable_dataset(), "id")):
-        with pytest.raises(ValueError, match=f"The set has no text in in its column '{column}', but such as"):
+        with pytest.raises(ValueError, match=f"The set has no text in its column '{column}', but values such as"):
             check_text(rows, column, "The set")
 
 
