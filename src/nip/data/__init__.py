@@ -1,4 +1,4 @@
-"""Tasks and their data: what is trained on, where it lies, how it is made and read."""
+"""Tasks and their data: made from files or random numbers, stored as flat arrays, read by training."""
 
 from __future__ import annotations
 

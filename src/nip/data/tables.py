@@ -71,6 +71,11 @@ def parquet_rows(
         yield from enumerate(row for columns_of in values for row in zip(*columns_of, strict=True))
 
 
+def parquet_files(folder: Path, split: str) -> list[Path]:
+    """The parquet files of a split in a folder or its subfolders, sorted by name."""
+    return sorted(folder.glob(f"**/{split}[-.]*parquet")) if folder.is_dir() else []
+
+
 def row_group_bytes(path: Path) -> list[int]:
     """The size of each row group of a parquet file, unpacked.
 

@@ -1,4 +1,4 @@
-"""Put a task's data on disk, drawn or taken from files, unless it is there already."""
+"""Write a task's data to disk, drawn or read from files, unless it exists."""
 
 from __future__ import annotations
 
@@ -36,33 +36,34 @@ def build(
     folder : Path, optional
         The data folder; by default `nip.data.data_folder`.
     origin : str, optional
-        A file or folder to read, in any of the forms that `nip.data.SOURCES` lists for the task.
+        A file or folder to read, in any format that `nip.data.SOURCES` lists for the task, or the name of a data set on
+        the Hugging Face Hub.
     source : str, optional
-        The name of the form; found by looking at `origin` where it is not given. Without either the data is drawn, or
-        looked for where it usually lies. A source may make the data of another task, which it names.
+        Name of the source; by default the one that recognises `origin`. Without both, the data is drawn or read from
+        its usual place. A source may make the data of another task, whose name it states.
     seed : int, optional
         For sources that draw; 0 by default.
     split_rule : str, optional
-        How the examples are split, for sources that leave a choice.
+        How to split the examples, for sources that offer several rules.
     parameters : dict, optional
-        Parameters of what is drawn, by name.
+        Parameters of a source that draws.
     overwrite : bool, default=False
-        Replace data that is there.
+        Replace existing data.
     progress : callable, optional
         Called with the number of examples made so far.
 
     Returns
     -------
     bool
-        False if the same set was there already, and nothing was done.
+        False if the same data existed.
 
     Raises
     ------
     ValueError
-        If there is no such task, source or rule, the origin has no form that is known for the task, something in it is
-        wrong, or another set is there and `overwrite` is false: the message says what differs.
+        If there is no such task, source or rule, no source recognises the origin, a file is malformed, or other data
+        exists and `overwrite` is false; the message names the difference.
     OSError
-        If something cannot be read or written. What was in the data folder stays.
+        If a file cannot be read or written. Existing data stays.
     """
     task = find_task(task_name)
     found = find_source(task, origin, source)
@@ -99,7 +100,27 @@ def build_listops(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> bool:
-    """Draw a ListOps set into the data folder. Parameters are those of `generate`; returns and raises as `build`."""
+    """Draw a ListOps set into the data folder.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        The data folder; by default `nip.data.data_folder`.
+    rule, sizes, seed
+        See `generate`.
+    overwrite, progress
+        See `build`.
+
+    Returns
+    -------
+    bool
+        False if the same data existed.
+
+    Raises
+    ------
+    ValueError, OSError
+        See `build`.
+    """
     parameters = {**vars(rule or Rule()), **dict(zip(SPLITS, sizes, strict=True))}
     return build("listops", folder, seed=seed, parameters=parameters, overwrite=overwrite, progress=progress)
 
@@ -107,16 +128,16 @@ def build_listops(
 def _counted(
     splits: Mapping[str, Examples | Iterable[Examples]], progress: Progress | None
 ) -> Mapping[str, Examples | Iterable[Examples]]:
-    """The same splits; those that come in chunks tell their progress."""
+    """The same splits; those in chunks report their progress."""
     if progress is None:
         return splits
     done = 0
 
-    def told(pieces: Iterable[Examples]) -> Iterator[Examples]:
+    def reported(pieces: Iterable[Examples]) -> Iterator[Examples]:
         nonlocal done
         for piece in pieces:
             yield piece
             done += len(piece)
             progress(done)
 
-    return {name: split if isinstance(split, Examples) else told(split) for name, split in splits.items()}
+    return {name: split if isinstance(split, Examples) else reported(split) for name, split in splits.items()}

@@ -1,4 +1,4 @@
-"""One split of a task: labelled token sequences in flat arrays, in memory or mapped from files."""
+"""One split of a task: labelled token sequences in flat arrays, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nip.data.tasks.registry import Task
 from nip.graphs.pattern import check_int
 
-CHUNK = 1 << 22  # tokens gathered before they are handed on
+CHUNK = 1 << 22  # tokens per chunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,23 +23,22 @@ class Examples:
     Parameters
     ----------
     task : Task
-        The task that they belong to.
     split : str
         ``train``, ``dev`` or ``test``.
     tokens : ndarray of shape (n_tokens,)
-        The token ids of all examples, one after the other, without padding. Only what `batch` and `sequence` ask for
-        is read where the array is mapped from a file.
+        The token ids of all examples, one after the other, without padding. Of a memory-mapped array, `batch` and
+        `sequence` read only the examples asked for.
     offsets : ndarray of shape (n_sequences + 1,)
         Sequence i is ``tokens[offsets[i]:offsets[i + 1]]``. Example i is sequence i, or in a task of pairs the
         sequences 2 i and 2 i + 1.
     labels : ndarray of shape (n_examples,)
-        Class of each example.
+        The class of each example.
     targets : ndarray of shape (n_tokens,), optional
-        Labels of single tokens, where the task has them: 0 for none, else the class + 1.
+        For tasks with labels of tokens: 0 for none, else the class + 1.
     foreign : bool, default=False
-        Whether the token ids come from files that do not say what they mean, as the original's pickles.
+        Whether the meaning of the token ids is unknown, as in the original's pickles.
     kept : int, optional
-        Tokens kept of each sequence, where that is fewer than there are: see `cut`.
+        Maximum number of tokens of a sequence: see `cut`.
 
     Examples
     --------
@@ -72,27 +71,27 @@ class Examples:
 
     @property
     def width(self) -> int:
-        """Sequences in an example: 1, or 2 in a task of pairs."""
+        """Sequences per example: 1, or 2 in a task of pairs."""
         return 2 if self.task.pair else 1
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each example, of the longer sequence of a pair; ndarray of shape (n_examples,)."""
+        """Tokens of each example, of a pair those of its longer sequence; ndarray of shape (n_examples,)."""
         lengths = np.diff(self.offsets)
         if self.kept is not None:
             lengths = np.minimum(lengths, self.kept)
         return lengths.reshape(-1, 2).max(axis=1) if self.task.pair else lengths
 
     def cut(self, length: int) -> Examples:
-        """The same examples with at most `length` tokens of each sequence, as the original keeps 1,000 bytes of a text.
+        """The same examples, sequences truncated to `length` tokens; the original keeps 1,000 bytes of a text.
 
-        Padding can then be more than what is kept: ``examples.cut(1000).batch(indices, 1024)``.
+        They can then be padded to more: ``examples.cut(1000).batch(indices, 1024)``.
         """
         check_int("length", length, "cut", minimum=1)
         return replace(self, kept=length if self.kept is None else min(length, self.kept))
 
     def sequence(self, index: int, part: int = 0) -> NDArray[np.integer]:
-        """The token ids of one example, of a pair its sequence `part`, without padding; ndarray (length,)."""
+        """The token ids of an example, of a pair those of its sequence `part`, without padding; shape (length,)."""
         (checked,) = self._checked([index])
         if part not in range(self.width):
             raise ValueError(f"An example of {self.task.name} has {self.width} sequences, numbered from 0. Got {part}.")
@@ -102,14 +101,12 @@ class Examples:
     def batch(
         self, indices: Sequence[int] | NDArray[np.integer], length: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Several examples, cut or padded on the right with 0 to `length` tokens.
-
-        What is cut is the tail, as in Long Range Arena.
+        """Several examples, truncated or padded on the right with 0 to `length` tokens, as in Long Range Arena.
 
         Parameters
         ----------
         indices : sequence of int
-            Which examples, in [0, n_examples); repetition is allowed.
+            In [0, n_examples); may repeat.
         length : int
             Tokens per row, at least 1.
 
@@ -121,15 +118,15 @@ class Examples:
         Raises
         ------
         ValueError
-            If an index is outside the split.
+            If an index is out of range.
         """
         chosen = self._chosen(indices, length, "batch")
         return self._padded(self.tokens, chosen, length), self.labels[chosen]
 
     def mask(self, indices: Sequence[int] | NDArray[np.integer], length: int) -> NDArray[np.bool_]:
-        """Which tokens of `batch` are the examples' own and which padding; the same shape, True at real tokens.
+        """The padding mask of `batch`, in the same shape: True at real tokens.
 
-        It comes from the lengths: a black pixel, whose id is 0 like padding, is real.
+        It follows from the lengths: a black pixel has the id 0 like padding, but is real.
         """
         chosen = self._chosen(indices, length, "mask")
         sequences = self.width * chosen[:, None] + np.arange(self.width)
@@ -145,7 +142,7 @@ class Examples:
         Raises
         ------
         ValueError
-            If the tokens of this task have no labels, or an index is outside the split.
+            If the task has no labels of tokens, or an index is out of range.
         """
         if self.targets is None:
             raise ValueError(f"The tokens of {self.task.name} have no labels of their own.")
@@ -187,17 +184,21 @@ def chunks(
     *,
     foreign: bool = False,
 ) -> Iterator[Examples]:
-    """Gather single examples into `Examples` of a few million tokens, which `nip.data.write_task` takes.
+    """Group single examples into `Examples` of a few million tokens, for `nip.data.write_task`.
 
     Parameters
     ----------
     task : Task
     split : str
     examples : iterable of (label, sequences)
-        One sequence of token ids each, two in a task of pairs. What is longer than the task's `max_length` is cut; an
-        empty sequence becomes a single 0, for every example must hold a token.
+        One sequence of token ids each, two in a task of pairs. Sequences are truncated to the task's `max_length`; an
+        empty one becomes a single 0, because every example must have a token.
     foreign : bool, default=False
         As in `Examples`.
+
+    Yields
+    ------
+    Examples
     """
     sequences: list[NDArray[np.integer]] = []
     labels: list[int] = []
@@ -220,8 +221,20 @@ def _packed(task: Task, split: str, sequences: list[NDArray[np.integer]], labels
     return Examples(task, split, np.concatenate(sequences), offsets, np.array(labels, np.int64), foreign=foreign)
 
 
+def byte_ids(text: bytes, task: Task) -> NDArray[np.uint16]:
+    """The token ids of a text, truncated to the task's `max_length`: byte + 1; ndarray of shape (length,).
+
+    Examples
+    --------
+    >>> from nip.data.tasks.registry import TASKS
+    >>> byte_ids("é!".encode(), TASKS["text"]).tolist()
+    [196, 170, 34]
+    """
+    return np.frombuffer(text[: task.max_length], np.uint8).astype(np.uint16) + np.uint16(1)
+
+
 def read_only(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
-    """Views of arrays that cannot be written to; so compiled functions meet one type, in memory or mapped."""
+    """Read-only views of arrays, so compiled functions get one type for arrays in memory and memory-mapped ones."""
     views = [np.asarray(array).view() for array in arrays]
     for view in views:
         view.setflags(write=False)

@@ -1,7 +1,7 @@
-"""Fashion-MNIST as an image task: 70,000 real pictures that ship with Debian, so that no network is needed.
+"""Fashion-MNIST as an image task: 70,000 real pictures in a Debian package, so no network is needed.
 
-A stand-in for CIFAR-10, which Long Range Arena's image task uses: as many tokens and classes, other pictures. It is a
-task with a name of its own, so that its results are never taken for those of Long Range Arena.
+A stand-in for CIFAR-10 of Long Range Arena's image task: the same number of tokens and classes, other pictures. The
+task has a name of its own, so that its results are not mistaken for those of Long Range Arena.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FILES = {
 }
 USUAL = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 SIDE = 28  # pixels
-BORDER = 2  # black pixels on each side, which make 32 × 32
-LARGEST = 1 << 30  # bytes that a file may unpack to
+BORDER = 2  # black pixels added on each side, to 32 × 32
+LARGEST = 1 << 30  # bytes of an unpacked file
 
 
 def read_idx(path: Path, n_axes: int) -> NDArray[np.uint8]:
@@ -34,16 +34,19 @@ def read_idx(path: Path, n_axes: int) -> NDArray[np.uint8]:
     Parameters
     ----------
     path : Path
-        The file.
     n_axes : int
-        Axes that the array must have.
+        Required number of axes.
+
+    Returns
+    -------
+    ndarray of uint8
 
     Raises
     ------
     FileNotFoundError
-        If it is not there.
+        If the file does not exist.
     ValueError
-        If it is no such file, is cut short, or holds more than its header says.
+        If it has another format, or another size than its header states.
     """
     try:
         with gzip.open(path) as file:
@@ -64,12 +67,12 @@ def read_idx(path: Path, n_axes: int) -> NDArray[np.uint8]:
 
 
 def read_pictures(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The pictures of one part of the set, framed in black, and their labels.
+    """The pictures of the official train or test files, framed in black, and their labels.
 
     Parameters
     ----------
     folder : Path
-        Holds the four official files.
+        With the four official files.
     part : {"train", "test"}
 
     Returns
@@ -81,7 +84,7 @@ def read_pictures(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[n
     Raises
     ------
     FileNotFoundError, ValueError
-        If a file is missing, is damaged, or does not fit the other.
+        If a file is missing or damaged, or the numbers of pictures and labels differ.
     """
     of_pictures, of_labels = (Path(folder) / name for name in FILES[part])
     pictures, labels = read_idx(of_pictures, 3), read_idx(of_labels, 1)
@@ -96,12 +99,12 @@ def read_pictures(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def recognises(path: Path, task: Task) -> bool:
-    """Whether the folder holds one of the four files."""
+    """Whether the folder has one of the four files."""
     return any((path / name).is_file() for names in FILES.values() for name in names)
 
 
 def plan(request: Request) -> Plan:
-    """Take the four files of a folder, or those of Debian's package; the last tenth of train becomes dev."""
+    """Read the four files of a folder, or those of Debian's package; the last tenth of train becomes dev."""
     folder = USUAL if request.origin is None else request.path
     paths = [folder / name for names in FILES.values() for name in names]
     for path in paths:

@@ -1,7 +1,7 @@
-"""CIFAR-10 for the image task: its python and binary files, parquet files, and sets of the Hugging Face Hub.
+"""CIFAR-10 for the image task: its python and binary files, parquet files, and data sets of the Hugging Face Hub.
 
 Of the 50,000 training pictures the first 90 % are train and the rest dev; the 10,000 test pictures are test. Colours
-become grey as in Long Range Arena, which takes TensorFlow's formula.
+are converted to grey by TensorFlow's formula, as in Long Range Arena.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from nip.data.tasks.examples import Examples
 from nip.data.tasks.pictures import pixels_of
 from nip.data.tasks.registry import Task
 from nip.data.tasks.source import Plan, Request
-from nip.data.tasks.text import parquet_files
 from nip.runs.folder import file_sha256
 
-# labels (n,) and colours (n, 32, 32, 3) of "train" or "test", a few pictures at a time
+# labels (n,) and colours (n, 32, 32, 3) of some pictures
 Batch = tuple[NDArray[np.int64], NDArray[np.uint8]]
 Batches = Callable[[str], Iterator[Batch]]
 
@@ -36,8 +35,8 @@ _ROWS = 1000
 def grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey levels as TensorFlow's ``rgb_to_grayscale`` gives them for bytes.
 
-    The bytes become float32 in [0, 1], are weighted by 0.2989, 0.587 and 0.114, multiplied by 255.5, and cut off. By
-    the rounding of float32, 237 of the 16.8 million colours come out one level higher than in exact numbers.
+    The bytes become float32 in [0, 1], are weighted by 0.2989, 0.587 and 0.114, multiplied by 255.5, and truncated.
+    Rounding in float32 makes 237 of the 16.8 million colours one level brighter than exact arithmetic.
 
     Parameters
     ----------
@@ -60,33 +59,28 @@ def grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def recognises_python(path: Path, task: Task) -> bool:
-    """Whether ``data_batch_1`` and its like are there, or in ``cifar-10-batches-py``."""
+    """Whether the folder, or ``cifar-10-batches-py`` in it, has ``data_batch_1`` and the like."""
     return _root(path, "cifar-10-batches-py", "") is not None
 
 
 def plan_python(request: Request) -> Plan:
-    """Take the python files, which are pickles: they are read without unpickling."""
+    """Read the python files, which are pickles, without unpickling."""
     return _plan_files(request, "CIFAR-10 python files", "cifar-10-batches-py", "", _python_batches)
 
 
 def recognises_binary(path: Path, task: Task) -> bool:
-    """Whether ``data_batch_1.bin`` and its like are there, or in ``cifar-10-batches-bin``."""
+    """Whether the folder, or ``cifar-10-batches-bin`` in it, has ``data_batch_1.bin`` and the like."""
     return _root(path, "cifar-10-batches-bin", ".bin") is not None
 
 
 def plan_binary(request: Request) -> Plan:
-    """Take the binary files: a byte of label, then 1,024 each of red, green and blue."""
+    """Read the binary files: a label byte, then 1,024 bytes each of red, green and blue."""
     return _plan_files(request, "CIFAR-10 binary files", "cifar-10-batches-bin", ".bin", _binary_batches)
 
 
-def recognises_parquet(path: Path, task: Task) -> bool:
-    """Whether there are parquet files named train… and test… in the folder or below."""
-    return any(parquet_files(path, "train"))
-
-
 def plan_parquet(request: Request) -> Plan:
-    """Take parquet files with the columns img (a PNG each) and label, as the Hugging Face Hub has them."""
-    files = {part: parquet_files(request.path, part) for part in ("train", "test")}
+    """Read parquet files with the columns img (PNG) and label, as on the Hugging Face Hub."""
+    files = {part: tables.parquet_files(request.path, part) for part in ("train", "test")}
     sums = {file.name: file_sha256(file) for part in files.values() for file in part}
 
     def batches(part: str) -> Iterator[Batch]:
@@ -101,7 +95,7 @@ def plan_parquet(request: Request) -> Plan:
 
 
 def plan_hub(request: Request, load: hub.Load = hub.load) -> Plan:
-    """Take a set of the Hugging Face Hub that has the columns img and label, such as ``uoft-cs/cifar10``."""
+    """Read a data set of the Hugging Face Hub with the columns img and label, such as ``uoft-cs/cifar10``."""
     name = str(request.origin)
 
     def batches(part: str) -> Iterator[Batch]:
@@ -133,7 +127,7 @@ def _plan(request: Request, source: str, parameters: dict[str, Any], batches: Ba
 
 
 def _examples(task: Task, split: str, batches: Iterator[Batch], first: int, end: int) -> Iterator[Examples]:
-    """The pictures `first` … `end` − 1 of a part, grey."""
+    """The pictures `first` … `end` − 1 of the batches, in grey."""
     number = 0
     for labels, colours in batches:
         kept = slice(max(first - number, 0), max(min(end - number, len(labels)), 0))
@@ -192,7 +186,7 @@ def _checked(labels: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
 
 
 def _gathered(rows: Iterator[tuple[str, Any, Any]]) -> Iterator[Batch]:
-    """Batches of pictures that come one by one: where each is, the picture, its label."""
+    """Batches from rows of (place in the files, picture, label)."""
     labels: list[int] = []
     colours: list[NDArray[np.uint8]] = []
     for where, picture, label in rows:

@@ -1,7 +1,7 @@
 """The original's pickles, ``<task>.{train,dev,test}.pickle``: lists of dicts of token ids and a label.
 
-They are read without unpickling (`nip.data.tasks.pickles`). The ids are taken as they are: for ListOps they
-follow an order that differed from one conversion to the next, and no file says which it was.
+They are read without unpickling (`nip.data.tasks.pickles`). The token ids stay as they are: those of ListOps follow an
+order that differed between conversions, and no file states it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from nip.runs.folder import file_sha256
 
 
 def recognises(path: Path, task: Task) -> bool:
-    """Whether the folder holds one of the three pickles of that task."""
+    """Whether the folder has one of the three pickles of the task."""
     return any(_file(path, task, split).is_file() for split in SPLITS)
 
 
 def is_whole(path: Path, task: Task) -> bool:
-    """Whether the folder holds all three."""
+    """Whether the folder has all three."""
     return all(_file(path, task, split).is_file() for split in SPLITS)
 
 
 def plan(request: Request) -> Plan:
-    """Take the three pickles of a folder, as they are split."""
+    """Read the three pickles of a folder as the three splits."""
     task = request.task
     files = {split: _file(request.path, task, split) for split in SPLITS}
     for path in files.values():
@@ -49,15 +49,25 @@ def plan(request: Request) -> Plan:
 
 
 def read(path: Path, task: Task, split: str) -> Iterator[Examples]:
-    """Read one pickle, in chunks.
+    """Read one pickle in chunks.
 
-    Zeros at the end of a sequence are padding and left out; images have none, and their zeros are black.
+    Zeros at the end of a sequence are padding and are dropped; images have no padding, and their zeros are black.
+
+    Parameters
+    ----------
+    path : Path
+    task : Task
+    split : str
+
+    Yields
+    ------
+    Examples
 
     Raises
     ------
     ValueError
-        If the file is damaged or holds anything but arrays and numbers, or an example is not as the task's, naming
-        file and example.
+        If the file is damaged or contains anything but arrays and numbers, or an example does not fit the task; the
+        message names file and example.
     """
 
     def examples() -> Iterator[tuple[int, list[NDArray[np.integer]]]]:

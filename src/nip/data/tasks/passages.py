@@ -1,13 +1,13 @@
-"""Passages of real texts as tasks in the form of Long Range Arena's: which text is it from, are two from the same one.
+"""Passages of real texts as tasks like Long Range Arena's: which text is it from, are two from the same text.
 
-Stand-ins for its text and retrieval tasks, under names of their own, so that results are never taken for its results.
+Stand-ins for its text and retrieval tasks. They have names of their own, so that their results are not mistaken for
+those of Long Range Arena.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +20,20 @@ from nip.data.tasks.source import Plan, Request
 from nip.graphs.pattern import check_int
 from nip.runs.folder import file_sha256
 
-LENGTH = 1000  # bytes of a passage at most
-LONGEST = 4000  # bytes that Long Range Arena keeps of a text
+LENGTH = 1000  # maximum bytes of a passage
+LONGEST = 4000  # bytes of a text in Long Range Arena
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a text.
+    """A passage of a text.
 
     Parameters
     ----------
     text : int
-        The text's place in the corpus.
+        Index of the text in the corpus.
     label : int
-        The text's class.
+        Class of the text.
     content : bytes
     """
 
@@ -43,9 +43,9 @@ class Passage:
 
 
 def cut(content: bytes, length: int) -> list[bytes]:
-    """Cut a text into pieces of at most `length` bytes, between words where a word ends within reach.
+    """Cut a text into pieces of at most `length` bytes, between words if possible.
 
-    What is left at the end is dropped if it is shorter than half of that.
+    A rest of less than half of `length` is dropped.
 
     Examples
     --------
@@ -67,23 +67,27 @@ def cut(content: bytes, length: int) -> list[bytes]:
 def split_passages(
     texts: Sequence[Text], *, length: int = LENGTH, whole: bool, seed: int = 0
 ) -> dict[str, list[Passage]]:
-    """Cut texts into passages that do not overlap, and deal them out.
+    """Cut texts into passages that do not overlap, and split them at random.
 
-    Of each class a tenth goes to dev, a tenth to test (one at least), the rest to train, by lot.
+    Of each class a tenth goes to dev, a tenth to test (at least one each), the rest to train.
 
     Parameters
     ----------
     texts : sequence of Text
     length : int, default=1000
-        Bytes of a passage at most, 1 … 4000.
+        Maximum bytes of a passage, 1 … 4000.
     whole : bool
-        Whether whole texts are dealt out, so that no text is in two splits, or single passages.
+        Assign full texts to splits, so that no text is in two of them, instead of single passages.
     seed : int, default=0
+
+    Returns
+    -------
+    dict of str to list of Passage
 
     Raises
     ------
     ValueError
-        If a number is out of range, or a class is too small to be split.
+        If a number is out of range, or a class is too small.
     """
     check_int("length", length, "passages", minimum=1)
     check_int("seed", seed, "passages", minimum=0)
@@ -105,7 +109,7 @@ def split_passages(
 
 
 def classified(passages: Sequence[Passage], task: Task, split: str, *, seed: int = 0) -> Examples:
-    """Passages and their classes as examples, in an order drawn by lot."""
+    """Passages and their classes as examples, in random order."""
     chosen = [passages[i] for i in _order(len(passages), seed, 1000 + SPLITS.index(split))]
     return _examples(task, split, [each.content for each in chosen], [each.label for each in chosen])
 
@@ -113,12 +117,25 @@ def classified(passages: Sequence[Passage], task: Task, split: str, *, seed: int
 def paired(passages: Sequence[Passage], n: int, task: Task, split: str, *, seed: int = 0) -> Examples:
     """Draw `n` pairs of passages: with probability 1/2 two of the same text (label 1), else of different ones (0).
 
-    The first is any passage with the same probability, the second any other that the label allows.
+    The first is uniform among the passages, the second among the others that the label allows.
+
+    Parameters
+    ----------
+    passages : sequence of Passage
+    n : int
+        Number of pairs, at least 1.
+    task : Task
+    split : str
+    seed : int, default=0
+
+    Returns
+    -------
+    Examples
 
     Raises
     ------
     ValueError
-        If `n` is no positive integer, or there are no two texts with two passages.
+        If `n` is out of range, or fewer than two texts have two passages.
     """
     check_int(split, n, "pairs", minimum=1)
     by_text: dict[int, list[Passage]] = {}
@@ -137,16 +154,16 @@ def paired(passages: Sequence[Passage], n: int, task: Task, split: str, *, seed:
     size, start = sizes[first], starts[first]
     choices = np.where(labels == 1, size - 1, len(pool) - size)
     second = (raw[2] % choices.astype(np.uint64)).astype(np.int64)
-    among = start + second  # the own text's other passages
+    among = start + second  # the other passages of the same text
     same = among + (among >= first)
-    other = second + size * (second >= start)  # all passages but the own text's
+    other = second + size * (second >= start)  # the passages of the other texts
     second = np.where(labels == 1, same, other)
     contents = [pool[i].content for pair in zip(first, second, strict=True) for i in pair]
     return _examples(task, split, contents, labels)
 
 
 def _order(n: int, seed: int, key: int) -> NDArray[np.int64]:
-    """A permutation of n by raw random bits, which no version of numpy changes."""
+    """A permutation of n from raw random bits, which do not depend on numpy's version."""
     raw = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(key,))).random_raw(n)
     return np.argsort(raw, kind="stable")
 
@@ -158,7 +175,7 @@ def _examples(task: Task, split: str, contents: Sequence[bytes], labels: Sequenc
 
 
 def plan_bible(request: Request) -> Plan:
-    """Passages of the Bible; parameters are ``length`` and, of pairs, the numbers ``train``, ``dev`` and ``test``."""
+    """Passages of the Bible; parameters are ``length`` and, for pairs, the numbers ``train``, ``dev`` and ``test``."""
     path = corpora.BIBLE if request.origin is None else corpora.bible_file(request.path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -175,7 +192,7 @@ def plan_bible(request: Request) -> Plan:
 
 
 def plan_brown(request: Request) -> Plan:
-    """Passages of the Brown corpus; parameters as those of `plan_bible`."""
+    """Passages of the Brown corpus; the parameters are those of `plan_bible`."""
     paths = corpora.brown_files(request.path)
     return _plan(
         request,
@@ -199,8 +216,7 @@ def _plan(
 ) -> Plan:
     task, seed = request.task, request.seed
     length = request.parameters.get("length", LENGTH)
-    given = {split: request.parameters[split] for split in SPLITS if split in request.parameters}
-    sizes: dict[str, Any] = {split: given.get(split, n) for split, n in zip(SPLITS, task.sizes, strict=True)}
+    sizes = request.sizes
 
     def splits() -> dict[str, Examples]:
         dealt = split_passages(read(), length=length, whole=whole, seed=seed)

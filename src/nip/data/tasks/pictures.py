@@ -1,4 +1,4 @@
-"""Pictures: read from PNG, and drawn to look at."""
+"""Pictures: decoded from PNG, and drawn as PNG or in the terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from nip.atomic import replacing
 from nip.data.tasks.examples import Examples
 
-SCALE = 4  # of a pixel in a drawing
-GAP = 4
+SCALE = 4  # pixels in a drawing per pixel of an example
+GAP = 4  # pixels between examples
 
 
 def pixels_of(picture: Any, where: Path | str, shape: tuple[int, int], mode: str) -> NDArray[np.uint8]:
@@ -23,13 +23,13 @@ def pixels_of(picture: Any, where: Path | str, shape: tuple[int, int], mode: str
     Parameters
     ----------
     picture : bytes, mapping with the key ``bytes``, or Pillow image
-        As it lies in a file, in a parquet column, or as the `datasets` library decodes it.
+        Content of a file, cell of a parquet column, or as the `datasets` library decodes it.
     where : Path or str
-        For the error.
+        Named in errors.
     shape : tuple of int
-        The height and width that it must have.
+        Required height and width.
     mode : {"L", "RGB"}
-        Pillow's name of grey and of coloured pictures.
+        Required mode: grey or colour.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def pixels_of(picture: Any, where: Path | str, shape: tuple[int, int], mode: str
     Raises
     ------
     ValueError
-        If it is no PNG, damaged, or of another size or mode.
+        If it is not a PNG, is damaged, or has another size or mode.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -60,12 +60,21 @@ def pixels_of(picture: Any, where: Path | str, shape: tuple[int, int], mode: str
 
 
 def sheet(examples: Examples, indices: Sequence[int], path: Path, *, columns: int = 10) -> None:
-    """Draw several examples of an image task side by side into one PNG file, each pixel 4 × 4.
+    """Draw several examples of an image task into one PNG file, enlarged four times.
+
+    Parameters
+    ----------
+    examples : Examples
+    indices : sequence of int
+    path : Path
+        Of the PNG file.
+    columns : int, default=10
+        Maximum number of examples in a row.
 
     Raises
     ------
     ValueError
-        If the examples are no images.
+        If the task is not an image task, or an index is out of range.
     """
     from PIL import Image
 
@@ -88,13 +97,13 @@ def image(examples: Examples, index: int) -> NDArray[np.uint8]:
     Raises
     ------
     ValueError
-        If the examples are no images, or the index is outside the split.
+        If the task is not an image task, or the index is out of range.
     """
     return np.asarray(examples.sequence(index), dtype=np.uint8).reshape(_shape(examples))
 
 
 def in_blocks(pixels: NDArray[np.uint8]) -> str:
-    """A picture for a terminal of 24-bit colours: two pixels a character, the upper one in front of the lower.
+    """A picture for a terminal with 24-bit colours: two pixels per character, one above the other.
 
     Examples
     --------
@@ -112,7 +121,7 @@ def in_blocks(pixels: NDArray[np.uint8]) -> str:
 
 
 def in_letters(pixels: NDArray[np.uint8]) -> str:
-    """A picture in ten letters from dark to bright, two a pixel, for where there are no colours.
+    """A picture in ten characters from dark to bright, two per pixel, for output without colours.
 
     Examples
     --------

@@ -1,17 +1,15 @@
-"""The retrieval probe: values are to be fetched from anywhere to anywhere, so that only reach through the graph helps.
+"""The retrieval probe: values to be retrieved between random places, so only reach through the graph helps.
 
-A sequence holds pairs of a key and a value, each a single token, at random places; queries, which name a key, at other
-random places; and nothing elsewhere. What is asked for is, at every query, the value that the sequence gives its key.
-There is no order, no locality and nothing to learn by heart: the values are drawn anew for every sequence. A query can
-be answered only if information can flow from the one token with its pair to the query's token, in as many hops as the
-model has layers of attention.
+A sequence has key-value pairs, each a single token, at random places; queries, which name a key, at other random
+places; and filler elsewhere. The target at a query is the value that the sequence gives its key. There is no order, no
+locality and nothing to memorize: the values are drawn anew for every sequence. A query can be answered only if
+information flows from the single token of its pair to the query's token, in as many hops as the model has layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +19,25 @@ from nip.data.tasks.registry import PROBE_KEYS, PROBE_VALUES, SPLITS, TASKS, Tas
 from nip.data.tasks.source import Plan, Request
 from nip.graphs.pattern import check_int
 
-PADDING, NOTHING, QUERY = 0, 1, 2  # ids: then a query for each key, then a pair for each key and value
+PADDING, FILLER, QUERY = 0, 1, 2  # ids: then a query for each key, then a pair for each key and value
 PAIR = QUERY + PROBE_KEYS
-CHUNK = 256  # sequences with one random stream; changing it changes every set
+CHUNK = 256  # sequences per random stream; changing it changes every set
 
 
 @dataclass(frozen=True)
 class ProbeRule:
-    """What is drawn.
+    """Parameters of the probe.
 
     Parameters
     ----------
     seq_len : int, default=512
         Tokens of a sequence; at least ``pairs + queries``.
     pairs : int, default=16
-        Keys that a sequence gives a value, 1 … 16, each once.
+        Pairs in a sequence, 1 … 16, with different keys.
     queries : int, default=128
-        At least 1; each asks for one of the pairs, any with the same probability.
+        At least 1; the pair of each is uniform.
     values : int, default=8
-        Values that a key can have, 2 … 8, each with the same probability.
+        Number of values of a key, 2 … 8; uniform.
 
     Raises
     ------
@@ -67,7 +65,7 @@ class ProbeRule:
 def draw_probe(
     n: int, rule: ProbeRule | None = None, *, split: str = "train", seed: int = 0, task: Task = TASKS["probe"]
 ) -> Iterator[Examples]:
-    """Draw sequences of the probe, in portions. A sequence depends on the rule, the seed, the split and its number.
+    """Draw sequences of the probe in chunks. A sequence depends only on rule, seed, split and its number.
 
     Parameters
     ----------
@@ -79,13 +77,13 @@ def draw_probe(
     seed : int, default=0
         At least 0.
     task : Task, optional
-        What the examples say they are of.
+        Of the examples.
 
     Yields
     ------
     Examples
-        Up to 256 at a time. ``targets`` is the value + 1 at a query and 0 elsewhere; ``labels`` is the value that the
-        first query asks for.
+        Up to 256 at a time. ``targets`` is the value + 1 at a query and 0 elsewhere; ``labels`` is the value of the
+        first query.
 
     Raises
     ------
@@ -101,20 +99,20 @@ def draw_probe(
     rule = rule or ProbeRule()
     check_int("n", n, "the probe", minimum=1)
     check_int("seed", seed, "the probe", minimum=0)
-    return (_portion(start, min(CHUNK, n - start), rule, split, seed, task) for start in range(0, n, CHUNK))
+    return (_chunk(start, min(CHUNK, n - start), rule, split, seed, task) for start in range(0, n, CHUNK))
 
 
-def _portion(start: int, n: int, rule: ProbeRule, split: str, seed: int, task: Task) -> Examples:
+def _chunk(start: int, n: int, rule: ProbeRule, split: str, seed: int, task: Task) -> Examples:
     stream = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), start // CHUNK))
     counts = (rule.seq_len, PROBE_KEYS, rule.pairs, rule.queries)
-    # whole chunks, so that a set's size does not change its sequences; raw bits, so that no version of numpy does
+    # full chunks, so that sequences do not depend on n; raw bits, so that they do not depend on numpy's version
     raw = np.random.PCG64(stream).random_raw((CHUNK, sum(counts)))[:n]
     of_place, of_key, of_value, of_query = np.split(raw, np.cumsum(counts)[:-1], axis=1)
     places = np.argsort(of_place, axis=1, kind="stable")[:, : rule.pairs + rule.queries]
     keys = np.argsort(of_key, axis=1, kind="stable")[:, : rule.pairs]
     values = (of_value % np.uint64(rule.values)).astype(np.int64)
     asked = (of_query % np.uint64(rule.pairs)).astype(np.int64)  # which of the pairs
-    tokens = np.full((n, rule.seq_len), NOTHING, np.uint8)
+    tokens = np.full((n, rule.seq_len), FILLER, np.uint8)
     targets = np.zeros((n, rule.seq_len), np.uint8)
     where, wanted = places[:, rule.pairs :], np.take_along_axis(values, asked, axis=1)
     np.put_along_axis(tokens, places[:, : rule.pairs], PAIR + PROBE_VALUES * keys + values, axis=1)
@@ -126,7 +124,7 @@ def _portion(start: int, n: int, rule: ProbeRule, split: str, seed: int, task: T
 
 
 def routes(tokens: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where information has to flow in one sequence.
+    """The queries of a sequence and the pairs that answer them: from where to where information must flow.
 
     Parameters
     ----------
@@ -135,7 +133,7 @@ def routes(tokens: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.i
     Returns
     -------
     queries, pairs : ndarray of shape (n_queries,), int64
-        The places of the queries, ascending, and of the pair that answers each.
+        Positions of the queries, ascending, and of the pair of each.
 
     Examples
     --------
@@ -154,7 +152,7 @@ def routes(tokens: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def unanswerable(input_ids: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Which tokens are queries whose key has no pair, as happens where a sequence was cut.
+    """Which tokens are queries without a pair, as in truncated sequences.
 
     Parameters
     ----------
@@ -185,9 +183,7 @@ def plan(request: Request) -> Plan:
     """Draw a set; parameters are the numbers of sequences ``train``, ``dev`` and ``test``, and those of `ProbeRule`."""
     names = {field.name for field in fields(ProbeRule)}
     rule = ProbeRule(**{name: value for name, value in request.parameters.items() if name in names})
-    sizes: dict[str, Any] = {
-        split: request.parameters.get(split, size) for split, size in zip(SPLITS, request.task.sizes, strict=True)
-    }
+    sizes = request.sizes
     for name, value in sizes.items():
         check_int(name, value, "the probe", minimum=1)
     check_int("seed", request.seed, "the probe", minimum=0)

@@ -1,4 +1,4 @@
-"""The tasks that a model can be trained on: names, lengths, vocabularies and splits. Adding one is adding an entry."""
+"""The tasks: names, lengths, vocabularies and splits. A new task is a new entry of `TASKS`."""
 
 from __future__ import annotations
 
@@ -15,39 +15,38 @@ Kind = Literal["expression", "bytes", "pixels", "symbols"]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a model must know of a task before it sees an example.
+    """The facts about a task that a model depends on.
 
     Parameters
     ----------
     name : str
-        Its name on the command line, and of its folder.
+        On the command line, and of the data folder.
     kind : {"expression", "bytes", "pixels", "symbols"}
-        What a token id stands for. Expressions and symbols: an entry of `tokens`. Bytes: the byte id − 1 of a text, so
-        that 0 is left for padding. Pixels: the grey level 0 … 255 of an image, row by row; all images have the same
-        size, so there is no padding, and 0 is black.
+        The meaning of a token id. Expressions and symbols: an index into `tokens`. Bytes: the byte id − 1 of a text; 0
+        is padding. Pixels: the grey level 0 … 255 of a pixel, row by row; all images have the same size, so there is no
+        padding, and 0 is black.
     max_length : int
-        Tokens kept of an example; longer ones lose their tail.
+        Tokens kept of an example; longer ones are truncated.
     vocab_size : int
-        Rows of the embedding table; token ids are below it.
+        Rows of the embedding table; token ids are in [0, vocab_size).
     n_classes : int
-        Labels are 0 … n_classes − 1.
+        Labels are in [0, n_classes).
     sizes : tuple of int
         Examples in the train, dev and test splits of the official setting.
     pair : bool, default=False
-        Whether an example is two sequences (with one label) instead of one.
+        Whether an example is two sequences with one label.
     tokens : tuple of str, default=()
-        The name of every token id, for expressions and symbols; that of padding is empty.
+        For expressions and symbols: the name of every token id; that of padding is empty.
     shape : tuple of int, optional
-        Height and width, for pixels.
+        For pixels: height and width.
     classes : tuple of str, default=()
-        The name of every label, where they have one.
+        The names of the labels.
     targets : bool, default=False
         Whether tokens have labels of their own: see `nip.data.Examples`.
     parts : tuple of tuple of int, default=()
-        The symbols that every token id is made of, where ids have symbols in common; symbols count from 0.
+        The symbols that every token id is composed of, if ids share symbols; symbols count from 0.
     read : bool, default=False
-        Whether its data must be read from somewhere (``--from``): nothing draws it, nor has any system it in a
-        usual place.
+        Whether the data must be read from files that the user names (``--from``).
 
     Raises
     ------
@@ -90,7 +89,7 @@ class Task:
 
     @property
     def ids(self) -> range:
-        """The token ids that an example can hold.
+        """The token ids that an example can have.
 
         Examples
         --------
@@ -103,7 +102,7 @@ class Task:
 
     @property
     def vocabulary(self) -> str:
-        """What the token ids mean, in a sentence."""
+        """The meaning of the token ids, in a sentence for the manifest."""
         return {
             "expression": "0 is padding; the id of a token is its place among 'tokens'",
             "symbols": "0 is padding; the id of a token is its place among 'tokens'",
@@ -120,7 +119,7 @@ _PROBE = (
     *(f"{key}={value}" for key in range(PROBE_KEYS) for value in range(PROBE_VALUES)),
 )
 
-# padding, nothing, a query, a pair; then the keys, which a query has in common with its pair; then the values
+# padding, filler, query, pair; then the keys, which a query shares with its pair; then the values
 _KEY, _VALUE = 4, 4 + PROBE_KEYS
 _PROBE_PARTS = (
     *((0,), (1,)),
@@ -129,8 +128,6 @@ _PROBE_PARTS = (
 )
 
 _FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-
-
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -172,7 +169,7 @@ TASKS: dict[str, Task] = _by_name(
         name="listops",
         kind="expression",
         max_length=2000,
-        vocab_size=32,  # 15 tokens and padding are used; the original's embedding table has 32 rows
+        vocab_size=32,  # 15 tokens and padding; the original's embedding table has 32 rows
         n_classes=10,
         sizes=(96000, 2000, 2000),
         tokens=TOKENS,
@@ -212,7 +209,7 @@ TASKS: dict[str, Task] = _by_name(
     _pathfinder("curv_baseline"),
     _pathfinder("curv_contour_length_9"),
     _pathfinder("curv_contour_length_14"),
-    # The rest are no tasks of Long Range Arena: real data that needs no network, and a probe of attention itself.
+    # The rest are not tasks of Long Range Arena: real data that needs no network, and a probe of attention itself.
     Task(
         name="fashion-mnist",
         kind="pixels",
@@ -243,7 +240,7 @@ TASKS: dict[str, Task] = _by_name(
 
 
 def find_task(name: str) -> Task:
-    """The task of that name, or a ValueError that lists the names there are.
+    """The task of that name; a ValueError lists the names.
 
     Examples
     --------

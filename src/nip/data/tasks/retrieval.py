@@ -1,7 +1,7 @@
 """The official files of the retrieval task, ``new_aan_pairs.{train,eval,test}.tsv``.
 
-A line is a label (``0.0`` or ``1.0``), two document numbers and two texts, with tabs between them; there is neither a
-header nor quoting.
+A line is a label (``0.0`` or ``1.0``), two document numbers and two texts, separated by tabs, without header or
+quoting.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.data.tasks.examples import Examples, chunks
+from nip.data.tasks.examples import Examples, byte_ids, chunks
 from nip.data.tasks.registry import Task
 from nip.data.tasks.source import Plan, Request, release_folder
 from nip.runs.folder import file_sha256
 
 NAMES = {"train": "new_aan_pairs.train.tsv", "dev": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
-LONGEST = 1 << 26  # bytes of a line: a file without line ends is none of these
-
+LONGEST = 1 << 26  # bytes of a line: bounds memory for a file without line ends
 _LABELS = {b"0.0": 0, b"1.0": 1, b"0": 0, b"1": 1}
 
 
 def recognises(path: Path, task: Task) -> bool:
-    """Whether the folder, or ``tsv_data`` in it, holds one of the three files."""
+    """Whether the folder, or ``tsv_data`` in it, has one of the three files."""
     return _folder(path) is not None
 
 
 def plan(request: Request) -> Plan:
-    """Take the three files of a folder, as they are split."""
+    """Read the three files of a folder as the three splits."""
     folder = _folder(request.path) or request.path
     paths = {split: folder / name for split, name in NAMES.items()}
     for path in paths.values():
@@ -48,12 +47,22 @@ def plan(request: Request) -> Plan:
 
 
 def read(path: Path, task: Task, split: str) -> Iterator[Examples]:
-    """Read one file, in chunks.
+    """Read one file in chunks.
+
+    Parameters
+    ----------
+    path : Path
+    task : Task
+    split : str
+
+    Yields
+    ------
+    Examples
 
     Raises
     ------
     ValueError
-        If a line has not five columns or another label than 0.0 or 1.0, naming file and line.
+        If a line does not have five columns or its label is not 0.0 or 1.0; the message names file and line.
     """
     return chunks(task, split, _rows(path, task))
 
@@ -75,18 +84,6 @@ def _rows(path: Path, task: Task) -> Iterator[tuple[int, list[NDArray[np.integer
             yield label, [byte_ids(text, task) for text in columns[3:]]
     if not number:
         raise ValueError(f"{path} is empty.")
-
-
-def byte_ids(text: bytes, task: Task) -> NDArray[np.uint16]:
-    """The token ids of a text: its bytes + 1, as many as the task keeps; ndarray of shape (length,).
-
-    Examples
-    --------
-    >>> from nip.data.tasks.registry import TASKS
-    >>> byte_ids("é!".encode(), TASKS["text"]).tolist()
-    [196, 170, 34]
-    """
-    return np.frombuffer(text[: task.max_length], np.uint8).astype(np.uint16) + np.uint16(1)
 
 
 def _folder(path: Path) -> Path | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nip.data.tasks.examples import Examples
-from nip.data.tasks.registry import Task
+from nip.data.tasks.registry import SPLITS, Task
 
 Progress = Callable[[int], None]
 
@@ -42,6 +42,11 @@ class Request:
     split_rule: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Number of examples per split: the given parameter, else the task's official size."""
+        return {split: self.parameters.get(split, size) for split, size in zip(SPLITS, self.task.sizes, strict=True)}
 
     @property
     def path(self) -> Path:

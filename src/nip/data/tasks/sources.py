@@ -1,11 +1,11 @@
-"""The ways to make each task's data: drawn, or read from files of some form. Adding one is adding an entry."""
+"""The sources of each task's data: drawn, or read from files. A new source is a new entry of `SOURCES`."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
 
-from nip.data import hub
+from nip.data import hub, tables
 from nip.data.offline import corpora
 from nip.data.tasks import fashion_mnist, image, original_pickles, passages, pathfinder, probe, retrieval, text
 from nip.data.tasks.listops.generate import plan_listops
@@ -16,13 +16,18 @@ from nip.data.tasks.source import Source
 
 
 def _never(path: Path, task: Task) -> bool:
-    """Of a source that reads no files but takes a name."""
+    """For a source that is given by a name, not by files."""
     return False
+
+
+def _has_parquet_files(path: Path, task: Task) -> bool:
+    """Whether the folder or a subfolder has a parquet file of the training split."""
+    return bool(tables.parquet_files(path, "train"))
 
 
 _PATHFINDER = tuple(pathfinder.PREFIX + level for level in pathfinder.LEVELS)
 
-# In the order in which forms are tried, and a task's first source without files is its default.
+# Formats are tried in this order; a task's first source without files is its default.
 SOURCES: tuple[Source, ...] = (
     Source(
         name="drawn",
@@ -91,7 +96,7 @@ SOURCES: tuple[Source, ...] = (
         tasks=("text",),
         says="a folder with train-*.parquet and test-*.parquet",
         plan=text.plan_parquet,
-        recognises=text.recognises_parquet,
+        recognises=_has_parquet_files,
         split_rules=text.SPLIT_RULES,
     ),
     Source(
@@ -121,7 +126,7 @@ SOURCES: tuple[Source, ...] = (
         tasks=("image",),
         says="a folder with train-*.parquet and test-*.parquet",
         plan=image.plan_parquet,
-        recognises=image.recognises_parquet,
+        recognises=_has_parquet_files,
     ),
     Source(
         name="hub",
@@ -193,19 +198,31 @@ SOURCES: tuple[Source, ...] = (
 
 
 def sources_of(task: Task) -> list[Source]:
-    """The ways to make a task's data, in the order in which they are tried."""
+    """The sources of a task's data, in the order in which they are tried."""
     return [source for source in SOURCES if task.name in source.tasks]
 
 
 def find_source(task: Task, origin: str | None, name: str | None = None) -> Source:
-    """The way that is meant by a place to read from, a name, both or neither.
+    """The source for a task, selected by a place to read from, a name, both or neither.
+
+    Parameters
+    ----------
+    task : Task
+    origin : str, optional
+        A file, a folder, or the name of a data set on the Hugging Face Hub.
+    name : str, optional
+        Of the source.
+
+    Returns
+    -------
+    Source
 
     Raises
     ------
     ValueError
-        If there is none; the message lists those there are.
+        If there is none; the message lists the sources of the task.
     FileNotFoundError
-        If `origin` is not there.
+        If `origin` does not exist.
     """
     ways = sources_of(task)
     listed = "; ".join(f"{way.name} ({way.says})" for way in ways)

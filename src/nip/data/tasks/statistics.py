@@ -1,4 +1,4 @@
-"""What a ListOps set looks like, and the accuracies that need no reading of its arguments."""
+"""Statistics of data sets, and the accuracies of trivial baselines."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Statistics:
     Parameters
     ----------
     examples, tokens : int
-        How many.
+        Number of examples and of tokens.
     length : dict of str to float
         ``min, mean, median, max`` of the number of tokens.
     depth : dict of int to int
-        Examples by depth: the root is at depth 1, digits count.
+        Examples by depth of the tree: the root is at depth 1, digits count.
     operators, roots : dict of str to int
-        How often each operator occurs anywhere, and at the root.
+        Counts of each operator, anywhere and at the root.
     arguments : dict of int to int
         Operators by their number of arguments.
     digits : dict of str to int
-        How often each digit occurs.
+        Counts of each digit.
     labels : dict of int to int
         Examples by label.
     commonest_share : float
-        Share of the commonest label.
+        Share of the most frequent label.
     """
 
     examples: int
@@ -99,18 +99,18 @@ def statistics(examples: Examples) -> Statistics:
 
 
 def baselines(train: Examples, test: Examples) -> dict[str, float]:
-    """Accuracies on `test` that a model must beat before it can be said to have learnt something.
+    """Accuracies of trivial baselines on `test`, which a model that has learned anything exceeds.
 
     Returns
     -------
     dict of str to float
-        ``commonest_label``: always the label commonest in `train`. For ListOps also ``root_operator``: the label
-        commonest in `train` among the examples with the same first token, which is the root's operator. Where tokens
-        have labels of their own, ``commonest_label`` is about these.
+        ``commonest_label``: always the most frequent label of `train`. For ListOps also ``root_operator``: the most
+        frequent label of `train` among examples with the same first token, the root's operator. If tokens have labels,
+        ``commonest_label`` refers to these.
 
     Notes
     -----
-    On the official setting of ListOps they are about 0.17 and 0.36.
+    For ListOps in the official setting they are about 0.17 and 0.36.
     """
     n_classes = train.task.n_classes
     if train.targets is not None and test.targets is not None:

@@ -1,8 +1,8 @@
-"""Film reviews for the text task: IMDb's folder, CSV and parquet files, and sets of the Hugging Face Hub.
+"""Film reviews for the text task: IMDb's folder, CSV and parquet files, and data sets of the Hugging Face Hub.
 
-The set has no development part. The original tests on the very examples that choose its checkpoint
-(``--split-rule test-as-dev``); by default the last tenth of the training reviews of each class is set apart. Reviews
-are numbered film by film, so that hardly a film is in both parts.
+The data set has no development split. The original tests on the examples that select its checkpoint
+(``--split-rule test-as-dev``); by default the last tenth of the training reviews of each class becomes dev. Reviews are
+numbered film by film, so hardly any film is in both.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from nip.data import hub, tables
-from nip.data.tasks.examples import Examples, chunks
+from nip.data.tasks.examples import Examples, byte_ids, chunks
 from nip.data.tasks.registry import Task
-from nip.data.tasks.retrieval import byte_ids
 from nip.data.tasks.source import Plan, Request
 from nip.runs.folder import file_sha256
 
-# a review and where it is, with its label; "train" or "test" in, all of that part out, the same at every call
+# from "train" or "test" to its reviews (place in the files, label, text), the same at every call
 Rows = Callable[[str], Iterator[tuple[str, int, bytes]]]
 
 SPLIT_RULES = ("carved", "test-as-dev")
@@ -30,12 +29,12 @@ _LICENCE = "That of the files. The reviews are from IMDb (Maas et al., ACL 2011)
 
 
 def recognises_folder(path: Path, task: Task) -> bool:
-    """Whether ``train/pos`` and its like are there, or in ``aclImdb``."""
+    """Whether the folder, or ``aclImdb`` in it, has ``train/pos`` and the like."""
     return _root(path) is not None
 
 
 def plan_folder(request: Request) -> Plan:
-    """Take IMDb's own folder: a file a review, in ``{train,test}/{neg,pos}``."""
+    """Read IMDb's own folder: a file per review, in ``{train,test}/{neg,pos}``."""
     root = _root(request.path) or request.path
     files = {part: {name: _reviews(root / part / name) for name in _FOLDERS} for part in ("train", "test")}
 
@@ -59,7 +58,7 @@ def recognises_csv(path: Path, task: Task) -> bool:
 
 
 def plan_csv(request: Request) -> Plan:
-    """Take ``train.csv`` and ``test.csv`` of a folder, or one file whose halves become the two parts."""
+    """Read ``train.csv`` and ``test.csv`` of a folder, or one file whose halves are train and test."""
     path = request.path
     if path.is_file():
         half = sum(1 for _ in tables.csv_rows(path, _COLUMNS)) // 2
@@ -79,14 +78,9 @@ def plan_csv(request: Request) -> Plan:
     return _plan(request, "CSV files", _sums([file for file, *_ in ranges.values()]), rows, halves)
 
 
-def recognises_parquet(path: Path, task: Task) -> bool:
-    """Whether there are parquet files named train… and test… in the folder or below."""
-    return any(parquet_files(path, "train"))
-
-
 def plan_parquet(request: Request) -> Plan:
-    """Take parquet files with the columns text and label, as the Hugging Face Hub has them."""
-    files = {part: parquet_files(request.path, part) for part in ("train", "test")}
+    """Read parquet files with the columns text and label, as on the Hugging Face Hub."""
+    files = {part: tables.parquet_files(request.path, part) for part in ("train", "test")}
 
     def rows(part: str) -> Iterator[tuple[str, int, bytes]]:
         for file in files[part]:
@@ -97,7 +91,7 @@ def plan_parquet(request: Request) -> Plan:
 
 
 def plan_hub(request: Request, load: hub.Load = hub.load) -> Plan:
-    """Take a set of the Hugging Face Hub that has the columns text and label, such as ``stanfordnlp/imdb``."""
+    """Read a data set of the Hugging Face Hub with the columns text and label, such as ``stanfordnlp/imdb``."""
     name = str(request.origin)
 
     def rows(part: str) -> Iterator[tuple[str, int, bytes]]:
@@ -105,11 +99,6 @@ def plan_hub(request: Request, load: hub.Load = hub.load) -> Plan:
             yield _row(f"{name}, {part} row {number}", text, label)
 
     return _plan(request, "Hugging Face Hub", {"name": name}, rows)
-
-
-def parquet_files(folder: Path, part: str) -> list[Path]:
-    """The parquet files of a part, in the order of their names; `folder` may hold them in folders of its own."""
-    return sorted(folder.glob(f"**/{part}[-.]*parquet")) if folder.is_dir() else []
 
 
 def _plan(request: Request, source: str, parameters: dict[str, Any], rows: Rows, halves: str = "") -> Plan:
@@ -138,7 +127,7 @@ def _examples(task: Task, split: str, rows: Callable[[], Iterator[tuple[str, int
 
 
 def _last_tenths(rows: Iterator[tuple[str, int, bytes]]) -> set[int]:
-    """The numbers of the rows that are the last tenth of their class."""
+    """The numbers of the rows in the last tenth of their class."""
     by_label: dict[int, list[int]] = {0: [], 1: []}
     for number, (_, label, _) in enumerate(rows):
         by_label[label].append(number)
@@ -165,7 +154,7 @@ def _label(label: Any, where: str) -> int:
 
 
 def _reviews(folder: Path) -> list[Path]:
-    """The reviews of a folder in the order of their numbers: ``<number>_<rating>.txt``."""
+    """The reviews of a folder, named ``<number>_<rating>.txt``, sorted by number."""
     paths = list(folder.glob("*.txt"))
     if not paths:
         raise FileNotFoundError(

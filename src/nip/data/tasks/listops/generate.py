@@ -1,16 +1,12 @@
-"""Draw a ListOps set by its rule: seeded, without duplicates, the same bytes on any number of cores.
-
-ListOps as a source: drawn by its rule.
-"""
+"""Draw a ListOps set by its rule: with a seed, without duplicates, the same bytes on any number of cores."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, astuple, fields
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +15,12 @@ from nip.data.tasks.examples import Examples, read_only
 from nip.data.tasks.listops.language import Rule
 from nip.data.tasks.registry import SPLITS, TASKS
 from nip.data.tasks.source import Plan, Request
+from nip.data.tasks.threads import map_ahead
 from nip.graphs.pattern import check_int
 from nip.processor import usable_cores
 
-ATTEMPTS = 4096  # trees tried per chunk; changing it changes every set
-PATIENCE = 256  # chunks in a row without a new example, after which the rule's examples count as exhausted
+ATTEMPTS = 4096  # trees per chunk; changing it changes every set
+PATIENCE = 256  # chunks without a new example after which the rule counts as exhausted
 
 
 def generate(
@@ -36,32 +33,32 @@ def generate(
 ) -> dict[str, Examples]:
     """Draw the train, dev and test splits of ListOps.
 
-    Trees are tried in chunks, each with a random stream of its own derived from the seed, and taken in the order of
-    the chunks: so the result does not depend on the number of workers. No example occurs twice in the whole set. The
-    first go to train, the next to dev, the last to test.
+    Trees are drawn in chunks, each with a random stream of its own derived from the seed, and taken in the order of the
+    chunks, so the result does not depend on the number of workers. No example occurs twice in the set. The first go to
+    train, the next to dev, the last to test.
 
     Parameters
     ----------
     rule : Rule, optional
-        What is drawn; Long Range Arena's setting by default.
+        Long Range Arena's setting by default.
     sizes : tuple of int, default=(96000, 2000, 2000)
         Examples in train, dev and test, each at least 1.
     seed : int, default=0
         At least 0.
     workers : int, optional
-        Threads; by default one per core that this process may use.
+        Number of threads; by default one per available core.
     progress : callable, optional
         Called with the number of examples found so far.
 
     Returns
     -------
     dict of str to Examples
-        In memory, about one byte per token: 100 MB for the full set.
+        In memory, one byte per token: about 100 MB for the full set.
 
     Raises
     ------
     ValueError
-        If a parameter is out of range, or the rule has fewer different examples than were asked for.
+        If a parameter is out of range, or the rule has too few different examples.
 
     Examples
     --------
@@ -122,7 +119,7 @@ def _distinct(
 
 
 def _chunks(rule: Rule, seed: int, workers: int) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """The chunks' examples (tokens, offsets), in order and without end, drawn a few ahead by threads."""
+    """The examples of the chunks (tokens, offsets), in order and without end."""
     from nip.data.tasks.listops import kernels
 
     def draw(chunk: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -130,34 +127,23 @@ def _chunks(rule: Rule, seed: int, workers: int) -> Generator[tuple[NDArray[np.u
         tokens, offsets = kernels.draw_trees(rng, ATTEMPTS, astuple(rule))
         return tokens, offsets
 
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[tuple[NDArray[np.uint8], NDArray[np.int64]]]] = deque()
-        chunk = 0
-        try:
-            while True:
-                while len(ahead) < 2 * workers:
-                    ahead.append(pool.submit(draw, chunk))
-                    chunk += 1
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return map_ahead(draw, count(), workers)
 
 
 def plan_listops(request: Request) -> Plan:
     """Draw a set; parameters are the numbers of examples ``train``, ``dev`` and ``test``, and those of `Rule`."""
     names = {field.name for field in fields(Rule)}
     rule = Rule(**{name: value for name, value in request.parameters.items() if name in names})
-    n_train, n_dev, n_test = (
-        request.parameters.get(split, size) for split, size in zip(SPLITS, request.task.sizes, strict=True)
-    )
-    sizes = (n_train, n_dev, n_test)
+    sizes = request.sizes
     return Plan(
         {
             "source": "drawn by nip",
-            "parameters": {"seed": request.seed, **dict(zip(SPLITS, sizes, strict=True)), **asdict(rule)},
+            "parameters": {"seed": request.seed, **sizes, **asdict(rule)},
             "split_rule": "In the order drawn: first train, then dev, then test. No example occurs twice in the set.",
             "licence": "Made from random numbers, it holds nobody's text. The rule is that of Long Range Arena "
             "(Apache-2.0, arXiv 2011.04006), after ListOps (arXiv 1804.06028).",
         },
-        lambda: generate(rule, sizes, seed=request.seed, progress=request.progress),
+        lambda: generate(
+            rule, (sizes["train"], sizes["dev"], sizes["test"]), seed=request.seed, progress=request.progress
+        ),
     )

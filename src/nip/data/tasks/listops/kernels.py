@@ -1,6 +1,6 @@
-"""ListOps in compiled loops over flat token arrays; `language` is the same in plain Python.
+"""ListOps in compiled loops over flat token arrays; `language` defines the same in plain Python.
 
-All of it is in one file because a compiled function kept on disk does not notice changes in other files.
+They are in one file because numba's cache on disk does not notice changes in other files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _bits(rng: np.random.Generator) -> int:
 
 @compiled
 def _below(rng: np.random.Generator, bits: int, available: int, n: int) -> int:
-    """A uniform integer in [0, n) from `bits`, uniform in [0, available); drawn again where that would be biased."""
+    """A uniform integer in [0, n) from `bits`, uniform in [0, available); drawn again where it would be biased."""
     while bits >= available - available % n:
         bits = _bits(rng) % available  # `available` is a power of two, so this stays uniform
     return bits % n
@@ -34,7 +34,7 @@ def _below(rng: np.random.Generator, bits: int, available: int, n: int) -> int:
 
 @compiled
 def _longer(array: Array, used: int, more: int) -> Array:
-    """`array`, or a copy with twice the room or more, so that `more` fit behind the first `used`."""
+    """`array`, or a copy of at least twice the size, with space for `more` entries after the first `used`."""
     if used + more <= array.size:
         return array
     grown = np.empty(max(2 * array.size, used + more), array.dtype)
@@ -44,25 +44,35 @@ def _longer(array: Array, used: int, more: int) -> Array:
 
 @compiled
 def draw_trees(rng: np.random.Generator, attempts: int, rule: tuple[int, int, int, int]) -> tuple[Array, Array]:
-    """Draw `attempts` trees whose root is an operator, and keep those that the rule takes.
+    """Draw `attempts` trees whose root is an operator, and keep those that the rule accepts.
 
-    A root that is a digit has length 1 and is never taken, so it need not be drawn; and a tree is given up as soon as
-    the tokens that it is certain to have reach `max_length`. Both leave the distribution of the taken ones as it is.
+    A root that is a digit has length 1 and is never accepted, so it is not drawn; and a tree is abandoned once its
+    minimum length reaches `max_length`. Neither changes the distribution of the accepted trees.
 
-    `rule` is (max_depth, max_args, min_length, max_length). Returns tokens (n_tokens,) uint8, offsets (n + 1,) int64.
+    Parameters
+    ----------
+    rng : Generator
+    attempts : int
+    rule : tuple of int
+        (max_depth, max_args, min_length, max_length).
+
+    Returns
+    -------
+    tokens : ndarray of shape (n_tokens,), uint8
+    offsets : ndarray of shape (n + 1,), int64
     """
     max_depth, max_args, min_length, max_length = rule
     tokens = np.empty(4 * max_length, np.uint8)
     offsets = np.zeros(attempts + 1, np.int64)
     taken = 0
-    # an operator costs three tokens at least, so that no tree in bounds is deeper than it is long
-    missing = np.empty(min(max_depth, max_length) + 1, np.int64)  # arguments still to come, by depth
+    # an operator adds at least three tokens, so no tree in bounds is deeper than it is long
+    missing = np.empty(min(max_depth, max_length) + 1, np.int64)  # remaining arguments, by depth
     for _ in range(attempts):
         start = offsets[taken]
         tokens = _longer(tokens, start, max_length)
         end = start
-        depth = 0  # operators that are open
-        certain = 1  # the tree's length if all nodes still to come were digits
+        depth = 0  # open operators
+        certain = 1  # the tree's length if all remaining nodes are digits
         missing[0] = 1
         while True:
             bits = _bits(rng)
@@ -94,7 +104,7 @@ def draw_trees(rng: np.random.Generator, attempts: int, rule: tuple[int, int, in
 
 @compiled
 def _apply(operator: int, counts: Array) -> int:
-    """The operator's value on arguments given as a histogram of the digits, shape (10,)."""
+    """The value of an operator for arguments given as a histogram of the digits, shape (10,)."""
     total = 0
     weighted = 0
     for digit in range(10):
@@ -104,7 +114,7 @@ def _apply(operator: int, counts: Array) -> int:
         return -1
     if operator == SM:
         return weighted % 10
-    # the arguments of rank low and high in ascending order, both counted from 0
+    # ranks, from 0, of the arguments in ascending order
     low, high = 0, 0
     if operator == MAX:
         low = high = total - 1
@@ -123,7 +133,7 @@ def _apply(operator: int, counts: Array) -> int:
 
 @compiled
 def _value(tokens: Array, operators: Array, counts: Array) -> int:
-    """The value of one expression, or -1 if it is none. `operators` (m,) and `counts` (m, 10) are room to work in."""
+    """The value of an expression, -1 if it is not one. `operators` (m,) and `counts` (m, 10) are work space."""
     depth = 0
     value = -1
     for token in tokens:
@@ -135,7 +145,7 @@ def _value(tokens: Array, operators: Array, counts: Array) -> int:
             depth += 1
             continue
         if ZERO <= token <= _LAST:
-            done = int(np.int64(token)) - ZERO  # signed, lest the compiler make it a float
+            done = int(np.int64(token)) - ZERO  # signed: else the compiler makes it a float
         elif token == CLOSE and depth > 0:
             depth -= 1
             done = _apply(operators[depth], counts[depth])
@@ -152,7 +162,7 @@ def _value(tokens: Array, operators: Array, counts: Array) -> int:
 
 @compiled
 def values(tokens: Array, offsets: Array) -> Array:
-    """The value of every expression, -1 for what is none; (n,) int64."""
+    """The value of every expression, −1 for malformed ones; ndarray of shape (n,), int64."""
     n = offsets.size - 1
     longest = 0
     for i in range(n):
@@ -167,7 +177,7 @@ def values(tokens: Array, offsets: Array) -> Array:
 
 @compiled
 def shapes(tokens: Array, offsets: Array) -> tuple[Array, Array, Array]:
-    """Depth of every tree (root 1, digits counted), (n,); how often each number of arguments, each token id occurs."""
+    """Depth of every tree (root 1, digits counted), shape (n,); counts by number of arguments and by token id."""
     n = offsets.size - 1
     depths = np.zeros(n, np.int64)
     arguments = np.zeros(16, np.int64)
@@ -202,7 +212,7 @@ def _longer_zeroed(array: Array, size: int) -> Array:
     return grown
 
 
-# what can be wrong with a line
+# errors of a line
 SOUND, UNKNOWN_TOKEN, NO_TARGET, NO_LABEL, NO_TOKENS = range(5)
 
 _SPACE, _TAB, _NEWLINE, _RETURN, _OPEN, _SHUT = (ord(c) for c in " \t\n\r()")
@@ -234,15 +244,27 @@ def _token(text: Array, start: int, stop: int) -> int:
 
 @compiled
 def parse_lines(text: Array, start: int) -> tuple[Array, Array, Array, Array, tuple[int, int, int, int]]:
-    """Read the lines of a file's bytes from `start`, which follows the header. Blank lines are passed over.
+    """Parse the lines of a file, from byte `start` after the header. Blank lines are skipped.
 
-    Returns tokens (n_tokens,), offsets (n + 1,), labels (n,), lines (n,) counted from 1, and the first fault: what it
-    is (SOUND if there is none), its line, and the bytes at fault as start and stop.
+    Parameters
+    ----------
+    text : ndarray of shape (n_bytes,), uint8
+    start : int
+
+    Returns
+    -------
+    tokens : ndarray of shape (n_tokens,), uint8
+    offsets : ndarray of shape (n + 1,), int64
+    labels : ndarray of shape (n,), int64
+    lines : ndarray of shape (n,), int64
+        Line numbers, from 1.
+    fault : tuple of int
+        The first error: its kind (SOUND if there is none), line, and bytes [start, stop).
     """
     n_lines = 1
     for character in text[start:]:
         n_lines += character == _NEWLINE
-    tokens = np.empty(text.size // 2 + 1, np.uint8)  # a token takes a separator too; what is not used is never paged in
+    tokens = np.empty(text.size // 2 + 1, np.uint8)  # a token has a separator; unused pages stay untouched
     offsets = np.zeros(n_lines + 1, np.int64)
     labels = np.empty(n_lines, np.int64)
     lines = np.empty(n_lines, np.int64)
@@ -297,15 +319,15 @@ def parse_lines(text: Array, start: int) -> tuple[Array, Array, Array, Array, tu
 
 @compiled
 def official_lines(tokens: Array, offsets: Array, labels: Array) -> Array:
-    """The lines of the official file, as bytes: every application in parentheses, one argument at a time."""
+    """The lines of the official file as bytes: every application in parentheses, one argument at a time."""
     n = labels.size
-    # with its parentheses and spaces a digit takes at most 6 bytes, an operator with its closing bracket 15
+    # with parentheses and spaces a digit takes at most 6 bytes, an operator with its closing bracket 15
     text = np.empty(8 * (offsets[n] - offsets[0]) + 16 * n, np.uint8)
     used = 0
     longest = 0
     for i in range(n):
         longest = max(longest, offsets[i + 1] - offsets[i])
-    arguments = np.zeros(longest, np.int64)  # of each operator, by its place in the example
+    arguments = np.zeros(longest, np.int64)  # of each operator, by its position in the example
     stack = np.empty(longest + 1, np.int64)
     for i in range(n):
         example = tokens[offsets[i] : offsets[i + 1]]

@@ -1,7 +1,12 @@
-"""The language of ListOps: its tokens, what an expression is worth, and the rule by which the official set is drawn.
+"""The language of ListOps: its tokens, the value of an expression, and the rule by which the official set is drawn.
 
-ListOps is due to Nangia and Bowman (arXiv 1804.06028); the rule is Long Range Arena's (arXiv 2011.04006, section
-2.2.1). An expression is a digit, or an operator with its arguments: ``[MAX 4 3 [MIN 2 3 ] 1 0 ]`` is worth 4.
+An expression is a digit, or an operator with its arguments: ``[MAX 4 3 [MIN 2 3 ] 1 0 ]`` has the value 4. ListOps is
+by Nangia and Bowman [1]_; the rule is Long Range Arena's [2]_.
+
+References
+----------
+.. [1] N. Nangia, S. R. Bowman, *ListOps: A diagnostic dataset for latent tree learning*, arXiv 1804.06028.
+.. [2] Y. Tay et al., *Long Range Arena*, arXiv 2011.04006, section 2.2.1.
 """
 
 from __future__ import annotations
@@ -14,24 +19,24 @@ from numpy.typing import NDArray
 
 from nip.graphs.pattern import check_int
 
-# A token's id is its place here. The order never changes: stored data and trained models depend on it.
+# A token's id is its index here. The order never changes: stored data and trained models depend on it.
 TOKENS = ("", "[MIN", "[MAX", "[MED", "[SM", "]", *"0123456789")
 PADDING, MIN, MAX, MED, SM, CLOSE, ZERO = range(7)
 OPERATORS = (MIN, MAX, MED, SM)
 
-LARGEST = 1_000_000  # of any parameter: the sampler keeps a whole example in memory and draws from 49 bits
+LARGEST = 1_000_000  # maximum of every parameter: the sampler keeps an example in memory and draws from 49 bits
 
 _IDS = {token: i for i, token in enumerate(TOKENS) if token} | {"X": CLOSE}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which expressions are drawn: the official setting by default.
+    """The distribution of expressions; the official setting by default.
 
-    A tree's root is at depth 1. A node above `max_depth` is an operator with probability 1/4, else a digit; one at
+    The root of a tree is at depth 1. A node above `max_depth` is an operator with probability 1/4, else a digit; one at
     `max_depth` is a digit. Operator (MIN, MAX, MED, SM), digit (0 … 9) and number of arguments (2 … `max_args`) are
-    uniform. A tree is taken if its length, operators and closing brackets counted, lies strictly between `min_length`
-    and `max_length`.
+    uniform. A tree is accepted if its length, with operators and closing brackets, is strictly between `min_length` and
+    `max_length`.
 
     Parameters
     ----------
@@ -42,7 +47,7 @@ class Rule:
     min_length : int, default=500
         In tokens, at least 1: a single digit is no example.
     max_length : int, default=2000
-        In tokens, at least ``min_length + 2``, and like all of them at most 1,000,000.
+        In tokens, at least ``min_length + 2``; like all parameters at most 1,000,000.
 
     Raises
     ------
@@ -80,8 +85,8 @@ class Rule:
 def encode(text: str) -> NDArray[np.uint8]:
     """Token ids of an expression; ndarray of shape (length,).
 
-    The parentheses of the official files are skipped (they say nothing that the brackets do not) and ``X`` is read as
-    ``]``, as Long Range Arena's own pipeline writes it.
+    The parentheses of the official files are skipped (they are redundant to the brackets), and ``X`` is read as ``]``,
+    as Long Range Arena's own pipeline writes it.
 
     Examples
     --------
@@ -95,7 +100,7 @@ def encode(text: str) -> NDArray[np.uint8]:
 
 
 def decode(tokens: Iterable[int]) -> str:
-    """The expression that token ids stand for, without parentheses; padding is left out.
+    """The expression of token ids, without parentheses and padding.
 
     Examples
     --------
@@ -111,17 +116,17 @@ def decode(tokens: Iterable[int]) -> str:
 def evaluate(tokens: Iterable[int]) -> int:
     """The value 0 … 9 of an expression, by a stack of unfinished operators: the definition of every label.
 
-    MED is the median, rounded down where it lies halfway; SM is the sum modulo 10.
+    MED is the median, rounded down between two digits; SM is the sum modulo 10.
 
     Parameters
     ----------
     tokens : iterable of int
-        Token ids of one whole expression, without padding.
+        Token ids of a complete expression, without padding.
 
     Raises
     ------
     ValueError
-        If the tokens are no expression.
+        If the tokens are not an expression.
 
     Examples
     --------

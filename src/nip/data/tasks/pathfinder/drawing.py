@@ -210,7 +210,7 @@ def _kernel() -> tuple[Any, Any, NDArray[np.int64], NDArray[np.uint8]]:
 def plan(request: Request) -> Plan:
     """Draw a set; its parameters are the numbers of pictures ``train``, ``dev`` and ``test``."""
     level = find_level(request.task.name.removeprefix(PREFIX))
-    sizes = {split: request.parameters.get(split, size) for split, size in zip(SPLITS, request.task.sizes, strict=True)}
+    sizes = request.sizes
     for name, value in sizes.items():
         check_int(name, value, "Pathfinder", minimum=1)
     check_int("seed", request.seed, "Pathfinder", minimum=0)

@@ -1,6 +1,6 @@
-"""Pathfinder pictures in compiled loops. `drawing` defines them, `dashes` their tables.
+"""Pathfinder pictures in compiled loops; `drawing` calls them, `dashes` has their tables.
 
-All of it is in one file because a compiled function kept on disk does not notice changes in other files.
+They are in one file because numba's cache on disk does not notice changes in other files.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ Array = NDArray[Any]
 _SIZE = 32
 _HALF = 4  # a stamp is 9 × 9
 _DEGREES = 360
-_SEED_DISTANCE = 7  # pixels from the first marker to where the other contour begins
+_SEED_DISTANCE = 7  # pixels between the beginnings of the two long contours
 _TRIES = 3  # of a dash
 _CONTOUR_TRIES = 5  # of a distractor
-_TOUCHING = 459  # 1.8 of 255: two zones that add up to it overlap
-_OCCUPIED = 76  # 0.3 of 255: a pixel above it is taken
-_LEAST_FREE = 0.01  # share of free pixels below which no contour is begun
-# brightness of a dash of a target and of a distractor, and of a marker, in halves: the contrasts 0.75 · 2, 2 and 1
+_TOUCHING = 459  # 1.8 of 255: two zones with this sum overlap
+_OCCUPIED = 76  # 0.3 of 255: a brighter pixel is occupied
+_LEAST_FREE = 0.01  # minimum share of free pixels to begin a contour
+# brightness of dashes of targets and distractors, and of markers, in halves: the contrasts 0.75 · 2, 2 and 1
 _TARGET, _DISTRACTOR, _MARKER = 3, 4, 2
 
 
 @compiled
 def _below(rng: np.random.Generator, n: int) -> int:
-    """A uniform integer in [0, n); the bias of at most n / 2^53 is left."""
+    """A uniform integer in [0, n), with a bias of at most n / 2^53."""
     return int(rng.random() * n)
 
 
@@ -50,13 +50,13 @@ def _set(rows: Array, k: int, row: int, column: int, direction: int) -> None:
 
 @compiled
 def _move(at: Array, row: int, column: int, steps: Array, direction: int) -> None:
-    """Put the pivot `at` (2,) where a step in `direction` from a pixel leads."""
+    """Move the pivot `at` (2,) to a step in `direction` from a pixel."""
     at[0], at[1] = row + steps[direction, 0], column + steps[direction, 1]
 
 
 @compiled
 def _put(canvas: Array, stamp: Array, row: int, column: int, factor: int) -> None:
-    """Lay a stamp on the canvas: where it is brighter, it shows."""
+    """Put a stamp on the canvas: the maximum of both."""
     for i in range(max(0, row - _HALF), min(_SIZE, row + _HALF + 1)):
         for j in range(max(0, column - _HALF), min(_SIZE, column + _HALF + 1)):
             canvas[i, j] = max(canvas[i, j], factor * np.int64(stamp[i - row + _HALF, j - column + _HALF]))
@@ -64,7 +64,7 @@ def _put(canvas: Array, stamp: Array, row: int, column: int, factor: int) -> Non
 
 @compiled
 def _wipe(canvas: Array, row: int, column: int) -> None:
-    """Blacken where a stamp was."""
+    """Clear the pixels of a stamp."""
     for i in range(max(0, row - _HALF), min(_SIZE, row + _HALF + 1)):
         for j in range(max(0, column - _HALF), min(_SIZE, column + _HALF + 1)):
             canvas[i, j] = 0
@@ -81,7 +81,7 @@ def _touches(occupied: Array, other: Array, stamp: Array, row: int, column: int)
 
 @compiled
 def _around(occupied: Array, other: Array, row: int, column: int) -> int:
-    """The most that a pixel or one of its four neighbours is occupied."""
+    """The maximum occupation of a pixel and its four neighbours."""
     most: int = max(occupied[row, column], other[row, column])
     if row > 0:
         most = max(most, occupied[row - 1, column], other[row - 1, column])
@@ -96,32 +96,32 @@ def _around(occupied: Array, other: Array, row: int, column: int) -> int:
 
 @compiled
 def _free(occupied: Array, solid: Array, border: int, out: Array) -> int:
-    """Count the pixels from which a first dash has room, at least `border` from the edge; their numbers go to `out`."""
+    """Count the pixels where a first dash fits, at least `border` from the edge; their numbers go to `out`."""
     n = 0
     for row in range(_SIZE):
         for column in range(_SIZE):
-            room = True
+            fits = True
             for k in range(solid.shape[0]):
                 i, j = row + solid[k, 0], column + solid[k, 1]
                 if _inside(i, j) and (occupied[i, j] > _OCCUPIED or min(i, j) < border or max(i, j) >= _SIZE - border):
-                    room = False
+                    fits = False
                     break
-            if room:
+            if fits:
                 out[n] = row * _SIZE + column
                 n += 1
     return n
 
 
 @compiled
-def _begin(rng: np.random.Generator, occupied: Array, border: int, tables: Any, room: Array) -> tuple[int, int, int]:
-    """A first dash where there is room: row and column of its tail and its direction, or a direction of −1."""
+def _begin(rng: np.random.Generator, occupied: Array, border: int, tables: Any, free: Array) -> tuple[int, int, int]:
+    """A first dash where one fits: row and column of its tail and its direction, or a direction of −1."""
     heads, pivots, solid, n_solid = tables[2], tables[3], tables[6], tables[7]
     for _ in range(_TRIES):
         direction = _below(rng, _DEGREES)
-        n = _free(occupied, solid[direction, : n_solid[direction]], border, room)
+        n = _free(occupied, solid[direction, : n_solid[direction]], border, free)
         if n == 0:
             return 0, 0, -1
-        tail = room[_below(rng, n)]
+        tail = free[_below(rng, n)]
         row, column = tail // _SIZE, tail % _SIZE
         if _fits(row, column, heads, direction) and _fits(row, column, pivots, direction):
             return row, column, direction
@@ -130,7 +130,7 @@ def _begin(rng: np.random.Generator, occupied: Array, border: int, tables: Any, 
 
 @compiled
 def _begin_second(rng: np.random.Generator, row: int, column: int, tables: Any, around: Array) -> tuple[int, int, int]:
-    """A first dash at the seed distance from another's tail, wherever it fits into the picture."""
+    """A first dash at the seed distance from another tail, inside the picture."""
     heads, pivots = tables[2], tables[3]
     for _ in range(_TRIES):
         direction = _below(rng, _DEGREES)
@@ -147,7 +147,7 @@ def _extend(
 ) -> tuple[int, int, int]:
     """The next dash after one in `direction`, from `pivot`: row and column of its head and its direction, or −1.
 
-    `occupied` and `other` are the zones that it has to keep out of.
+    `occupied` and `other` are the zones that it must avoid.
     """
     zones, turns, weights = tables[1], tables[4], tables[5]
     total = 0
@@ -173,17 +173,17 @@ def _extend(
 def _targets(
     rng: np.random.Generator, length: int, tables: Any, around: Array, occupied: Array, drawn: Array, work: Any
 ) -> bool:
-    """Try to grow two contours of `length` dashes side by side; True if both came to their end.
+    """Try to grow two contours of `length` dashes side by side; True if both are complete.
 
     `drawn[s, k]` becomes (row, column, direction) of dash k of contour s, `occupied` their zones.
     """
     zones, pivots, onward = tables[1], tables[3], tables[8]
-    room, sums, last, at = work
+    free, sums, last, at = work
     for i in range(_SIZE):
         for j in range(_SIZE):
             occupied[i, j] = 255 if min(i, j) == 0 or max(i, j) == _SIZE - 1 else 0
             last[0, i, j] = last[1, i, j] = 0
-    row, column, direction = _begin(rng, occupied, 2 * _SEED_DISTANCE, tables, room)
+    row, column, direction = _begin(rng, occupied, 2 * _SEED_DISTANCE, tables, free)
     if direction < 0:
         return False
     _set(drawn[0], 0, row, column, direction)
@@ -198,14 +198,14 @@ def _targets(
     _put(last[1], zones[direction], row, column, 1)
     for k in range(1, length):
         for s in range(2):
-            before, beside, heading = drawn[s, k - 1]
+            i, j, heading = drawn[s, k - 1]
             _move(at[s], at[s, 0], at[s, 1], onward, heading)
             row, column, direction = _extend(rng, occupied, last[1 - s], at[s], heading, tables, sums)
             if direction < 0:
                 return False
             _set(drawn[s], k, row, column, direction)
-            _put(occupied, zones[heading], before, beside, 1)
-            _wipe(last[s], before, beside)
+            _put(occupied, zones[heading], i, j, 1)
+            _wipe(last[s], i, j)
             _put(last[s], zones[direction], row, column, 1)
     for s in range(2):
         row, column, direction = drawn[s, length - 1]
@@ -215,9 +215,9 @@ def _targets(
 
 @compiled
 def _distractor(rng: np.random.Generator, length: int, tables: Any, occupied: Array, drawn: Array, work: Any) -> bool:
-    """Try to grow one contour of `length` dashes where there is room; True if it came to its end."""
+    """Try to grow a contour of `length` dashes where it fits; True if it is complete."""
     zones, pivots, onward = tables[1], tables[3], tables[8]
-    room, sums, last, at = work
+    free, sums, last, at = work
     own = last[0]  # the zones of all its dashes but the last, which the next one may touch
     n_free = 0
     for i in range(_SIZE):
@@ -225,7 +225,7 @@ def _distractor(rng: np.random.Generator, length: int, tables: Any, occupied: Ar
             n_free += occupied[i, j] <= _OCCUPIED
     if n_free < _LEAST_FREE * _SIZE * _SIZE:
         return False
-    row, column, direction = _begin(rng, occupied, 1, tables, room)
+    row, column, direction = _begin(rng, occupied, 1, tables, free)
     if direction < 0:
         return False
     _set(drawn, 0, row, column, direction)
@@ -234,13 +234,13 @@ def _distractor(rng: np.random.Generator, length: int, tables: Any, occupied: Ar
         for j in range(_SIZE):
             own[i, j] = 0
     for k in range(1, length):
-        before, beside, heading = drawn[k - 1]
+        i, j, heading = drawn[k - 1]
         _move(at[0], at[0, 0], at[0, 1], onward, heading)
         row, column, direction = _extend(rng, occupied, own, at[0], heading, tables, sums)
         if direction < 0:
             return False
         _set(drawn, k, row, column, direction)
-        _put(own, zones[heading], before, beside, 1)
+        _put(own, zones[heading], i, j, 1)
     for k in range(length):
         row, column, direction = drawn[k]
         _put(occupied, zones[direction], row, column, 1)
@@ -253,11 +253,27 @@ def draw(
 ) -> tuple[Array, int, Array, Array, Array]:
     """Draw one picture.
 
-    `rule` is (dashes of a target, dashes of a distractor, distractors to try); `tables` are those of `Dashes` in the
-    order lines, zones, heads, pivots, turns, weights, solid, n_solid, onward; `around` (360, 2) the steps from the
-    first contour's beginning to the second's. Returns the picture (32, 32) uint8; the label; the contour
-    of every dash (n_dashes,), 0 and 1 are the targets; the dashes (n_dashes, 3) as row, column, direction; and the two
-    markers (2, 2), row and column.
+    Parameters
+    ----------
+    rng : Generator
+    rule : tuple of int
+        Dashes of a target, dashes of a distractor, distractors to try.
+    tables : tuple of ndarray
+        Those of `Dashes`: lines, zones, heads, pivots, turns, weights, solid, n_solid, onward.
+    around : ndarray of shape (360, 2), int64
+        Steps from the beginning of the first contour to that of the second.
+    marker : ndarray of shape (9, 9), uint8
+
+    Returns
+    -------
+    picture : ndarray of shape (32, 32), uint8
+    label : int
+    contours : ndarray of shape (n_dashes,), int64
+        The contour of every dash; 0 and 1 are the targets.
+    dashes : ndarray of shape (n_dashes, 3), int64
+        Row, column and direction.
+    markers : ndarray of shape (2, 2), int64
+        Row and column.
     """
     length, short, n_distractors = rule
     label = _below(rng, 2)
