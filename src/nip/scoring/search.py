@@ -126,7 +126,7 @@ def candidates(n: int, degree: int, seed: int) -> Iterator[Pattern]:
     ------
     Pattern
     """
-    named: list[tuple[str, dict[str, Any]]] = [("hypercube", {})]
+    named: list[tuple[str, dict[str, Any]]] = [("hypercube", {}), ("expander", {})]
     if degree >= n - 1:  # rows that attend to all vertices are within the budget
         named += [("softmax", {}), ("global", {}), ("longformer", {}), ("bigbird", {"seed": seed})]
     windows = range(3, degree + 2, 2)
