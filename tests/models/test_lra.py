@@ -147,7 +147,9 @@ def test_an_id_of_parts_is_embedded_as_their_sum_and_a_masked_one_by_itself():
     assert_close(found.flatten(0, 1), expected)
     found[0, 0].sum().backward()
     assert tokens.weight.grad.any(1).tolist() == [False, False, False, True, True, True, False]
-    with pytest.raises(ValueError, match="'parts' parameter of EncoderConfig must have an entry for each of the 12"):
+    with pytest.raises(
+        ValueError, match="'parts' parameter of EncoderConfig must have one entry per token id, 12 in all"
+    ):
         dataclasses.replace(CONFIG, parts=parts)
 
 
@@ -206,9 +208,9 @@ def test_pairs_of_documents():
     expected = model.output(model.hidden(torch.cat([x, y, x * y, x - y], -1)).relu())
     assert_close(model(torch.stack([one, two], 1)), expected)
     for wrong in (one, torch.stack([one, two, one], 1)):
-        with pytest.raises(ValueError, match=r"reads token ids of shape \(batch, 2, length\), for it compares"):
+        with pytest.raises(ValueError, match=r"takes token ids of shape \(batch, 2, length\), a pair of documents"):
             model(wrong)
-    with pytest.raises(ValueError, match=r"reads token ids of shape \(batch, length\)\. Got \(2, 2, 40\)"):
+    with pytest.raises(ValueError, match=r"takes token ids of shape \(batch, length\)\. Got \(2, 2, 40\)"):
         build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=4)(torch.stack([one, two], 1))
 
 
@@ -243,15 +245,15 @@ def test_a_document_of_padding_alone_is_finite():
 
 
 def test_bad_sizes():
-    with pytest.raises(ValueError, match="41 tokens is longer than the model's inputs of 40"):
+    with pytest.raises(ValueError, match="41 tokens exceeds the model's maximum length of 40"):
         build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=0)(torch.ones(1, 41, dtype=torch.int64))
-    with pytest.raises(ValueError, match="65 tokens is longer than the position table of 64"):
+    with pytest.raises(ValueError, match="65 tokens exceeds the model's maximum length of 40"):
         build_classifier(CONFIG, nip.pattern("hypercube", 5), seed=0)(torch.ones(1, 65, dtype=torch.int64))
     with pytest.raises(ValueError, match="65 tokens is longer than the position table of 64 rows"):
         dataclasses.replace(CONFIG, length=65)
-    with pytest.raises(ValueError, match="classified as a whole, not token by token"):
+    with pytest.raises(ValueError, match="'pair' and 'per_token' of EncoderConfig exclude each other"):
         dataclasses.replace(CONFIG, pair=True, per_token=True)
-    with pytest.raises(ValueError, match="pattern on 5 blocks is needed"):
+    with pytest.raises(ValueError, match="pattern must have 5 blocks"):
         build_classifier(CONFIG, nip.pattern("hypercube", 6), seed=0)
     with pytest.raises(ValueError, match="'width' parameter of EncoderConfig must be an integer of at least 1"):
         dataclasses.replace(CONFIG, width=0)
@@ -413,5 +415,5 @@ def test_a_denoiser_says_something_of_every_token():
 
 
 def test_a_denoiser_needs_an_id_for_what_is_masked():
-    with pytest.raises(ValueError, match="the configuration must be 'masked'"):
+    with pytest.raises(ValueError, match="set the 'masked' parameter of EncoderConfig"):
         build_denoiser(dataclasses.replace(MODERN, masked=False), nip.pattern("hypercube", 5), outputs=1, seed=0)

@@ -101,18 +101,18 @@ def test_each_part_of_a_model_that_was_put_together_says_how_long_it_is(tmp_path
 def test_a_model_whose_configuration_does_not_say_its_length_is_refused_before_it_is_touched():
     model = FAMILIES["bert"].make()
     model.config.__dict__["max_position_embeddings"] = None
-    with pytest.raises(ValueError, match="does not say how many positions there are"):
+    with pytest.raises(ValueError, match="has no entry for the number of positions"):
         nip.extend_positions(model, LONG)
     assert model.embeddings.position_embeddings.num_embeddings == 64
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("llama", "rotary"), ("modernbert", "rotary"), ("t5", "relative"), ("m2m-100", "as far as an input reaches"),
+    [("llama", "rotary"), ("modernbert", "rotary"), ("t5", "relative"), ("m2m-100", "are sinusoidal"),
      ("vit", "nothing to extend")],
 )  # fmt: skip
 def test_a_model_without_a_table_is_refused(name, reason):
-    with pytest.raises(ValueError, match=f"has no table of learned positions: .*{reason}"):
+    with pytest.raises(ValueError, match=f"has no position table: .*{reason}"):
         nip.extend_positions(FAMILIES[name].make(), LONG)
 
 

@@ -1,8 +1,8 @@
-"""Dropout, drawn sixteen bits an element on the CPU, where torch's own takes several times as long.
+"""Dropout with 16 random bits per element on the CPU, several times faster there than torch's own.
 
-The probability is rounded to a multiple of 2⁻¹⁶ (0.1 becomes 0.100006) and the kept elements are scaled by exactly
-its inverse, so the expectation is kept. Every call draws one number from torch's default generator, so that
-`torch.manual_seed` decides, and takes all its bits from an SFC64 generator that is seeded with it.
+The probability is rounded to a multiple of 2⁻¹⁶ (0.1 becomes 0.100006), and the kept elements are scaled by the exact
+inverse of the share kept, so the expectation is preserved. Every call draws one number from torch's default generator,
+which `torch.manual_seed` controls, and seeds an SFC64 generator with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ LEVELS = 2**16
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero each element of `x` with probability `p` and scale the others by 1/(1 − p); `x` itself if not training."""
+    """Zero each element of `x` with probability `p` and scale the others by 1/(1 − p).
+
+    Parameters
+    ----------
+    x : Tensor
+    p : float
+        Dropout probability, in [0, 1).
+    training : bool
+        If False, `x` itself is returned.
+
+    Returns
+    -------
+    Tensor of the shape of `x`
+    """
     if not training or p == 0:
         return x
     if x.device.type != "cpu":
@@ -28,7 +41,20 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
-    """``residual + dropout(x)``, in one pass over memory where the tensors lie on the CPU."""
+    """Return ``residual + dropout(x)``, in a single pass over memory on the CPU.
+
+    Parameters
+    ----------
+    residual, x : Tensor of the same shape
+    p : float
+        Dropout probability on `x`, in [0, 1).
+    training : bool
+        If False, nothing is dropped.
+
+    Returns
+    -------
+    Tensor of the shape of `x`
+    """
     if not training or p == 0:
         return residual + x
     if x.device.type != "cpu":
@@ -38,13 +64,13 @@ def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
 
 
 def draw_kept(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """Which elements of `x` to keep, 1 or 0 in bytes, and what to scale them by: the inverse of their share."""
+    """Return a uint8 tensor, 1 at the elements of `x` to keep, and the factor that scales the kept elements."""
     dropped = round(p * LEVELS)
     if dropped >= LEVELS:
         return torch.zeros(x.shape, dtype=torch.uint8), 0.0
     words = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_())).random_raw(-(-x.numel() // 4))
     kept = words.view(np.int16)[: x.numel()] >= dropped - LEVELS // 2
-    # bytes, for torch turns them into floats ten times as fast as booleans
+    # uint8 because torch converts it to float ten times faster than bool
     return torch.from_numpy(kept.view(np.uint8)).view(x.shape), LEVELS / (LEVELS - dropped)
 
 

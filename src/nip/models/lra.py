@@ -1,11 +1,10 @@
-"""The encoder of the Long Range Arena runs: a small pre-LayerNorm Transformer that attends over a pattern.
+"""The Long Range Arena models: a small pre-LayerNorm Transformer encoder whose attention runs over a pattern.
 
-Token and position embeddings, a stack of layers that is applied twice with the same weights, a final LayerNorm, the
-mean over positions, and a two-layer head. Token id 0 is padding. The sizes are those of the NIP paper's runs, which
-take them from Nyströmformer (arXiv 2102.03902, section 4.2) but for 4 heads in place of 2 and the tied repetition.
-The modern recipe's encoder is the same with rotary positions and a gated feed-forward.
-
-Denoising: the encoder with a head that says of every token what it was before it was masked.
+The encoder has token and position embeddings, a stack of layers that is applied twice with the same weights, and a
+final LayerNorm. `Classifier` adds mean pooling and a two-layer head; `Denoiser` adds a linear head that predicts masked
+tokens. Token id 0 is padding. The sizes are those of the NIP paper, which follows Nyströmformer (arXiv 2102.03902,
+section 4.2) except for 4 heads instead of 2 and the weight-tied second pass. The modern recipe uses rotary positions
+and a gated feed-forward network instead.
 """
 
 from __future__ import annotations
@@ -29,43 +28,64 @@ PADDING = 0
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of the encoder and its head; the defaults are the original's.
+    """Sizes of the encoder and its head; the defaults are those of the original code.
 
     Parameters
     ----------
     vocab_size : int
-        Number of token ids, padding (0) included.
+        Number of token ids, including padding (0).
     n_classes : int
         Number of labels.
     length : int
-        Tokens of a full input. A shorter one is the same input with its padding left off.
+        Maximum input length in tokens. A shorter input equals the same input padded to `length`.
     positions : int
         Rows of the position table, at least `length`.
     block_size : int, default=16
-        Tokens a vertex of the pattern stands for.
-    mean_over_padding : bool, default=False
-        Divide the sum over the real tokens by `length`, as the original does, in place of by their number.
-    pair : bool, default=False
-        Two documents are read by the same encoder and compared by the head (LRA retrieval).
-    per_token : bool, default=False
-        Every token is classified, in place of the mean over them.
-    rotary : bool, default=False
-        Positions turn queries and keys (see `nip.models.rotary`) in place of a table; `positions` plays no part.
-    columns : int, optional
-        With `rotary`: the tokens are the pixels of an image so many pixels wide, their positions row and column.
-    gated : bool, default=False
-        The feed-forward is gated (GEGLU; N. Shazeer, arXiv 2002.05202): one map's GELU times another map.
-    masked : bool, default=False
-        There is one more token id, `vocab_size`, which stands for a masked token.
-    gradient_checkpointing : bool, default=False
-        Keep each layer's input only and compute the layer again for its gradients: less memory, same numbers.
+        Tokens per vertex of the pattern.
+    width : int, default=64
+        Embedding dimension.
+    heads : int, default=4
+        Attention heads per layer.
+    head_dim : int, default=32
+        Dimension of a head.
+    inner_width : int, default=128
+        Hidden dimension of the feed-forward network.
     head_width : int or None, default=128
-        Width of the head's hidden layer; None: the head is one linear map.
+        Hidden dimension of the classification head. None makes the head a single linear layer.
+    layers : int, default=2
+        Layers with weights of their own.
+    repeats : int, default=2
+        How often the stack of layers is applied, each time with the same weights.
+    dropout : float, default=0.1
+        Dropout probability on the embeddings and in the residual branches.
+    attention_dropout : float, default=0.0
+        Dropout probability on the attention weights.
+    mean_over_padding : bool, default=False
+        Divide the sum over the real tokens by `length`, as the original does, instead of by the number of real tokens.
+    pair : bool, default=False
+        Encode two documents with the same weights and classify the pair (LRA retrieval).
+    per_token : bool, default=False
+        Classify every token instead of the mean over tokens.
+    rotary : bool, default=False
+        Use rotary position embeddings (see `nip.models.rotary`) instead of a position table; ignores `positions`.
+    columns : int, optional
+        Width in pixels of the image that the tokens flatten. With `rotary`, positions are then row and column.
+    gated : bool, default=False
+        Use a gated feed-forward network (GEGLU; N. Shazeer, arXiv 2002.05202).
+    masked : bool, default=False
+        Add one token id, `vocab_size`, for masked tokens.
+    gradient_checkpointing : bool, default=False
+        Store only each layer's input and recompute the layer in the backward pass: less memory, identical gradients.
     token_std : float, default=0.02
-        Standard deviation of the first token embeddings.
+        Standard deviation of the initial token embeddings.
     parts : tuple of tuple of int, default=()
-        The symbols that a token id is made of, for every id: its embedding is the sum of theirs. By default every id
-        has an embedding of its own.
+        For each token id the symbols it consists of: its embedding is the sum of theirs. By default every id has its
+        own embedding.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range or two options exclude each other.
     """
 
     vocab_size: int
@@ -99,27 +119,27 @@ class EncoderConfig:
             check_int(name, getattr(self, name), "EncoderConfig", minimum=1)
         if self.parts and len(self.parts) != self.vocab_size:
             raise ValueError(
-                f"The 'parts' parameter of EncoderConfig must have an entry for each of the {self.vocab_size} token "
-                f"ids. Got {len(self.parts)} instead."
+                f"The 'parts' parameter of EncoderConfig must have one entry per token id, {self.vocab_size} in "
+                f"all. Got {len(self.parts)} instead."
             )
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:
                 raise ValueError(f"The '{name}' parameter of EncoderConfig must be in [0, 1). Got {value!r} instead.")
         if self.pair and self.per_token:
-            raise ValueError("Pairs of documents are classified as a whole, not token by token.")
+            raise ValueError("The parameters 'pair' and 'per_token' of EncoderConfig exclude each other.")
         if self.rotary:
-            rotations(1, self.head_dim, columns=self.columns)  # refuses dimensions that cannot be paired
+            rotations(1, self.head_dim, columns=self.columns)  # raises if head_dim does not fit
         elif self.length > self.positions:
             raise ValueError(
                 f"A sequence of {self.length} tokens is longer than the position table of {self.positions} rows."
             )
 
 
-class Tokens(nn.Embedding):
-    """The embedding of token ids, of which each is one row of the table or, with `parts`, the sum of some.
+class TokenEmbedding(nn.Embedding):
+    """Token embeddings: one row of the table per id or, with `parts`, the sum of several rows.
 
-    What stands for a masked token, the id after all others, has a row of its own in any case.
+    The mask token, the last id, always has a row of its own.
     """
 
     sums: Tensor | None
@@ -137,13 +157,13 @@ class Tokens(nn.Embedding):
         self.register_buffer("sums", sums, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Token ids of any shape to vectors (…, width)."""
+        """Embed token ids of any shape as vectors (…, width)."""
         table = self.weight if self.sums is None else self.sums @ self.weight
         return functional.embedding(input, table)
 
 
-class Layer(nn.Module):
-    """LayerNorm → attention → residual, LayerNorm → two linear maps with GELU or GEGLU between → residual."""
+class EncoderLayer(nn.Module):
+    """A pre-LayerNorm Transformer layer: self-attention over a pattern, then a feed-forward network (GELU or GEGLU)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -156,16 +176,33 @@ class Layer(nn.Module):
         self.up = nn.Linear(config.width, config.inner_width * (2 if config.gated else 1))
         self.down = nn.Linear(config.inner_width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor, pattern: Pattern, backend: str, turned: Rotations | None) -> Tensor:
-        """Map tokens (batch, length, width) to the same shape; mask (batch, length) is True at real tokens."""
+    def forward(self, x: Tensor, mask: Tensor, pattern: Pattern, backend: str, rotary: Rotations | None) -> Tensor:
+        """Apply the layer.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, length, width)
+        mask : Tensor of bool, shape (batch, length)
+            True at real tokens.
+        pattern : Pattern
+            The graph on ``ceil(length / block_size)`` blocks.
+        backend : str
+            The backend of `nip.attend`.
+        rotary : (Tensor, Tensor) or None
+            Cosines and sines from `nip.models.rotary.rotations`.
+
+        Returns
+        -------
+        Tensor of shape (batch, length, width)
+        """
         config = self.config
         batch, length, _ = x.shape
         q, k, v = (
-            part.view(batch, length, config.heads, config.head_dim).transpose(1, 2)
-            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+            projected.view(batch, length, config.heads, config.head_dim).transpose(1, 2)
+            for projected in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
         )
-        if turned is not None:
-            q, k = rotate(q, turned), rotate(k, turned)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         attended = attend(
             q,
             k,
@@ -189,20 +226,20 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids to one vector a token: what the models of this package have in common.
+    """The Transformer encoder that `Classifier` and `Denoiser` share: token ids to one vector per token.
 
     Parameters
     ----------
     config : EncoderConfig
     pattern : Pattern
-        The graph on the blocks of a full input: ``ceil(length / block_size)`` vertices.
+        The graph on the blocks of an input of maximum length: ``ceil(length / block_size)`` vertices.
     backend : str, default="auto"
         The backend of `nip.attend`.
 
     Raises
     ------
     ValueError
-        If the pattern's number of vertices does not fit the length.
+        If the pattern has a different number of vertices.
     """
 
     def __init__(self, config: EncoderConfig, pattern: Pattern, *, backend: str = "auto") -> None:
@@ -210,54 +247,50 @@ class Encoder(nn.Module):
         n_blocks = -(-config.length // config.block_size)
         if pattern.n != n_blocks:
             raise ValueError(
-                f"A pattern on {n_blocks} blocks is needed for {config.length} tokens in blocks of "
-                f"{config.block_size}. Got one of {pattern.n} instead."
+                f"The pattern must have {n_blocks} blocks for {config.length} tokens in blocks of "
+                f"{config.block_size}. Got {pattern.n} instead."
             )
         self.config = config
         self.pattern = pattern
         self.backend = backend
         self._corners = {pattern.n: pattern}
-        self.tokens = Tokens(config)
+        self.tokens = TokenEmbedding(config)
         if not config.rotary:
             self.positions = nn.Embedding(config.positions, config.width)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
     def features(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """The tokens (batch, length, width) after the last LayerNorm; mask (batch, length) is True at real tokens."""
+        """Return the final hidden states (batch, length, width); mask (batch, length) is True at real tokens."""
         config = self.config
         length = input_ids.shape[1]
-        if not config.rotary and length > config.positions:
-            raise ValueError(
-                f"A sequence of {length} tokens is longer than the position table of {config.positions} rows."
-            )
         if length > config.length:
-            raise ValueError(f"A sequence of {length} tokens is longer than the model's inputs of {config.length}.")
-        x, turned = self.tokens(input_ids), None
+            raise ValueError(f"A sequence of {length} tokens exceeds the model's maximum length of {config.length}.")
+        x, rotary = self.tokens(input_ids), None
         if config.rotary:
-            turned = rotations(length, config.head_dim, columns=config.columns, device=x.device)
+            rotary = rotations(length, config.head_dim, columns=config.columns, device=x.device)
         else:
             x = x + self.positions.weight[:length]
         x = dropout(x, config.dropout, self.training)
-        rest = (mask, self._corner(-(-length // config.block_size)), self.backend, turned)
+        inputs = (mask, self._corner(-(-length // config.block_size)), self.backend, rotary)
         for _ in range(config.repeats):
             for layer in self.layers:
                 if config.gradient_checkpointing and torch.is_grad_enabled():
-                    x = checkpoint(layer, x, *rest, use_reentrant=False)
+                    x = checkpoint(layer, x, *inputs, use_reentrant=False)
                 else:
-                    x = layer(x, *rest)
+                    x = layer(x, *inputs)
         normed: Tensor = self.norm(x)
         return normed
 
     def _corner(self, n: int) -> Pattern:
-        # Padding is never attended and never counted, so an input without its padding sees the same graph's corner.
+        # Padding is neither attended to nor pooled, so a shorter input uses the corner of the same graph.
         if n not in self._corners:
             self._corners[n] = corner(self.pattern, n)
         return self._corners[n]
 
 
 class Classifier(Encoder):
-    """The encoder and its head: token ids to one score a class; parameters and errors are those of `Encoder`."""
+    """The encoder with a classification head; parameters and errors are those of `Encoder`."""
 
     def __init__(self, config: EncoderConfig, pattern: Pattern, *, backend: str = "auto") -> None:
         super().__init__(config, pattern, backend=backend)
@@ -266,36 +299,45 @@ class Classifier(Encoder):
         self.output = nn.Linear(config.head_width or width, config.n_classes)
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scores (batch, n_classes) of documents or of pairs of documents, or (batch, length, n_classes) of tokens.
+        """Return the logits.
 
         Parameters
         ----------
         input_ids : Tensor of shape (batch, length), or (batch, 2, length) for pairs
-            Up to the `length` of the configuration.
+            Token ids, at most the configuration's `length` of them.
         mask : Tensor of bool, of the same shape, optional
-            True at the tokens that are attended and counted; by default, all that are not 0.
+            True at the tokens that are attended to and pooled. By default, all tokens that are not padding (0).
+
+        Returns
+        -------
+        Tensor of shape (batch, n_classes), or (batch, length, n_classes) with `per_token`
+
+        Raises
+        ------
+        ValueError
+            If the input has another shape or is too long.
         """
         pair = self.config.pair
         if input_ids.ndim != 2 + pair or (pair and input_ids.shape[1] != 2):
-            wanted = "(batch, 2, length), for it compares documents" if pair else "(batch, length)"
-            raise ValueError(f"This model reads token ids of shape {wanted}. Got {tuple(input_ids.shape)} instead.")
+            shape = "(batch, 2, length), a pair of documents" if pair else "(batch, length)"
+            raise ValueError(f"This model takes token ids of shape {shape}. Got {tuple(input_ids.shape)} instead.")
         if mask is None:
             mask = input_ids != PADDING
         if self.config.per_token:
-            answered = self.features(input_ids, mask)
+            x = self.features(input_ids, mask)
         elif pair:
             both = self.encode(input_ids.flatten(0, 1), mask.flatten(0, 1))
             one, other = both[::2], both[1::2]
-            answered = torch.cat([one, other, one * other, one - other], dim=-1)
+            x = torch.cat([one, other, one * other, one - other], dim=-1)
         else:
-            answered = self.encode(input_ids, mask)
+            x = self.encode(input_ids, mask)
         if self.hidden is not None:
-            answered = functional.relu(self.hidden(answered))
-        scores: Tensor = self.output(answered)
-        return scores
+            x = functional.relu(self.hidden(x))
+        logits: Tensor = self.output(x)
+        return logits
 
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """One vector (batch, width) a document: the mean of its tokens after the last LayerNorm."""
+        """Return one vector per document (batch, width): the mean of the final hidden states of its tokens."""
         x = self.features(input_ids, mask)
         # (batch, 1, length) @ (batch, length, width): the masked sum without a masked copy
         total = torch.bmm(mask.to(x.dtype).unsqueeze(1), x).squeeze(1)
@@ -305,7 +347,27 @@ class Classifier(Encoder):
 
 
 def build_classifier(config: EncoderConfig, pattern: Pattern, *, seed: int, backend: str = "auto") -> Classifier:
-    """A new model whose first weights are those of `draw_weights`; the global generator is left untouched."""
+    """Return a classifier with initial weights from `draw_weights`; torch's global generator stays untouched.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+    pattern : Pattern
+        The graph on the blocks of an input of maximum length.
+    seed : int
+        Seed of the initial weights.
+    backend : str, default="auto"
+        The backend of `nip.attend`.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    ValueError
+        If the pattern does not fit the length.
+    """
     with torch.random.fork_rng(devices=[]):
         model = Classifier(config, pattern, backend=backend)
     draw_weights(model, seed)
@@ -313,11 +375,11 @@ def build_classifier(config: EncoderConfig, pattern: Pattern, *, seed: int, back
 
 
 def draw_weights(model: nn.Module, seed: int) -> None:
-    """Draw every weight anew from a generator of its own, made of `seed` and the weight's name.
+    """Initialize every weight with its own generator, seeded by `seed` and the weight's name.
 
-    So the first weights depend neither on the order of drawing nor on the global generator. Embeddings are normal with
-    standard deviation 0.02, those of tokens with the one that the configuration names; a linear map of fan-in f is
-    uniform in ±1/√f, bias included, as is torch's habit.
+    The initial weights therefore depend neither on the order of initialization nor on the global generator. Embeddings
+    are normal with standard deviation 0.02 (token embeddings: `token_std`). Weights and biases of a linear layer with
+    fan-in f are uniform in ±1/√f, as torch initializes them.
     """
     with torch.no_grad():
         for module_name, module in model.named_modules():
@@ -325,7 +387,7 @@ def draw_weights(model: nn.Module, seed: int) -> None:
                 digest = hashlib.sha256(f"{seed}/{module_name}.{name}".encode()).digest()
                 generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
                 if isinstance(module, nn.Embedding):
-                    std = module.std if isinstance(module, Tokens) else 0.02
+                    std = module.std if isinstance(module, TokenEmbedding) else 0.02
                     weight.normal_(0, std, generator=generator)
                 elif isinstance(module, nn.Linear):
                     bound = module.in_features**-0.5
@@ -333,48 +395,76 @@ def draw_weights(model: nn.Module, seed: int) -> None:
 
 
 class Denoiser(Encoder):
-    """The encoder and a linear head on every token: its weights fit `nip.models.Classifier` where both have them.
+    """The encoder with a linear head on every token; its encoder weights can be loaded into a `Classifier`.
 
     Parameters
     ----------
     config : EncoderConfig
-        It must be `masked`: the token id that stands for a masked token is ``vocab_size``.
+        With `masked` set, so that token id ``vocab_size`` is the mask token.
     pattern : Pattern
+        The graph on the blocks of an input of maximum length.
     outputs : int
-        Numbers that the head gives for a token: a score for each of its possible ids, or its one grey level.
+        Output dimension per token: the number of token ids for logits, or 1 for a grey level.
     backend : str, default="auto"
+        The backend of `nip.attend`.
 
     Raises
     ------
     ValueError
-        If the configuration has no id for masked tokens, or the pattern does not fit the length.
+        If the configuration has no mask token, or the pattern does not fit the length.
     """
 
     def __init__(self, config: EncoderConfig, pattern: Pattern, *, outputs: int, backend: str = "auto") -> None:
         if not config.masked:
-            raise ValueError("A denoiser needs a token id for what is masked: the configuration must be 'masked'.")
+            raise ValueError("A denoiser needs a mask token: set the 'masked' parameter of EncoderConfig.")
         super().__init__(config, pattern, backend=backend)
         self.restored = nn.Linear(config.width, outputs)
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Numbers (…, length, outputs) for every token.
+        """Return the predictions for every token.
 
         Parameters
         ----------
-        input_ids : Tensor of shape (batch, length), or (batch, 2, length) for pairs, each document read by itself
+        input_ids : Tensor of shape (batch, length), or (batch, 2, length) for pairs
+            Token ids. The two documents of a pair are encoded independently.
         mask : Tensor of bool, of the same shape
-            True at real tokens, masked ones included.
+            True at real tokens, including masked ones.
+
+        Returns
+        -------
+        Tensor of shape (batch, length, outputs) or (batch, 2, length, outputs)
         """
         length = input_ids.shape[-1]
         features = self.features(input_ids.reshape(-1, length), mask.reshape(-1, length))
-        numbers: Tensor = self.restored(features)
-        return numbers.reshape(*input_ids.shape, -1)
+        predicted: Tensor = self.restored(features)
+        return predicted.reshape(*input_ids.shape, -1)
 
 
 def build_denoiser(
     config: EncoderConfig, pattern: Pattern, *, outputs: int, seed: int, backend: str = "auto"
 ) -> Denoiser:
-    """A new denoiser whose first weights are those of `draw_weights`: its encoder's are those of a classifier."""
+    """Return a denoiser whose encoder starts with the same weights as that of `build_classifier` with this seed.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+    pattern : Pattern
+    outputs : int
+        Output dimension per token.
+    seed : int
+        Seed of the initial weights.
+    backend : str, default="auto"
+        The backend of `nip.attend`.
+
+    Returns
+    -------
+    Denoiser
+
+    Raises
+    ------
+    ValueError
+        If the configuration has no mask token, or the pattern does not fit the length.
+    """
     with torch.random.fork_rng(devices=[]):
         model = Denoiser(config, pattern, outputs=outputs, backend=backend)
     draw_weights(model, seed)

@@ -1,7 +1,7 @@
-"""A longer table of positions for a pretrained model, made from the one that it has.
+"""Extend the position table of a pretrained model to longer inputs.
 
-The NIP paper's models are trained on 128 tokens and then on 512, their positions extended by reflection: the Gray-code
-order of the hypercube visits a larger cube by going through the smaller one and then through it backwards.
+The NIP paper trains models on 128 tokens and then on 512, with positions extended by reflection. This matches the
+Gray-code order of the hypercube, which traverses the smaller cube and then its copy in reverse.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LENGTHS = ("max_position_embeddings", "n_positions")
 
 
 def reflected(table: Tensor, n: int) -> Tensor:
-    """Double the rows by their mirror image until there are `n`: [128:256] mirrors [0:128], [256:512] mirrors [0:256].
+    """Append the mirror image until there are `n` rows: [128:256] mirrors [0:128], [256:512] mirrors [0:256].
 
     Examples
     --------
@@ -40,7 +40,7 @@ def tiled(table: Tensor, n: int) -> Tensor:
 
 
 def interpolated(table: Tensor, n: int) -> Tensor:
-    """Stretch the rows to `n`, linearly between neighbours; the first and the last stay."""
+    """Interpolate the rows linearly to `n`; the first and the last stay."""
     stretched = interpolate(table.T[None].float(), size=n, mode="linear", align_corners=True)
     return stretched[0].T.to(table.dtype)
 
@@ -53,20 +53,20 @@ METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
-    """Lengthen a model's table of positions in place, so that it reads inputs of `n` tokens.
+    """Extend a model's position tables in place, so that it accepts inputs of `n` tokens.
 
-    Rows that stand for no position (RoBERTa's and BART's first two) stay where they are. A table of sines (Pegasus,
-    Marian) is computed further, whatever the method. A tokenizer keeps its own limit: set its ``model_max_length`` too.
-    For a causal model, call this before `nip.sparsify`, which lays out the graph for the longest input.
+    Offset rows that no position uses (the first two of RoBERTa and BART) keep their place. Sinusoidal tables (Pegasus,
+    Marian) are recomputed, whatever the method. A tokenizer has its own limit: set its ``model_max_length`` too. For a
+    causal model, call this before `nip.sparsify`, which builds the graph for the maximum length.
 
     Parameters
     ----------
     model : PreTrainedModel
-        With one or more tables of positions.
+        A model with one or more position tables.
     n : int
-        Tokens of the longest input, more than so far.
+        New maximum length in tokens, greater than the current one.
     method : str, default="reflect"
-        ``reflect``: double the table by its mirror image; ``tile``: repeat it; ``interpolate``: stretch it.
+        ``reflect``: append the table's mirror image; ``tile``: repeat it; ``interpolate``: interpolate it linearly.
 
     Returns
     -------
@@ -76,8 +76,8 @@ def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
     Raises
     ------
     ValueError
-        If the model has no such table (rotary or relative positions), it is already as long, or the model's
-        configuration does not say how long it is, so that a longer one could not be loaded again.
+        If the model has no position table (rotary or relative positions), the table already has `n` positions, or the
+        model's configuration has no entry for the length, so that the saved model could not be loaded.
 
     References
     ----------
@@ -91,24 +91,24 @@ def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
     name = type(model).__name__
     found = [(path, module, child) for path, module in model.named_modules() for child in _tables(module)]
     if not found:
-        raise ValueError(f"{name} has no table of learned positions: {_instead(model)}")
+        raise ValueError(f"{name} has no position table: {_why_no_table(model)}")
     lengths = {_usable(getattr(module, child))[0] for _, module, child in found}
     if len(lengths) > 1:
-        raise ValueError(f"{name} has tables of {', '.join(map(str, sorted(lengths)))} positions: extend them by hand.")
+        raise ValueError(f"{name} has position tables of different lengths ({', '.join(map(str, sorted(lengths)))}).")
     length = lengths.pop()
     if n <= length:
         raise ValueError(f"{name} already has {length} positions; extend_positions needs more. Got {n} instead.")
-    said = {id(config): (config, key) for path, _, _ in found for config, key in _said(model, path)}
+    entries = {id(config): (config, key) for path, _, _ in found for config, key in _length_entries(model, path)}
     for _, module, child in found:
         _extend(module, child, n, METHODS[method])
-    for config, key in said.values():  # tables may share one
+    for config, key in entries.values():  # several tables may share one configuration
         setattr(config, key, getattr(config, key) + n - length)
     return model
 
 
 def is_rotary(config: Any) -> bool:
-    """Whether a model rotates queries and keys by position, so that no table limits its inputs."""
-    kind = getattr(config, "position_embedding_type", None)  # ESM's has an angle either way
+    """Whether a model uses rotary position embeddings, so that no table limits the input length."""
+    kind = getattr(config, "position_embedding_type", None)  # ESM has rope parameters with absolute positions too
     if kind in ("absolute", "rotary"):
         return bool(kind == "rotary")
     return bool(getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None))
@@ -124,10 +124,10 @@ def _tables(module: nn.Module) -> list[str]:
     ]
 
 
-def _said(model: nn.Module, path: str) -> list[tuple[Any, str]]:
-    """The configurations that say how long the table of the module at `path` is, with their entries.
+def _length_entries(model: nn.Module, path: str) -> list[tuple[Any, str]]:
+    """Return the configurations with the length of the table at `path`, each with the name of the entry.
 
-    A part of a model that was put together has one of its own, and a part may hold a copy.
+    Submodels of a composite model have their own configuration and may hold a copy of it.
     """
     parts = path.split(".") if path else []
     found = []
@@ -138,14 +138,14 @@ def _said(model: nn.Module, path: str) -> list[tuple[Any, str]]:
             found.append((config, key))
     if not found:
         raise ValueError(
-            f"The configuration of {type(model).__name__} does not say how many positions there are, as "
-            f"{' or '.join(_LENGTHS)}: extend them by hand."
+            f"The configuration of {type(model).__name__} has no entry for the number of positions "
+            f"({' or '.join(_LENGTHS)}), so a longer table could not be loaded again."
         )
     return found
 
 
 def _usable(table: Any) -> tuple[int, int]:
-    """How many positions a table has, and how many rows stand before the first."""
+    """Return the number of positions of a table and the number of unused rows before the first."""
     before = getattr(table, "offset", None)
     if not isinstance(before, int):
         before = 0 if table.padding_idx is None else table.padding_idx + 1
@@ -157,7 +157,7 @@ def _extend(module: nn.Module, child: str, n: int, lengthen: Callable[[Tensor, i
     _, before = _usable(table)
     with torch.no_grad():
         old = table.weight
-        if hasattr(table, "create_weight"):  # sines
+        if hasattr(table, "create_weight"):  # sinusoidal
             new = type(table)(before + n, table.embedding_dim).create_weight().to(old)
         else:
             new = torch.cat([old[:before], lengthen(old[before:], n)])
@@ -172,30 +172,29 @@ def _extend(module: nn.Module, child: str, n: int, lengthen: Callable[[Tensor, i
             setattr(module, name, longer.expand(1, -1))
 
 
-def _instead(model: Any) -> str:
-    config = model.config
-    if is_rotary(config):
-        return "it rotates queries and keys by position (rotary), and reads inputs of any length."
-    if getattr(config, "relative_attention_num_buckets", None):
-        return "its positions are relative, and it reads inputs of any length."
+def _why_no_table(model: Any) -> str:
+    if is_rotary(model.config):
+        return "its position embeddings are rotary, and it accepts inputs of any length."
+    if getattr(model.config, "relative_attention_num_buckets", None):
+        return "its positions are relative, and it accepts inputs of any length."
     if any("Sinusoidal" in type(module).__name__ for module in model.modules()):
-        return "they are sines, computed as far as an input reaches."
+        return "its positions are sinusoidal, computed for any length."
     return "there is nothing to extend."
 
 
-# Families whose position table begins with rows that no token uses: up to the padding token's own.
+# Families whose position table starts with unused rows, up to and including the row of the padding token's id.
 OFFSET_FAMILIES = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "xmod"),
     *("esm", "ibert", "lilt", "luke", "markuplm", "layoutlmv3"),
 )
 
 
-# Families that compute positions as far as an input reaches, whatever their configuration says.
+# Families that compute positions for any length, whatever their configuration says.
 UNLIMITED_FAMILIES = ("t5", "mt5", "umt5", "m2m_100", "nllb-moe", "xglm")
 
 
 def positions_of(config: Any) -> int | None:
-    """How many tokens a sequence may have; None where positions are relative or rotary, so that nothing limits it."""
+    """Return the maximum sequence length in tokens; None if relative or rotary positions leave it unlimited."""
     rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if rows is None or is_rotary(config) or getattr(config, "model_type", "") in UNLIMITED_FAMILIES:
         return None

@@ -1,9 +1,9 @@
-"""Rotary positions: queries and keys are turned by angles that grow with the position, so scores depend on differences.
+"""Rotary position embeddings (RoPE) for sequences and for images.
 
-A head's dimensions are taken in pairs, j with j + head_dim / 2, and each pair is turned like a hand of a clock: the
-first pair by one radian a position, the others ever slower. The product of a query turned by its position and a key
-turned by its own then depends on the difference of the two positions alone. On an image, half of the pairs are turned
-by the row and half by the column, and the score depends on both differences.
+Dimensions j and j + head_dim / 2 of a head form a pair, which is rotated by an angle proportional to the position: the
+first pair by one radian per position, the others at geometrically decreasing frequencies. The dot product of a rotated
+query and a rotated key then depends only on the difference of their positions. On an image, half of the pairs are
+rotated by the row and half by the column (axial RoPE), and the score depends on both differences.
 
 References
 ----------
@@ -19,7 +19,7 @@ from torch import Tensor
 from nip.graphs.pattern import check_int
 
 BASE = 10_000.0
-IMAGE_BASE = 100.0  # an image has few rows, and its slowest pair must still turn visibly
+IMAGE_BASE = 100.0  # rows and columns are few, so the lowest frequency must be higher than for sequences
 
 Rotations = tuple[Tensor, Tensor]
 
@@ -27,17 +27,19 @@ Rotations = tuple[Tensor, Tensor]
 def rotations(
     length: int, head_dim: int, *, columns: int | None = None, device: torch.device | None = None
 ) -> Rotations:
-    """Cosines and sines of the angles by which the pairs of a head are turned.
+    """Return the cosines and sines of the rotation angles of every position and pair.
 
     Parameters
     ----------
     length : int
-        Tokens; token t is at position t.
+        Number of tokens; token t is at position t.
     head_dim : int
-        Dimensions of a head: even, and with `columns` a multiple of 4.
+        Dimension of a head: even, and with `columns` a multiple of 4.
     columns : int, optional
-        The tokens are the pixels of an image so many pixels wide: token t is in row ``t // columns`` and column
-        ``t % columns``.
+        Width in pixels of the image that the tokens flatten: token t is in row ``t // columns`` and column
+        ``t % columns``. By default the tokens are a sequence.
+    device : torch.device, optional
+        Device of the result.
 
     Returns
     -------
@@ -46,7 +48,7 @@ def rotations(
     Raises
     ------
     ValueError
-        If the head's dimensions cannot be paired.
+        If `head_dim` is not such a multiple.
 
     Examples
     --------
@@ -63,23 +65,23 @@ def rotations(
         raise ValueError(
             f"The 'head_dim' parameter of rotations must be a multiple of {unit} for {axes}. Got {head_dim!r} instead."
         )
-    place = torch.arange(length, device=device)
+    position = torch.arange(length, device=device)
     if columns is None:
-        angles = _angles(place, head_dim // 2, BASE)
+        angles = _angles(position, head_dim // 2, BASE)
     else:
         check_int("columns", columns, "rotations", minimum=1)
-        by_axis = (_angles(axis, head_dim // 4, IMAGE_BASE) for axis in (place // columns, place % columns))
+        by_axis = (_angles(axis, head_dim // 4, IMAGE_BASE) for axis in (position // columns, position % columns))
         angles = torch.cat(list(by_axis), dim=-1)
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, turned: Rotations) -> Tensor:
-    """Turn queries or keys (…, length, head_dim) by what `rotations` gave; computed in fp32, of the dtype of `x`."""
-    cosines, sines = turned
-    first, second = x.chunk(2, dim=-1)  # of lower precision they become fp32 in the products
+def rotate(x: Tensor, rotary: Rotations) -> Tensor:
+    """Rotate queries or keys (…, length, head_dim) by the angles from `rotations`, in fp32; keeps the dtype of `x`."""
+    cosines, sines = rotary
+    first, second = x.chunk(2, dim=-1)  # type promotion: the products with the fp32 cosines are at least fp32
     return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1).to(x.dtype)
 
 
-def _angles(place: Tensor, pairs: int, base: float) -> Tensor:
-    speed = base ** (-torch.arange(pairs, device=place.device) / pairs)
-    return place[:, None] * speed
+def _angles(position: Tensor, pairs: int, base: float) -> Tensor:
+    frequency = base ** (-torch.arange(pairs, device=position.device) / pairs)
+    return position[:, None] * frequency
