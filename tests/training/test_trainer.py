@@ -10,8 +10,9 @@ from nip.runs.console import Console
 from nip.runs.folder import RunFolder, read_metrics
 from nip.training import trainer
 from nip.training.checkpoint import TrainState, load_checkpoint, read_tensors
+from nip.training.loss_spikes import SpikeRule
 from nip.training.train_step import Batch, LossSums, MicroBatch, TrainingDivergedError
-from nip.training.trainer import EngineSettings, Run, SpikeRule, keep_best, train
+from nip.training.trainer import EngineSettings, Run, keep_best, train
 
 RULE = SpikeRule(deviations=0.0, bad_steps=2, rollback_every=3, max_rollbacks=1, overflow_limit=10)
 

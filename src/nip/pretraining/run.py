@@ -45,11 +45,11 @@ from nip.runs.process import keep_freed_memory, peak_mib
 from nip.runs.record import RunRecord, write_record
 from nip.training.checkpoint import Progress, TrainState, load_checkpoint, read_progress
 from nip.training.distributed import new_accelerator, prepare_model, uses_deepspeed
+from nip.training.loss_spikes import SpikeRule
 from nip.training.optimizers import make_optimizer
 from nip.training.trainer import (
     EngineSettings,
     Run,
-    SpikeRule,
     checkpoint,
     diverged,
     link_rollback_checkpoint,

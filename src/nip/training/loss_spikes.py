@@ -19,6 +19,31 @@ MIN_STEPS = 50  # in the averages before a finite loss can be a spike
 MIN_JUMP = 0.5  # nats above the running mean that are never a spike
 
 
+@dataclass(frozen=True)
+class SpikeRule:
+    """When to skip a step, and when to roll back to an earlier checkpoint.
+
+    Parameters
+    ----------
+    deviations : float
+        Standard deviations above the running mean at which a loss is a spike; 0: only NaN and Inf are skipped.
+    bad_steps : int
+        Skipped steps in a row at which the run rolls back.
+    rollback_every : int
+        Steps between the checkpoints to roll back to.
+    max_rollbacks : int
+        Rollbacks after which the next one ends the run with an error.
+    overflow_limit : int
+        With fp16: number of steps with a loss scale of 1 or less at which the run stops.
+    """
+
+    deviations: float
+    bad_steps: int
+    rollback_every: int
+    max_rollbacks: int
+    overflow_limit: int
+
+
 @dataclass
 class LossSpikeDetector:
     """Running statistics of the loss, and counts of skipped steps and rollbacks.

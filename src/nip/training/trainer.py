@@ -27,6 +27,7 @@ from nip.training.checkpoint import (
     save_checkpoint,
 )
 from nip.training.distributed import all_reduce_sum, any_process, gather_full
+from nip.training.loss_spikes import SpikeRule
 from nip.training.train_step import (
     Batch,
     BatchTotals,
@@ -39,31 +40,6 @@ from nip.training.train_step import (
 
 ROLLBACK = "good.safetensors"
 """The file of the checkpoint that a run rolls back to."""
-
-
-@dataclass(frozen=True)
-class SpikeRule:
-    """When to skip a step, and when to roll back to an earlier checkpoint.
-
-    Parameters
-    ----------
-    deviations : float
-        Standard deviations above the running mean at which a loss is a spike; 0: only NaN and Inf are skipped.
-    bad_steps : int
-        Skipped steps in a row at which the run rolls back.
-    rollback_every : int
-        Steps between the checkpoints to roll back to.
-    max_rollbacks : int
-        Rollbacks after which the next one ends the run with an error.
-    overflow_limit : int
-        With fp16: number of steps with a loss scale of 1 or less at which the run stops.
-    """
-
-    deviations: float
-    bad_steps: int
-    rollback_every: int
-    max_rollbacks: int
-    overflow_limit: int
 
 
 @dataclass(frozen=True)
@@ -217,6 +193,10 @@ def train(run: Run, task: TrainingTask) -> None:
         state.average = {name: weight.clone() for name, weight in state.bare_model.state_dict().items()}
     saved_at = monotonic()
     try:
+        if settings.spikes is not None and any_process(
+            run.accelerator, run.main and not run.rollback_checkpoint.is_file()
+        ):
+            checkpoint(run)  # the first rollback needs one
         while not task.finished(run):
             started = run.tick()
             batch = task.batch(run)
