@@ -1,4 +1,4 @@
-"""Fixtures of tests that train: a tiny data set and configuration, and runs in fresh processes."""
+"""Fixtures of tests that train: a tiny data set and configuration, and runs in new processes."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ import json, os, sys, traceback
 from pathlib import Path
 import torch
 from nip.lra import RunConfig, train
-torch.optim.AdamW([torch.zeros(1)])  # imports what optimizers need, once for all children
+torch.optim.AdamW([torch.zeros(1)])  # imports what optimizers need once, before forking
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
@@ -49,7 +49,7 @@ for line in sys.stdin:
 
 
 class Runner:
-    """Runs `train` in fresh processes, forked from one that has torch imported already and runs on a single thread."""
+    """Runs `train` in new processes, forked from a single-threaded one that has imported torch."""
 
     def __init__(self):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -87,7 +87,7 @@ def runner():
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Correctness needs no second thread, and tiny tensors are slower with one on a busy machine."""
+    """Use one thread: tiny tensors are slower with two on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -95,7 +95,7 @@ def one_thread():
 
 
 def make_split(split, n, seed, longest=30):
-    """Expressions without meaning whose label is easy: the one digit among operators and brackets."""
+    """Random expressions with an easy label: the one digit among operators and brackets."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(3, longest + 1, n)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -106,7 +106,7 @@ def make_split(split, n, seed, longest=30):
 
 
 def make_any_split(task, split, n, seed):
-    """Sequences of any task whose label is easy: half of their tokens say it. The probe is drawn, with few pairs."""
+    """Sequences of any task with an easy label: half of their tokens are the label; the probe has few pairs."""
     if task.targets:
         rule = ProbeRule(seq_len=40, pairs=3, queries=6, values=2)
         (examples,) = draw_probe(n, rule, split=split, seed=seed)
@@ -152,7 +152,7 @@ def small():
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A data folder with a tiny set in the place of ListOps."""
+    """A data folder with a tiny set in place of ListOps."""
     folder = tmp_path_factory.mktemp("data")
     splits = {"train": make_split("train", 400, 1), "dev": make_split("dev", 50, 2), "test": make_split("test", 70, 3)}
     write_task(splits, folder, {"source": "made for tests", "parameters": {}, "split_rule": "", "licence": ""})
@@ -179,7 +179,7 @@ def config():
 
 
 def comparable(folder: Path):
-    """Everything of a run that must come out bit for bit: all but the clock."""
+    """Everything of a run that must be bit-identical: all but times."""
     from nip.runs.folder import RunFolder, read_metrics
     from nip.training.checkpoint import read_tensors
 
@@ -200,13 +200,13 @@ def comparable_fixture():
 
 
 def one_step(model, optimizer, examples, indices, config, step=0, objective=LABELS):
-    """The result of a training step on the examples `indices`, as the engine takes it."""
+    """The result of the engine's training step on the examples `indices`."""
 
     class OneStep(LabelTask):
         def indices(self, step):
             return indices
 
-        def objective(self, moment):
+        def objective(self, step):
             return objective
 
         def learning_rate(self, run):

@@ -10,7 +10,7 @@ from nip.lra.batches import development_indices, endless_batch, indices_to_test,
 
 
 @given(n=st.integers(1, 200), batch_size=st.integers(1, 50), seed=st.integers(0, 2**64), epoch=st.integers(0, 5))
-def test_a_pass_sees_every_example_at_most_once(n, batch_size, seed, epoch):
+def test_an_epoch_has_every_example_at_most_once(n, batch_size, seed, epoch):
     if batch_size > n:
         with pytest.raises(ValueError, match=f"A batch of {batch_size} examples cannot be drawn from the {n} of"):
             endless_batch(n, batch_size, seed, "train", 0)
@@ -22,7 +22,7 @@ def test_a_pass_sees_every_example_at_most_once(n, batch_size, seed, epoch):
     assert set(seen.tolist()) <= set(range(n))
 
 
-def test_orders_differ_by_seed_pass_and_purpose():
+def test_orders_differ_by_seed_epoch_and_purpose():
     orders = [shuffled(50, *key).tolist() for key in ((0, "train", 0), (1, "train", 0), (0, "dev", 0), (0, "train", 1))]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
@@ -34,7 +34,7 @@ def test_orders_are_uniform():
     assert ((places - 500) ** 2 / 500).sum() < 29.9
 
 
-def test_the_order_is_the_same_on_every_machine_and_leaves_the_global_generator_alone():
+def test_the_order_is_fixed_and_does_not_use_the_global_generator():
     # written down once; a change would break resuming and every published run
     assert shuffled(10, 42, "train", 0).tolist() == [6, 5, 7, 2, 3, 4, 9, 0, 8, 1]
     code = "from nip.lra.batches import shuffled; print(shuffled(10, 42, 'train', 0).tolist())"
@@ -55,13 +55,13 @@ def test_development_examples():
     assert drawn(0, 99, "clean") == list(range(20))
     first, second = drawn(0, 3, "original"), drawn(1, 3, "original")
     assert len(first) == len(second) == 12
-    # the walk goes on where the evaluation before ended: 5 batches are a pass
-    walk = np.concatenate([endless_batch(20, 4, 1, "dev", number) for number in range(6)]).tolist()
-    assert first == walk[:12] and second == walk[12:]
-    assert sorted(walk[:20]) == list(range(20))
+    # the stream continues after the previous evaluation: an epoch has 5 batches
+    stream = np.concatenate([endless_batch(20, 4, 1, "dev", number) for number in range(6)]).tolist()
+    assert first == stream[:12] and second == stream[12:]
+    assert sorted(stream[:20]) == list(range(20))
 
 
-def test_tested_examples():
+def test_test_examples_by_protocol():
     assert indices_to_test(10, 4, 0, "clean").tolist() == list(range(10))
     original = indices_to_test(10, 4, 0, "original")
     assert len(set(original.tolist())) == 8

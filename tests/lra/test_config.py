@@ -26,7 +26,7 @@ def differences(there, here):
     steps=st.integers(1, 10**6),
     parameters=st.dictionaries(st.text(max_size=5), st.integers() | st.booleans(), max_size=3),
 )
-def test_it_survives_its_file(tmp_path_factory, seed, rate, steps, parameters):
+def test_a_configuration_is_read_as_written(tmp_path_factory, seed, rate, steps, parameters):
     config = dataclasses.replace(BASE, seed=seed, learning_rate=rate, max_steps=steps, parameters=parameters)
     path = tmp_path_factory.getbasetemp() / "config.json"
     path.write_text(config.to_json())
@@ -67,7 +67,7 @@ def test_it_survives_its_file(tmp_path_factory, seed, rate, steps, parameters):
         ("gradient_accumulation", 33, "batch of 32 examples cannot be cut into 33 micro-batches"),
     ],
 )
-def test_impossible_settings(field, value, says):
+def test_impossible_settings_are_refused(field, value, says):
     with pytest.raises(ValueError, match=says):
         dataclasses.replace(BASE, **{field: value})
 
@@ -77,7 +77,7 @@ def test_the_originals_protocol_needs_a_number_of_batches():
         dataclasses.replace(BASE, protocol="original")
 
 
-def test_the_modern_recipe_alone_pretrains_and_it_says_what_it_needs():
+def test_only_the_modern_recipe_pretrains_with_all_its_settings():
     modern = dataclasses.replace(BASE, recipe="modern")
     with pytest.raises(ValueError, match="needs the clean protocol"):
         dataclasses.replace(modern, protocol="original", eval_steps=1)
@@ -95,7 +95,7 @@ def test_the_modern_recipe_alone_pretrains_and_it_says_what_it_needs():
         dataclasses.replace(modern, pretrain_steps=1, pretrain_learning_rate=0.1)
 
 
-def test_files_that_are_no_configuration(tmp_path):
+def test_files_that_are_not_configurations(tmp_path):
     path = tmp_path / "config.json"
     for content, says in (
         ("width: 64", "config.json is not valid JSON: Expecting value"),

@@ -6,7 +6,7 @@ import pytest
 import nip
 from nip.graphs import to_mask
 from nip.lra import recipe
-from nip.lra.graphs import graph_label, named_exactly, original_layout, run_pattern
+from nip.lra.graphs import graph_label, is_named_pattern, original_layout, run_pattern
 
 CLEAN, ORIGINAL = recipe("listops"), recipe("listops", "original")
 
@@ -16,23 +16,23 @@ def setting(base, **changes):
 
 
 @pytest.mark.parametrize("name", list(nip.graphs.PATTERNS))
-def test_clean_runs_train_on_the_pattern_of_that_name_and_size(name):
+def test_clean_runs_use_the_pattern_of_that_name_and_size(name):
     config = setting(CLEAN, model=name, seq_len=500)
     assert run_pattern(config) == nip.pattern(name, 32)
-    assert named_exactly(run_pattern(config), config)
+    assert is_named_pattern(run_pattern(config), config)
 
 
 @pytest.mark.parametrize("name", ["softmax", "hypercube", "longformer", "global", "local"])
-def test_the_originals_layouts_without_chance_are_the_patterns(name):
+def test_the_originals_layouts_without_randomness_are_the_patterns(name):
     assert run_pattern(setting(ORIGINAL, model=name, seq_len=512)) == nip.pattern(name, 32)
 
 
 @pytest.mark.parametrize(
-    ("name", "drawn", "settled"), [("bigbird", 4, (1, 3)), ("random", 4, (0, 1)), ("local+random", 5, (0, 3))]
+    ("name", "drawn", "fixed"), [("bigbird", 4, (1, 3)), ("random", 4, (0, 1)), ("local+random", 5, (0, 3))]
 )
-def test_the_originals_random_layouts(name, drawn, settled):
+def test_the_originals_random_layouts(name, drawn, fixed):
     full = run_pattern(setting(ORIGINAL, model=name))
-    hubs, window = settled
+    hubs, window = fixed
     i, j = np.indices((128, 128))
     certain = (np.abs(i - j) <= window // 2) | (i < hubs) | (j < hubs)
     mask = to_mask(full)
@@ -45,7 +45,7 @@ def test_the_originals_random_layouts(name, drawn, settled):
     # shorter inputs get the corner, in which about half of the random blocks are lost at half the length
     half = run_pattern(setting(ORIGINAL, model=name, seq_len=1024))
     assert (to_mask(half) == mask[:64, :64]).all()
-    assert not named_exactly(half, setting(ORIGINAL, model=name, seq_len=1024))
+    assert not is_named_pattern(half, setting(ORIGINAL, model=name, seq_len=1024))
     assert run_pattern(setting(ORIGINAL, model=name, parameters={"seed": 1})) != full
 
 
@@ -75,7 +75,7 @@ def test_bad_names_parameters_and_files(tmp_path):
         run_pattern(setting(CLEAN, graph=str(tmp_path / "absent.txt")))
 
 
-def test_an_edge_list_may_leave_the_last_vertices_without_edges(tmp_path):
+def test_an_edge_list_may_omit_the_last_vertices(tmp_path):
     edges = tmp_path / "pair.txt"
     edges.write_text("0 1\n")
     assert run_pattern(setting(CLEAN, graph=str(edges))).n == 128

@@ -1,4 +1,4 @@
-"""The modern recipe against the figures of the literature."""
+"""The modern recipe against the published settings."""
 
 import dataclasses
 
@@ -33,13 +33,13 @@ STANDING_IN = {
 
 
 @pytest.mark.parametrize("task", TABLE)
-def test_the_figures_of_the_literature(task):
+def test_recipes_equal_the_published_settings(task):
     width, heads, layers, inside, rate, pretrain_rate, masked, before, after, batch = TABLE[task]
     config = recipe(task, name="modern")
     assert (config.width, config.heads, config.heads * config.head_dim, config.layers) == (width, heads, width, layers)
     assert (config.learning_rate, config.pretrain_learning_rate, config.mask_share) == (rate, pretrain_rate, masked)
-    an_epoch = TASKS[task].sizes[0] // batch
-    assert (config.pretrain_steps, config.max_steps) == (before * an_epoch, after * an_epoch)
+    epoch_steps = TASKS[task].sizes[0] // batch
+    assert (config.pretrain_steps, config.max_steps) == (before * epoch_steps, after * epoch_steps)
     assert (config.batch_size, config.repeats, config.dropout, config.block_size) == (batch, 1, 0.0, 16)
     assert config.seq_len == TASKS[task].padded_length
     # three gated maps weigh as much as two ungated ones
@@ -48,7 +48,7 @@ def test_the_figures_of_the_literature(task):
 
 
 @pytest.mark.parametrize(("task", "official"), STANDING_IN.items())
-def test_stand_ins_have_the_recipe_of_what_they_stand_in_for(task, official):
+def test_stand_ins_have_the_recipe_of_the_task_they_stand_in_for(task, official):
     own, there = recipe(task, name="modern"), recipe(official, name="modern")
     assert own.eval_every == TASKS[task].sizes[0] // own.batch_size
     assert own.max_steps / own.eval_every == there.max_steps / there.eval_every
@@ -59,7 +59,7 @@ def test_stand_ins_have_the_recipe_of_what_they_stand_in_for(task, official):
 
 
 @pytest.mark.parametrize("task", RECIPES)
-def test_positions_are_rows_and_columns_where_there_are_such(task):
+def test_positions_of_images_are_rows_and_columns(task):
     config = dataclasses.replace(recipe(task, name="modern"), seq_len=64, positions=64, width=16)
     sizes = encoder_config(config)
     assert sizes.rotary and sizes.gated and sizes.masked
@@ -70,7 +70,7 @@ def test_positions_are_rows_and_columns_where_there_are_such(task):
     assert model(input_ids).shape == (2, TASKS[task].n_classes)
 
 
-def test_every_task_but_the_probe_has_one():
+def test_every_task_but_the_probe_has_a_modern_recipe():
     assert set(RECIPES) == set(TABLE) | set(STANDING_IN) == set(TASKS) - {"probe"}
     with pytest.raises(ValueError, match="There is no task 'probe' to train on"):
         recipe("probe", name="modern")

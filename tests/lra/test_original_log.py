@@ -5,7 +5,7 @@ def row(step, split, loss, accuracy, seconds):
     return {"step": step, "split": split, "loss": loss, "accuracy": accuracy, "seconds": seconds}
 
 
-def test_means_bests_and_times():
+def test_lines_have_means_best_accuracies_and_times():
     rows = [
         row(1, "train", 3.0, 0.5, 1.0),
         row(2, "train", 1.0, 0.7, 2.0),

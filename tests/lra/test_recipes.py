@@ -28,7 +28,7 @@ STANDING_IN = {
 
 
 @pytest.mark.parametrize("task", TABLE)
-def test_the_original_s_are_the_table_of_the_paper_s_code(task):
+def test_original_recipes_equal_the_table_of_the_paper_s_code(task):
     config = recipe(task, "original")
     assert (
         *(config.seq_len, config.positions, config.batch_size, config.learning_rate),
@@ -43,7 +43,7 @@ def test_the_original_s_are_the_table_of_the_paper_s_code(task):
 
 
 @pytest.mark.parametrize("task", RECIPES)
-def test_clean_takes_whole_texts_and_whole_sets_and_changes_nothing_else(task):
+def test_the_clean_protocol_differs_in_lengths_and_evaluations_only(task):
     clean, original = recipe(task), recipe(task, "original")
     assert (clean.protocol, clean.eval_steps, clean.cut) == ("clean", None, None)
     assert clean.seq_len == clean.positions
@@ -54,7 +54,7 @@ def test_clean_takes_whole_texts_and_whole_sets_and_changes_nothing_else(task):
 
 
 @pytest.mark.parametrize(("task", "official"), STANDING_IN.items())
-def test_stand_ins_have_the_recipe_of_what_they_stand_in_for(task, official):
+def test_stand_ins_have_the_recipe_of_the_task_they_stand_in_for(task, official):
     own, there = recipe(task, "original"), recipe(official, "original")
     assert (own.seq_len, own.positions) == (1024, 1024)
     lengths = {"seq_len": there.seq_len, "positions": there.positions}

@@ -16,8 +16,8 @@ from nip.runs.record import read_record
 from nip.training.train_step import TrainingDivergedError
 
 
-def test_a_tiny_task_is_learnt(config, data, tmp_path):
-    # the one digit among other tokens is the label: easy to a model that works, impossible to one that does not
+def test_a_tiny_task_is_learned(config, data, tmp_path):
+    # the label is the one digit among other tokens: easy for a correct model, impossible for a broken one
     config = dataclasses.replace(config, max_steps=150, learning_rate=1e-2, batch_size=16, eval_every=50)
     result = train(config, tmp_path / "run", data=data)
     assert result["test_accuracy"] > 0.9
@@ -38,10 +38,10 @@ def test_the_run_folder(config, data, tmp_path):
     for field in ("tokens", "seconds"):
         assert all(one[field] <= other[field] for one, other in itertools.pairwise(rows))
     assert rows[-1]["accuracy"] == result["test_accuracy"]
-    developed = {row["step"]: row["accuracy"] for row in rows if row["split"] == "dev"}
-    assert result["dev_accuracy"] == max(developed.values())
+    evaluated = {row["step"]: row["accuracy"] for row in rows if row["split"] == "dev"}
+    assert result["dev_accuracy"] == max(evaluated.values())
     assert result["best_step"] == min(
-        step for step, accuracy in developed.items() if accuracy == max(developed.values())
+        step for step, accuracy in evaluated.items() if accuracy == max(evaluated.values())
     )
     assert result["n_test"] == 70 and result["steps"] == 12
     assert json.loads(folder.result.read_text()) == result
@@ -65,7 +65,7 @@ def test_a_finished_run_is_not_trained_again(config, data, tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_training_leaves_the_global_generator_alone(config, data, tmp_path):
+def test_training_does_not_use_the_global_generator(config, data, tmp_path):
     torch.manual_seed(0)
     state = torch.get_rng_state()
     train(config, tmp_path / "run", data=data)
@@ -82,7 +82,7 @@ def test_runs_differ_by_seed_only_where_they_should(config, data, tmp_path, comp
 
 
 def after_some_steps(folder, chance):
-    """A killer that waits for some more steps and then a moment: sure to come, however slow the machine is."""
+    """Wait for a few more steps and a moment, then kill: independent of the speed of the machine."""
     metrics = RunFolder(folder).metrics
 
     def written():
@@ -91,7 +91,7 @@ def after_some_steps(folder, chance):
     target = written() + chance.randint(1, 9)
 
     def wait(pid):
-        with contextlib.suppress(ProcessLookupError):  # it came to its end
+        with contextlib.suppress(ProcessLookupError):  # it has ended
             while written() < target:
                 os.kill(pid, 0)
                 time.sleep(0.002)
@@ -100,9 +100,9 @@ def after_some_steps(folder, chance):
     return wait
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_bits(config, data, tmp_path, runner, comparable):
+def test_a_run_killed_at_any_moment_resumes_bit_identically(config, data, tmp_path, runner, comparable):
     config = dataclasses.replace(config, max_steps=40, eval_every=2, model="bigbird")
-    assert runner.run(config, tmp_path / "whole", data) == 0
+    assert runner.run(config, tmp_path / "full", data) == 0
     chance = random.Random(7)
     kills = 0
     # at random moments, and as every other step writes a checkpoint, also while it writes
@@ -110,15 +110,15 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(config, data, tmp_path,
         kills += runner.run(config, tmp_path / "killed", data, after_some_steps(tmp_path / "killed", chance)) == 9
     assert kills >= 3
     assert runner.run(config, tmp_path / "killed", data) == 0
-    assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
+    assert comparable(tmp_path / "killed") == comparable(tmp_path / "full")
     assert not list((tmp_path / "killed").rglob("*.partial"))
 
 
 @pytest.mark.slow
-def test_a_storm_of_kills(config, data, tmp_path, runner, comparable):
+def test_a_run_killed_many_times_resumes_bit_identically(config, data, tmp_path, runner, comparable):
     config = dataclasses.replace(config, max_steps=60, eval_every=1, dropout=0.3, attention_dropout=0.1)
     started = time.perf_counter()
-    assert runner.run(config, tmp_path / "whole", data) == 0
+    assert runner.run(config, tmp_path / "full", data) == 0
     duration = time.perf_counter() - started
     chance = random.Random(1)
     kills = 0
@@ -130,17 +130,17 @@ def test_a_storm_of_kills(config, data, tmp_path, runner, comparable):
             if (folder / "result.json").exists():
                 break
         assert runner.run(config, folder, data) == 0
-        assert comparable(folder) == comparable(tmp_path / "whole")
+        assert comparable(folder) == comparable(tmp_path / "full")
     assert kills >= 24
 
 
-def test_more_steps_continue_a_run_and_say_so(config, data, tmp_path, capsys, comparable):
+def test_more_steps_continue_a_run_with_a_message(config, data, tmp_path, capsys, comparable):
     longer = dataclasses.replace(config, max_steps=20)
     train(config, tmp_path / "run", data=data)
     at_twelve = read_metrics(tmp_path / "run" / "metrics.jsonl")
     result = train(longer, tmp_path / "run", data=data)
-    said = capsys.readouterr().err
-    assert "Resuming after step 12 of 20" in said and "schedule of 20" in said
+    printed = capsys.readouterr().err
+    assert "Resuming after step 12 of 20" in printed and "schedule of 20" in printed
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert result["steps"] == 20
     assert rows[: len(at_twelve) - 1] == at_twelve[:-1]  # all but the test at step 12, which is no longer the end
@@ -155,7 +155,7 @@ def test_more_steps_continue_a_run_and_say_so(config, data, tmp_path, capsys, co
         train(config, tmp_path / "run", data=data)
 
 
-def test_other_settings_are_refused_and_nothing_is_lost(config, data, tmp_path):
+def test_other_settings_are_refused_and_no_file_changes(config, data, tmp_path):
     train(config, tmp_path / "run", data=data)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     for change in ({"learning_rate": 2e-3}, {"model": "local"}, {"seed": 1}, {"gradient_accumulation": 4}):
@@ -168,21 +168,21 @@ def test_other_settings_are_refused_and_nothing_is_lost(config, data, tmp_path):
     assert changed == before
 
 
-def test_a_folder_of_other_things_is_refused(config, data, tmp_path):
+def test_a_folder_with_other_files_is_refused(config, data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="is not empty and holds no run"):
         train(config, tmp_path, data=data)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_loss_that_is_no_number_stops_the_run(config, data, tmp_path, monkeypatch):
+def test_a_nan_loss_stops_the_run(config, data, tmp_path, monkeypatch):
     from torch.nn import functional
 
     true_loss, calls = functional.cross_entropy, []
 
     def poisoned(*args, **options):
         calls.append(torch.is_grad_enabled())
-        # two parts a step: the second part of step 7
+        # the second of two micro-batches of step 7
         return true_loss(*args, **options) * (math.nan if sum(calls) == 14 else 1)
 
     monkeypatch.setattr("nip.lra.objective.functional.cross_entropy", poisoned)
@@ -192,14 +192,14 @@ def test_a_loss_that_is_no_number_stops_the_run(config, data, tmp_path, monkeypa
         train(config, tmp_path / "run", data=data)
     assert not (tmp_path / "run" / "result.json").exists()
     monkeypatch.undo()
-    # the checkpoint is sound: without the poison the run goes on from it to the end
+    # the checkpoint is good: without the NaN the run resumes from it and finishes
     assert train(config, tmp_path / "run", data=data)["steps"] == 12
 
 
 @pytest.mark.parametrize(
     ("poisoned", "says", "kept"), [(6, "Weights contain NaN or Inf", 5), (8, "loss became nan", 7)]
 )
-def test_weights_that_overflow_unseen_are_not_saved(config, data, tmp_path, monkeypatch, poisoned, says, kept):
+def test_weights_with_nan_are_not_saved(config, data, tmp_path, monkeypatch, poisoned, says, kept):
     from nip.lra import task as lra_task
     from nip.training import trainer
 
@@ -215,8 +215,8 @@ def test_weights_that_overflow_unseen_are_not_saved(config, data, tmp_path, monk
     monkeypatch.setattr(trainer, "take_step", take_step)
     # a checkpoint after every step
     monkeypatch.setattr(lra_task, "EngineSettings", lambda **given: settings(**given, checkpoint_seconds=-1.0))
-    said = rf"{says} after step {poisoned}\..*good checkpoint, of step {kept}, is kept"
-    with pytest.raises(TrainingDivergedError, match=said):
+    message = rf"{says} after step {poisoned}\..*good checkpoint, of step {kept}, is kept"
+    with pytest.raises(TrainingDivergedError, match=message):
         train(config, tmp_path / "run", data=data)
     monkeypatch.undo()
     assert train(config, tmp_path / "run", data=data)["steps"] == 12
@@ -224,16 +224,16 @@ def test_weights_that_overflow_unseen_are_not_saved(config, data, tmp_path, monk
 
 def test_a_kill_between_the_checkpoint_and_the_best_weights(config, data, tmp_path, comparable):
     train(config, tmp_path / "run", data=data)
-    whole = comparable(tmp_path / "run")
+    full = comparable(tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     folder.result.unlink()
     folder.best.unlink()
     train(config, tmp_path / "run", data=data)
-    assert comparable(tmp_path / "run") == whole
+    assert comparable(tmp_path / "run") == full
 
 
-def test_so_large_a_rate_stops_the_run(config, data, tmp_path):
-    # so large a rate that the weights overflow before the loss is seen to
+def test_a_diverging_run_stops(config, data, tmp_path):
+    # a rate so large that the weights overflow before the loss does
     config = dataclasses.replace(config, learning_rate=1e38, eval_every=1)
     with pytest.raises(TrainingDivergedError, match=r"Step \d+ cannot|after step \d"):
         train(config, tmp_path / "run", data=data)
@@ -290,7 +290,7 @@ def test_a_graph_from_a_file_is_kept_with_the_run(config, data, tmp_path):
         train(config, tmp_path / "run", data=data)
 
 
-def test_another_machine_is_a_warning(config, data, tmp_path, capsys):
+def test_another_machine_gives_a_warning(config, data, tmp_path, capsys):
     train(config, tmp_path / "run", data=data)
     path = RunFolder(tmp_path / "run").environment
     path.write_text(json.dumps({**json.loads(path.read_text()), "threads": 96}))

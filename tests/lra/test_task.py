@@ -27,18 +27,18 @@ def prepared(config, data):
 
 
 def gradient_of(model, examples, indices, config):
-    """The gradient of the whole padded batch's mean loss, computed at once."""
+    """The gradient of the mean loss of the full padded batch, computed at once."""
     input_ids, labels = examples.batch(indices, config.seq_len)
     loss = torch.nn.functional.cross_entropy(model(torch.from_numpy(input_ids)), torch.from_numpy(labels))
     return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+@pytest.mark.parametrize("micro_batches", [1, 2, 3, 8])
 @pytest.mark.parametrize("protocol", ["clean", "original"])
-def test_parts_add_up_to_the_batch(config, data, parts, protocol):
+def test_micro_batches_add_up_to_the_batch(config, data, micro_batches, protocol):
     eval_steps = 1 if protocol == "original" else None
     config = dataclasses.replace(
-        config, gradient_accumulation=parts, dropout=0.0, protocol=protocol, eval_steps=eval_steps
+        config, gradient_accumulation=micro_batches, dropout=0.0, protocol=protocol, eval_steps=eval_steps
     )
     model, optimizer, _accelerator, examples = prepared(config, data)
     indices = np.array([3, 14, 15, 92, 65, 35, 89, 79])
@@ -58,7 +58,7 @@ def test_parts_add_up_to_the_batch(config, data, parts, protocol):
     budget=st.integers(1, 3000),
     processes=st.integers(1, 5),
 )
-def test_parts_of_an_evaluation_cover_everything_within_the_budget(lengths, budget, processes):
+def test_groups_of_an_evaluation_cover_all_examples_within_the_budget(lengths, budget, processes):
     class Some:
         width = 1
 
@@ -66,14 +66,14 @@ def test_parts_of_an_evaluation_cover_everything_within_the_budget(lengths, budg
     examples.lengths = np.array(lengths)
     config = dataclasses.replace(nip.lra.recipe("listops"), seq_len=400)
     indices = np.argsort(-examples.lengths, kind="stable")
-    parts = batches.token_parts(examples, indices, budget, config, processes)
-    assert np.concatenate(parts).tolist() == indices.tolist()
-    for part in parts:
-        width = batches.padded_length(int(examples.lengths[part].max()), config)
-        of_one = -(-len(part) // processes)
-        assert of_one == 1 or of_one * width <= budget
-        assert width % 16 == 0 and min(400, examples.lengths[part].max()) <= width <= 400
-    assert all(len(part) >= processes for part in parts[:-1])  # only in the last part may one have nothing to do
+    groups = batches.split_by_tokens(examples, indices, budget, config, processes)
+    assert np.concatenate(groups).tolist() == indices.tolist()
+    for group in groups:
+        width = batches.padded_length(int(examples.lengths[group].max()), config)
+        per_process = -(-len(group) // processes)
+        assert per_process == 1 or per_process * width <= budget
+        assert width % 16 == 0 and min(400, examples.lengths[group].max()) <= width <= 400
+    assert all(len(group) >= processes for group in groups[:-1])  # only in the last one a process may have no example
 
 
 @given(seq_len=st.integers(1, 5000), block_size=st.sampled_from([1, 8, 16, 64]), data=st.data())
@@ -86,8 +86,8 @@ def test_padded_lengths(seq_len, block_size, data):
     assert len({batches.padded_length(n, config) for n in range(1, seq_len + 1)}) <= batches.LENGTHS
 
 
-def test_evaluation_equals_one_example_at_a_time(config, data, monkeypatch):
-    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 64, False: 64})  # many parts
+def test_an_evaluation_equals_one_example_at_a_time(config, data, monkeypatch):
+    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 64, False: 64})  # many groups
     model, _, accelerator, examples = prepared(config, data)
     indices = np.arange(40)
     losses, right = [], 0
@@ -104,32 +104,32 @@ def test_evaluation_equals_one_example_at_a_time(config, data, monkeypatch):
 
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("n", [1, 2, 5, 7])
-def test_processes_evaluate_as_often_and_count_every_example_once(config, data, monkeypatch, processes, n):
-    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 64, False: 64})  # many parts
+def test_processes_compute_equally_often_and_count_every_example_once(config, data, monkeypatch, processes, n):
+    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 64, False: 64})  # many groups
     model, _, accelerator, examples = prepared(config, data)
     indices = np.arange(n)
     loss, answers = evaluate(model, accelerator, examples, indices, config)
-    calls, told = [], []
+    calls, added = [], []
     real = evaluation.forward
     monkeypatch.setattr(evaluation, "forward", lambda *arguments: calls.append(1) or real(*arguments))
-    # what each process adds; all are told the whole
+    # what each process adds; all get the total
     monkeypatch.setattr(
-        evaluation, "all_reduce_sum", lambda _, *values: told.append(values) or (loss * n, *answers.sums)
+        evaluation, "all_reduce_sum", lambda _, *values: added.append(values) or (loss * n, *answers.sums)
     )
-    often = set()
+    numbers = set()
     for process in range(processes):
         calls.clear()
         here = SimpleNamespace(num_processes=processes, process_index=process, device=torch.device("cpu"))
         monkeypatch.setattr("nip.training.train_step.uses_deepspeed", lambda _: False)
         evaluate(model, here, examples, indices, config)
-        often.add(len(calls))
-    assert len(often) == 1 and often != {0}
-    loss_sum, *counts = np.sum(told, axis=0)
+        numbers.add(len(calls))
+    assert len(numbers) == 1 and numbers != {0}
+    loss_sum, *counts = np.sum(added, axis=0)
     assert loss_sum == pytest.approx(loss * n, rel=1e-5)
     assert tuple(counts) == answers.sums
 
 
-def test_a_loss_that_is_no_number_leaves_the_weights_alone(config, data):
+def test_a_nan_loss_does_not_change_the_weights(config, data):
     model, optimizer, _accelerator, examples = prepared(config, data)
     with torch.no_grad():
         model.output.bias[3] = math.inf
@@ -149,11 +149,11 @@ def test_dropout_depends_on_seed_and_step_alone(config, data):
     assert len(set(results.values())) == 3
 
 
-def test_a_token_that_the_task_does_not_have(config, data):
+def test_an_unknown_token_is_refused(config, data):
     model, optimizer, _accelerator, examples = prepared(config, data)
     tokens = np.array(examples.tokens)
     tokens[examples.offsets[5]] = 32
-    with pytest.raises(ValueError, match=r"train set of listops holds the token id 32; it must be in \[0, 32\)"):
+    with pytest.raises(ValueError, match=r"train set of listops contains the token id 32; it must be in \[0, 32\)"):
         one_step(model, optimizer, dataclasses.replace(examples, tokens=tokens), np.arange(8), config)
 
 

@@ -1,4 +1,4 @@
-"""Every task of the package in the training loop, on tiny sets."""
+"""Every task in the training loop, on tiny data sets."""
 
 import json
 import math
@@ -13,9 +13,10 @@ from torch.testing import assert_close
 import nip
 from lra_runs import one_step
 from nip.data import TASKS, baselines, open_split
+from nip.data.masking import IGNORED
 from nip.data.tasks.probe import routes
 from nip.lra import evaluation, train
-from nip.lra.batches import IGNORED, padded_micro_batches
+from nip.lra.batches import padded_micro_batches
 from nip.lra.model import encoder_config
 from nip.models import build_classifier
 from nip.report.page import write_report
@@ -29,7 +30,7 @@ KINDS = ["text", "retrieval", "image", "probe"]  # one of each
 
 @pytest.mark.parametrize("protocol", ["clean", "original"])
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_trains_is_tested_and_reported(task, protocol, any_data, small, tmp_path):
+def test_every_task_is_trained_tested_and_reported(task, protocol, any_data, small, tmp_path):
     config = small(task, protocol)
     result = train(config, tmp_path / "run", data=any_data(task), original_log=True)
     train_set, test_set = (open_split(task, split, any_data(task)) for split in ("train", "test"))
@@ -49,7 +50,7 @@ def test_every_task_trains_is_tested_and_reported(task, protocol, any_data, smal
 
 
 def read_by_hand(examples, i, config):
-    """The sequences of an example as the model is to read them, and which of their tokens count."""
+    """The sequences of an example as the model reads them, and which of their tokens count."""
     kept = min(config.seq_len, config.cut or config.seq_len)
     rows = [examples.sequence(i, part)[:kept].astype(np.int64) for part in range(examples.width)]
     masks = [row != 0 if config.protocol == "original" else np.ones(len(row), bool) for row in rows]
@@ -60,7 +61,7 @@ def read_by_hand(examples, i, config):
 
 
 def losses_by_hand(model, examples, indices, config):
-    """The losses of all answers, one example after the other, and which are right, example by example."""
+    """The losses of all targets, one example after the other, and which are correct, by example."""
     losses, right = [], []
     for i in indices:
         input_ids, mask = read_by_hand(examples, i, config)
@@ -77,7 +78,7 @@ def losses_by_hand(model, examples, indices, config):
 
 
 def asked_of(tokens):
-    """(place, value) of every query whose pair is there, read off the names of the tokens."""
+    """(place, value) of every query whose pair is in the input, from the names of the tokens."""
     names = [TASKS["probe"].tokens[i] for i in tokens]
     values = dict(name.split("=") for name in names if "=" in name)
     return [(i, int(values[name[1:]])) for i, name in enumerate(names) if name[:1] == "?" and name[1:] in values]
@@ -93,8 +94,8 @@ def prepared(config, data):
 
 @pytest.mark.parametrize("protocol", ["clean", "original"])
 @pytest.mark.parametrize("task", KINDS)
-def test_a_step_goes_down_the_mean_loss_of_all_answers(task, protocol, any_data, small):
-    # the probe is cut, so that some queries have lost their pair
+def test_a_step_descends_the_mean_loss_over_all_targets(task, protocol, any_data, small):
+    # the probe is cut, so that some queries have no pair
     sizes = {"seq_len": 24} if task == "probe" else {}
     config = small(task, protocol, dropout=0.0, attention_dropout=0.0, **sizes)
     model, optimizer, _accelerator, examples = prepared(config, any_data(task))
@@ -113,8 +114,8 @@ def test_a_step_goes_down_the_mean_loss_of_all_answers(task, protocol, any_data,
 
 
 @pytest.mark.parametrize("task", KINDS)
-def test_an_evaluation_counts_the_answers_of_every_example(task, any_data, small, monkeypatch):
-    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 128, False: 128})  # several parts
+def test_an_evaluation_counts_the_targets_of_every_example(task, any_data, small, monkeypatch):
+    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", {True: 128, False: 128})  # several groups
     config = small(task, "clean")
     model, _, accelerator, examples = prepared(config, any_data(task))
     indices = np.arange(20)
@@ -125,7 +126,7 @@ def test_an_evaluation_counts_the_answers_of_every_example(task, any_data, small
     assert answers == AccuracyCounts.counted(*counts)
 
 
-def test_black_is_masked_by_the_original_only(any_data, small):
+def test_black_pixels_are_masked_by_the_original_only(any_data, small):
     examples = open_split("image", "train", any_data("image"))
     for protocol in ("clean", "original"):
         (part,) = padded_micro_batches(examples, [np.arange(6)], small("image", protocol))
@@ -133,7 +134,7 @@ def test_black_is_masked_by_the_original_only(any_data, small):
         assert black.any() and part.inputs["mask"].equal(~black if protocol == "original" else torch.ones_like(black))
 
 
-def test_the_original_keeps_so_many_bytes_and_divides_by_the_padded_length(any_data, small):
+def test_the_original_cuts_texts_and_divides_by_the_padded_length(any_data, small):
     config = small("text", "original")
     model, _, _, examples = prepared(config, any_data("text"))
     (part,) = padded_micro_batches(examples, [np.arange(24)], config)
@@ -144,7 +145,7 @@ def test_the_original_keeps_so_many_bytes_and_divides_by_the_padded_length(any_d
     assert_close(model.encode(part.inputs["input_ids"], part.inputs["mask"]), mean)
 
 
-def test_queries_that_a_cut_leaves_without_their_pair_ask_nothing(any_data, small):
+def test_queries_without_their_pair_after_a_cut_are_ignored(any_data, small):
     examples = open_split("probe", "train", any_data("probe"))
     (part,) = padded_micro_batches(examples, [np.arange(24)], small("probe", seq_len=24))
     asked = 0
@@ -154,18 +155,18 @@ def test_queries_that_a_cut_leaves_without_their_pair_ask_nothing(any_data, smal
         assert (answers != IGNORED).nonzero().flatten().tolist() == kept
         asked += len(kept)
     assert 0 < asked == part.n_targets < 24 * 6
-    with pytest.raises(ValueError, match="The batch of step 1 asks for nothing: 1 tokens are too few"):
+    with pytest.raises(ValueError, match="The batch of step 1 has no targets within 1 tokens"):
         model, optimizer, _, examples = prepared(small("probe", seq_len=1), any_data("probe"))
         one_step(model, optimizer, examples, np.arange(6), small("probe", seq_len=1))
 
 
 @pytest.mark.parametrize("task", KINDS)
-def test_a_loss_that_is_no_number_stops_every_task(task, any_data, small, tmp_path, monkeypatch):
+def test_a_nan_loss_stops_every_task(task, any_data, small, tmp_path, monkeypatch):
     true_loss, calls = functional.cross_entropy, []
 
     def poisoned(*args, **options):
         calls.append(torch.is_grad_enabled())
-        return true_loss(*args, **options) * (math.nan if sum(calls) == 6 else 1)  # two parts a step
+        return true_loss(*args, **options) * (math.nan if sum(calls) == 6 else 1)  # two micro-batches a step
 
     monkeypatch.setattr("nip.lra.objective.functional.cross_entropy", poisoned)
     with pytest.raises(
@@ -181,13 +182,13 @@ def test_a_loss_that_is_no_number_stops_every_task(task, any_data, small, tmp_pa
     [
         ("retrieval", "labels", 2, r"train\.labels\.npy is damaged: it holds labels outside 0 … 1"),
         ("fashion-mnist", "labels", 10, r"train\.labels\.npy is damaged: it holds labels outside 0 … 9"),
-        ("retrieval", "tokens", 257, r"train set of retrieval holds the token id 257; it must be in \[0, 257\)"),
-        ("probe", "tokens", 146, r"train set of probe holds the token id 146; it must be in \[0, 146\)"),
-        ("probe", "targets", 9, r"train set of probe holds the label of a token 9; it must be in \[0, 9\)"),
+        ("retrieval", "tokens", 257, r"train set of retrieval contains the token id 257; it must be in \[0, 257\)"),
+        ("probe", "tokens", 146, r"train set of probe contains the token id 146; it must be in \[0, 146\)"),
+        ("probe", "targets", 9, r"train set of probe contains the label of a token 9; it must be in \[0, 9\)"),
         ("image", "offsets", 1023, "it holds images of other than 1024 pixels"),
     ],
 )
-def test_data_that_is_not_the_task_s(task, file, value, says, any_data, small, tmp_path):
+def test_data_of_another_task_is_refused(task, file, value, says, any_data, small, tmp_path):
     import shutil
 
     shutil.copytree(any_data(task), tmp_path / "data")
@@ -204,7 +205,7 @@ def test_data_that_is_not_the_task_s(task, file, value, says, any_data, small, t
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 25), ("dev", 15), ("test", 14)])
-def test_a_set_too_small_for_a_batch(split, size, any_data, small, tmp_path):
+def test_a_split_smaller_than_a_batch_is_refused(split, size, any_data, small, tmp_path):
     config = small("probe", "original", batch_size=size)
     with pytest.raises(ValueError, match=f"A batch of {size} examples cannot be drawn from the .. of the {split} set"):
         train(config, tmp_path / "run", data=any_data("probe"))
@@ -212,7 +213,7 @@ def test_a_set_too_small_for_a_batch(split, size, any_data, small, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["retrieval", "image", "bible-books"])
-def test_what_is_easy_is_learnt(task, any_data, small, tmp_path):
+def test_easy_tasks_are_learned(task, any_data, small, tmp_path):
     config = small(
         task, learning_rate=3e-3, dropout=0.0, attention_dropout=0.0, weight_decay=0.0, max_steps=60, eval_every=60
     )

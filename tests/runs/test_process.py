@@ -68,17 +68,18 @@ def test_a_gpu_tells_its_own_peak(monkeypatch):
 WATCHED = """
 import json, resource, sys
 from pathlib import Path
-from nip.lra import RunConfig, learning, train
+from nip.lra import RunConfig, train
+from nip.training import trainer
 
-true_step, resident = learning.train_step, []
+true_step, resident = trainer.train_step, []
 
-def train_step(*arguments):
-    if arguments[6] % 100 == 0:
+def train_step(state, *arguments, **options):
+    if state.progress.step % 100 == 0:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident.append(pages * resource.getpagesize())
-    return true_step(*arguments)
+    return true_step(state, *arguments, **options)
 
-learning.train_step = train_step
+trainer.train_step = train_step
 order = json.loads(sys.argv[1])
 train(RunConfig(**order["config"]), Path(order["out"]), data=Path(order["data"]))
 print(json.dumps(resident))

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from nip.data import Examples
 from nip.lra import RunConfig, batches
-from nip.lra.batches import endless_batch, equal_parts, longest_first, padded_micro_batches
+from nip.lra.batches import endless_batch, longest_first, padded_micro_batches
 from nip.lra.graphs import run_pattern
 from nip.lra.model import encoder_config
 from nip.lra.task import LabelTask
@@ -72,7 +73,7 @@ def make_loading(config: RunConfig, examples: Examples) -> Callable[[], None]:
 
     def load() -> None:
         batch = endless_batch(len(examples), config.batch_size, config.seed, "train", next(number))
-        for _ in padded_micro_batches(examples, equal_parts(longest_first(examples, batch), parts), config):
+        for _ in padded_micro_batches(examples, np.array_split(longest_first(examples, batch), parts), config):
             pass
 
     return load

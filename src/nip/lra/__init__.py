@@ -1,4 +1,4 @@
-"""Training on a task: recipes, the loop, its schedule, checkpoints and run folders."""
+"""Long Range Arena: recipes, configuration, training, denoising and evaluation."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ __all__ = ["RECIPES", "RunConfig", "RunFolder", "TrainingDivergedError", "recipe
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("train", "TrainingDivergedError"):  # they need torch, which reading a run folder must not wait for
+    if name in (
+        "train",
+        "TrainingDivergedError",
+    ):  # imports torch, which takes seconds
         return getattr(importlib.import_module("nip.lra.run"), name)
     raise AttributeError(f"module 'nip.lra' has no attribute {name!r}")

@@ -1,9 +1,8 @@
-"""Which examples a step reads, and how they are padded and cut into micro-batches.
+"""The order of the examples, and how a batch is cut into padded micro-batches.
 
-The order follows from seed and step alone, so that a resumed run needs no state. A batch is sorted by length and
-computed in micro-batches, each padded to its own longest example only. That changes nothing but the rounding: padding
-is never attended and never counted, and the gradients of the micro-batches add up to the batch's. On ListOps it avoids
-about half of the work.
+The order is a function of seed and step, so that a resumed run needs no state. A batch is sorted by length and cut into
+micro-batches, each padded to its own longest example. This changes only rounding: padding is neither attended nor
+counted, and the gradients of the micro-batches add up to the batch's. On ListOps it saves about half of the work.
 """
 
 from __future__ import annotations
@@ -18,20 +17,32 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from nip.data import Examples
+from nip.data.masking import IGNORED
 from nip.data.tasks.probe import unanswerable
 from nip.lra.config import RunConfig
 from nip.training.train_step import MicroBatch
 
 Indices = NDArray[np.int64]
-IGNORED = -100  # the target where nothing is asked; torch's cross-entropy leaves it out
-LENGTHS = 32  # different padded lengths at most, and so corners of the pattern to lay out
+LENGTHS = 32  # different padded lengths, at most: for each the attention layout is computed once
 
 
 @lru_cache(maxsize=4)
 def shuffled(n: int, seed: int, purpose: str, epoch: int) -> Indices:
-    """The numbers 0 … n − 1 in an order that depends on the other arguments only: on no library's version, either.
+    """A permutation of 0 … n − 1 that is a function of the arguments alone, whatever the version of numpy.
 
-    They are sorted by raw 64-bit draws of a PCG64 generator of their own.
+    The numbers are sorted by raw 64-bit draws of a PCG64 generator.
+
+    Parameters
+    ----------
+    n, seed : int
+    purpose : str
+        Names the random stream, such as ``train``.
+    epoch : int
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Read-only.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
     keys = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(n)
@@ -41,28 +52,52 @@ def shuffled(n: int, seed: int, purpose: str, epoch: int) -> Indices:
 
 
 def endless_batch(n: int, batch_size: int, seed: int, purpose: str, number: int) -> Indices:
-    """Batch `number` of an endless walk through n examples that is reshuffled at every pass; ndarray (batch_size,).
+    """A batch of an endless stream over n examples, reshuffled in every epoch.
 
-    A pass has ``n // batch_size`` batches: the last incomplete one is dropped.
+    An epoch has ``n // batch_size`` batches; the last incomplete one is dropped.
+
+    Parameters
+    ----------
+    n, batch_size, seed : int
+    purpose : str
+        The split.
+    number : int
+        Of the batch, counted from 0 over all epochs.
+
+    Returns
+    -------
+    ndarray of shape (batch_size,), int64
 
     Raises
     ------
     ValueError
-        If there are fewer examples than a batch takes.
+        If there are fewer examples than the batch size.
     """
-    per_pass = n // batch_size
-    if per_pass == 0:
+    batches = n // batch_size
+    if batches == 0:
         raise ValueError(f"A batch of {batch_size} examples cannot be drawn from the {n} of the {purpose} set.")
-    epoch, place = divmod(number, per_pass)
+    epoch, place = divmod(number, batches)
     return shuffled(n, seed, purpose, epoch)[place * batch_size : (place + 1) * batch_size]
 
 
 def development_indices(
     n: int, batch_size: int, seed: int, *, eval_steps: int | None, protocol: str, evaluation: int
 ) -> Indices:
-    """The development examples of the evaluation of that number, counted from 0.
+    """The development examples of an evaluation.
 
-    ``original``: the next `eval_steps` batches of an endless walk. ``clean``: all, or the first `eval_steps` batches.
+    Parameters
+    ----------
+    n, batch_size, seed : int
+    eval_steps : int or None
+        Batches of an evaluation; None: all examples.
+    protocol : {"clean", "original"}
+        ``original``: the next `eval_steps` batches of an endless stream. ``clean``: the first ones of the split.
+    evaluation : int
+        Number of the evaluation, from 0.
+
+    Returns
+    -------
+    ndarray of int64
     """
     if protocol == "clean" or eval_steps is None:
         return np.arange(n if eval_steps is None else min(n, eval_steps * batch_size))
@@ -71,7 +106,22 @@ def development_indices(
 
 
 def indices_to_test(n: int, batch_size: int, seed: int, protocol: str) -> Indices:
-    """The test examples that count: all, or under the original's protocol a shuffled set's complete batches."""
+    """The test examples: all, or under the original's protocol those in the complete batches of the shuffled split.
+
+    Parameters
+    ----------
+    n, batch_size, seed : int
+    protocol : {"clean", "original"}
+
+    Returns
+    -------
+    ndarray of int64
+
+    Raises
+    ------
+    ValueError
+        If there is no complete batch under the original's protocol.
+    """
     if protocol == "clean":
         return np.arange(n)
     if n < batch_size:
@@ -80,78 +130,73 @@ def indices_to_test(n: int, batch_size: int, seed: int, protocol: str) -> Indice
 
 
 def padded_length(longest: int, config: RunConfig) -> int:
-    """Tokens to pad a part to whose longest example has `longest`: whole blocks, at most `LENGTHS` different values."""
+    """Tokens to which examples of at most `longest` are padded: whole blocks, at most `LENGTHS` distinct values."""
     unit = config.block_size * -(-config.n_blocks // LENGTHS)
     return min(config.seq_len, -(-longest // unit) * unit)
 
 
-def padded_micro_batches(examples: Examples, parts: Iterable[Indices], config: RunConfig) -> Iterator[MicroBatch]:
-    """A micro-batch for each part of the examples, padded to its own longest.
+def padded_micro_batches(examples: Examples, groups: Iterable[Indices], config: RunConfig) -> Iterator[MicroBatch]:
+    """A micro-batch for each group of examples, padded to the group's longest.
 
-    Inputs are ``input_ids`` and ``mask``, of shape (n, length) or (n, 2, length) for pairs; ``mask`` is True at the
-    tokens that are attended and counted. Targets are class numbers of shape (n,), or that of ``input_ids`` where every
-    token has its own, with `IGNORED` where nothing is asked. Under the original's protocol every token with id 0 counts
-    as padding, even the black of a picture.
+    Parameters
+    ----------
+    examples : Examples
+    groups : iterable of ndarray of int64
+        Numbers of the examples of each micro-batch.
+    config : RunConfig
+        Under the original's protocol every token with id 0 counts as padding, even black pixels.
+
+    Yields
+    ------
+    MicroBatch
+        Inputs are ``input_ids`` and ``mask``, of shape (n, length) or (n, 2, length) for pairs; ``mask`` is True at
+        tokens that are not padding. Targets are classes: of shape (n,), or, if the task has targets for tokens, that of
+        ``input_ids``, with `IGNORED` at the others.
 
     Raises
     ------
     ValueError
-        If a token id is not in the task's vocabulary, or the label of a token is no class.
+        If a token id or the label of a token is out of range.
     """
-    for part in parts:
-        length = padded_length(int(examples.lengths[part].max()), config)
-        input_ids, labels = examples.batch(part, length)
-        _check(examples, "token id", input_ids, examples.task.vocab_size - 1)
+    for group in groups:
+        length = padded_length(int(examples.lengths[group].max()), config)
+        input_ids, labels = examples.batch(group, length)
+        _check_range(examples, "token id", input_ids, examples.task.vocab_size - 1)
         if examples.task.targets:
-            labels = _targets(examples, part, input_ids)
-        mask = input_ids != 0 if config.protocol == "original" else examples.mask(part, length)
+            targets = examples.batch_targets(group, length)
+            _check_range(examples, "label of a token", targets, examples.task.n_classes)
+            labels = np.where((targets == 0) | unanswerable(input_ids), IGNORED, targets - 1)
+        mask = input_ids != 0 if config.protocol == "original" else examples.mask(group, length)
         yield MicroBatch(
             inputs={"input_ids": torch.from_numpy(input_ids), "mask": torch.from_numpy(mask)},
             targets=torch.from_numpy(labels),
             n_targets=int((labels != IGNORED).sum()),
-            samples=len(part),
-            tokens=n_tokens(examples, part, config),
+            samples=len(group),
+            tokens=n_tokens(examples, group, config),
         )
 
 
 def n_tokens(examples: Examples, indices: Indices, config: RunConfig) -> int:
-    """Tokens of the examples `indices` that are trained on, without padding."""
+    """Tokens of some examples that are trained on, without padding.
+
+    Parameters
+    ----------
+    examples : Examples
+    indices : ndarray of shape (n,), int64
+    config : RunConfig
+    """
     sequences = examples.width * indices[:, None] + np.arange(examples.width)
     lengths = examples.offsets[sequences + 1] - examples.offsets[sequences]
     return int(lengths.clip(max=min(config.seq_len, config.cut or config.seq_len)).sum())
 
 
-def _targets(examples: Examples, part: Indices, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    targets = examples.batch_targets(part, input_ids.shape[1])
-    _check(examples, "label of a token", targets, examples.task.n_classes)
-    return np.where((targets == 0) | unanswerable(input_ids), IGNORED, targets - 1)
-
-
-def _check(examples: Examples, what: str, found: NDArray[np.int64], highest: int) -> None:
+def _check_range(examples: Examples, what: str, found: NDArray[np.int64], highest: int) -> None:
     low, high = found.min(), found.max()
     if low < 0 or high > highest:
         raise ValueError(
-            f"The {examples.split} set of {examples.task.name} holds the {what} {low if low < 0 else high}; "
+            f"The {examples.split} set of {examples.task.name} contains the {what} {low if low < 0 else high}; "
             f"it must be in [0, {highest + 1})."
         )
-
-
-def equal_parts(indices: Indices, parts: int) -> list[Indices]:
-    """The examples in at most that number of parts of about the same size, in their order."""
-    return np.array_split(indices, min(parts, len(indices)))
-
-
-def token_parts(
-    examples: Examples, indices: Indices, budget: int, config: RunConfig, processes: int = 1
-) -> list[Indices]:
-    """The examples, in descending length already, in parts of at most `budget` tokens (or one example) a process."""
-    parts, start = [], 0
-    while start < len(indices):
-        length = padded_length(int(examples.lengths[indices[start]]), config)
-        end = start + processes * max(1, budget // (length * examples.width))
-        parts.append(indices[start:end])
-        start = end
-    return parts
 
 
 def longest_first(examples: Examples, indices: Indices) -> Indices:
@@ -159,6 +204,34 @@ def longest_first(examples: Examples, indices: Indices) -> Indices:
     return indices[np.argsort(-examples.lengths[indices], kind="stable")]
 
 
-def own_share(indices: Indices, accelerator: Accelerator) -> Indices:
-    """This process's share of the examples; where they are sorted by length, its lengths are like the others'."""
+def process_share(indices: Indices, accelerator: Accelerator) -> Indices:
+    """This process's share of the examples: every `num_processes`-th, so shares of sorted examples are alike."""
     return indices[accelerator.process_index :: accelerator.num_processes]
+
+
+def split_by_tokens(
+    examples: Examples, indices: Indices, budget: int, config: RunConfig, processes: int = 1
+) -> list[Indices]:
+    """Cut examples into groups that a number of processes compute at once.
+
+    Parameters
+    ----------
+    examples : Examples
+    indices : ndarray of shape (n,), int64
+        In descending length.
+    budget : int
+        Tokens of a process, padding included, at most; one example is always allowed.
+    config : RunConfig
+    processes : int, default=1
+
+    Returns
+    -------
+    list of ndarray of int64
+    """
+    groups, start = [], 0
+    while start < len(indices):
+        length = padded_length(int(examples.lengths[indices[start]]), config)
+        end = start + processes * max(1, budget // (length * examples.width))
+        groups.append(indices[start:end])
+        start = end
+    return groups

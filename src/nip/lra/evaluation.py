@@ -1,4 +1,4 @@
-"""Evaluation without dropout, and the test of the best weights."""
+"""Evaluation, and the test of the best weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from nip.data import Examples, baselines
-from nip.lra.batches import IGNORED, Indices, indices_to_test, longest_first, own_share, token_parts
+from nip.data.masking import IGNORED
+from nip.lra.batches import Indices, indices_to_test, longest_first, process_share, split_by_tokens
 from nip.lra.config import RunConfig
 from nip.lra.objective import LABELS, Objective, forward, per_example
 from nip.runs.accuracy import AccuracyCounts, format_result, learned
@@ -29,7 +30,7 @@ def evaluate(
     config: RunConfig,
     objective: Objective = LABELS,
 ) -> tuple[float, AccuracyCounts]:
-    """Mean loss and correct predictions on the examples `indices`, without dropout, in batches of similar length.
+    """Mean loss and correct predictions on some examples, without dropout, in micro-batches of similar lengths.
 
     Parameters
     ----------
@@ -37,23 +38,30 @@ def evaluate(
     accelerator : Accelerator
     examples : Examples
     indices : ndarray of shape (n,), int64
+        Numbers of the examples.
     config : RunConfig
     objective : Objective, default=LABELS
+
+    Returns
+    -------
+    loss : float
+        Mean over the targets.
+    counts : AccuracyCounts
 
     Raises
     ------
     ValueError
-        If the examples, cut to the configuration's length, ask for nothing.
+        If the examples, cut to the configuration's length, have no targets.
     """
     budget = EVALUATION_TOKENS[accelerator.device.type == "cpu"]
-    together = token_parts(examples, longest_first(examples, indices), budget, config, accelerator.num_processes)
-    own = [own_share(part, accelerator) for part in together]
-    # Where the weights are sharded all must compute as often: a process with nothing to do repeats another's example.
-    parts = [mine if len(mine) else part[:1] for mine, part in zip(own, together, strict=True)]
+    groups = split_by_tokens(examples, longest_first(examples, indices), budget, config, accelerator.num_processes)
+    own = [process_share(group, accelerator) for group in groups]
+    # With sharded weights all processes must compute together: one without an example repeats another's.
+    computed = [mine if len(mine) else group[:1] for mine, group in zip(own, groups, strict=True)]
     model.eval()
     loss_sum, found = 0.0, AccuracyCounts()
-    with torch.no_grad():  # no inference mode: the next step may use weights that were gathered here
-        for mine, micro_batch in zip(own, objective.micro_batches(examples, parts, config), strict=True):
+    with torch.no_grad():  # not inference mode: the next step may use weights that were gathered here
+        for mine, micro_batch in zip(own, objective.micro_batches(examples, computed, config), strict=True):
             loss, correct = forward(model, accelerator, micro_batch, config, objective)
             if len(mine):
                 loss_sum += loss.item()
@@ -61,22 +69,27 @@ def evaluate(
                     correct.cpu().numpy(), per_example(micro_batch.targets != IGNORED).numpy()
                 )
     loss_sum, *counts = all_reduce_sum(accelerator, loss_sum, *found.sums)
-    everywhere = AccuracyCounts(*(round(count) for count in counts))
-    if everywhere.asked == 0:
-        raise ValueError(f"The {examples.split} set asks for nothing: {config.seq_len} tokens are too few.")
-    return loss_sum / everywhere.asked, everywhere
+    total = AccuracyCounts(*(round(count) for count in counts))
+    if total.asked == 0:
+        raise ValueError(f"The {examples.split} set has no targets within {config.seq_len} tokens.")
+    return loss_sum / total.asked, total
 
 
-def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, tested_only: bool) -> dict[str, Any]:
-    """Test the best weights, report the result, and write it down unless nothing was trained.
+def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, record: bool) -> dict[str, Any]:
+    """Test the best weights.
 
     Parameters
     ----------
     run : Run
     config : RunConfig
     splits : mapping of str to Examples
-    tested_only : bool
-        Whether the weights come from an earlier run: the folder is left as it is.
+    record : bool
+        Whether to write the result into the run folder.
+
+    Returns
+    -------
+    dict
+        The contents of ``result.json``.
     """
     folder, examples = run.folder, splits["test"]
     run.accelerator.wait_for_everyone()  # only the first process writes the best weights
@@ -84,8 +97,7 @@ def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, t
     load_weights(run.accelerator, run.state.model, weights)
     indices = indices_to_test(len(examples), config.batch_size, config.seed, config.protocol)
     loss, counts = evaluate(run.state.model, run.accelerator, examples, indices, config)
-    interval = counts.interval
-    without_learning = baselines(splits["train"], examples)
+    trivial = baselines(splits["train"], examples)
     run.tick()
     progress = run.progress
     result = {
@@ -94,7 +106,7 @@ def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, t
         "seed": config.seed,
         "protocol": config.protocol,
         "test_accuracy": counts.accuracy,
-        "interval": list(interval),
+        "interval": list(counts.interval),
         "test_loss": loss,
         "n_test": len(indices),
         **({"n_answers": counts.asked} if examples.task.targets else {}),
@@ -102,14 +114,14 @@ def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, t
         "best_step": header["step"],
         "steps": progress.step,
         **({} if config.patience is None else {"planned_steps": config.max_steps}),
-        "baselines": without_learning,
-        "learnt": learned(interval, without_learning),
+        "baselines": trivial,
+        "learnt": learned(counts.interval, trivial),
         "tokens": progress.tokens,
         "tokens_per_second": round(progress.tokens / max(progress.training_seconds, 1e-9), 1),
         "seconds": round(progress.seconds, 3),
         "training_seconds": round(progress.training_seconds, 3),
     }
-    if run.main and not tested_only:
+    if run.main and record:
         run.metrics = Metrics(folder.metrics, progress.metrics_bytes)
         run.record("test", {"loss": loss, "accuracy": counts.accuracy, "learning_rate": None})
         run.metrics.secure()

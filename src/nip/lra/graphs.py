@@ -1,4 +1,4 @@
-"""The graph that a run trains on: a named pattern, one from a file, or the original's corner of a larger layout."""
+"""The graph of a run: a named pattern, one from a file, or the original's layout with random blocks."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 from nip.graphs import Pattern, causal, from_mask, pattern, pattern_parameters, read_graph, to_mask
 from nip.lra.config import RunConfig
 
-MASTER_LENGTH = 2048
+LAYOUT_LENGTH = 2048  # tokens for which the original draws its layouts
 PATTERN_FILE = "pattern.npz"
 
 
 def run_pattern(config: RunConfig, folder: Path | None = None) -> Pattern:
-    """The graph on ``config.n_blocks`` vertices that a configuration names.
+    """The graph of a configuration, on ``config.n_blocks`` vertices.
 
     Parameters
     ----------
     config : RunConfig
     folder : Path, optional
-        A run folder, whose copy of the graph is taken where the file that the command named is gone.
+        A run folder, whose copy of the graph is used if the graph file no longer exists.
 
     Raises
     ------
     ValueError
-        If there is no such pattern, the file's graph has another number of vertices, or parameters were given with a
-        file.
+        If there is no such pattern, the file's graph has a different number of vertices, or parameters were given with
+        a file.
     """
     if config.graph is None:
         if config.protocol == "original" and "num_random_blocks" in pattern_parameters(config.model):
@@ -48,19 +48,17 @@ def run_pattern(config: RunConfig, folder: Path | None = None) -> Pattern:
 
 
 def original_layout(config: RunConfig) -> Pattern:
-    """A pattern with random rows as the original's sparse attention lays it out.
+    """A pattern with random blocks as the original's sparse attention draws it.
 
-    One layout is drawn for 2,048 tokens, and shorter inputs get its top-left corner, so that at 1,024 tokens about half
-    of the random blocks are lost. The draws may hit blocks that are attended already. (Longer inputs, which the
-    original's layout has no room for, get one that is drawn for them.)
+    One layout is drawn for 2,048 tokens, and shorter inputs use its top-left corner, so that at 1,024 tokens about half
+    of the random blocks are lost. Draws may hit blocks that are attended anyway. Longer inputs, which the original does
+    not support, use a layout of their own length.
     """
-    defaults = pattern_parameters(config.model)
-    pattern(config.model, 1, **config.parameters)  # refuses parameters that the pattern does not have
-    chosen = {**defaults, **config.parameters}
+    pattern(config.model, 1, **config.parameters)  # raises on parameters that the pattern does not have
+    chosen = {**pattern_parameters(config.model), **config.parameters}
     is_causal = chosen.pop("causal", False)
-    n = max(MASTER_LENGTH // config.block_size, config.n_blocks)
-    settled = {**chosen, "num_random_blocks": 0}
-    mask = to_mask(pattern(config.model, n, **settled))
+    n = max(LAYOUT_LENGTH // config.block_size, config.n_blocks)
+    mask = to_mask(pattern(config.model, n, **{**chosen, "num_random_blocks": 0}))
     keys = np.random.PCG64(chosen["seed"]).random_raw(n * n).reshape(n, n)
     drawn = np.argsort(keys, axis=1, kind="stable")[:, : chosen["num_random_blocks"]]
     random = np.zeros_like(mask)
@@ -71,16 +69,16 @@ def original_layout(config: RunConfig) -> Pattern:
     return causal(corner) if is_causal else corner
 
 
-def named_exactly(graph: Pattern, config: RunConfig) -> bool:
-    """Whether `nip.pattern` rebuilds the graph from the configuration's model and parameters."""
+def is_named_pattern(graph: Pattern, config: RunConfig) -> bool:
+    """Whether `nip.pattern` builds the graph from the configuration's model and parameters."""
     if config.graph is not None:
         return False
     return graph == pattern(config.model, config.n_blocks, **config.parameters)
 
 
 def graph_label(path: Path) -> str:
-    """What a graph from a file is called: the name it carries, or the file's."""
+    """The name of a graph from a file: the one stored in it, or the file's."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the file holds is reported when it is read to be trained on
-        carried = read_graph(path).name if path.suffix == ".npz" else "custom"
-    return path.stem if carried == "custom" else carried
+        warnings.simplefilter("ignore")  # `run_pattern` reads the file again and warns
+        stored = read_graph(path).name if path.suffix == ".npz" else "custom"
+    return path.stem if stored == "custom" else stored

@@ -1,4 +1,4 @@
-"""The encoder that a configuration asks for, and what computes its attention."""
+"""The encoder's sizes and the attention backend of a configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nip.models import EncoderConfig
 
 
 def encoder_config(config: RunConfig) -> EncoderConfig:
-    """The sizes of the model that a configuration asks for."""
+    """The sizes of the encoder of a configuration."""
     task, modern = TASKS[config.task], config.recipe == "modern"
     return EncoderConfig(
         vocab_size=task.vocab_size,
@@ -43,9 +43,22 @@ def encoder_config(config: RunConfig) -> EncoderConfig:
 
 
 def attention_choice(config: RunConfig, graph: Pattern, device: torch.device) -> Choice:
-    """Which backend attends over full inputs; a ValueError where the one asked for does not exist or cannot."""
+    """The attention backend for a micro-batch of full inputs.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Resolved.
+    graph : Pattern
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If the configuration's backend does not exist or does not support this.
+    """
     sizes = encoder_config(config)
     assert config.gradient_accumulation
-    part = -(-config.batch_size // config.gradient_accumulation)
-    q = torch.empty(part, sizes.heads, config.seq_len, sizes.head_dim, device=device)
+    micro_batch = -(-config.batch_size // config.gradient_accumulation)
+    q = torch.empty(micro_batch, sizes.heads, config.seq_len, sizes.head_dim, device=device)
     return explain(q, q, q, graph, config.block_size, dropout_p=config.attention_dropout, backend=config.backend)

@@ -1,18 +1,17 @@
-"""The modern recipe: what the literature trains Transformers with that keep up with state-space models on these tasks.
+"""The modern recipe: settings with which Transformers keep up with state-space models on these tasks.
 
-The encoder has rotary positions (by row and column in pictures) and gated feed-forwards; it first learns to denoise the
-task's own training set (`nip.lra.denoising`), then the labels. Sizes, batch sizes, learning rates, shares masked
-and numbers of epochs are those of Amos et al. [1]_: their published configurations and Table 4, "Rotary + Masked";
-where they give a range or one figure for both phases, both phases have the same number of epochs. Widths inside the
-feed-forward are two thirds of theirs, for a gated one has three maps in place of two. What is different: both phases
-have the batch size of the second, and the rate falls along a cosine after the warm-up, where theirs stays.
+The encoder has rotary positions (by row and column in images) and gated feed-forward layers. It is first trained on
+denoising the task's training set (`nip.lra.denoising`), then on the labels. Sizes, batch sizes, learning rates, mask
+shares and numbers of epochs are those of Amos et al. [1]_: their published configurations and Table 4, "Rotary +
+Masked"; where they give a range, or one number for both phases, both phases have the same number of epochs. The inner
+width of the feed-forward layers is two thirds of theirs, because a gated one has three weight matrices instead of two.
+Differences: both phases have the batch size of the second, and the learning rate decays along a cosine after the
+warmup, where theirs is constant.
 
 References
 ----------
 .. [1] I. Amos, J. Berant, A. Gupta, "Never Train from Scratch: Fair Comparison of Long-Sequence Models Requires
    Data-Driven Priors", arXiv 2310.02980.
-
-The tasks that stand in for those of Long Range Arena, and so have their recipes.
 """
 
 from __future__ import annotations
@@ -20,9 +19,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from nip.data import TASKS
 from nip.lra.config import RunConfig
+
+Recipe = Callable[[], RunConfig]
 
 STANDS_IN_FOR = {
     "fashion-mnist": "image",
@@ -31,17 +33,18 @@ STANDS_IN_FOR = {
     "brown-genres": "text",
     "brown-pairs": "retrieval",
 }
+"""Tasks that stand in for one of Long Range Arena, whose recipe they use."""
+LEVELS = ("curv_baseline", "curv_contour_length_9", "curv_contour_length_14")
+"""Of Pathfinder: easy, intermediate, and hard, the one that is usually reported."""
 
-Recipe = Callable[[], RunConfig]
 
+def stand_ins(recipes: Mapping[str, Recipe], adapt: Callable[[RunConfig, str], RunConfig]) -> dict[str, Recipe]:
+    """The recipes of the tasks that stand in for others: those of the others, adapted to the task of that name."""
 
-def stand_ins(recipes: Mapping[str, Recipe], adapted: Callable[[RunConfig, str], RunConfig]) -> dict[str, Recipe]:
-    """The recipe of every task that stands in for one of those given: that one's, adapted to the task of that name."""
+    def adapted(task: str, official: str) -> Recipe:
+        return lambda: adapt(recipes[official](), task)
 
-    def made(task: str, official: str) -> Recipe:
-        return lambda: adapted(recipes[official](), task)
-
-    return {task: made(task, official) for task, official in STANDS_IN_FOR.items()}
+    return {task: adapted(task, official) for task, official in STANDS_IN_FOR.items()}
 
 
 def listops() -> RunConfig:
@@ -112,7 +115,8 @@ def image() -> RunConfig:
     )
 
 
-def _pathfinder(level: str) -> RunConfig:
+def pathfinder(level: str) -> RunConfig:
+    """A level of Pathfinder: half of the pixels masked; four layers 128 wide; 50 and 200 epochs."""
     return _run(
         f"pathfinder32-{level}",
         width=128,
@@ -126,25 +130,10 @@ def _pathfinder(level: str) -> RunConfig:
     )
 
 
-def pathfinder32_curv_baseline() -> RunConfig:
-    """The easy level of Pathfinder: half of the pixels masked; four layers 128 wide; 50 and 200 epochs."""
-    return _pathfinder("curv_baseline")
-
-
-def pathfinder32_curv_contour_length_9() -> RunConfig:
-    """The intermediate level of Pathfinder."""
-    return _pathfinder("curv_contour_length_9")
-
-
-def pathfinder32_curv_contour_length_14() -> RunConfig:
-    """The hard level of Pathfinder."""
-    return _pathfinder("curv_contour_length_14")
-
-
 def gated_width(width: int, expansion: float) -> int:
-    """Width inside a gated feed-forward of as many weights as an ungated one that is ``expansion * width`` wide inside.
+    """The inner width of a gated feed-forward layer with the weights of an ungated one ``expansion * width`` wide.
 
-    Two thirds of that, rounded up to a multiple of 8.
+    It is two thirds of that width, rounded up to a multiple of 8.
 
     Examples
     --------
@@ -167,7 +156,7 @@ def _run(
     epochs: tuple[int, int],
     batch_size: int = 32,
 ) -> RunConfig:
-    length, an_epoch = TASKS[task].padded_length, TASKS[task].sizes[0] // batch_size
+    length, epoch_steps = TASKS[task].padded_length, TASKS[task].sizes[0] // batch_size
     return RunConfig(
         task=task,
         recipe="modern",
@@ -187,23 +176,23 @@ def _run(
         weight_decay=0.01,
         dropout=0.0,
         mask_share=mask_share,
-        pretrain_steps=epochs[0] * an_epoch,
-        max_steps=epochs[1] * an_epoch,
-        eval_every=an_epoch,
+        pretrain_steps=epochs[0] * epoch_steps,
+        max_steps=epochs[1] * epoch_steps,
+        eval_every=epoch_steps,
         eval_steps=None,
     )
 
 
-def _standing_in(config: RunConfig, task: str) -> RunConfig:
-    an_epoch = TASKS[task].sizes[0] // config.batch_size
+def _adapt(config: RunConfig, task: str) -> RunConfig:
+    epoch_steps = TASKS[task].sizes[0] // config.batch_size
     return dataclasses.replace(
         config,
         task=task,
-        seq_len=1024,  # pixels of a picture, or the thousand bytes of a passage
+        seq_len=1024,  # pixels of an image, or the 1,000 bytes of a passage, padded
         positions=1024,
-        pretrain_steps=config.pretrain_steps // config.eval_every * an_epoch,
-        max_steps=config.max_steps // config.eval_every * an_epoch,
-        eval_every=an_epoch,
+        pretrain_steps=config.pretrain_steps // config.eval_every * epoch_steps,
+        max_steps=config.max_steps // config.eval_every * epoch_steps,
+        eval_every=epoch_steps,
     )
 
 
@@ -212,9 +201,7 @@ _OFFICIAL: dict[str, Recipe] = {
     "text": text,
     "retrieval": retrieval,
     "image": image,
-    "pathfinder32-curv_baseline": pathfinder32_curv_baseline,
-    "pathfinder32-curv_contour_length_9": pathfinder32_curv_contour_length_9,
-    "pathfinder32-curv_contour_length_14": pathfinder32_curv_contour_length_14,
+    **{f"pathfinder32-{level}": partial(pathfinder, level) for level in LEVELS},
 }
 
-RECIPES = {**_OFFICIAL, **stand_ins(_OFFICIAL, _standing_in)}
+RECIPES = {**_OFFICIAL, **stand_ins(_OFFICIAL, _adapt)}

@@ -1,4 +1,4 @@
-"""What is asked of the encoder: how examples become inputs and targets, and what its scores cost."""
+"""Objectives of the encoder: how examples become inputs and targets, and the loss of its scores."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from nip.data import Examples
-from nip.lra.batches import IGNORED, Indices, padded_micro_batches
+from nip.data.masking import IGNORED
+from nip.lra.batches import Indices, padded_micro_batches
 from nip.lra.config import RunConfig
 from nip.training.train_step import MicroBatch, autocast
 
 
 def class_loss(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the cross-entropies of scores (…, n_classes) for targets (…), and which predictions are correct."""
+    """The summed cross-entropy of scores (…, n_classes) for targets (…), and which predictions are correct, (…)."""
     loss = functional.cross_entropy(
         scores.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )
@@ -26,14 +27,14 @@ def class_loss(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is asked of a model.
+    """What a model is trained to predict.
 
     Parameters
     ----------
     micro_batches : callable
-        As `padded_micro_batches`: the inputs and the targets.
+        As `padded_micro_batches`: inputs and targets.
     loss : callable
-        As `class_loss`: the sum of the losses, and which predictions are correct.
+        As `class_loss`: the summed loss, and which predictions are correct.
     """
 
     micro_batches: Callable[[Examples, Iterable[Indices], RunConfig], Iterator[MicroBatch]]
@@ -41,6 +42,7 @@ class Objective:
 
 
 LABELS = Objective(padded_micro_batches, class_loss)
+"""Predicting the labels of the task."""
 
 
 def forward(
@@ -50,7 +52,23 @@ def forward(
     config: RunConfig,
     objective: Objective = LABELS,
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the losses of a micro-batch, and the correct predictions of each example, int64 of shape (n,)."""
+    """The loss of a micro-batch.
+
+    Parameters
+    ----------
+    model : Module
+    accelerator : Accelerator
+    micro_batch : MicroBatch
+    config : RunConfig
+    objective : Objective, default=LABELS
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Summed over the targets.
+    correct : Tensor of shape (n,), int64
+        Number of correct predictions in each example.
+    """
     micro_batch = micro_batch.to(accelerator.device)
     with autocast(accelerator, config.precision):
         scores: Tensor = model(micro_batch.inputs["input_ids"], micro_batch.inputs["mask"])
@@ -58,6 +76,6 @@ def forward(
     return loss, per_example(correct)
 
 
-def per_example(true: Tensor) -> Tensor:
-    """How many entries of each example are true; int64 of shape (n,)."""
-    return true.flatten(1).sum(1) if true.ndim > 1 else true.long()
+def per_example(flags: Tensor) -> Tensor:
+    """Number of True entries in each example, int64 of shape (n,), of booleans of shape (n, …)."""
+    return flags.flatten(1).sum(1) if flags.ndim > 1 else flags.long()

@@ -1,4 +1,4 @@
-"""The original's log: JSON lines with train_step_idx, loss, accu, best_accu, component and t."""
+"""The log of the original code: JSON lines with train_step_idx, loss, accu, best_accu, component and t."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nip.runs.folder import RunFolder, read_metrics
 
 
 def write_original_log(folder: Path, config: RunConfig) -> Path:
-    """Rewrite ``{task}_{model}_output.log`` in the run folder from its measurements.
+    """Write ``{task}_{model}_output.log`` into the run folder, from its ``metrics.jsonl``.
 
-    A line ``train`` holds the means since the evaluation before, a line ``dev`` or ``test`` an evaluation;
-    ``best_accu`` is the component's best so far, ``t`` the seconds that it took, and ``train_step_idx`` counts from 0.
+    A line with component ``train`` contains means since the previous evaluation, one with ``dev`` or ``test`` an
+    evaluation; ``best_accu`` is the component's best so far, ``t`` its seconds, and ``train_step_idx`` counts from 0.
     """
     path = folder / f"{config.task}_{config.model.replace('/', '-')}_output.log"
     rows = read_metrics(RunFolder(folder).metrics)
@@ -26,7 +26,7 @@ def write_original_log(folder: Path, config: RunConfig) -> Path:
 
 
 def original_lines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The log's lines for the rows of ``metrics.jsonl``.
+    """The lines of the log, from the rows of ``metrics.jsonl``.
 
     Examples
     --------

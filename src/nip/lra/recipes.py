@@ -1,36 +1,34 @@
-"""The settings in which the NIP paper's runs were made, one named function a task.
+"""The settings of the NIP paper's runs, one function for each task.
 
-A recipe is the complete configuration of one run, the hypercube's; `dataclasses.replace` makes the others. There are
-two protocols; docs/lra.md lists all that they differ in.
+A recipe is the complete configuration of one run, over the hypercube; `dataclasses.replace` makes the others. There are
+two protocols, whose differences docs/lra.md lists:
 
 ``original``
-    What the paper's code does, to the letter: of a text it keeps 1,000 bytes; token id 0 is masked as padding, in
-    pictures too, where it is black; the mean over all positions, padding included, is what is classified; an evaluation
-    draws `eval_steps` batches of an endlessly reshuffled development set, the last incomplete batch of a pass left out;
-    the test set loses its last incomplete batch too; random layouts are the corner of one drawn for 2,048 tokens (see
-    `nip.lra.graphs`).
+    The behaviour of the paper's code. Texts are cut to 1,000 bytes. Token id 0 is masked as padding, even in images,
+    where it is black. The mean over all positions, padding included, is classified. An evaluation draws `eval_steps`
+    batches of a development set that is reshuffled in every pass; incomplete batches are dropped, of the test set too.
+    Random layouts are a corner of one drawn for 2,048 tokens (see `nip.lra.graphs`).
 ``clean``
-    4,000 bytes of a text; every real token is attended and counted, and no padding; the whole development set at every
-    evaluation (or its first `eval_steps` batches); every test example.
+    Texts are cut to 4,000 bytes. All tokens but padding are attended and counted. Every evaluation uses the full
+    development set, or its first `eval_steps` batches; the test uses every example.
 
-Order of training examples, optimizer, schedule and choice of the best checkpoint are the same in both.
+Both have the same order of training examples, optimizer, schedule and rule for the best checkpoint.
 
-The tasks that are none of Long Range Arena's own have the recipe of the task that they stand in for, but for two
-settings: the original's protocol evaluates as many batches as their development set holds, and texts have 1,024 tokens,
-for they are made of 1,000 bytes.
+Tasks that are not part of Long Range Arena have the recipe of the task that they stand in for, with two changes: under
+the original's protocol an evaluation uses the number of batches in their development set, and texts have 1,024 tokens,
+because they consist of 1,000 bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 
 from nip.data import TASKS
 from nip.lra import modern_recipes as modern
 from nip.lra.config import RunConfig
-from nip.lra.modern_recipes import Recipe, stand_ins
-
-TEXT_KEPT = 1000  # bytes that the original keeps of a text, and pads to 1,024
+from nip.lra.modern_recipes import LEVELS, Recipe, stand_ins
 
 
 def listops() -> RunConfig:
@@ -59,11 +57,11 @@ def listops() -> RunConfig:
 
 
 def text() -> RunConfig:
-    """Text: 20,000 steps of 32 reviews; the original keeps 1,000 bytes of each, but has a position table for 4,096."""
+    """Text: 20,000 steps of 32 reviews, cut to 1,000 bytes and padded to 1,024, with a position table for 4,096."""
     return RunConfig(
         task="text",
         seq_len=1024,
-        cut=TEXT_KEPT,
+        cut=1000,
         positions=TASKS["text"].padded_length,
         batch_size=32,
         learning_rate=5e-5,
@@ -98,7 +96,7 @@ def retrieval() -> RunConfig:
 
 
 def image() -> RunConfig:
-    """Image: 35,000 steps of 256 pictures of 1,024 grey pixels."""
+    """Image: 35,000 steps of 256 images of 1,024 grey pixels."""
     length = TASKS["image"].padded_length
     return RunConfig(
         task="image",
@@ -116,7 +114,8 @@ def image() -> RunConfig:
     )
 
 
-def _pathfinder(level: str) -> RunConfig:
+def pathfinder(level: str) -> RunConfig:
+    """A level of Pathfinder: 62,500 steps of 256 images of 1,024 pixels."""
     return RunConfig(
         task=f"pathfinder32-{level}",
         seq_len=1024,
@@ -133,26 +132,11 @@ def _pathfinder(level: str) -> RunConfig:
     )
 
 
-def pathfinder32_curv_baseline() -> RunConfig:
-    """The easy level of Pathfinder: 62,500 steps of 256 pictures of 1,024 pixels."""
-    return _pathfinder("curv_baseline")
-
-
-def pathfinder32_curv_contour_length_9() -> RunConfig:
-    """The intermediate level of Pathfinder."""
-    return _pathfinder("curv_contour_length_9")
-
-
-def pathfinder32_curv_contour_length_14() -> RunConfig:
-    """The hard level of Pathfinder, which is the one that is reported."""
-    return _pathfinder("curv_contour_length_14")
-
-
 def probe() -> RunConfig:
     """The probe: 1,000 steps of 16 sequences of 512 tokens in 64 blocks, two untied layers, 4 heads × 16.
 
-    The rate stays at its peak, for learning sets in late and at a moment that differs by seed. It sets in at all only
-    where a pair and its query share their key's embedding (`nip.data.Task.parts`), and with these first embeddings.
+    After the warmup the learning rate is constant, because learning starts late, at a step that differs by seed. It
+    starts only if a pair and its query share their key's embedding (`nip.data.Task.parts`), and with this `token_std`.
     """
     length = TASKS["probe"].max_length
     return RunConfig(
@@ -178,7 +162,7 @@ def probe() -> RunConfig:
     )
 
 
-def _standing_in(config: RunConfig, task: str) -> RunConfig:
+def _adapt(config: RunConfig, task: str) -> RunConfig:
     eval_steps = TASKS[task].sizes[1] // config.batch_size
     return dataclasses.replace(config, task=task, eval_steps=eval_steps, seq_len=1024, positions=1024)
 
@@ -190,24 +174,28 @@ _OFFICIAL: Recipes = {
     "text": text,
     "retrieval": retrieval,
     "image": image,
-    "pathfinder32-curv_baseline": pathfinder32_curv_baseline,
-    "pathfinder32-curv_contour_length_9": pathfinder32_curv_contour_length_9,
-    "pathfinder32-curv_contour_length_14": pathfinder32_curv_contour_length_14,
+    **{f"pathfinder32-{level}": partial(pathfinder, level) for level in LEVELS},
 }
 
-RECIPES: Recipes = {**_OFFICIAL, **stand_ins(_OFFICIAL, _standing_in), "probe": probe}
+RECIPES: Recipes = {**_OFFICIAL, **stand_ins(_OFFICIAL, _adapt), "probe": probe}
 
-# by the name that --recipe takes; what is listed here is listed in `nip.lra.config.RECIPE_NAMES` too
 BY_NAME: dict[str, Recipes] = {"original": RECIPES, "modern": modern.RECIPES}
+"""By the value of ``--recipe``; the names are those of `nip.lra.config.RECIPE_NAMES`."""
 
 
 def recipe(task: str, protocol: str = "clean", name: str = "original") -> RunConfig:
-    """The recipe of a task under one of the two protocols.
+    """The recipe of a task.
+
+    Parameters
+    ----------
+    task : str
+    protocol : {"clean", "original"}
+    name : {"original", "modern"}
 
     Raises
     ------
     ValueError
-        If there is no such recipe, or none for that task; the message lists those there are.
+        If there is no such recipe, or none for that task.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A run from its configuration to its result: pretraining if asked for, training, the test of the best weights."""
+"""A run: denoising if the configuration asks for it, training, and the test of the best weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nip.data.tasks.storage import read_manifest
 from nip.graphs import Pattern
 from nip.lra.batches import endless_batch
 from nip.lra.config import RunConfig, check_same_config, read_config, resolve
-from nip.lra.denoising import pretrained, start_from
+from nip.lra.denoising import load_encoder, pretrained_weights
 from nip.lra.evaluation import final_test
-from nip.lra.graphs import named_exactly, run_pattern
+from nip.lra.graphs import is_named_pattern, run_pattern
 from nip.lra.model import attention_choice, encoder_config
 from nip.lra.original_log import write_original_log
 from nip.lra.record import KIND, OWNED, command_of, record_of
@@ -45,32 +45,37 @@ def train(
     skip_train: bool = False,
     original_log: bool = False,
 ) -> dict[str, Any]:
-    """Train as configured, test the weights of the best evaluation, and return what ``result.json`` holds.
+    """Train as configured, and test the weights of the best evaluation.
 
-    A run that was stopped, by whatever means, goes on where its last checkpoint is and ends with the bits it would have
-    ended with. A finished one only has its result returned. A larger ``max_steps`` continues a run: from its last step
-    on, the schedule is the longer one's.
+    A stopped run, even a killed one, resumes from its last checkpoint, with bit-identical results. The result of a
+    finished run is returned as it is. A larger ``max_steps`` continues a run, from its last step on with the longer
+    schedule.
 
     Parameters
     ----------
     config : RunConfig
     out : Path
-        The run folder; made where it is missing.
+        The run folder; created if missing.
     data : Path, optional
         The data folder; by default `nip.data.data_folder`.
     skip_train : bool, default=False
-        Only test the best weights that there are.
+        Only test the best weights of an earlier run in the folder.
     original_log : bool, default=False
-        Also write the original's log, ``{task}_{model}_output.log``, into the run folder.
+        Also write the log of the original code, ``{task}_{model}_output.log``, into the run folder.
+
+    Returns
+    -------
+    dict
+        The contents of ``result.json``.
 
     Raises
     ------
     TrainingDivergedError
-        If the loss is not finite; the last checkpoint stays.
+        If the loss is NaN or infinite; the last checkpoint is kept.
     ValueError
-        If the folder holds a run of other settings, or a setting is not possible.
+        If the folder contains a different run, or settings are impossible.
     FileNotFoundError
-        If the data is missing; the message says which command makes it.
+        If the data is missing; the message names the command that makes it.
     """
     accelerator = new_accelerator()
     device = accelerator.device
@@ -81,7 +86,7 @@ def train(
     if config.cut is not None:
         splits = {split: examples.cut(config.cut) for split, examples in splits.items()}
     for split in ("train", *(("dev", "test") if config.protocol == "original" else ())):
-        endless_batch(len(splits[split]), config.batch_size, config.seed, split, 0)  # refuses a batch of more than all
+        endless_batch(len(splits[split]), config.batch_size, config.seed, split, 0)  # raises if it is too small
     if config.batch_size < accelerator.num_processes:
         raise ValueError(
             f"A batch of {config.batch_size} examples cannot be shared by {accelerator.num_processes} processes."
@@ -103,19 +108,19 @@ def train(
             if finished and not skip_train:
                 console.say(f"{out} is finished: {config.max_steps:,} steps are done and tested.")
                 return finished
-            # dropout is seeded step by step; the caller's generators come back as they were
+            # dropout is seeded step by step; the caller's generators are restored
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 console.note(f"Attention is computed by {taken}.")
                 model = build_classifier(encoder_config(config), graph, seed=config.seed, backend=config.backend)
                 run = start_run(model, config, folder, accelerator, console)
                 task = LabelTask(config, splits, original_log=original_log)
-                accelerator.wait_for_everyone()  # all have read the checkpoint before the first writes another
+                accelerator.wait_for_everyone()  # all have read the checkpoint before the first process writes another
                 if not skip_train:
-                    open_folder(run, config, graph, task.measure)
+                    write_run_files(run, config, graph, task.measure)
                     if config.pretrain_steps and not run.progress.step:
-                        start_from(run, pretrained(run, config, splits, graph))
+                        load_encoder(run, pretrained_weights(run, config, splits, graph))
                     run_steps(run, task)
-                result = final_test(run, config, splits, tested_only=skip_train)
+                result = final_test(run, config, splits, record=not skip_train)
                 if original_log and accelerator.is_main_process:
                     write_original_log(folder.path, config)
                 if accelerator.is_main_process and not skip_train:
@@ -123,17 +128,17 @@ def train(
                 return result
 
 
-def open_folder(run: Run, config: RunConfig, graph: Pattern, measure: str) -> None:
-    """Write what is known before the first step, and report what a resumed run should know.
+def write_run_files(run: Run, config: RunConfig, graph: Pattern, measure: str) -> None:
+    """Write the files that describe the run, and print what a resumed run changes.
 
     Parameters
     ----------
     run : Run
     config : RunConfig
     graph : Pattern
-        Saved where the configuration's names do not rebuild it.
+        Saved if the configuration's pattern and parameters do not build it.
     measure : str
-        What the best weights are the best by.
+        The name of the score in the header of the best weights.
     """
     folder, console, accelerator = run.folder, run.console, run.accelerator
     here = environment(accelerator.device, accelerator.num_processes, accelerator.distributed_type.value.lower())
@@ -144,17 +149,17 @@ def open_folder(run: Run, config: RunConfig, graph: Pattern, measure: str) -> No
         if planned < config.max_steps:
             console.say(
                 f"The run was planned for {planned:,} steps. From here on it follows the schedule of "
-                f"{config.max_steps:,}; a run planned for {config.max_steps:,} from the start would end otherwise."
+                f"{config.max_steps:,} steps; a run with that schedule from the start would have other results."
             )
     if not run.main:
         return
-    if not named_exactly(graph, config):
+    if not is_named_pattern(graph, config):
         graph.save(folder.pattern)
     write_json(folder.config, json.loads(config.to_json()))
     write_record(folder, record_of(config))
     write_json(folder.environment, here)
     write_manifest(folder.path, command_of(config), OWNED, finished=False)
-    if run.state.best:  # the checkpoint decides: a kill may have come between it and the file of the best weights
+    if run.state.best:  # the run may have been killed between writing the checkpoint and the best weights
         write_best(run, measure)
 
 

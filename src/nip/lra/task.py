@@ -1,4 +1,4 @@
-"""Training an encoder on the labels of a Long Range Arena task, as the engine's `TrainingTask`."""
+"""The labels of a Long Range Arena task as a `TrainingTask`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from nip.data import Examples
-from nip.lra.batches import Indices, development_indices, endless_batch, equal_parts, longest_first, own_share
+from nip.lra.batches import Indices, development_indices, endless_batch, longest_first, process_share
 from nip.lra.config import RunConfig
 from nip.lra.evaluation import evaluate
 from nip.lra.objective import LABELS, Objective, forward
@@ -27,7 +28,7 @@ from nip.training.trainer import EngineSettings, Run, diverged, keep_best
 def start_run(
     model: torch.nn.Module, config: RunConfig, folder: RunFolder, accelerator: Accelerator, console: Console
 ) -> Run:
-    """A run of a model: new, or as its checkpoint has it.
+    """A run of a model: new, or resumed from its checkpoint.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def start_run(
 
 
 class LabelTask:
-    """Learning the labels of the training set, evaluated by accuracy on the development set.
+    """Training on the labels of the training set, evaluated by accuracy on the development set.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ class LabelTask:
 
     held_out = "dev"
     measure = "dev_accuracy"
-    """What `Progress.best_score` is."""
+    """The name of `Progress.best_score` in the header of the best weights."""
 
     def __init__(self, config: RunConfig, splits: Mapping[str, Examples], *, original_log: bool = False) -> None:
         self.config, self.splits, self.original_log = config, splits, original_log
@@ -75,12 +76,12 @@ class LabelTask:
         """The training examples of a step."""
         return endless_batch(len(self.splits["train"]), self.config.batch_size, self.config.seed, "train", step)
 
-    def objective(self, moment: int | str) -> Objective:
-        """What is asked at a step, or in an evaluation."""
+    def objective(self, step: int | str) -> Objective:
+        """The objective of a step, or of the evaluation of that name."""
         return LABELS
 
     def finished(self, run: Run) -> bool:
-        """Whether all steps are done, or `patience` evaluations in a row were no better than one before."""
+        """Whether all steps are done, or `patience` evaluations in a row brought no improvement."""
         config, progress = self.config, run.progress
         if progress.step >= config.max_steps:
             return True
@@ -97,28 +98,34 @@ class LabelTask:
         config, examples, step = self.config, self.splits["train"], run.progress.step
         assert config.gradient_accumulation
         indices = self.indices(step)
-        # the same number in every process: they compute together where the weights are sharded
+        # the same number in every process: with sharded weights they must compute together
         number = min(config.gradient_accumulation, len(indices) // run.accelerator.num_processes)
-        parts = equal_parts(own_share(longest_first(examples, indices), run.accelerator), number)
-        return Batch(list(self.objective(step).micro_batches(examples, parts, config)), len(indices))
+        groups = np.array_split(process_share(longest_first(examples, indices), run.accelerator), number)
+        return Batch(list(self.objective(step).micro_batches(examples, groups, config)), len(indices))
 
     def learning_rate(self, run: Run) -> tuple[float, float | None]:
-        """By the schedule of the configuration, or of its recipe."""
+        """From the schedule of the configuration, or of its recipe."""
         config = self.config
         schedule = SCHEDULES[config.schedule or config.recipe]
         return schedule(run.progress.step, config.max_steps, config.learning_rate, config.warmup)
 
     def loss(self, run: Run, micro_batch: MicroBatch, totals: BatchTotals) -> LossSums:
-        """The sums of a micro-batch.
+        """The loss and the correct predictions of a micro-batch.
+
+        Parameters
+        ----------
+        run : Run
+        micro_batch : MicroBatch
+        totals : BatchTotals
 
         Raises
         ------
         ValueError
-            If the batch has no target at all.
+            If the batch has no targets.
         """
         if totals.targets == 0:
             raise ValueError(
-                f"The batch of step {run.progress.step + 1} asks for nothing: {self.config.seq_len} tokens are too few."
+                f"The batch of step {run.progress.step + 1} has no targets within {self.config.seq_len} tokens."
             )
         loss, correct = forward(
             run.state.model, run.accelerator, micro_batch, self.config, self.objective(run.progress.step)
@@ -126,15 +133,15 @@ class LabelTask:
         return LossSums(loss * (1 / totals.targets), loss, correct)
 
     def mean_loss(self, loss_sum: float, totals: BatchTotals) -> float:
-        """The sum of the losses over the number of targets."""
+        """The mean over the targets."""
         return loss_sum / totals.targets
 
     def after_step(self, run: Run, result: StepResult, seconds: float) -> dict[str, Any]:
-        """No further figures."""
+        """No further metrics."""
         return {}
 
     def evaluation_due(self, run: Run) -> bool:
-        """At every `eval_every`-th step and at the last."""
+        """Every `eval_every` steps, and at the last."""
         return run.progress.step % self.config.eval_every == 0 or run.progress.step == self.config.max_steps
 
     def validate(self, run: Run) -> dict[str, Any]:
@@ -143,7 +150,7 @@ class LabelTask:
         Raises
         ------
         TrainingDivergedError
-            If the loss is not finite.
+            If the loss is NaN or infinite.
         """
         config, dev = self.config, self.splits["dev"]
         indices = development_indices(
@@ -162,28 +169,28 @@ class LabelTask:
         run.console.note(
             f"step {run.progress.step}: dev loss {loss:.4f}, dev accuracy {100 * counts.accuracy:.2f} %{best}"
         )
-        return figures(run, loss, counts.accuracy)
+        return evaluation_metrics(run, loss, counts.accuracy)
 
     def between_steps(self, run: Run) -> None:
         """Nothing."""
 
     def on_checkpoint(self, run: Run) -> None:
-        """Write the best weights where they are new, and the original's log after an evaluation."""
+        """Write new best weights, and the original's log after an evaluation."""
         if run.main and run.progress.best_step == run.progress.step:
             write_best(run, self.measure)
         if run.main and self.original_log and run.progress.dev_step == run.progress.step:
             write_original_log(run.folder.path, self.config)
 
     def at_end(self, run: Run) -> None:
-        """Nothing: the last step is evaluated and saved."""
+        """Nothing: the last step was evaluated and saved."""
 
 
-def figures(run: Run, loss: float, accuracy: float) -> dict[str, Any]:
-    """What a line of ``metrics.jsonl`` says of an evaluation."""
+def evaluation_metrics(run: Run, loss: float, accuracy: float) -> dict[str, Any]:
+    """The metrics of an evaluation, as ``metrics.jsonl`` records them."""
     return {"loss": loss, "accuracy": accuracy, "learning_rate": run.state.optimizer.param_groups[0]["lr"]}
 
 
 def write_best(run: Run, measure: str) -> None:
-    """Write the best weights so far, with their step and their score."""
+    """Write the best weights so far, with their step and their score under the name `measure`."""
     header = {"step": run.progress.best_step, measure: run.progress.best_score}
     write_tensors(run.folder.best, run.state.best, header)
