@@ -30,7 +30,7 @@ from nip.finetuning.arguments import Command, parse
 from nip.finetuning.masked_lm.task import MaskedLmArguments
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, saved_graph, sequence_length
 from nip.models.huggingface.sparsify import attention_layers
-from nip.models.positions import positions_of
+from nip.models.positions import max_positions
 
 
 def command(model: str | None = None, *, given: set[str] = frozenset(), **attention: Any) -> Any:
@@ -42,12 +42,12 @@ def command(model: str | None = None, *, given: set[str] = frozenset(), **attent
 
 
 def test_positions_are_those_that_a_model_can_read():
-    assert positions_of(BertConfig(max_position_embeddings=40)) == 40
-    assert positions_of(GPT2Config(n_positions=30)) == 30
-    assert positions_of(T5Config()) is None
+    assert max_positions(BertConfig(max_position_embeddings=40)) == 40
+    assert max_positions(GPT2Config(n_positions=30)) == 30
+    assert max_positions(T5Config()) is None
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     config = RobertaConfig(vocab_size=9, max_position_embeddings=12, pad_token_id=1, **sizes)
-    model, most = RobertaModel(config), positions_of(config)
+    model, most = RobertaModel(config), max_positions(config)
     model(torch.full((1, most), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, most + 1), 5))
@@ -77,14 +77,14 @@ def test_lengths_that_cannot_be_are_refused(tmp_path: Path):
 def test_rotary_positions_limit_nothing_and_offer_no_table(tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path))
     config = ModernBertConfig(max_position_embeddings=48)
-    assert positions_of(config) is None
+    assert max_positions(config) is None
     assert sequence_length(command("m"), config, tokenizer, wanted=96, default=128) == 96
     assert sequence_length(command("m"), config, tokenizer, wanted=None, default=128) == 48  # as it was taught
 
 
 @pytest.mark.parametrize("config", [XmodConfig, MarkupLMConfig, EsmConfig])
 def test_rows_that_stand_for_no_position_are_no_positions(config: Any):
-    assert positions_of(config(vocab_size=9, max_position_embeddings=12, pad_token_id=1)) == 10
+    assert max_positions(config(vocab_size=9, max_position_embeddings=12, pad_token_id=1)) == 10
 
 
 def mlm(model: str | Path, text: Path, *words: str) -> Command:
@@ -158,9 +158,9 @@ def test_models_that_are_not_there(tmp_path: Path):
         ("nobodys/model", "the hub has no config.json under that name"),
         (None, "Name a model"),
     ):
-        with pytest.raises(ValueError, match=sentence) as refused:
+        with pytest.raises(ValueError, match=sentence) as unsupported:
             load_config(command(name))
-        assert "\n" not in str(refused.value)
+        assert "\n" not in str(unsupported.value)
 
 
 def test_a_tokenizer_may_know_fewer_tokens_than_the_model_but_not_more(tmp_path: Path):

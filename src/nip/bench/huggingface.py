@@ -24,7 +24,7 @@ from nip.bench.table import markdown_table
 from nip.graphs import pattern
 from nip.graphs.pattern import check_int
 from nip.models.huggingface.sparsify import sparsify
-from nip.models.positions import extend_positions, positions_of
+from nip.models.positions import extend_positions, max_positions
 from nip.runs.process import keep_freed_memory
 
 DENSE = "sdpa"
@@ -258,7 +258,7 @@ def _model(encoder: Encoder) -> PreTrainedModel:
     model: PreTrainedModel = AutoModel.from_pretrained(
         encoder.source, config=config, attn_implementation="sdpa", dtype=torch.float32
     )
-    rows = positions_of(config)
+    rows = max_positions(config)
     if rows is not None and encoder.n_tokens > rows:
         extend_positions(model, encoder.n_tokens)
     return model

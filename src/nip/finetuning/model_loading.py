@@ -23,7 +23,7 @@ from nip import graphs
 from nip.finetuning.arguments import Command
 from nip.models.huggingface.layers import SITE, Site, attention_layers
 from nip.models.huggingface.sparsify import rebuild
-from nip.models.positions import is_rotary, positions_of
+from nip.models.positions import is_rotary, max_positions
 
 UNLIMITED = 10**9  # tokenizers without a limit have a far larger one
 
@@ -107,7 +107,7 @@ def sequence_length(
     ValueError
         If the model has fewer positions and they are not extended.
     """
-    rows = positions_of(config)
+    rows = max_positions(config)
     if wanted is None:
         limit = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else default
         # beyond the length of pretraining only if asked
@@ -193,7 +193,7 @@ def load_model(
         from_pretrained = partial(nip.from_pretrained, auto_class=auto_class) if saved else auto_class.from_pretrained
         settings = {"config": config, "ignore_mismatched_sizes": command.model.ignore_mismatched_sizes}
         model = _load(from_pretrained, source, "model_name_or_path", "weights", command, **settings)
-    rows = positions_of(model.config)
+    rows = max_positions(model.config)
     if attention.extend_positions is not None and rows is not None and seq_len > rows:
         nip.extend_positions(model, seq_len, method=attention.extend_positions)
     if not saved:

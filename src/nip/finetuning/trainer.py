@@ -43,7 +43,7 @@ from nip.finetuning.evaluate_checkpoints import draw_curves
 from nip.finetuning.output_dir import OWNED, STATE_FILE, Claim, claim_output_dir, clear
 from nip.locations import runs_folder
 from nip.models.huggingface.config import ENTRY
-from nip.models.huggingface.norms import NORM, RMS, swap
+from nip.models.huggingface.norms import NORM, RMS, replace_layer_norms
 from nip.runs.accuracy import learned, wilson_interval
 from nip.runs.console import Console
 from nip.runs.environment import environment
@@ -570,7 +570,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Load the weights in a folder into the model."""
     saved = type(model).from_pretrained(folder, config=model.config)
     if (getattr(model.config, ENTRY, None) or {}).get(NORM) == RMS:
-        swap(saved)  # transformers has built LayerNorms
+        replace_layer_norms(saved)  # transformers has built LayerNorms
     model.load_state_dict(saved.state_dict())
 
 

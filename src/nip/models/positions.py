@@ -193,7 +193,7 @@ OFFSET_FAMILIES = (
 UNLIMITED_FAMILIES = ("t5", "mt5", "umt5", "m2m_100", "nllb-moe", "xglm")
 
 
-def positions_of(config: Any) -> int | None:
+def max_positions(config: Any) -> int | None:
     """Return the maximum sequence length in tokens; None if relative or rotary positions leave it unlimited."""
     rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if rows is None or is_rotary(config) or getattr(config, "model_type", "") in UNLIMITED_FAMILIES:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nip.graphs import PATTERNS, Pattern, corner, pattern
-from nip.models.huggingface.config import LayerGraph, Setting, layer_graph, read_setting
+from nip.models.huggingface.config import GraphConfig, LayerGraph, layer_graph, read_graph_config
 
 RING = Pattern.from_edges(5, range(5), [1, 2, 3, 4, 0], symmetric=True, name="ring")
 PATH = Pattern.from_edges(4, range(3), [1, 2, 3], symmetric=True, name="path")
@@ -15,7 +15,7 @@ PATH = Pattern.from_edges(4, range(3), [1, 2, 3], symmetric=True, name="path")
 
 def read_again(setting):
     files = setting.files()
-    return read_setting(json.loads(json.dumps(setting.to_dict())), files.__getitem__)
+    return read_graph_config(json.loads(json.dumps(setting.to_dict())), files.__getitem__)
 
 
 graphs = st.one_of(
@@ -35,7 +35,7 @@ graphs = st.one_of(
     decoder=st.booleans(),
 )
 def test_a_setting_is_the_same_after_it_was_written_as_json(default, layers, max_tokens, decoder):
-    setting = Setting(default, layers, "gather", max_tokens, decoder)
+    setting = GraphConfig(default, layers, "gather", max_tokens, decoder)
     again = read_again(setting)
     assert again == setting
     assert [again.of_layer(i) for i in range(7)] == [setting.of_layer(i) for i in range(7)]
@@ -43,8 +43,8 @@ def test_a_setting_is_the_same_after_it_was_written_as_json(default, layers, max
 
 def test_layers_are_named_one_by_one_or_repeated():
     a, b = layer_graph("local", 4), layer_graph("hypercube", 4)
-    assert [Setting(a, {1: b, 2: None}).of_layer(i) for i in range(4)] == [a, b, None, a]
-    assert [Setting(None, [a, b, None]).of_layer(i) for i in range(5)] == [a, b, None, a, b]
+    assert [GraphConfig(a, {1: b, 2: None}).of_layer(i) for i in range(4)] == [a, b, None, a]
+    assert [GraphConfig(None, [a, b, None]).of_layer(i) for i in range(5)] == [a, b, None, a, b]
 
 
 def test_a_graph_is_made_for_every_length_and_only_once():
@@ -90,15 +90,15 @@ def test_a_graph_named_wrongly_is_refused(spec, parameters, message):
 def test_an_entry_of_another_kind_is_refused():
     for record in (None, "hypercube", {"version": 2}, {}):
         with pytest.raises(ValueError, match=r"must be one that nip\.sparsify"):
-            read_setting(record, lambda file: RING)
-    record = Setting(LayerGraph("hypercube")).to_dict()
+            read_graph_config(record, lambda file: RING)
+    record = GraphConfig(LayerGraph("hypercube")).to_dict()
     del record["backend"]
     with pytest.raises(ValueError, match="incomplete"):
-        read_setting(record, lambda file: RING)
+        read_graph_config(record, lambda file: RING)
 
 
 def test_another_graph_in_the_file_is_refused():
-    record = Setting(layer_graph(RING, 4)).to_dict()
+    record = GraphConfig(layer_graph(RING, 4)).to_dict()
     assert record["files"] == {RING.checksum: "pattern.npz"}
     with pytest.raises(ValueError, match=r"pattern\.npz is not the graph that the model's configuration names"):
-        read_setting(record, lambda file: PATH)
+        read_graph_config(record, lambda file: PATH)

@@ -3,7 +3,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 import nip
-from nip.models.huggingface.norms import swap, use_rms_norm
+from nip.models.huggingface.norms import replace_layer_norms, use_rms_norm
 
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 9}
 
@@ -13,10 +13,10 @@ def test_a_swapped_norm_divides_by_the_root_of_the_mean_square():
     model[0].weight.data.uniform_(0.5, 2.0)
     weight = model[0].weight
     x = torch.randn(3, 8) + 5
-    assert swap(model) == 1 and not model[0].training
+    assert replace_layer_norms(model) == 1 and not model[0].training
     expected = x / torch.sqrt((x**2).mean(-1, keepdim=True) + 0.1) * weight
     torch.testing.assert_close(model[0](x), expected)
-    assert model[0].weight is weight and swap(model) == 0
+    assert model[0].weight is weight and replace_layer_norms(model) == 0
 
 
 def test_it_is_noted_beside_the_graphs_and_stays_with_another_graph():

@@ -33,7 +33,7 @@ from nip.finetuning.masked_lm.masking import (
 )
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
 from nip.finetuning.trainer import RecordedTrainer, TaskSetup, run_command
-from nip.models.positions import positions_of
+from nip.models.positions import max_positions
 from nip.runs.folder import file_sha256
 
 DEFAULT_LENGTH = 1024
@@ -230,7 +230,7 @@ def fit_to_tokenizer(command: Command, config: Any, tokenizer: Any) -> None:
             f"{config.vocab_size:,} rows."
         )
     config.pad_token_id = tokenizer.pad_token_id
-    wanted, rows = command.task.max_seq_length, positions_of(config)
+    wanted, rows = command.task.max_seq_length, max_positions(config)
     if wanted is not None and rows is not None and wanted > rows and "max_pos" not in overrides:
         config.max_position_embeddings += wanted - rows
 

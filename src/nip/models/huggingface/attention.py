@@ -1,4 +1,4 @@
-"""The attention function that transformers calls by the name `nip`, registered together with its mask function."""
+"""The attention function that is registered with transformers as `nip`, with its mask function."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nip.models.huggingface.masks import Mask, mask_function
 
 NAME = "nip"
 
-_REFUSED = {
+_UNSUPPORTED = {
     "softcap": "caps its scores (softcap)",
     "s_aux": "adds attention sinks (s_aux)",
     "sinks": "adds attention sinks",
-    "indices": "chooses its own keys (indices)",
-    "block_indices": "chooses its own blocks (block_indices)",
+    "indices": "selects its own keys (indices)",
+    "block_indices": "selects its own blocks (block_indices)",
     "head_mask": "masks heads (head_mask)",
-    "alibi": "adds ALiBi's slopes",
-    "cache": "keeps its cache in pages",
+    "alibi": "adds ALiBi slopes",
+    "cache": "has a paged cache",
     "cu_seq_lens_q": "packs sequences without a batch (cu_seq_lens_q)",
     "cu_seq_lens_k": "packs sequences without a batch (cu_seq_lens_k)",
 }
@@ -45,48 +45,55 @@ def attention_function(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer: over its graph, or dense where it has none.
+    """Attention of one layer, over its graph or dense.
 
     Parameters
     ----------
     module : Module
-        The layer's attention, which `nip.sparsify` has given a `Site`.
+        The layer's attention module, with a `Site`.
     query : Tensor of shape (batch, heads, queries, head_dim)
     key, value : Tensor of shape (batch, kv_heads, keys, head_dim)
     attention_mask : Mask or Tensor, optional
-        What `mask_function` returned, or a mask of two or four dimensions that the model or its user made.
+        The result of `mask_function`, or a mask of two or four dimensions of the model or its user.
+    dropout : float, default=0.0
+        Dropout probability on attention weights.
+    scaling : float, optional
+        Factor of the scores, by default 1/√head_dim.
+    is_causal : bool, optional
+        By default the module's.
     position_bias : Tensor of shape (1 or batch, heads, queries, keys), optional
         Added to the scores (T5).
 
     Returns
     -------
-    (Tensor of shape (batch, queries, heads, head_dim), None)
+    output : Tensor of shape (batch, queries, heads, head_dim)
+    weights : None
 
     Raises
     ------
     ValueError
-        If the model was not sparsified, or asks for something that cannot be done over a graph.
+        If the model was not sparsified, or needs something that is not supported over a graph.
     """
     site: Site | None = getattr(module, SITE, None)
     if site is None:
         raise ValueError(
             f"{type(module).__name__} does not know its graph. Load the model by nip.from_pretrained, or give it to "
-            "nip.sparsify, in place of attn_implementation='nip'."
+            "nip.sparsify, instead of attn_implementation='nip'."
         )
-    for name, what in _REFUSED.items():
+    for name, what in _UNSUPPORTED.items():
         if kwargs.get(name) is not None:
             raise ValueError(f"{site.path} {what}: nip cannot attend over a graph so.")
     if kwargs.get("output_attentions"):
-        raise ValueError("Attention over a graph does not write its probabilities out: leave output_attentions off.")
+        raise ValueError("Attention over a graph does not return its weights: leave output_attentions off.")
     if site.graph is None:
         dense = attention_mask.dense() if isinstance(attention_mask, Mask) else attention_mask
-        attended: tuple[Tensor, None] = sdpa_attention_forward(
+        output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, dense, dropout, scaling, is_causal, position_bias=position_bias, **kwargs
         )
-        return attended
+        return output
     mask, given = _as_mask(attention_mask, module, is_causal, query.shape[2], key.shape[2])
-    # A graph that grows with the text is laid out once for the longest one.
-    grows = mask.causal or bool(getattr(module, "is_causal", False)) or mask.follows
+    # The graph of a text that grows is built once for the longest one.
+    grows = mask.causal or bool(getattr(module, "is_causal", False)) or mask.has_cache
     out = _attend(site, site.graph.block_size, query, key, value, mask, given, position_bias, dropout, scaling, grows)
     if not torch.compiler.is_compiling():
         site.calls += 1
@@ -96,14 +103,14 @@ def attention_function(
 def _as_mask(
     mask: Mask | Tensor | None, module: nn.Module, is_causal: bool | None, queries: int, keys: int
 ) -> tuple[Mask, Tensor | None]:
-    """The mask, and what of it only a tensor of tokens × tokens can say: True or 0 where a pair counts."""
+    """The mask, and a tensor of tokens × tokens if a `Mask` cannot express it: True or 0 for pairs that attend."""
     if isinstance(mask, Mask):
         return mask, None
     if mask is None:
         causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)  # as transformers has it
         return Mask(bool(causal), None, q_offset=keys - queries if causal else 0), None
     causal = bool(getattr(module, "is_causal", False))
-    first = keys - queries if causal else 0  # where queries are the newest tokens, they follow on kept ones
+    first = keys - queries if causal else 0  # the queries are the last tokens, after cached ones
     if mask.dim() == 2:
         return Mask(causal, mask.bool(), q_offset=first), None
     if first and not bool(_real(mask[..., -1]).any()):
@@ -117,12 +124,12 @@ def _as_mask(
 
 
 def _real(mask: Tensor) -> Tensor:
-    """True where a mask lets a pair count: one of bool, or of numbers that are added to scores."""
+    """True for the pairs that a mask lets attend, be it of bool or added to the scores."""
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def _only_hides(mask: Tensor) -> bool:
-    """Whether a mask says nothing but what is hidden; numbers that are added to scores may say more."""
+    """Whether a mask only hides pairs: one that is added to the scores may also be a bias."""
     if mask.dtype == torch.bool:
         return True
     return not torch.compiler.is_compiling() and bool(((mask == 0) | ~_real(mask)).all())
@@ -144,10 +151,10 @@ def _attend(
     queries, keys = q.shape[2], k.shape[2]
     if queries != keys and not grows:
         raise ValueError(
-            f"{site.path} has {queries} queries and {keys} keys: it attends to others than its own tokens. "
+            f"{site.path} has {queries} queries and {keys} keys: it is not self-attention. "
             f"Leave it dense: layers={{{site.index}: None}}."
         )
-    if queries != keys or mask.special or mask.follows:
+    if queries != keys or mask.special or mask.has_cache:
         rows: Tensor = _attend_rows(site, q, k, v, mask, given, bias, dropout, scaling, grows)
         return rows
     graph = graph_of(site, operator.index(queries), grows)
@@ -165,9 +172,9 @@ def _attend(
 
 
 def graph_of(site: Site, n_tokens: int, grows: bool) -> Pattern:
-    """The graph of a layer for an input of that length."""
+    """The graph of a layer for an input of `n_tokens`; `grows` as in `Site.graph_for`."""
     if torch.compiler.is_compiling():
-        # torch.compile reads what an object holds, but cannot hand on what a call returns.
+        # torch.compile can read an attribute, but not use the result of an untraced call.
         _keep_graph(site, n_tokens, grows)
         return site.kept[n_tokens, grows]
     return site.graph_for(n_tokens, grows)
@@ -192,9 +199,9 @@ def _attend_rows(
     scaling: float | None,
     grows: bool,
 ) -> Tensor:
-    """Some rows of the graph's attention: queries that follow on a cache, or pairs that the model forbids one by one.
+    """Attention of some rows of the graph: with cached keys, or with a mask of tokens × tokens.
 
-    Keys of blocks that no query attends to are left out before anything is computed.
+    Keys of blocks that no query attends to are dropped first.
     """
     assert site.graph is not None
     b, first, first_key = site.graph.block_size, int(mask.q_offset), int(mask.kv_offset)
@@ -226,7 +233,7 @@ def _attend_rows(
         else:
             allowed = allowed & _real(given)
             added = given if added is None else added + given
-    nothing = ~allowed.any(-1, keepdim=True)  # such rows are undefined in torch: let them attend, then cut them off
+    nothing = ~allowed.any(-1, keepdim=True)  # torch's softmax of such rows is NaN: let them attend, then zero them
     allowed = allowed | nothing
     weights = allowed if added is None else torch.where(allowed, added, -torch.inf).to(q.dtype)
     grouped = q.shape[1] != k.shape[1]
@@ -235,7 +242,7 @@ def _attend_rows(
 
 
 def register() -> None:
-    """Let transformers find both functions; together, for without a mask function it drops all masks silently."""
+    """Register both functions; without a mask function transformers silently drops all masks."""
     AttentionInterface.register(NAME, attention_function)
     AttentionMaskInterface.register(NAME, mask_function)
 

@@ -1,7 +1,6 @@
-"""Which graph each layer of a Hugging Face model attends over, and how the model's configuration says so.
+"""The graphs of a Hugging Face model's layers, as stored in the entry `nip` of its configuration.
 
-The setting is one JSON object, the entry `nip` of the model's configuration, so that it is saved and loaded with it.
-Graphs are built from it for the length at hand, each once.
+The entry is a JSON object, saved and loaded with the model. Graphs are built for the length of each input and cached.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ VERSION = 1
 CUSTOM = "custom"
 
 GRAPHS_KEPT = 128
-"""Graphs of other lengths are forgotten, the one used longest ago first."""
+"""Size of the cache of graphs; the least recently used one is dropped."""
 
 Spec = str | Pattern | Mapping[str, Any] | None
-"""How a user names a layer's graph: a pattern's name, a graph, a name with parameters, or None for dense."""
+"""A layer's graph: a pattern's name, a graph, a mapping with a name and parameters, or None for dense."""
 
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """A family of graphs, one for every length, or a single graph that was made for one length.
+    """A pattern, which has a graph for every length, or a single graph of one length.
 
     Parameters
     ----------
     name : str
         A pattern's name, or "custom".
     block_size : int
-        Tokens of a vertex.
+        Tokens per vertex.
     parameters : mapping
         The pattern's parameters.
     custom : Pattern, optional
-        The graph that has no name. Shorter inputs see its corner, longer ones are refused.
+        The graph without a name. Shorter inputs use its corner; longer ones raise.
     """
 
     name: str
@@ -55,13 +54,13 @@ class LayerGraph:
         ----------
         n_tokens : int
         max_tokens : int, optional
-            Take the corner of the graph for so many tokens, in place of the graph that is made for `n_tokens`: what a
-            token attends to then does not change as a text grows.
+            Take the corner of the graph for this many tokens instead of the graph for `n_tokens`, so that what a token
+            attends to does not change as a text grows.
 
         Raises
         ------
         ValueError
-            If the input is longer than `max_tokens` or than the custom graph, or the pattern has no graph so small.
+            If the input is longer than `max_tokens` or than the custom graph, or the pattern has no graph of that size.
         """
         n = -(-n_tokens // self.block_size)
         if self.custom is not None:
@@ -76,15 +75,15 @@ class LayerGraph:
             return _named(self.name, n, parameters)
         if n_tokens > max_tokens:
             raise ValueError(
-                f"The causal graph of this model was laid out for {max_tokens} tokens, and the input has {n_tokens}. "
+                f"The causal graph of this model was built for {max_tokens} tokens, and the input has {n_tokens}. "
                 "Give nip.sparsify a larger max_tokens."
             )
-        if self.name == "softmax":  # its corners are itself, and n² edges need not be held for the longest input
+        if self.name == "softmax":  # its corners are dense, too: no need to store n² edges of the longest input
             return _named(self.name, n, parameters)
         return _corner(_named(self.name, -(-max_tokens // self.block_size), parameters), n)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; a custom graph is named by its checksum."""
+        """JSON values; of a custom graph the checksum."""
         record: dict[str, Any] = {"pattern": self.name, "block_size": self.block_size}
         if self.custom is not None:
             return {**record, "n": self.custom.n, "checksum": self.custom.checksum}
@@ -102,21 +101,21 @@ def _corner(graph: Pattern, n: int) -> Pattern:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """All that the model's configuration says about its graphs.
+class GraphConfig:
+    """The graphs of a model's layers.
 
     Parameters
     ----------
     default : LayerGraph or None
-        The graph of the layers that `layers` does not name; None leaves them as the model has them.
+        The graph of the layers that `layers` does not name; None leaves them dense.
     layers : mapping of int, or sequence, optional
-        Graphs by the layer's number, or repeated from the first layer to the last.
+        Graphs by layer number, or repeated from the first layer to the last.
     backend : str
-        As `nip.attend` takes it.
+        The backend of `nip.attend`.
     max_tokens : int, optional
-        The longest input for which causal graphs are laid out.
+        The longest input that causal graphs are built for.
     decoder : bool
-        Whether an encoder–decoder's decoder attends over graphs to itself.
+        Whether the self-attention of an encoder–decoder's decoder has graphs, too.
     """
 
     default: LayerGraph | None
@@ -126,7 +125,7 @@ class Setting:
     decoder: bool = False
 
     def of_layer(self, index: int) -> LayerGraph | None:
-        """The graph of the layer of that number; None means that the layer stays dense."""
+        """The graph of layer `index`; None if it stays dense."""
         if self.layers is None:
             return self.default
         if isinstance(self.layers, Mapping):
@@ -134,28 +133,27 @@ class Setting:
         return self.layers[index % len(self.layers)]
 
     def names(self, index: int) -> bool:
-        """Whether `layers` says anything of the layer of that number."""
+        """Whether `layers` names layer `index`."""
         return self.layers is not None and (not isinstance(self.layers, Mapping) or index in self.layers)
 
     @property
     def graphs(self) -> list[LayerGraph]:
-        """Every graph that is named."""
-        several = [] if self.layers is None else self.layers
-        named = several.values() if isinstance(several, Mapping) else several
-        return [graph for graph in (self.default, *named) if graph is not None]
+        """All graphs."""
+        layers = self.layers.values() if isinstance(self.layers, Mapping) else self.layers or ()
+        return [graph for graph in (self.default, *layers) if graph is not None]
 
     @property
-    def customs(self) -> dict[str, Pattern]:
-        """The graphs without a name by their checksum."""
+    def custom_graphs(self) -> dict[str, Pattern]:
+        """The graphs without a name, by checksum."""
         return {graph.custom.checksum: graph.custom for graph in self.graphs if graph.custom is not None}
 
     def files(self) -> dict[str, Pattern]:
-        """The graphs without a name by the file that holds them beside the weights."""
-        names = ["pattern.npz", *(f"pattern-{i}.npz" for i in range(2, len(self.customs) + 1))]
-        return dict(zip(names, self.customs.values(), strict=False))
+        """The graphs without a name, by the file next to the weights that stores them."""
+        names = ["pattern.npz", *(f"pattern-{i}.npz" for i in range(2, len(self.custom_graphs) + 1))]
+        return dict(zip(names, self.custom_graphs.values(), strict=False))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values: the configuration's entry."""
+        """The configuration's entry, as JSON values."""
         if self.layers is None:
             layers: Any = None
         elif isinstance(self.layers, Mapping):
@@ -176,20 +174,20 @@ class Setting:
         return record
 
 
-def read_setting(record: Any, open_graph: Callable[[str], Pattern]) -> Setting:
-    """Rebuild what `Setting.to_dict` wrote.
+def read_graph_config(record: Any, open_graph: Callable[[str], Pattern]) -> GraphConfig:
+    """The inverse of `GraphConfig.to_dict`.
 
     Parameters
     ----------
     record : object
         The entry `nip` of a configuration.
     open_graph : callable
-        Reads the graph in the file of that name, which lies beside the weights.
+        Reads the graph in a file of that name next to the weights.
 
     Raises
     ------
     ValueError
-        If the entry is none of ours or of a later version, or a graph is not the one that it names.
+        If the entry is malformed or of another version, or a graph's checksum differs.
     """
     if not isinstance(record, Mapping) or record.get("version") != VERSION:
         raise ValueError(
@@ -217,13 +215,27 @@ def read_setting(record: Any, open_graph: Callable[[str], Pattern]) -> Setting:
         elif layers is not None:
             layers = [layer(spec) for spec in layers]
         default = layer(record["default"])
-        return Setting(default, layers, record["backend"], record["max_tokens"], record["decoder"])
+        return GraphConfig(default, layers, record["backend"], record["max_tokens"], record["decoder"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The configuration's entry {ENTRY!r} is incomplete: {json.dumps(record)}") from error
 
 
 def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | None = None) -> LayerGraph | None:
-    """A layer's graph as a user names it; parameters and block size may stand in a mapping beside its `pattern`.
+    """The graph of a layer as a user specifies it.
+
+    Parameters
+    ----------
+    spec : str, Pattern, mapping or None
+        A mapping has the key `pattern`, and may have `block_size` and parameters.
+    block_size : int
+        Tokens per vertex.
+    parameters : mapping, optional
+        Of the pattern.
+
+    Raises
+    ------
+    ValueError
+        If the pattern or a parameter is unknown, or a value is out of range.
 
     Examples
     --------
@@ -241,7 +253,7 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
     check_int("block_size", block_size, "sparsify", minimum=1)
     if isinstance(spec, Pattern):
         if parameters:
-            raise ValueError(f"A graph that is already made takes no parameters. Got {', '.join(parameters)}.")
+            raise ValueError(f"A Pattern takes no parameters. Got {', '.join(parameters)}.")
         return LayerGraph(CUSTOM, int(block_size), custom=spec)
     if not isinstance(spec, str):
         raise ValueError(
@@ -249,5 +261,5 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
             f"dense attention. Got {spec!r} instead."
         )
     known = pattern_parameters(spec)
-    pattern(spec, 64, **parameters)  # refuses unknown parameters and values out of range
+    pattern(spec, 64, **parameters)  # raises on unknown parameters and values out of range
     return LayerGraph(spec, int(block_size), {k: v for k, v in parameters.items() if k in known or k == "causal"})

@@ -1,7 +1,7 @@
-"""Where a Hugging Face model computes attention, and what each of these places is for.
+"""The attention modules of a Hugging Face model, and the graph of each.
 
-A model can be given another attention where its modules ask transformers for the function by name. Those modules are
-found in the model's own source: where none asks, the model computes attention itself and cannot be made sparse.
+Attention can be replaced in modules that look the function up in transformers' interface. They are recognized by their
+source code; a model without such modules computes attention itself and cannot be made sparse.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nip.graphs import Pattern
 from nip.models.huggingface.config import LayerGraph
 
 SITE = "_nip_site"
-"""The attribute of an attention module that holds its `Site`."""
+"""The attribute of an attention module with its `Site`."""
 
 Role = Literal["self", "decoder", "cross"]
 
@@ -35,52 +35,54 @@ class Site:
     path: str
     """The module's name in the model."""
     role: Role
-    """``self``: own tokens; ``decoder``: own tokens of an encoder–decoder's decoder; ``cross``: other tokens."""
+    """``self``: self-attention; ``decoder``: that of an encoder–decoder's decoder; ``cross``: cross-attention."""
     index: int
-    """Number of the layer among those of its role."""
+    """The layer's number among those of its role."""
     graph: LayerGraph | None
-    """None: dense attention, as the model has it."""
+    """None: dense attention."""
     backend: str = "auto"
     max_tokens: int | None = None
-    """The longest input for which a causal graph is laid out."""
+    """The longest input that a causal graph is built for."""
     calls: int = 0
-    """How often attention over the graph has run here, outside torch.compile."""
+    """The number of calls over the graph, outside torch.compile."""
     kept: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
-    """The graphs of a compiled model."""
+    """Graphs by number of tokens and whether the text grows, for torch.compile."""
 
     def graph_for(self, n_tokens: int, grows: bool) -> Pattern:
-        """The graph for an input of that length; of one that may grow, the corner of the graph for `max_tokens`."""
+        """The graph for an input of `n_tokens`; if the text grows, the corner of the graph for `max_tokens`."""
         assert self.graph is not None
         if grows and self.max_tokens is None and self.graph.custom is None:
             raise ValueError(
-                f"{self.path} is causal, and the model's configuration does not say how long a text may grow: give "
-                "nip.sparsify its max_tokens."
+                f"{self.path} is causal, and the model's configuration has no maximum length: give nip.sparsify its "
+                "max_tokens."
             )
         return self.graph.graph(n_tokens, self.max_tokens if grows else None)
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Role]]:
-    """The modules that ask transformers for their attention function, in the model's order."""
+    """The modules that look their attention function up in transformers' interface, in the model's order."""
     is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     for path, module in model.named_modules():
-        if _asks(module):
+        if _uses_interface(module):
             yield path, module, _role(path, module, is_encoder_decoder)
 
 
-def home_made(model: nn.Module) -> list[str]:
-    """Names of the model's classes of attention that compute their probabilities themselves."""
+def own_attention_classes(model: nn.Module) -> list[str]:
+    """Names of the model's attention classes that compute attention themselves."""
     names = {
         type(module).__name__
         for module in model.modules()
-        if "Attention" in type(module).__name__ and not _asks(module) and "softmax(" in _source(type(module).forward)
+        if "Attention" in type(module).__name__
+        and not _uses_interface(module)
+        and "softmax(" in _source(type(module).forward)
     }
     return sorted(names)
 
 
-def refused(module: nn.Module) -> str | None:
-    """What this module adds to attention that a graph has no place for; None if nothing is known."""
+def unsupported(module: nn.Module) -> str | None:
+    """What this module adds to attention that is not supported over a graph; None if nothing is known."""
     if getattr(module, "config", None) is None:
-        return "holds no configuration"
+        return "has no configuration"
     if getattr(module, "attn_logit_softcapping", None):
         return "caps its scores (softcap)"
     if getattr(module, "sinks", None) is not None:
@@ -89,12 +91,12 @@ def refused(module: nn.Module) -> str | None:
 
 
 def attention_layers(model: nn.Module) -> list[Site]:
-    """What each attention module of a sparsified model does: its role, its graph, and how often that has run."""
+    """The attention modules of a sparsified model, each with its role, its graph and the number of calls."""
     return [site for module in model.modules() if (site := getattr(module, SITE, None)) is not None]
 
 
 def has_window(module: nn.Module) -> bool:
-    """Whether the model's configuration limits this layer, and not all, to a window of tokens around each."""
+    """Whether the model's configuration gives this layer a sliding window, or another kind of local attention."""
     types: Any = getattr(getattr(module, "config", None), "layer_types", None) or []
     index = getattr(module, "layer_idx", None)
     return isinstance(index, int) and index < len(types) and types[index] not in {"full_attention", "attention"}
@@ -115,7 +117,7 @@ def _role(path: str, module: Any, is_encoder_decoder: bool) -> Role:
     return "self"
 
 
-def _asks(module: nn.Module) -> bool:
+def _uses_interface(module: nn.Module) -> bool:
     return "get_interface(" in _source(type(module).forward)
 
 

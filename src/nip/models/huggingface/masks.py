@@ -1,8 +1,8 @@
-"""What a Hugging Face model asks of its masks, noted once for a forward pass.
+"""The mask function of sparsified Hugging Face models: a compact `Mask` in place of one of tokens × tokens.
 
-Transformers asks the mask function once for every forward pass (and kind of layer), and hands what it returns to the
-attention function of every layer. It returns a `Mask`: which tokens are real, whether attention is causal, where the
-queries begin. Only a layer that stays dense makes a mask of tokens × tokens of it, once for all such layers.
+Transformers calls the mask function once per forward pass (and kind of layer), and passes its result to the attention
+function of every layer. A `Mask` says which tokens are real, whether attention is causal, and where the queries start.
+Only layers that stay dense expand it to tokens × tokens, once for all of them.
 """
 
 from __future__ import annotations
@@ -28,54 +28,54 @@ _PLAIN = (causal_mask_function, bidirectional_mask_function)
 
 @dataclass(eq=False)
 class Mask:
-    """What one forward pass says about who may attend to whom, beside the graph."""
+    """Which pairs of tokens may attend in one forward pass, in addition to the graph."""
 
     causal: bool
     padding: Tensor | None
-    """(batch, keys) bool, True where a key is real; None if all are."""
+    """(batch, keys) bool, True at real keys; None if all are."""
     segments: Tensor | None = None
-    """(batch, tokens) integer: packed documents."""
+    """(batch, tokens) integer: the document of each token in packed inputs."""
     special: bool = False
-    """The model's mask says more than the other fields: a window, or a rule of its own."""
+    """The model's mask has more than the other fields: a sliding window, or a rule of its own."""
     q_offset: Any = 0
     kv_offset: int = 0
     arguments: dict[str, Any] = field(default_factory=dict, repr=False)
     _dense: list[Tensor | None] = field(default_factory=list, repr=False)
     ndim = 4
-    """Generation with a static cache makes masks ahead, and tells made ones from the user's by their dimensions."""
+    """Generation with a static cache recognizes prepared masks by their number of dimensions."""
 
     @property
     def shape(self) -> torch.Size:
-        """(batch, tokens) of a mask from `packed`: transformers reads the number of keys from it."""
+        """(batch, tokens) of a mask from `packed`, from which transformers takes the number of keys."""
         assert self.segments is not None
         return self.segments.shape
 
     def contiguous(self) -> Mask:
-        """Itself: generation asks for this of masks that it made ahead."""
+        """Itself: generation calls this on prepared masks."""
         return self
 
     def dense(self) -> Tensor | None:
-        """The mask that torch's dense attention takes, as transformers makes it; made once."""
+        """The mask of dense attention, as transformers makes it; made once."""
         if not self._dense:
             self._dense.append(sdpa_mask(**self.arguments))
         return self._dense[0]
 
     @property
-    def follows(self) -> bool:
-        """Whether the queries follow on tokens whose keys were kept."""
+    def has_cache(self) -> bool:
+        """Whether there are cached keys before the queries."""
         return not isinstance(self.q_offset, int) or self.q_offset > 0
 
     def pairs(self) -> Tensor:
-        """(batch, 1, queries, keys) bool: who may attend to whom, written out."""
+        """The mask as a tensor of shape (batch, 1, queries, keys), bool."""
         skips = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         mask: Tensor = sdpa_mask(**{**self.arguments, **skips})
         return mask
 
 
 def packed(segment_ids: Tensor) -> Mask:
-    """The ``attention_mask`` for a sparsified encoder whose inputs hold several documents each.
+    """The ``attention_mask`` of a sparsified encoder for inputs of several packed documents.
 
-    Transformers itself knows packed documents in causal models only.
+    Transformers itself supports packed documents in causal models only.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def mask_function(
     local_size: int | None = None,
     **more: Any,
 ) -> Mask:
-    """Note what the model asks of its mask; the parameters are those of transformers' `sdpa_mask`."""
+    """The mask of a forward pass; the parameters are those of transformers' `sdpa_mask`."""
     if isinstance(attention_mask, Mask):
         if attention_mask.arguments or attention_mask.segments is None:
             return attention_mask
@@ -121,7 +121,7 @@ def mask_function(
         causal, plain = mask_function is causal_mask_function, mask_function in _PLAIN
         return Mask(causal, None, attention_mask.segments, not plain, q_offset, kv_offset, arguments)
     if isinstance(q_offset, Tensor):
-        q_offset = q_offset.clone()  # a static cache counts on in place, before attention reads this
+        q_offset = q_offset.clone()  # a static cache increments it in place, before attention reads it
     arguments = {
         "q_length": q_length, "kv_length": kv_length, "q_offset": q_offset, "kv_offset": kv_offset,
         "mask_function": mask_function, "attention_mask": attention_mask, "local_size": local_size, **more,
@@ -138,20 +138,20 @@ def mask_function(
 
 
 def _segments(function: Callable[..., Any]) -> Tensor | None:
-    """The packed documents in a causal mask function that transformers put together; None if it is another.
+    """The documents of a causal mask function for packed inputs; None of any other mask function.
 
-    Transformers finds packed documents by their positions and hands over a function only. What it is made of can be
-    read from its closure; one that looks different is not misread, but evaluated pair by pair.
+    Transformers finds packed documents by their positions and passes a composed function only, whose components are in
+    its closure. A function that is composed otherwise is evaluated for every pair of tokens.
     """
-    parts = _closure(function).get("mask_functions")
-    if not isinstance(parts, tuple) or len(parts) != 2:
+    components = _closure(function).get("mask_functions")
+    if not isinstance(components, tuple) or len(components) != 2:
         return None
     segments: Tensor | None = None
-    for part in parts:
-        inside = _closure(part)
+    for component in components:
+        inside = _closure(component)
         if set(inside) == {"packed_sequence_mask"}:
             segments = inside["packed_sequence_mask"]
-        elif causal_mask_function not in (part, inside.get("mask_function")):  # as it is, or by positions: the same
+        elif causal_mask_function not in (component, inside.get("mask_function")):  # itself, or by positions
             return None
     return segments
 

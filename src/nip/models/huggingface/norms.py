@@ -1,8 +1,7 @@
-"""RMSNorm in the place of a Hugging Face model's LayerNorm: modules are swapped, and none of its code is copied.
+"""RMSNorm in place of a Hugging Face model's LayerNorm, by replacing modules.
 
-The model's configuration remembers it, beside its graphs, and `nip.sparsify` and `nip.from_pretrained` swap them again
-when the model is loaded. Transformers alone does not: it would fill the biases, of which RMSNorm has none, with zeros,
-warn that it did, and subtract means.
+The model's configuration notes it next to its graphs; when the model is loaded, `nip.sparsify` and
+`nip.from_pretrained` replace the modules again. Transformers alone would build LayerNorms with zero biases.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def use_rms_norm(model: Model) -> Model:
     Parameters
     ----------
     model : PreTrainedModel
-        That `nip.sparsify` has given its graphs.
+        After `nip.sparsify`.
 
     Returns
     -------
@@ -47,14 +46,14 @@ def use_rms_norm(model: Model) -> Model:
         raise ValueError(
             "Give the model to nip.sparsify before use_rms_norm: the configuration notes both in one entry."
         )
-    if not swap(model):
+    if not replace_layer_norms(model):
         raise ValueError(f"{type(model).__name__} has no LayerNorm to replace.")
     setattr(config, ENTRY, {**entry, NORM: RMS})
     return model
 
 
-def swap(model: nn.Module) -> int:
-    """Replace every LayerNorm by an RMSNorm with the same weight; how many there were."""
+def replace_layer_norms(model: nn.Module) -> int:
+    """Replace every LayerNorm by an RMSNorm with the same weight; returns their number."""
     found = [
         (parent, name, child)
         for parent in model.modules()
