@@ -222,7 +222,7 @@ def test_a_compiled_model_is_one_graph_with_the_same_result(name):
 
 
 def test_what_cannot_be_done_over_a_graph_is_refused():
-    with pytest.raises(ValueError, match="does not write its probabilities out"):
+    with pytest.raises(ValueError, match="does not return its weights"):
         sparse(BERT)(IDS, output_attentions=True)
     capped = Gemma2ForCausalLM(Gemma2Config(**{**TEXT, **GROUPED, "head_dim": 8}))
     with pytest.raises(ValueError, match=r"layers.0.self_attn of Gemma2ForCausalLM caps its scores \(softcap\)"):
@@ -232,7 +232,7 @@ def test_what_cannot_be_done_over_a_graph_is_refused():
         unknowing(IDS)
     with pytest.raises(ValueError, match=r"SelfAttention is causal.* give nip\.sparsify its max_tokens"):
         sparse(FAMILIES["t5"], decoder=True)
-    with pytest.raises(ValueError, match="laid out for 20 tokens, and the input has 26"):
+    with pytest.raises(ValueError, match="built for 20 tokens, and the input has 26"):
         sparse(LLAMA, max_tokens=20)(IDS)
 
 

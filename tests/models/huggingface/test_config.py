@@ -59,7 +59,7 @@ def test_a_graph_that_grows_is_a_corner_of_the_longest(name):
     family = layer_graph(name, 4)
     for n in (3, 16, 30):
         assert family.graph(4 * n, max_tokens=120) == corner(pattern(name, 30), n)
-    with pytest.raises(ValueError, match="laid out for 120 tokens, and the input has 121"):
+    with pytest.raises(ValueError, match="built for 120 tokens, and the input has 121"):
         family.graph(121, max_tokens=120)
 
 
