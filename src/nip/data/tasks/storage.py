@@ -1,12 +1,9 @@
-"""Splits on disk: flat arrays that are mapped into memory, and a manifest that says what they are.
+"""A task's data on disk: flat arrays per split, memory-mapped for reading, and a manifest.
 
-``<data>/<task>/`` holds, per split, ``<split>.tokens.npy`` (all token ids, one sequence after the other),
-``<split>.offsets.npy`` (where each begins and ends in them), ``<split>.labels.npy`` and, where single tokens have
-labels, ``<split>.targets.npy``; and ``manifest.json``. `nip.data.tasks.storage` writes it. Nothing in it is executed.
-
-Write a task's splits: in bounded memory, all or nothing.
-
-The folder is written under another name and renamed at the end: it is there as a whole or not at all.
+``<data>/<task>/`` has, per split, ``<split>.tokens.npy`` (all token ids, one sequence after the other),
+``<split>.offsets.npy`` (where each sequence begins, and the end), ``<split>.labels.npy`` and, if tokens have labels,
+``<split>.targets.npy``; and ``manifest.json``. Nothing in it is executed. It is written in bounded memory, under
+another name that is changed at the end, so the folder is either complete or missing.
 """
 
 from __future__ import annotations
@@ -28,14 +25,15 @@ from nip.atomic import locate, replacing
 from nip.data.tasks.examples import CHUNK, Examples
 from nip.data.tasks.registry import SPLITS, TASKS, Task, find_task
 from nip.locations import data_folder
-from nip.runs.folder import file_sha256, write_json
+from nip.runs.folder import check_same_run, file_sha256, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+DAY = 86400  # seconds
 
 
 def parts(task: Task) -> dict[str, np.dtype[Any]]:
-    """The files of a split and their types, the smallest that hold what the task can have.
+    """The arrays of a split and their dtypes, the smallest for the task's values.
 
     Examples
     --------
@@ -52,9 +50,9 @@ def parts(task: Task) -> dict[str, np.dtype[Any]]:
 
 
 def open_split(task_name: str, split: str, folder: Path | None = None) -> Examples:
-    """Open one split of a task, mapped into memory: examples are read when they are asked for.
+    """Open one split of a task, memory-mapped: examples are read on access.
 
-    Sizes, types and offsets are checked against the manifest; `verify` reads every byte.
+    Sizes, dtypes and offsets are checked; `verify` checks every byte.
 
     Parameters
     ----------
@@ -63,14 +61,18 @@ def open_split(task_name: str, split: str, folder: Path | None = None) -> Exampl
     split : str
         ``train``, ``dev`` or ``test``.
     folder : Path, optional
-        The data folder, which holds one folder per task; by default `nip.data.data_folder`.
+        The data folder, with one folder per task; by default `nip.data.data_folder`.
+
+    Returns
+    -------
+    Examples
 
     Raises
     ------
     ValueError
-        If there is no such task or split, or the folder is damaged or of another format.
+        If there is no such task or split, or the data is damaged or has another format version.
     FileNotFoundError
-        If the data is not there; the message says which command makes it.
+        If there is no data; the message has the command that makes it.
     """
     task = find_task(task_name)
     if split not in SPLITS:
@@ -92,14 +94,14 @@ def open_split(task_name: str, split: str, folder: Path | None = None) -> Exampl
 
 
 def read_manifest(task_name: str, folder: Path | None = None) -> dict[str, Any]:
-    """What the data folder says of a task's data: source, parameters, token names, and per split counts and checksums.
+    """The manifest of a task's data: source, parameters, token names, and per split counts and checksums.
 
     Raises
     ------
     FileNotFoundError
-        If the data is not there; the message says which command makes it.
+        If there is no data; the message has the command that makes it.
     ValueError
-        If the manifest is damaged, of another format or of another task.
+        If the manifest is damaged, or has another format version or task.
     """
     task = find_task(task_name)
     path = data_folder(folder) / task.name / MANIFEST
@@ -129,12 +131,20 @@ def read_manifest(task_name: str, folder: Path | None = None) -> dict[str, Any]:
 
 
 def stored(task_name: str, folder: Path | None, description: Mapping[str, Any]) -> bool:
-    """Whether the data that is to be made is there already.
+    """Whether the data to be made exists.
+
+    Parameters
+    ----------
+    task_name : str
+    folder : Path or None
+        The data folder.
+    description : mapping
+        ``source`` and ``parameters`` of the data to be made.
 
     Raises
     ------
     ValueError
-        If there is data of that task, but made otherwise: the message says what differs.
+        If other data of the task exists; the message lists the differences.
     """
     home = data_folder(folder) / task_name
     if not home.exists():
@@ -144,21 +154,13 @@ def stored(task_name: str, folder: Path | None, description: Mapping[str, Any]) 
     except FileNotFoundError:
         raise not_ours(home) from None
     there, wanted = ({"source": each.get("source"), **each.get("parameters", {})} for each in (manifest, description))
-    differing = [
-        f"{key} is {there.get(key)!r} there and {wanted.get(key)!r} here"
-        for key in dict.fromkeys([*wanted, *there])
-        if there.get(key) != wanted.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{home} holds other {task_name} data: {'; '.join(differing)}. "
-            f"--overwrite replaces it, --output-dir names another folder."
-        )
+    mend = "--overwrite replaces it, --output-dir names another folder."
+    check_same_run(home, there, wanted, what=f"{task_name} set", mend=mend)
     return True
 
 
 def task_in(folder: Path) -> str | None:
-    """The task whose data lies in the folder itself, as the manifest there says; None if there is something else."""
+    """The task whose data is in the folder itself; None if it has no manifest of a task."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError):
@@ -168,17 +170,17 @@ def task_in(folder: Path) -> str | None:
 
 
 def verify(task_name: str, folder: Path | None = None) -> dict[str, int]:
-    """Read every byte of a task's data: checksums, token ids, and for ListOps the value of every expression.
+    """Check all files of a task's data: checksums, token ids, and for ListOps the value of every expression.
 
     Returns
     -------
     dict of str to int
-        Examples per split, all sound.
+        Examples per split.
 
     Raises
     ------
     ValueError
-        At the first thing that is wrong, naming the file.
+        At the first error; the message names the file.
     """
     task = find_task(task_name)
     home = data_folder(folder) / task.name
@@ -204,7 +206,7 @@ def verify(task_name: str, folder: Path | None = None) -> dict[str, int]:
 
 
 def ids_outside(examples: Examples) -> str | None:
-    """What is wrong with the token ids (and the labels of single tokens) of a split, or None if nothing is."""
+    """What is wrong with the token ids and targets of a split, as a phrase; None if nothing is."""
     task, tokens, targets = examples.task, examples.tokens, examples.targets
     legal = range(task.vocab_size) if examples.foreign else task.ids
     low, high = int(tokens.min()), int(tokens.max())
@@ -216,7 +218,7 @@ def ids_outside(examples: Examples) -> str | None:
 
 
 def _only_empty_texts(examples: Examples) -> bool:
-    """Whether every 0 is the single token of a text without a byte."""
+    """Whether every 0 is the single token of an empty text."""
     if examples.task.kind != "bytes":
         return False
     tokens, starts = examples.tokens, examples.offsets[:-1]
@@ -251,11 +253,8 @@ def _damaged(path: Path, why: str) -> ValueError:
 
 
 def not_ours(home: Path) -> ValueError:
-    """The error that refuses a folder which is not a task's data."""
+    """The error for a folder that is not a task's data."""
     return ValueError(f"{home} exists and holds no data of nip. Choose another folder with --output-dir, or remove it.")
-
-
-DAY = 86400  # seconds
 
 
 def write_task(
@@ -266,29 +265,34 @@ def write_task(
     task: Task | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write all splits of a task and their manifest, all or nothing.
+    """Write all splits of a task and their manifest, atomically.
 
     Parameters
     ----------
     splits : mapping of str to Examples, or to iterables of Examples
-        The train, dev and test splits of one task, each whole or in chunks that are written as they come. They are
-        taken in this order, one after the other.
+        The train, dev and test splits of one task, each as `Examples` or in chunks, which are written as they are made.
+        They are taken in this order.
     folder : Path, optional
         The data folder; the task gets a folder of its own in it.
     description : mapping
-        What the manifest says beside sizes and checksums: ``source``, ``parameters``, ``split_rule``, ``licence``.
+        Further entries of the manifest: ``source``, ``parameters``, ``split_rule``, ``licence``.
     task : Task, optional
-        The task; needed where the train split comes in chunks.
+        Required if the train split comes in chunks.
     overwrite : bool, default=False
-        Replace data that is there, with the official files that were written beside it.
+        Replace existing data, and the official files in its folder.
+
+    Returns
+    -------
+    Path
+        The folder of the task.
 
     Raises
     ------
     ValueError
-        If there is a folder of that name and `overwrite` is false, or it holds anything else; or if a split is empty
-        or holds labels, token ids or images that the task cannot have.
+        If the folder exists and `overwrite` is false, or it contains anything else; or if a split is empty or has
+        labels, token ids or images that the task cannot have.
     OSError
-        If the disk is full, or the folder cannot be written. What was there stays.
+        If the disk is full, or the folder cannot be written. Existing data stays.
     """
     if task is None:
         assert isinstance(splits["train"], Examples), "chunks do not say which task they are of"
@@ -327,7 +331,7 @@ def write_task(
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
-            if str(error.filename).startswith(str(partial)):  # a name that is gone by now
+            if str(error.filename).startswith(str(partial)):  # a name that no longer exists
                 error.filename = str(home)
             locate(error, home)
         raise
@@ -346,9 +350,9 @@ def _require_replaceable(home: Path, task: Task, *, overwrite: bool) -> None:
 
 
 def _remove_abandoned(home: Path) -> None:
-    """Remove what killed processes left beside the folder; a day old, so that it is nobody's work in progress.
+    """Remove what killed processes left next to the folder, if it is a day old, so not in use.
 
-    A set that one had moved away, without another in its place yet, gets its name back.
+    A data set that was moved away before its replacement was in place gets its name back.
     """
     replaced = sorted(home.parent.glob(f".{home.name}.*.replaced"), key=lambda left: left.stat().st_mtime)
     if replaced and not home.exists():
@@ -359,7 +363,7 @@ def _remove_abandoned(home: Path) -> None:
 
 
 def _write_split(task: Task, name: str, pieces: Iterable[Examples], folder: Path) -> tuple[dict[str, Any], bool]:
-    """Append the chunks of a split to its files; what the manifest says of them, and whether their ids are foreign."""
+    """Append the chunks of a split to its files; returns its entry of the manifest, and whether its ids are foreign."""
     types = parts(task)
     examples = tokens = 0
     foreign = False
@@ -383,7 +387,7 @@ def _write_split(task: Task, name: str, pieces: Iterable[Examples], folder: Path
 
 
 def _check(task: Task, name: str, piece: Examples, before: int) -> None:
-    """Refuse what the task cannot have, naming the example; `before` examples of the split came earlier."""
+    """Raise ValueError for values that the task cannot have; `before` is the number of earlier examples."""
     assert piece.task == task and (piece.targets is not None) == task.targets
     assert piece.offsets[0] == 0 and piece.offsets[-1] == piece.tokens.size
     where = f"The {name} split of {task.name}"
@@ -406,7 +410,7 @@ def _check(task: Task, name: str, piece: Examples, before: int) -> None:
 
 
 class _ArrayFile:
-    """A one-dimensional ``.npy`` file that is appended to; its header is written anew at the end."""
+    """A one-dimensional ``.npy`` file that grows; its header is rewritten at the end."""
 
     def __init__(self, file: IO[bytes], kind: np.dtype[Any]) -> None:
         self.file = file
@@ -420,7 +424,7 @@ class _ArrayFile:
 
     def finish(self) -> None:
         self.file.seek(0)
-        # numpy leaves room for any length of the first axis, so the header's own length does not change
+        # numpy pads the header for any length of the first axis, so its size does not change
         assert self._write_header() == self.begin
         self.file.seek(0, 2)
 

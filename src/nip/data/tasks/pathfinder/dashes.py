@@ -1,9 +1,9 @@
-"""What a dash of Pathfinder looks like in every direction that it can take: tables for the kernel.
+"""The dashes of Pathfinder in every direction, as tables for the kernel.
 
-A picture is drawn from dashes of two pixels, drawn at twice the resolution and scaled down with a Lanczos window. Every
-dash lies in one of some 380 directions: a contour begins at a whole degree, and goes on towards one of the pixels on a
-circle. So pictures, forbidden zones and turning weights are computed once. All entries are integers: nothing that is
-drawn from them depends on how a machine rounds.
+A picture is composed of dashes of two pixels, drawn at twice the resolution and scaled down with a Lanczos window. A
+dash has one of some 380 directions: a contour begins at an integer degree and continues towards one of the pixels on a
+circle. So stamps, forbidden zones and turning weights are computed once. All entries are integers, so the pictures do
+not depend on a machine's rounding.
 
 The geometry is that of the published generator (Linsley et al., arXiv 1805.08315; Kim, Linsley et al., arXiv
 1906.01558) with the parameters that Long Range Arena states for 32 × 32 pixels (arXiv 2011.04006, data/pathfinder.py).
@@ -23,15 +23,15 @@ LENGTH = 2  # pixels of a dash
 MARGIN = 1  # pixels kept free around it
 SCALE = 2  # finer pixels per pixel while drawing
 MARKER_RADIUS = 1.5  # pixels
-CONTINUITY = 1.0  # how strongly a turn of a given angle is avoided
+CONTINUITY = 1.0  # how strongly turns are avoided
 THICKNESS = 0.5  # pixels
 
 STEP = LENGTH + MARGIN  # from a pivot to the head of its dash
 PITCH = LENGTH + 2 * MARGIN  # from a pivot to the next
-REACH = LENGTH + 1 + MARGIN  # a stamp holds the pixels up to this distance: (2 · REACH + 1) squared
+REACH = LENGTH + 1 + MARGIN  # a stamp is a square of 2 · REACH + 1 pixels
 DEGREES = 360
 WEIGHT = 4096  # a turning weight of 1
-EPSILON = 1e-9  # far below any true distance of a coordinate from an integer, far above rounding
+EPSILON = 1e-9  # below the distance of any coordinate from an integer, above rounding errors
 
 Array = NDArray[Any]
 
@@ -43,16 +43,16 @@ class Dashes:
     Parameters
     ----------
     turns : ndarray of shape (n_turns, 2), int64
-        Row and column of the pixels that a dash's head can have, seen from its pivot; in ascending order.
+        Row and column of the possible heads of a dash, relative to its pivot; in ascending order.
     lines, zones : ndarray of shape (n_directions, 9, 9), uint8
-        Brightness of a dash, and the zone that other dashes must leave to it, around the pixel that it is drawn from:
-        its tail in the first 360 directions, its head in the others.
+        Brightness of a dash, and the zone that other dashes must avoid, around the pixel that it is drawn from: its
+        tail in the first 360 directions, its head in the others.
     heads, pivots, onward : ndarray of shape (n_directions, 2), int64
-        A first dash's head and the pivot that it would have had, from its tail; the next pivot from the present one.
+        Head and virtual pivot of a first dash, relative to its tail; the next pivot, relative to the present one.
     weights : ndarray of shape (n_directions, n_turns), int64
-        How likely each turn is after a dash in that direction, 0 … 4096.
+        Weight of each turn after a dash in a direction, 0 … 4096.
     solid : ndarray of shape (360, n_solid, 2), int64
-        The pixels of a first dash's zone, as seen from its tail; `n_solid` of them count.
+        The pixels of a first dash's zone, relative to its tail; the first `n_solid` count.
     n_solid : ndarray of shape (360,), int64
     marker : ndarray of shape (9, 9), uint8
         Brightness of a round marker.
@@ -104,7 +104,7 @@ def ahead(angle: Array | float, distance: float) -> Array:
 
 
 def _fine_line(angle: float) -> Array:
-    """A dash from the centre, one finer pixel thin; ndarray of shape (17, 17), 0 or 255."""
+    """A dash from the centre, one fine pixel wide; ndarray of shape (17, 17), 0 or 255."""
     centre = SCALE * REACH
     image = np.zeros((2 * centre + 1, 2 * centre + 1), np.uint8)
     rows, columns = ahead(angle, SCALE * LENGTH)
@@ -120,7 +120,7 @@ def _fine_line(angle: float) -> Array:
 
 
 def _dilate(image: Array, radius: int) -> Array:
-    """Every pixel becomes the brightest within `radius` (a disc)."""
+    """Dilation with a disc: every pixel becomes the maximum within `radius`."""
     n = len(image)
     padded = np.pad(image, radius)
     out = np.zeros_like(image)
@@ -133,7 +133,7 @@ def _dilate(image: Array, radius: int) -> Array:
 
 
 def _shrink(image: Array, size: int) -> Array:
-    """A square picture scaled down with Lanczos' window of three lobes, rows and columns each rounded to 0 … 255."""
+    """A square picture scaled down with a Lanczos window of three lobes, rounded to 0 … 255 after each axis."""
     n = len(image)
     ratio = n / size
     centres = (np.arange(size) + 0.5) * ratio
@@ -146,9 +146,9 @@ def _shrink(image: Array, size: int) -> Array:
 
 
 def _solid(zones: Array) -> tuple[Array, Array]:
-    """Offsets of the wholly occupied pixels of each zone in a window of 7 × 7 around the pixel before the tail."""
+    """Offsets of the fully occupied pixels of each zone in a window of 7 × 7 around the pixel before the tail."""
     n = 2 * STEP + 1
-    # the published generator puts the tail one pixel off the middle of this window, which only moves first dashes
+    # the published generator has the tail one pixel off the centre of this window, which only moves first dashes
     window = zones[:, REACH - STEP - 1 : REACH - STEP - 1 + n, REACH - STEP - 1 : REACH - STEP - 1 + n] == 255
     places = [np.argwhere(each) - STEP for each in window]
     solid = np.zeros((len(places), max(map(len, places)), 2), np.int64)
@@ -158,7 +158,7 @@ def _solid(zones: Array) -> tuple[Array, Array]:
 
 
 def _marker() -> Array:
-    half = 4  # pixels on each side; the disc and the ringing of the window around it
+    half = 4  # pixels on each side: the disc and the ringing around it
     fine = SCALE * half
     places = np.arange(SCALE * (2 * half + 1)) - fine
     disc = places[:, None] ** 2 + places[None, :] ** 2 <= (SCALE * MARKER_RADIUS) ** 2
