@@ -95,7 +95,7 @@ def test_every_form_gives_the_same_reviews(write, rule, tmp_path):
     assert ("dev is the test part" in manifest["split_rule"]) == (rule == "test-as-dev")
     assert not build("text", tmp_path / "data", origin=str(tmp_path / "files"), split_rule=rule)
     other = "carved" if rule == "test-as-dev" else "test-as-dev"
-    with pytest.raises(ValueError, match="holds other text data: split_rule"):
+    with pytest.raises(ValueError, match="holds another text set: split_rule"):
         build("text", tmp_path / "data", origin=str(tmp_path / "files"), split_rule=other)
 
 
