@@ -1,8 +1,11 @@
 """Read pickles of arrays and numbers without unpickling: nothing that a file names is imported or called.
 
-A pickle is a program for a small stack machine. This is that machine for the part that numpy arrays, numbers, text and
-plain containers need; the few numpy names that such pickles hold stand for pieces of this file, and any other name is
-refused. The elements of an outermost list are handed on as they come, so a large list is never held as a whole.
+A pickle is a program for a small stack machine. This module is that machine for the instructions that numpy arrays,
+numbers, text and plain containers need. The few names that such pickles contain stand for functions of this module; any
+other name is refused. The elements of an outermost list are yielded one by one, so a large list is never in memory.
+
+An allow-list on `pickle.Unpickler` does not replace it: the unpickler builds the full list, gets cached extension codes
+past ``find_class``, and allocates gigabytes for nine bytes that use a large memo index.
 """
 
 from __future__ import annotations
@@ -16,33 +19,37 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-_KEPT = 1024  # bytes: longer strings are forgotten once the example that they belong to is handed on
+_KEPT = 1024  # bytes: the memo drops longer strings after the element that they belong to
 
 
 def elements(path: Path) -> Iterator[Any]:
-    """The elements of the list that a pickle holds, one after the other, in bounded memory.
+    """The elements of a pickled list, one by one, in bounded memory.
 
     Parameters
     ----------
     path : Path
-        A file that ``pickle.dump`` wrote, by any protocol, under any version of numpy, in Python 2 or 3.
+        A file that ``pickle.dump`` wrote, with any protocol, any version of numpy, Python 2 or 3.
+
+    Yields
+    ------
+    object
 
     Raises
     ------
     ValueError
-        If the file is truncated or no pickle, does not hold a list, or names anything but numpy arrays and numbers:
-        the message has the name.
+        If the file is truncated, not a pickle, not of a list, or names anything but numpy arrays and numbers; the
+        message has the name.
     FileNotFoundError
         If there is no such file.
     """
-    last = yield from _read(path, handing_on=True)
+    last = yield from _read(path, streaming=True)
     if not isinstance(last, list):
         raise ValueError(f"{path} holds no list but {_kind(last)}.")
 
 
 def load(path: Path) -> Any:
-    """The object that a pickle holds, as a whole. Strings of Python 2 become bytes. Raises as `elements`."""
-    reading = _read(path, handing_on=False)
+    """The pickled object; strings of Python 2 become bytes. Raises as `elements`."""
+    reading = _read(path, streaming=False)
     while True:
         try:
             next(reading)
@@ -52,20 +59,20 @@ def load(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that a pickle may hold, and what stands for it here."""
+    """An allowed name, and the function that stands for it; None for a class that is only referred to."""
 
     make: Callable[..., Any] | None = None
 
 
 class _Array:
-    """An array before its contents have come, and where the memo has it."""
+    """An array before its content is read, and its index in the memo."""
 
     place: int | None = None
 
 
 @dataclass
 class _Type:
-    """A type of numbers, and its byte order once that has come."""
+    """A dtype of numbers; its byte order is read later."""
 
     code: str
     order: str = "="
@@ -76,11 +83,11 @@ class _Type:
 
 
 class _RefusedError(Exception):
-    """What is in a pickle but may not be; the message names it."""
+    """Something that is not allowed; the message names it."""
 
 
 class _Bounded:
-    """A file of which no more bytes are asked for than there are, whatever lengths it claims."""
+    """A file that refuses to read more bytes than it has, whatever lengths a pickle states."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file = file
@@ -102,13 +109,13 @@ class _Bounded:
         return self.size - self.left
 
 
-def _read(path: Path, *, handing_on: bool) -> Generator[Any, None, Any]:
-    """Run the file; yields the elements of the outermost list if asked to, and returns what it holds in the end."""
+def _read(path: Path, *, streaming: bool) -> Generator[Any, None, Any]:
+    """Run the file; yields the elements of the outermost list if `streaming`, and returns the object at the end."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}.")
     with path.open("rb") as file:
         try:
-            return (yield from _Machine(handing_on=handing_on).run(_Bounded(file, path.stat().st_size)))
+            return (yield from _Machine(streaming=streaming).run(_Bounded(file, path.stat().st_size)))
         except _RefusedError as refused:
             raise ValueError(
                 f"{path} holds {refused}, which is refused: only numpy arrays, numbers, text and plain containers are "
@@ -119,13 +126,13 @@ def _read(path: Path, *, handing_on: bool) -> Generator[Any, None, Any]:
 
 
 class _Machine:
-    def __init__(self, *, handing_on: bool) -> None:
-        self.handing_on = handing_on
+    def __init__(self, *, streaming: bool) -> None:
+        self.streaming = streaming
         self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []  # the stacks below each mark
+        self.marked: list[list[Any]] = []  # the stack below each mark
         self.memo: dict[int, Any] = {}
-        self.remembered = 0  # entries that the memo ever had
-        self.fresh: list[int] = []  # places filled since elements were last handed on
+        self.memorized = 0  # number of entries that the memo ever had
+        self.fresh: list[int] = []  # indices filled since the last element was yielded
         self.outermost: list[Any] | None = None
 
     def run(self, file: Any) -> Generator[Any, None, Any]:
@@ -148,7 +155,7 @@ class _Machine:
             elif name in _STEPS:
                 _STEPS[name](self, argument)
             elif name not in ("PROTO", "FRAME"):
-                # INST and the like hold a name too
+                # the argument of INST and the like is a name
                 held = f" {argument.replace(' ', '.')!r}" if isinstance(argument, str) else ""
                 raise _RefusedError(f"the instruction {name}{held}")
         raise ValueError("it ends too early")
@@ -158,7 +165,7 @@ class _Machine:
 
     def push_list(self) -> None:
         self.push([])
-        if self.handing_on and self.outermost is None and len(self.stack) == 1 and not self.marked:
+        if self.streaming and self.outermost is None and len(self.stack) == 1 and not self.marked:
             self.outermost = self.stack[0]
 
     def mark(self) -> None:
@@ -181,13 +188,13 @@ class _Machine:
         _require(self.stack[-1], dict).update(_pairs(items))
 
     def put(self, place: int | None) -> None:
-        place = self.remembered if place is None else place
+        place = self.memorized if place is None else place
         if place not in self.memo:
-            self.remembered += 1
+            self.memorized += 1
         held = self.memo[place] = self.stack[-1]
         if isinstance(held, _Array):
             held.place = place
-        if self.handing_on:
+        if self.streaming:
             self.fresh.append(place)
 
     def reduce(self) -> None:
@@ -218,7 +225,7 @@ class _Machine:
         return self.since_mark() if name == "APPENDS" else self.last(1)
 
     def _forget(self) -> None:
-        """Let go of the arrays that were handed on."""
+        """Drop the arrays of the yielded elements from the memo."""
         for place in self.fresh:
             if place in self.memo and not _light(self.memo[place]):
                 del self.memo[place]
@@ -256,7 +263,7 @@ def _one_of(value: str, values: str) -> str:
 
 
 def _light(value: Any) -> bool:
-    """Whether the memo may keep a value: text, numbers, types, and short tuples of these."""
+    """Whether the memo keeps a value: text, numbers, dtypes, and short tuples of these."""
     atoms = value[:8] if isinstance(value, tuple) else (value,)
     small = all(
         isinstance(atom, int | float | str | _Name | _Type | None) or (isinstance(atom, bytes) and len(atom) <= _KEPT)
@@ -313,7 +320,7 @@ for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
     _NAMES[f"{_core}.multiarray scalar"] = _Name(_scalar)
     _NAMES[f"{_core}.numeric _frombuffer"] = _Name(_filled)
 
-# Instructions that push a value, and those that work on the stack: numbers, text, containers, the memo, and the names.
+# Instructions that push a value, and those that change the stack.
 _VALUES: dict[str, Callable[[Any], Any]] = {
     "NONE": lambda _: None,
     "NEWTRUE": lambda _: True,
@@ -326,7 +333,7 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("FLOAT", "BINFLOAT"), float),
     **dict.fromkeys(("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"), str),
     **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), bytes),
-    # text and bytes were one in Python 2
+    # text and bytes were one type in Python 2
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), lambda text: text.encode("latin1")),
 }
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
