@@ -24,7 +24,7 @@ def test_the_ends_solve_wilsons_equation(counts):
         assert high == pytest.approx(brentq(distance, max(share, 1e-9), 1, xtol=1e-14), abs=1e-9)
 
 
-def test_learnt_means_above_every_baseline_with_certainty():
+def test_learned_means_above_every_baseline_with_certainty():
     baselines = {"commonest_label": 0.17, "root_operator": 0.36}
     assert learned((0.361, 0.4), baselines)
     assert not learned((0.359, 0.5), baselines)

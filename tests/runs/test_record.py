@@ -24,15 +24,15 @@ def test_a_finished_run_is_read_completely(tmp_path):
     assert (run.last_step, run.last_seconds) == (200, 80.0)
 
 
-def test_learnt_means_above_the_best_baseline_with_the_whole_interval(tmp_path):
+def test_learned_means_above_the_best_baseline_with_the_whole_interval(tmp_path):
     run = read_record(write_run(tmp_path, small_config(), correct=780, baselines={"root_operator": 0.3688}))
-    assert run.result.learnt is True
+    assert run.result.learned is True
     run = read_record(write_run(tmp_path, small_config(seed=1), correct=780, baselines={"root_operator": 0.3689}))
-    assert run.result.learnt is False
+    assert run.result.learned is False
     run = read_record(write_run(tmp_path, small_config(seed=2), correct=780, interval=None))
-    assert run.result.learnt is None
+    assert run.result.learned is None
     run = read_record(write_run(tmp_path, small_config(seed=3), correct=780, baselines={}))
-    assert (run.result.bar, run.result.learnt) == (None, None)
+    assert (run.result.bar, run.result.learned) == (None, None)
 
 
 def test_an_unfinished_run_keeps_all_but_the_line_that_was_cut_off(demo):

@@ -52,15 +52,15 @@ def test_one_seed_against_several_has_no_interval(tmp_path):
     assert any("too few seeds" in note for note in find(read)[0].notes)
 
 
-def test_the_sentence_says_who_learnt(demo):
+def test_the_sentence_says_who_learned(demo):
     (finding,) = find(find_records([demo]))
     assert finding.sentence == (
         "On listops, hypercube reached 39.5 % (95 % interval 37.4–41.7) and local reached 35.0 % (95 % interval "
-        "32.9–37.1); knowing only the root operator gives 36.3 %, so only hypercube has learnt more than that."
+        "32.9–37.1); knowing only the root operator gives 36.3 %, so only hypercube has learned more than that."
     )
     assert finding.notes == (
         "hypercube leads local by 4.5 points (95 % interval +1.5 to +7.5): more than chance alone would give.",
-        "One seed says nothing about how much another seed would change the figure.",
+        "One seed does not show how much the result varies between seeds.",
         "1 unfinished run is shown below but not compared.",
     )
 
@@ -68,14 +68,14 @@ def test_the_sentence_says_who_learnt(demo):
 @pytest.mark.parametrize(
     ("correct", "said"),
     [
-        ((700, 720), "so neither has been shown to have learnt more than that."),
-        ((800, 820), "so both have learnt more than that."),
-        ((700, 710, 720), "so none has been shown to have learnt more than that."),
-        ((700,), "so it has not been shown to have learnt more than that."),
-        ((800, 810, 700), "so only softmax and hypercube have learnt more than that."),
+        ((700, 720), "so neither has been shown to have learned more than that."),
+        ((800, 820), "so both have learned more than that."),
+        ((700, 710, 720), "so none has been shown to have learned more than that."),
+        ((700,), "so it has not been shown to have learned more than that."),
+        ((800, 810, 700), "so only softmax and hypercube have learned more than that."),
     ],
 )
-def test_above_chance_is_not_learnt(tmp_path, correct, said):
+def test_above_chance_is_not_learned(tmp_path, correct, said):
     models = ("hypercube", "softmax", "local")
     read = runs(tmp_path, *(({"model": m}, {"correct": c}) for m, c in zip(models, correct, strict=False)))
     assert find(read)[0].sentence.endswith(said)
@@ -95,8 +95,8 @@ def test_of_many_groups_the_first_and_the_last_are_spelt_out(tmp_path):
     (finding,) = find(read)
     assert finding.sentence.startswith("On listops, of 8 settings hypercube reached 45.0 % (")
     assert "and, last, expander reached 31.0 %" in finding.sentence and "bigbird" not in finding.sentence
-    learnt = sum(one.result.learnt for one in read)
-    assert 0 < learnt < 8 and f"so {learnt} of 8 runs have learnt more than that." in finding.sentence
+    learned = sum(one.result.learned for one in read)
+    assert 0 < learned < 8 and f"so {learned} of 8 runs have learned more than that." in finding.sentence
     ends = {one.label: difference(finding.groups[0], one)[1] for one in finding.groups[1:]}
     for note, sure in zip(finding.notes, (True, False), strict=False):
         assert {name for name in names if name in note.split(": ")[1]} == {
@@ -106,9 +106,9 @@ def test_of_many_groups_the_first_and_the_last_are_spelt_out(tmp_path):
 
 def test_nothing_is_claimed_without_baseline_interval_or_result(tmp_path):
     read = runs(tmp_path, ({}, {"baselines": {}}))
-    assert "without a baseline on record it cannot be said" in find(read)[0].sentence
+    assert "without a recorded baseline it is not known" in find(read)[0].sentence
     read = runs(tmp_path / "b", ({}, {"interval": None}))
-    assert "without an interval it cannot be said" in find(read)[0].sentence
+    assert "without an interval it is not known" in find(read)[0].sentence
     read = runs(tmp_path / "c", ({}, {"finished": False}))
     assert find(read)[0].sentence == "No run on listops has finished yet, so there is nothing to compare."
 
@@ -127,7 +127,7 @@ def test_seeds_are_one_group_and_other_settings_are_not(tmp_path):
     ]
     (finding,) = find(read)
     assert "hypercube, learning_rate 0.0001 reached 39.5 % (mean of 2 seeds, 39.0–40.0)" in finding.sentence
-    assert "so only hypercube, learning_rate 0.0001 (2 of 2 seeds) has learnt" in finding.sentence
+    assert "so only hypercube, learning_rate 0.0001 (2 of 2 seeds) has learned" in finding.sentence
     assert "The runs differ in more than the pattern: learning_rate (0.0001 / 0.001)." in finding.notes
 
 

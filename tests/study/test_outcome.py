@@ -99,7 +99,7 @@ def test_cut_patterns_are_marked(tmp_path):
     write_run(tmp_path, runs[0].config, name=runs[0].name)
     cut = evaluate(tmp_path, runs)
     assert accuracy_rows(cut)[0]["pattern"] == "hypercube (cut)"
-    assert "hypercube is cut: 14 vertices, whole at 16." in cut.notes
+    assert "hypercube is cut: it has 14 vertices, its native size is 16." in cut.notes
 
 
 def test_a_nip_of_zero_is_counted_openly(tmp_path):

@@ -40,11 +40,11 @@ def test_a_graph_file_stands_for_a_pattern(tmp_path, monkeypatch):
         ("hypercub", "There is no pattern 'hypercub'"),
         (" , ", "names no pattern"),
         ("local,local", "names local twice"),
-        ("local@seq_len", "Behind @ stands setting=value"),
+        ("local@seq_len", "@ must be followed by setting=value"),
         ("local@seq_len=1@seq_len=2", "names 'seq_len' twice"),
         ("local@seed=3", "--seeds sets it"),
         ("local@task=text", "--task sets it"),
-        ("local@checksum=3", "There is no setting 'checksum' for local"),
+        ("local@checksum=3", "local has no setting 'checksum'"),
     ],
 )
 def test_members_that_are_none(text, says):
@@ -78,7 +78,7 @@ def test_the_plan_on_disk_is_the_plan(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"runs": [{}]}', '{"runs": [{"name": "a"}]}', '{"runs": 3}'])
 def test_a_damaged_plan_is_refused_with_its_name(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(ValueError, match=r"plan\.json is no plan of a study"):
+    with pytest.raises(ValueError, match=r"plan\.json is not the plan of a study"):
         panel.read_plan(tmp_path)
 
 

@@ -97,7 +97,7 @@ def runs_table(runs: Sequence[RunRecord], findings: Sequence[Finding]) -> Elemen
             tested = f" of {result.n_test:,}" if result.n_test else ""
             data.append(tag("td", tag("b", format_percent(result.test_accuracy)), tag("small", ends + tested)))
             data += [tag("td", format_percent(result.baselines[k]) if k in result.baselines else DASH) for k in kinds]
-            data.append(tag("td", _learned(result.learnt), class_="text"))
+            data.append(tag("td", _learned(result.learned), class_="text"))
             dev = None if result.dev_accuracy is None else format_percent(result.dev_accuracy)
             best = None if result.best_step is None else tag("small", f"at step {result.best_step:,}")
             data.append(tag("td", dev or DASH, best))

@@ -1,1 +1,1 @@
-"""What every run leaves on disk: its folder, record, environment and log."""
+"""What a run writes to disk: its folder, record, metrics, environment and log."""

@@ -1,4 +1,4 @@
-"""What a run has achieved, beside what costs nothing to achieve."""
+"""Accuracy with its confidence interval, compared with the baselines that need no training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Z95 = 1.959963984540054
 
 
 def wilson_interval(correct: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a share, by Wilson's score method.
+    """The 95 % confidence interval of a proportion, by Wilson's score method.
 
     References
     ----------
@@ -36,9 +36,18 @@ def wilson_interval(correct: float, n: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class AccuracyCounts:
-    """How many answers were asked for and how many were right, and over the examples the sums of their squares.
+    """Numbers of answers and of correct ones, and the sums of their squares and products over the examples.
 
-    The squares tell how much more the answers of one example are alike than those of two.
+    The squares measure how strongly the answers within one example are correlated.
+
+    Parameters
+    ----------
+    right, asked : int
+        Correct answers, and all answers.
+    examples : int
+        Examples with at least one answer.
+    right_squared, asked_squared, right_asked : int
+        Sums over the examples of r², a² and r·a, with r correct answers of a.
     """
 
     right: int = 0
@@ -50,14 +59,14 @@ class AccuracyCounts:
 
     @classmethod
     def counted(cls, right: NDArray[np.int64], asked: NDArray[np.int64]) -> AccuracyCounts:
-        """Of the right and the asked answers in each example, both of shape (n,); who asks nothing is not counted."""
+        """The counts of n examples, from the correct and all answers of each, both of shape (n,)."""
         right, asked = right.astype(np.int64), asked.astype(np.int64)
         sums = (right, asked, asked > 0, right * right, asked * asked, right * asked)
         return cls(*(int(each.sum()) for each in sums))
 
     @property
     def sums(self) -> tuple[int, ...]:
-        """All six numbers; those of two sets of examples add up."""
+        """All six numbers, which are additive over sets of examples."""
         return (
             *(self.right, self.asked, self.examples),
             *(self.right_squared, self.asked_squared, self.right_asked),
@@ -68,16 +77,16 @@ class AccuracyCounts:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """Correct answers by all answers."""
         return self.right / self.asked
 
     @property
     def effective(self) -> float:
-        """How many independent answers would tell the accuracy as exactly.
+        """The effective sample size: the number of independent answers that give the same variance.
 
-        Answers within one example may be right or wrong together. The variance of the share is that of a ratio of sums
-        over the examples, which are independent: n/(n − 1) · Σ(rᵢ − p aᵢ)² / (Σ aᵢ)², with rᵢ right answers of aᵢ.
-        Where all are right, or none is, nothing tells how they hang together, and the examples are counted.
+        Answers within one example may be correlated. The accuracy p is a ratio of sums over independent examples, so
+        its variance is n/(n − 1) · Σ(rᵢ − p aᵢ)² / (Σ aᵢ)², with rᵢ correct answers of aᵢ. Where all answers are
+        correct, or none is, their correlation cannot be estimated, and the number of examples is returned.
         """
         p = self.accuracy
         if self.examples == self.asked:
@@ -90,7 +99,7 @@ class AccuracyCounts:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The accuracy's 95 % interval: Wilson's, for the number of answers that are as good as independent.
+        """The accuracy's 95 % confidence interval: Wilson's, for the effective sample size.
 
         References
         ----------
@@ -99,7 +108,7 @@ class AccuracyCounts:
 
         Examples
         --------
-        Four sequences of 100 queries each, of which all or none are answered, are worth no more than three answers:
+        Four sequences of 100 queries each, in which all or no queries are answered, count as three answers:
 
         >>> alike = AccuracyCounts.counted(np.array([100, 0, 100, 100]), np.full(4, 100))
         >>> round(alike.effective, 6), [round(end, 2) for end in alike.interval]
@@ -109,12 +118,12 @@ class AccuracyCounts:
 
 
 def learned(interval: tuple[float, float], baselines: Mapping[str, float]) -> bool:
-    """Whether even the lower end lies above every accuracy that needs no learning."""
+    """Whether the lower end of the 95 % interval is above every baseline that needs no training."""
     return interval[0] > max(baselines.values())
 
 
 def format_result(result: Mapping[str, Any]) -> str:
-    """The result in two sentences.
+    """A test result in two sentences.
 
     Examples
     --------
@@ -122,17 +131,17 @@ def format_result(result: Mapping[str, Any]) -> str:
     ...                 "dev_accuracy": 0.39, "learnt": False,
     ...                 "baselines": {"commonest_label": 0.17, "root_operator": 0.36}}))
     Test accuracy 38.0 % (95 % interval 35.9–40.1 %, 2,000 examples) with the weights of step 50.
-    Not learnt: always the commonest label gives 17.0 %, knowing only the root operator 36.0 %.
+    Not learned: always the commonest label gives 17.0 %, knowing only the root operator 36.0 %.
     """
     low, high = result["interval"]
     baselines = result["baselines"]
     known = {"commonest_label": "always the commonest label gives", "root_operator": "knowing only the root operator"}
-    beside = ", ".join(f"{known.get(name, name)} {format_percent(share)}" for name, share in baselines.items())
+    stated = ", ".join(f"{known.get(name, name)} {format_percent(share)}" for name, share in baselines.items())
     number = f"{result['n_test']:,} examples"
     if "n_answers" in result:
         number = f"{result['n_answers']:,} answers in {number}"
     return (
         f"Test accuracy {format_percent(result['test_accuracy'])} (95 % interval {100 * low:.1f}–"
         f"{format_percent(high)}, {number}) with the weights of step {result['best_step']:,}.\n"
-        f"{'Learnt' if result['learnt'] else 'Not learnt'}: {beside}."
+        f"{'Learned' if result['learnt'] else 'Not learned'}: {stated}."
     )

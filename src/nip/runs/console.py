@@ -1,4 +1,4 @@
-"""What a run says while it goes: a bar on a terminal, else a line now and then; and everything in ``run.log``."""
+"""Progress of a run on standard error, as a bar on a terminal and as lines elsewhere; everything in ``run.log``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Console:
-    """Reports to standard error and to the log file; silent where `path` is None (all processes but the first).
+    """Writes to standard error and to the log file; silent where `path` is None, in all processes but the first.
 
     Parameters
     ----------
     path : Path or None
-        The log file, which is continued.
+        The log file, to which is appended.
     total : int or None
-        Steps of the run, where they are known.
+        Steps of the run, if they are known.
     """
 
     def __init__(self, path: Path | None, total: int | None) -> None:
@@ -49,7 +49,7 @@ class Console:
             self._log.close()
 
     def say(self, text: str) -> None:
-        """Report something once."""
+        """Print a line, and write it to the log."""
         self.note(text)
         if self._bar:
             self._bar.console.print(text, highlight=False, markup=False)
@@ -57,13 +57,26 @@ class Console:
             print(text, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Write something to the log only."""
+        """Write a line to the log only."""
         if self._log:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             self._log.flush()
 
     def step(self, step: int, loss: float, accuracy: float, rate: float, left: float, best: float | None) -> None:
-        """Show where the run is: tokens a second, seconds left, best development accuracy so far."""
+        """Show the progress after a step; without a terminal a line every 30 seconds.
+
+        Parameters
+        ----------
+        step : int
+        loss, accuracy : float
+            Of the step's batch.
+        rate : float
+            Tokens per second.
+        left : float
+            Estimated seconds until the end.
+        best : float or None
+            The best development accuracy so far.
+        """
         developed = "" if best is None else f"  best dev {format_percent(best)}"
         text = (
             f"loss {loss:.4f}  accuracy {format_percent(accuracy)}{developed}  {rate:,.0f} tokens/s  "

@@ -1,4 +1,4 @@
-"""On what a run ran: what decides whether another machine gives the same bits."""
+"""Versions and hardware of a run, which decide whether it is reproduced bit for bit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nip.runs.console import Console
 
 
 def environment(device: torch.device, processes: int, distribution: str | None = None) -> dict[str, Any]:
-    """Versions, processor, threads and device, as ``environment.json`` holds them.
+    """Versions, processor, threads and device: the contents of ``environment.json``.
 
     Parameters
     ----------
     device : torch.device
     processes : int
     distribution : str, optional
-        How several processes work together, such as ``fsdp``.
+        How several processes are connected, such as ``fsdp``.
     """
     packages = ("nip", "torch", "numpy", "accelerate", "safetensors")
     return {
@@ -45,7 +45,7 @@ def environment(device: torch.device, processes: int, distribution: str | None =
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two environments and may change the bits of a result, in words."""
+    """The differences between two environments that may change the bits of a result, as phrases."""
     return [
         f"{key} was {before[key]!r} and is {value!r}"
         for key, value in now.items()
@@ -62,7 +62,7 @@ def warn_of_changes(path: Path, here: Mapping[str, Any], console: Console) -> No
 
 
 def commit() -> str | None:
-    """The commit of the source checkout that the package runs from, with ``-dirty`` where files differ from it."""
+    """The commit of the source checkout that is imported, with ``-dirty`` if files differ; None without a checkout."""
     checkout = source_checkout()
     if checkout is None or not (checkout / ".git").exists():
         return None

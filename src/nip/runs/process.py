@@ -1,4 +1,4 @@
-"""What a training process asks of the system it runs on; none of it changes a number."""
+"""Memory and thread settings of a training process; none of them changes a number."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to keep what is freed, for the rest of the process; whether it did.
+    """Make glibc's allocator keep freed memory for the rest of the process; returns whether it does.
 
-    By default every tensor above 32 MiB is mapped from the kernel and given back, so each step's activations are
-    zeroed page by page anew: measured, that makes elementwise operations up to twenty times slower. The price is that
-    the process keeps its largest size until it ends. Other platforms and allocators are left as they are.
+    By default every tensor above 32 MiB is mapped from the kernel and unmapped again, so the kernel zeroes the pages of
+    each step's activations anew: measured, that makes elementwise operations up to twenty times slower. The cost is
+    that the process keeps its peak size until it ends. Other platforms and allocators are unchanged.
     """
     if sys.platform != "linux":
         return False
@@ -33,34 +33,37 @@ def keep_freed_memory() -> bool:
 
 
 def spin_briefly(turns: int = 3000) -> None:
-    """Let idle OpenMP threads spin for microseconds only. To be called before torch is imported, later it does nothing.
+    """Make idle OpenMP threads spin for microseconds only; has an effect only before torch is imported.
 
-    A step has thousands of parallel regions, and at the end of each the threads wait for one another: GNU's library by
-    default spins for milliseconds. Where another process wants the same cores, the thread that is waited for cannot run
-    while the others spin, and a step becomes many times slower: thirty times was measured, with two runs on two cores.
-    Never to spin, though, costs half of the speed where the cores are free; three thousand turns cost none of it, and a
-    factor of two or three where they are not. Where Python stands between short calls, as in a benchmark of attention
-    by itself, threads that sleep meanwhile cost a fifth, and ten times as many turns do not. What the environment says
-    comes first.
+    A step has thousands of parallel regions, and at the end of each the threads wait for the slowest. GNU's OpenMP
+    spins for milliseconds by default. If another process needs the same cores, the slowest thread cannot run while the
+    others spin: a step became thirty times slower with two runs on two cores. Disabling spinning halves throughput on
+    idle cores; 3,000 turns cost nothing there, and a factor of two or three on busy ones. Where Python runs between
+    short calls, as in a benchmark of attention alone, sleeping threads cost a fifth, and 30,000 turns do not. Variables
+    that are already set in the environment have priority.
+
+    Parameters
+    ----------
+    turns : int, default=3000
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")):
         os.environ["GOMP_SPINCOUNT"] = str(turns)
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """The most memory that this process has held so far, in MiB: of a GPU what torch took there, else resident memory.
+    """The peak memory of this process in MiB: on a GPU what torch allocated there, else resident memory.
 
-    None where the system does not tell (anything but Linux, without a GPU).
+    None where it is not known (without a GPU, on anything but Linux).
     """
     import torch
 
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    # not getrusage's: on Linux that begins with what the process had that started this one
+    # not getrusage's: on Linux that starts at the memory of the parent process
     return round(resident("VmHWM") / 2**20, 1) if STATUS.exists() else None
 
 
 def resident(field: str) -> int:
-    """Bytes of memory that this process holds (``VmRSS``) or has held at most (``VmHWM``), as Linux tells."""
+    """Resident memory of this process in bytes, now (``VmRSS``) or at its peak (``VmHWM``), from Linux's ``/proc``."""
     lines = STATUS.read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

@@ -55,7 +55,7 @@ class Result:
         return max(self.baselines.items(), key=lambda item: item[1], default=None)
 
     @property
-    def learnt(self) -> bool | None:
+    def learned(self) -> bool | None:
         """Whether the interval's lower end is above the best baseline; None where either is not known."""
         if self.bar is None or self.interval is None:
             return None

@@ -1,7 +1,7 @@
-"""The runs of a plan, executed here or on a dask cluster; `nip.study.submission` has SLURM.
+"""Executes the runs of a plan on this machine or on a dask cluster; `nip.study.submission` is for SLURM.
 
-Wherever a run goes, it becomes a process of its own (`nip.study.worker`) that writes to its run folder in the study's;
-so a cluster must see that folder, the data and an installed ``nip``. A run that fails is named and the others go on.
+Each run is a process of its own (`nip.study.worker`) that writes to its run folder inside the study's. A cluster needs
+access to that folder, the data and an installed ``nip``. If a run fails, the others continue.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Outcome:
     Parameters
     ----------
     name : str
-        Of the run.
+        The run's name.
     error : str or None
-        The last thing it said, where it failed.
+        The last line of its output, if it failed.
     seconds : float
-        How long it took here.
+        Duration of this execution.
     log : str
-        The file with all that it said.
+        The file with its output.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be executed; calling it does.
+    """A run to be executed; calling the object executes it.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ class Job:
     name : str
         The run's.
     command : tuple of str, default=()
-        What is started with the two as its last arguments; empty: `nip.study.worker` under this Python.
+        The program, which gets study and name as its last arguments; empty means `nip.study.worker` under this Python.
     threads : int or None
-        Threads that the run may use; None: what the environment says.
+        Threads of the run; None leaves ``OMP_NUM_THREADS`` as it is.
     """
 
     study: str
@@ -72,7 +72,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """The file that takes what the process says."""
+        """The file with the output of the process."""
         return Path(self.study) / LOGS / f"{self.name}.log"
 
     def __call__(self, stop: threading.Event | None = None) -> Outcome:
@@ -90,19 +90,19 @@ class Job:
         return Outcome(self.name, worker.error(), time.monotonic() - began, str(self.log))
 
     def checkpoint(self, *_: Any) -> Any:
-        """What submitit queues anew when SLURM ends a job at its time limit: the same run, which goes on by itself."""
+        """What submitit queues again when SLURM ends a job at its time limit: the same run, which resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def here(workers: int = 1) -> Performer:
-    """Execute on this machine, `workers` runs at a time, which share the processors.
+    """Execute on this machine, `workers` runs at a time, which share the cores.
 
     Raises
     ------
     ValueError
-        If that is no integer of at least 1.
+        If `workers` is below 1.
     """
     if workers < 1:
         raise ValueError(f"--workers must be an integer of at least 1. Got {workers} instead.")
@@ -123,7 +123,7 @@ def here(workers: int = 1) -> Performer:
 
 
 def on_dask(address: str) -> Performer:
-    """Execute on the workers of a dask scheduler, such as ``tcp://host:8786``; a lost worker's runs move to another.
+    """Execute on the workers of a dask scheduler, such as ``tcp://host:8786``; runs of a lost worker move to another.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""What the runs show, in words computed from their results: no more than the intervals allow.
+"""What the results of runs show, as sentences that claim no more than the confidence intervals allow.
 
-Runs that differ in nothing but the seed form one group. Two single runs are compared by the interval of the difference
-of two shares (Newcombe's hybrid score interval, which needs only each share and its own interval); two groups of
-several seeds by Welch's interval over the seeds, because their test examples are the same and only the seeds vary.
+Runs that differ only in the seed form one group. Two single runs are compared by the interval of a difference of two
+proportions (Newcombe's hybrid score interval, which needs only each proportion and its own interval). Two groups of
+several seeds are compared by Welch's interval over the seeds, because their test examples are the same.
 
 References
 ----------
@@ -23,24 +23,24 @@ from typing import Any
 from nip.formatting import format_percent
 from nip.runs.record import Result, RunRecord
 
-# Settings that change no figure but for rounding, and those that a record has under another name.
 NOT_COMPARED = (
     *("seed", "data_seed", "backend", "gradient_accumulation", "graph", "graph_file", "attention", "attention_layers"),
     *("param", "max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps", "processes"),
     *("micro_batch", "eval_micro_batch", "checkpoint_minutes", "track", "project", "job_name", "log_every"),
 )
+"""Settings that change results by rounding at most, and settings that a record has under another name."""
 ANSWERS = {
     "commonest_label": "always answering the commonest label",
     "root_operator": "knowing only the root operator",
     "commonest_token": "always guessing the commonest token",
 }
 PATTERN_SETTINGS = ("model", "parameters", "checksum", "layer patterns")
-MANY = 6  # groups beyond which not each is spelt out
+MANY = 6  # groups that are all listed in a sentence
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed, with the label that tells them from the other groups."""
+    """Runs that differ only in the seed, with a label that distinguishes them from the other groups."""
 
     label: str
     runs: tuple[RunRecord, ...]
@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs of one task show: one sentence, what qualifies it, and the groups it is about."""
+    """What the runs of one task show: one sentence, notes that qualify it, and the groups that it compares."""
 
     task: str
     sentence: str
@@ -67,11 +67,11 @@ class Finding:
 
 
 def find(runs: Sequence[RunRecord]) -> list[Finding]:
-    """Compare the runs, task by task.
+    """Compare runs, task by task.
 
     Parameters
     ----------
-    runs : sequence of Run
+    runs : sequence of RunRecord
         Finished and unfinished ones; only finished ones are compared, the others are counted in the notes.
 
     Returns
@@ -84,7 +84,7 @@ def find(runs: Sequence[RunRecord]) -> list[Finding]:
 
 
 def grouped(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
-    """The runs in groups that differ in more than the seed, each with a label that no other has."""
+    """Groups of runs that differ only in the seed, each with a label of its own."""
     members: dict[str, list[RunRecord]] = {}
     for run in runs:
         known = {name: value for name, value in _compared(run).items() if value is not None}
@@ -95,7 +95,7 @@ def grouped(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
 
 
 def differing(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """The settings in which the runs differ, with their values; the seed and what changes no result are left out."""
+    """The settings in which runs differ, with their values; `NOT_COMPARED` is left out."""
     settings = [_compared(run) for run in runs]
     named = dict.fromkeys(key for one in settings for key in one)
     values = {key: list(dict.fromkeys(_written(one.get(key)) for one in settings)) for key in named}
@@ -103,9 +103,9 @@ def differing(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def difference(first: Group, second: Group) -> tuple[float, tuple[float, float] | None]:
-    """First minus second mean test accuracy, with its 95 % interval where the results allow one.
+    """The mean test accuracy of the first group minus that of the second, with its 95 % interval.
 
-    Single runs: Newcombe's method from their own intervals. Several seeds each: Welch's method. Otherwise None.
+    The interval is Newcombe's for two single runs, Welch's for two groups of several seeds, and otherwise None.
     """
     gap = first.accuracy - second.accuracy
     ours, theirs = first.results, second.results
@@ -119,12 +119,10 @@ def difference(first: Group, second: Group) -> tuple[float, tuple[float, float] 
         )
     if min(len(ours), len(theirs)) < 2:
         return gap, None
-    from scipy import stats  # here because it is slow to load and only repeated runs need it
+    from scipy import stats  # imported here: slow to load, and only repeated runs need it
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # seeds that are all but alike: a narrow interval, as it should be
+        warnings.simplefilter("ignore", RuntimeWarning)  # nearly equal seeds give a narrow interval, as they should
         welch = stats.ttest_ind(
             [r.test_accuracy for r in ours], [r.test_accuracy for r in theirs], equal_var=False
         ).confidence_interval()
@@ -148,7 +146,7 @@ def _find(task: str, groups: tuple[Group, ...]) -> Finding:
     if stated:
         notes.append(f"The runs differ in more than the pattern: {listed(stated)}.")
     if any(len(group.results) == 1 for group in finished):
-        notes.append("One seed says nothing about how much another seed would change the figure.")
+        notes.append("One seed does not show how much the result varies between seeds.")
     unfinished = sum(run.result is None for group in groups for run in group.runs)
     if unfinished:
         notes.append(f"{unfinished} unfinished run{'s are' if unfinished > 1 else ' is'} shown below but not compared.")
@@ -159,25 +157,25 @@ def _verdict(finished: Sequence[Group]) -> str:
     results = [result for group in finished for result in group.results]
     bars = sorted({result.bar for result in results if result.bar})
     if any(result.bar is None for result in results):
-        return "; without a baseline on record it cannot be said whether that is more than guessing."
+        return "; without a recorded baseline it is not known whether that is better than guessing."
     named = listed([f"{ANSWERS.get(name, name)} gives {format_percent(value)}" for name, value in bars])
-    learnt = [sum(result.learnt is True for result in group.results) for group in finished]
-    if any(result.learnt is None for result in results):
-        return f"; {named}, and without an interval it cannot be said who learnt more than that."
-    if not any(learnt):
+    learned = [sum(result.learned is True for result in group.results) for group in finished]
+    if any(result.learned is None for result in results):
+        return f"; {named}, and without an interval it is not known which run learned more than that."
+    if not any(learned):
         nobody = {1: "it has not", 2: "neither has"}.get(len(results), "none has")
-        return f"; {named}, so {nobody} been shown to have learnt more than that."
-    if sum(learnt) == len(results):
+        return f"; {named}, so {nobody} been shown to have learned more than that."
+    if sum(learned) == len(results):
         everyone = {1: "it has", 2: "both have"}.get(len(results), "all have")
-        return f"; {named}, so {everyone} learnt more than that."
+        return f"; {named}, so {everyone} learned more than that."
     who = [
         group.label + (f" ({count} of {len(group.results)} seeds)" if len(group.results) > 1 else "")
-        for group, count in zip(finished, learnt, strict=True)
+        for group, count in zip(finished, learned, strict=True)
         if count
     ]
     if len(finished) > MANY:
-        return f"; {named}, so {sum(learnt)} of {len(results)} runs have learnt more than that."
-    return f"; {named}, so only {listed(who)} {'has' if len(who) == 1 else 'have'} learnt more than that."
+        return f"; {named}, so {sum(learned)} of {len(results)} runs have learned more than that."
+    return f"; {named}, so only {listed(who)} {'has' if len(who) == 1 else 'have'} learned more than that."
 
 
 def _accuracy(group: Group) -> str:
@@ -198,7 +196,7 @@ def _gap(first: Group, second: Group) -> str:
     gap, interval = difference(first, second)
     stated = f"{first.label} leads {second.label} by {gap * 100:.1f} points"
     if interval is None:
-        return f"{stated}; there are too few seeds or no intervals to say how sure that is."
+        return f"{stated}; there are too few seeds or no intervals to say how certain that is."
     ends = f"95 % interval {interval[0] * 100:+.1f} to {interval[1] * 100:+.1f}".replace("-", "−")
     if interval[0] > 0:
         return f"{stated} ({ends}): more than chance alone would give."
@@ -206,18 +204,18 @@ def _gap(first: Group, second: Group) -> str:
 
 
 def _gaps(finished: Sequence[Group]) -> list[str]:
-    """Who is behind the first, by what the intervals of the differences allow, a sentence for each kind."""
+    """Which groups are behind the first, as far as the intervals of the differences show: a sentence for each case."""
     behind: dict[str, list[str]] = {}
     for other in finished[1:]:
         _, interval = difference(finished[0], other)
         kind = "unknown" if interval is None else "behind" if interval[0] > 0 else "open"
         behind.setdefault(kind, []).append(other.label)
-    said = {
+    sentences = {
         "behind": f"{finished[0].label} leads by more than chance alone would give",
         "open": f"{finished[0].label} leads by no more than chance may give, so the order is open",
-        "unknown": f"There are too few seeds or no intervals to say how sure it is that {finished[0].label} leads",
+        "unknown": f"There are too few seeds or no intervals to say how certain it is that {finished[0].label} leads",
     }
-    return [f"{said[kind]}: {'; '.join(behind[kind])}." for kind in said if kind in behind]
+    return [f"{sentences[kind]}: {'; '.join(behind[kind])}." for kind in sentences if kind in behind]
 
 
 def _compared(run: RunRecord) -> dict[str, Any]:
@@ -231,7 +229,7 @@ def _compared(run: RunRecord) -> dict[str, Any]:
 
 
 def _label(run: RunRecord, others: Sequence[RunRecord]) -> str:
-    """The pattern's name, and the settings in which it differs from other runs of that name."""
+    """The pattern's name, and the settings in which the run differs from others with that pattern."""
     apart = differing([other for other in others if other.pattern_label == run.pattern_label])
     settings = _compared(run)
     stated = [f"{key} {_written(settings.get(key))}" for key in apart if key != "checksum" or len(apart) == 1]
@@ -248,5 +246,5 @@ def _written(value: object) -> str:
 
 
 def listed(parts: Sequence[str]) -> str:
-    """The parts as a list in a sentence: a, b and c."""
+    """The parts as a list in a sentence: ``a, b and c``."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

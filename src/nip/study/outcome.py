@@ -1,4 +1,4 @@
-"""What a study has found: accuracy over the seeds, pattern by pattern, and what it goes together with."""
+"""The outcome of a study: accuracy over the seeds for each pattern, and its correlation with the graphs' scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from nip.study.finding import differing
 from nip.study.panel import PlannedRun, finished
 from nip.study.statistics import Correlation, Summary, correlation, summary
 
-# What accuracy is held against, in the order of the tables.
 PREDICTORS = {
     "log10_nip_vertices": "log10 NIP, vertices",
     "log10_nip_tokens": "log10 NIP, tokens",
@@ -28,23 +27,24 @@ PREDICTORS = {
     "even_reach": "even reach at depth",
     "log10_least_payload": "log10 least payload at depth",
 }
+"""What accuracy is correlated with, in the order of the tables."""
 KINDS = ("pearson", "spearman")
 OWN = ("task", "model", "parameters", "checksum", "layers", "repeats", "seq_len", "positions")
-"""What a member of a panel may have of its own; every other difference between runs is noted."""
+"""Settings in which the members of a panel may differ; every other difference between runs is noted."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A pattern as a study's model sees it: its scores (NIP relative to the complete graph of its size), its reach.
+    """The scores of a pattern, with NIP relative to the complete graph of its size, and its reach.
 
     Parameters
     ----------
     vertices, tokens : Score
-        Of the blocks and of the tokens.
+        Scores of the graph of blocks and of the graph of tokens.
     at_depth : Reach
-        What as many steps as the model has attention layers bring, between tokens.
+        Reach between tokens after one step for each attention layer of the model.
     native : int or None
-        Vertices at which the family is whole, for families that are not whole at every size.
+        The family's own number of vertices nearest to this one, for families that do not exist at every size.
     """
 
     vertices: Score
@@ -54,11 +54,11 @@ class Graph:
 
     @property
     def cut(self) -> bool:
-        """Whether the family was cut (or stretched) to this size."""
+        """Whether this size is not native to the family, so that the graph was cut or stretched to it."""
         return self.native is not None and self.native != self.vertices.n_vertices
 
     def predictors(self) -> dict[str, float]:
-        """The values of `PREDICTORS`; −inf is the logarithm of zero, NaN where there is no pair at all."""
+        """The values of `PREDICTORS`; −inf is the logarithm of zero, NaN means that there are no pairs of tokens."""
         values = {
             "log10_nip_vertices": self.vertices.log10_nip_relative,
             "log10_nip_tokens": self.tokens.log10_nip_relative,
@@ -78,22 +78,22 @@ class Cell:
     Parameters
     ----------
     label : str
-        The pattern as the panel calls it.
+        The pattern as it is written in the panel.
     layers, depth : int
-        Layers of the model, and how often attention acts: layers times repeats.
+        Layers of the model, and how often attention is applied: layers times repeats.
     accuracies : mapping of int to float
-        Test accuracy by seed, of the finished runs.
+        Test accuracies of the finished runs by seed.
     missing : tuple of str
-        Planned runs without a result.
+        Names of planned runs without a result.
     accuracy : Summary or None
-        None where no run has finished.
+        None if no run has finished.
     graph : Graph
     config : RunConfig
-        Of the first of the runs.
+        Of the first run.
     baseline : float or None
-        The best answer that needs no training.
+        The best accuracy that needs no training.
     runs : tuple of RunRecord
-        The finished ones.
+        The finished runs.
     """
 
     label: str
@@ -110,16 +110,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Found:
-    """A correlation, with what it is between.
+    """A correlation of accuracy with a predictor at one depth.
 
     Parameters
     ----------
     depth : int
-        How often attention acts in these runs.
+        How often attention is applied in these runs.
     predictor : str
         A key of `PREDICTORS`.
     correlation : Correlation
-        Of mean accuracies, a point a pattern.
+        Of mean accuracies: one point for each pattern.
     """
 
     depth: int
@@ -129,7 +129,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Panel:
-    """A study's outcome so far."""
+    """The outcome of a study so far.
+
+    Parameters
+    ----------
+    task : str
+    cells : tuple of Cell
+        By depth, best accuracy first.
+    found : tuple of Found
+    notes : tuple of str
+        Sentences on what limits the comparison.
+    """
 
     task: str
     cells: tuple[Cell, ...]
@@ -137,11 +147,11 @@ class Panel:
     notes: tuple[str, ...]
 
     def depths(self) -> list[int]:
-        """The depths there are, least first."""
+        """The depths in ascending order."""
         return sorted({cell.depth for cell in self.cells})
 
     def to_dict(self) -> dict[str, Any]:
-        """The outcome as valid JSON values: what is not finite becomes None."""
+        """The outcome as JSON values; NaN and infinities become None."""
         return {
             "task": self.task,
             "notes": list(self.notes),
@@ -155,7 +165,7 @@ class Panel:
 
 
 def evaluate(study: Path, runs: Sequence[PlannedRun]) -> Panel:
-    """Read the finished runs of a study's folder, and set their accuracies beside their graphs' scores.
+    """Read the finished runs in a study's folder, and correlate their accuracies with their graphs' scores.
 
     Parameters
     ----------
@@ -166,7 +176,7 @@ def evaluate(study: Path, runs: Sequence[PlannedRun]) -> Panel:
     Raises
     ------
     ValueError
-        If a run's folder is damaged or holds another run.
+        If a run's folder is damaged or contains another run.
     """
     members: dict[tuple[str, int, int], list[PlannedRun]] = {}
     for run in runs:
@@ -210,14 +220,24 @@ def _accuracy(values: Sequence[float]) -> Summary:
     found = summary(values)
     if found.interval is None:
         return found
-    # Student's interval knows nothing of the ends of the scale.
+    # Student's interval ignores that accuracies are between 0 and 1.
     return replace(found, interval=(max(found.interval[0], 0.0), min(found.interval[1], 1.0)))
 
 
 def graph_facts(
     pattern: Pattern, block_size: int, depth: int, known: dict[tuple[str, int], Score] | None = None
 ) -> Graph:
-    """The scores of a pattern and its reach in `depth` steps; `known` scores are taken, and others added to it."""
+    """The scores of a pattern and its reach.
+
+    Parameters
+    ----------
+    pattern : Pattern
+    block_size : int
+    depth : int
+        Steps of attention.
+    known : dict, optional
+        Scores by checksum and block size, which are reused; new ones are added.
+    """
     known = {} if known is None else known
     for size in (1, block_size):
         if (pattern.checksum, size) not in known:
@@ -227,7 +247,7 @@ def graph_facts(
 
 
 def native_vertices(vertices: Score) -> int | None:
-    """The size at which a family is whole: a plane's or quadrangle's own, for the hypercube a power of two."""
+    """The family's own number of vertices: of the plane or quadrangle, for the hypercube a power of two; else None."""
     if vertices.pattern == "hypercube":
         n = vertices.n_vertices
         return n if n & (n - 1) == 0 else 1 << n.bit_length()
@@ -243,7 +263,7 @@ def _correlations(cells: Sequence[Cell]) -> list[Found]:
         for predictor in PREDICTORS:
             values = [cell.graph.predictors()[predictor] for cell in there]
             if any(map(math.isnan, values)):
-                continue  # graphs of one token: nothing to correlate
+                continue  # graphs of a single token
             for kind in KINDS:
                 found.append(Found(depth, predictor, correlation(values, accuracy, kind, given=density)))
     return found
@@ -252,19 +272,19 @@ def _correlations(cells: Sequence[Cell]) -> list[Found]:
 def _notes(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
     notes = []
     if len(tasks) > 1:
-        notes.append(f"The runs are of several tasks ({', '.join(tasks)}), whose accuracies are not alike.")
+        notes.append(f"The runs are of several tasks ({', '.join(tasks)}), whose accuracies are not comparable.")
     missing = sum(len(cell.missing) for cell in cells)
     if missing:
         notes.append(f"{missing} of {sum(len(c.missing) + len(c.accuracies) for c in cells)} runs have no result yet.")
     zero = sorted({cell.label for cell in cells if cell.graph.vertices.log10_nip_relative == -math.inf})
     if zero:
         notes.append(
-            f"NIP 0, for not every vertex hears from every other: {', '.join(zero)}. Pearson's r leaves "
+            f"NIP 0, because not every vertex can reach every other: {', '.join(zero)}. Pearson's r leaves "
             f"{'it' if len(zero) == 1 else 'them'} out, Spearman's ranks {'it' if len(zero) == 1 else 'them'} last."
         )
     cut = {cell.label: cell.graph for cell in cells if cell.graph.cut}
     for label, graph in cut.items():
-        notes.append(f"{label} is cut: {graph.vertices.n_vertices} vertices, whole at {graph.native}.")
+        notes.append(f"{label} is cut: it has {graph.vertices.n_vertices} vertices, its native size is {graph.native}.")
     there = [run for cell in cells for run in cell.runs]
     others = {name: values for name, values in differing(there).items() if name not in OWN} if there else {}
     if others:
@@ -301,8 +321,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
-# Where a run was made: the keys of its environment.json that a study's outcome repeats.
 PLACE = ("processor", "instructions", "device", "cores", "threads", "processes", "torch", "nip", "commit")
+"""Entries of a run's environment.json that the outcome repeats."""
 
 
 def _run(cell: Cell, run: RunRecord) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The plan of a study: which runs there are, written down before the first one starts.
+"""The plan of a study: a list of runs, written before the first one starts.
 
-The folder of a study holds ``plan.json`` and, beside it, a run folder of ``nip lra`` for every pattern, depth and seed.
-A plan grows: a later one adds runs, and may ask for more steps; a run that is there keeps its settings.
+The folder of a study contains ``plan.json`` and a run folder of ``nip lra`` for each pattern, depth and seed. A later
+plan adds runs and may extend existing ones to more steps; their other settings stay.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Configure = Callable[[dict[str, Any]], RunConfig]
 
 @dataclass(frozen=True)
 class Member:
-    """One pattern of the panel, with the settings that it has of its own.
+    """One pattern of the panel, with settings of its own.
 
     Parameters
     ----------
     label : str
         As it was written: ``projective_plane@order=5@seq_len=496``.
     settings : mapping
-        Fields of `RunConfig`: ``model`` or ``graph``, ``parameters``, and what else was named.
+        Fields of `RunConfig`: ``model`` or ``graph``, ``parameters``, and any others that were given.
     data : str or None
-        A data folder of its own.
+        Its own data folder.
     """
 
     label: str
@@ -51,13 +51,12 @@ class PlannedRun:
     Parameters
     ----------
     name : str
-        Of its folder, within the study's.
+        The name of its folder inside the study's.
     label : str
-        The pattern as the panel calls it.
+        The pattern as it is written in the panel.
     config : RunConfig
-        Its complete setting.
     data : str or None
-        The data folder; None: where `nip.data.data_folder` finds it.
+        The data folder; None means `nip.data.data_folder`.
     """
 
     name: str
@@ -67,15 +66,15 @@ class PlannedRun:
 
 
 def read_members(text: str) -> list[Member]:
-    """The panel that ``--attention`` names: patterns set apart by commas, each with settings of its own behind ``@``.
+    """The panel in ``--attention``: comma-separated patterns, each followed by its own settings after ``@``.
 
-    Behind ``@`` stand parameters of the pattern (``order=5``), settings of a run (``seq_len=496``), or ``data=FOLDER``.
-    A name that both have, such as ``seed``, means the pattern's. In place of a name may stand a graph file.
+    After ``@`` come parameters of the pattern (``order=5``), settings of a run (``seq_len=496``), or ``data=FOLDER``. A
+    name that both have, such as ``seed``, is the pattern's. A graph file is allowed instead of a name.
 
     Raises
     ------
     ValueError
-        If there is no such pattern or setting, or one is named twice.
+        If a pattern or setting does not exist or is given twice.
 
     Examples
     --------
@@ -107,7 +106,7 @@ def _member(text: str) -> Member:
     for pair in pairs:
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not key or not value:
-            raise ValueError(f"Behind @ stands setting=value, such as {name}@seq_len=496. Got {pair!r} instead.")
+            raise ValueError(f"@ must be followed by setting=value, such as {name}@seq_len=496. Got {pair!r} instead.")
         if key in seen:
             raise ValueError(f"{text} names {key!r} twice. Name it once.")
         seen.add(key)
@@ -116,13 +115,13 @@ def _member(text: str) -> Member:
         elif key == "data":
             data = value
         elif key in _SET_OTHERWISE:
-            raise ValueError(f"{key!r} is not a pattern's own in a study: {_SET_OTHERWISE[key]} sets it.")
+            raise ValueError(f"{key!r} is the same for all patterns of a study: {_SET_OTHERWISE[key]} sets it.")
         elif key in _SETTINGS:
             settings[key] = _value(value)
         else:
             raise ValueError(
-                f"There is no setting {key!r} for {name}. There are its parameters ({', '.join(known) or 'none'}), "
-                f"data, and the settings of a run: {', '.join(n for n in _SETTINGS if n not in _SET_OTHERWISE)}."
+                f"{name} has no setting {key!r}. It has the parameters {', '.join(known) or 'none'}, data, and the "
+                f"settings of a run: {', '.join(n for n in _SETTINGS if n not in _SET_OTHERWISE)}."
             )
     return Member("@".join([name, *pairs]), settings, data)
 
@@ -142,7 +141,7 @@ def plan(
     *,
     data: str | None = None,
 ) -> list[PlannedRun]:
-    """The runs of a panel, seed after seed, so that an interrupted study has every pattern.
+    """The runs of a panel, ordered by seed, so that an interrupted study has runs of every pattern.
 
     Parameters
     ----------
@@ -150,16 +149,16 @@ def plan(
     seeds : sequence of int
         At least one.
     depths : sequence of int
-        Numbers of layers; empty: the recipe's.
+        Numbers of layers; empty means the recipe's.
     configure : callable
-        Makes a configuration of given settings, refusing impossible ones.
+        Returns the configuration for the given settings, or raises a ValueError.
     data : str, optional
-        The data folder of those that have none of their own.
+        The data folder of patterns without one of their own.
 
     Raises
     ------
     ValueError
-        If nothing is planned, something is named twice, or a setting is not possible.
+        If there is no seed, something is given twice, or a setting is impossible.
     """
     for option, values in (("--seeds", seeds), ("--depths", depths)):
         if len(set(values)) < len(values):
@@ -192,7 +191,7 @@ def _safe(label: str) -> str:
 
 
 def read_plan(study: Path) -> list[PlannedRun]:
-    """The plan that a study's folder holds; empty where there is none.
+    """The plan in a study's folder; empty if there is none.
 
     Raises
     ------
@@ -206,11 +205,11 @@ def read_plan(study: Path) -> list[PlannedRun]:
         listed = json.loads(path.read_text("utf-8"))["runs"]
         return [PlannedRun(run["name"], run["label"], RunConfig(**run["config"]), run["data"]) for run in listed]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no plan of a study: {error}") from error
+        raise ValueError(f"{path} is not the plan of a study: {error}") from error
 
 
 def write_plan(study: Path, runs: Sequence[PlannedRun]) -> None:
-    """Write the plan, complete or not at all."""
+    """Write the plan, atomically."""
     study.mkdir(parents=True, exist_ok=True)
     listed = [
         {"name": run.name, "label": run.label, "data": run.data, "config": json.loads(run.config.to_json())}
@@ -220,12 +219,17 @@ def write_plan(study: Path, runs: Sequence[PlannedRun]) -> None:
 
 
 def extended(there: Sequence[PlannedRun], asked: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """A study's plan with what is asked for now: runs are added, and steps may become more.
+    """A study's plan with further runs; existing ones may get more steps.
+
+    Parameters
+    ----------
+    there, asked : sequence of PlannedRun
+        The existing plan, and the runs to add.
 
     Raises
     ------
     ValueError
-        If a run that is planned already would get other settings.
+        If an existing run would get other settings.
     """
     runs = {run.name: run for run in there}
     for run in asked:
@@ -242,12 +246,12 @@ def extended(there: Sequence[PlannedRun], asked: Sequence[PlannedRun]) -> list[P
 
 
 def finished(study: Path, run: PlannedRun) -> bool:
-    """Whether the run is done and tested.
+    """Whether the run has finished its training and was tested.
 
     Raises
     ------
     ValueError
-        If its folder holds a run of other settings.
+        If its folder contains a run with other settings.
     """
     folder = RunFolder(study / run.name)
     if not folder.config.is_file():

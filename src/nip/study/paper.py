@@ -1,4 +1,4 @@
-"""The paper's own five points: accuracy on the Long Range Arena against NIP, and what its correlation rests on."""
+"""The paper's own five points: accuracy on the Long Range Arena against NIP, and how robust their correlation is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from nip.study.statistics import Correlation, correlation, leave_one_out
 
 # Average accuracy in percent and NIP relative to the complete graph, as the paper's code lists them (reference below);
-# the first is dense attention, the last the hypercube, the other three are named nowhere.
+# the first is dense attention, the last the hypercube; the other three are not named.
 ACCURACY = (60.67, 59.69, 60.00, 59.99, 62.07)
 NIP = (1.0, 1.43e-10, 0.0825, 0.0721, 4.85)
 NAMES = ("complete", "third", "fourth", "fifth", "hypercube")
@@ -16,7 +16,7 @@ PRINTED = 0.96
 
 
 def reproduced() -> dict[str, Any]:
-    """The paper's correlation from its own numbers, with what it leaves unsaid, as valid JSON values.
+    """The paper's correlation from its own numbers, with its uncertainty, as JSON values.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def reproduced() -> dict[str, Any]:
 
 
 def in_words() -> str:
-    """The same for a reader."""
+    """The same as sentences."""
     found = reproduced()
     logs = found["log10_nip"]
     low, high = found["pearson_interval"]
@@ -70,13 +70,13 @@ def in_words() -> str:
             f"Pearson's r of the paper's {found['n']} points (accuracy, NIP): {found['pearson_r']:.4f}; bootstrap "
             f"interval {low:.2f} to {high:.2f}, permutation p {found['pearson_p']:.4f}.",
             found["printed_explained"],
-            f"Spearman's rho: {found['spearman_r']:.2f} (p {found['spearman_p']:.3f}, the least that five points in "
+            f"Spearman's rho: {found['spearman_r']:.2f} (p {found['spearman_p']:.3f}, the lowest that five points in "
             "perfect order can give).",
             f"Against log10 NIP, r is {logs['pearson_r']:.3f} (p {logs['pearson_p']:.2f}): one point, of NIP 1.43e-10, "
-            f"lies ten orders of magnitude apart. Without one of the points it runs from {without[weakest]:.3f} (no "
-            f"{weakest}) to {without[strongest]:.3f} (no {strongest}).",
-            "Five points, one seed each as far as is known, and a line that rests on two of them: it suggests, it does "
-            "not show.",
+            f"is ten orders of magnitude away from the others. Without one of the points it is between "
+            f"{without[weakest]:.3f} (no {weakest}) and {without[strongest]:.3f} (no {strongest}).",
+            "Five points, one seed each as far as is known, and a line that depends on two of them: this suggests a "
+            "correlation, it does not show one.",
         ]
     )
 
@@ -89,5 +89,5 @@ def _explained(r: float, without_hypercube: float | None) -> str:
     return (
         f"The paper prints {PRINTED}. That is r squared, {r**2:.4f}, to two digits; r itself rounds to {r:.2f}. "
         f"(Without the hypercube r would round to {without_hypercube:.2f} too; neither rank, log nor adjusted r "
-        "squared does. Which one was meant the paper does not say.)"
+        "squared does. The paper does not say which one is meant.)"
     )

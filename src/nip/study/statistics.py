@@ -1,8 +1,8 @@
-"""Means and correlations of few points, with what is needed to not believe them too easily.
+"""Means and correlations of few points, with their uncertainty.
 
-Of a handful of patterns a correlation is a rough thing: every one here comes with its n, a bootstrap interval over the
-patterns and a permutation test. Points whose x is −inf (a NIP of zero) have no place on a line: Pearson's r leaves them
-out and says how many there were, Spearman's ranks them last.
+The correlation of a handful of patterns is imprecise, so each one has its n, a bootstrap interval over the patterns and
+a permutation test. Points with x = −inf (a NIP of zero) do not fit on a line: Pearson's r leaves them out and counts
+them, Spearman's ranks them last.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
-EXACT_UP_TO = 7  # points, whose 5,040 permutations are all tried
+EXACT_UP_TO = 7  # points: all 5,040 permutations are used
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Several seeds of one setting.
+    """The accuracies of several seeds.
 
     Parameters
     ----------
     n : int
     mean : float
     sd : float or None
-        Standard deviation, of n − 1; None for a single value.
+        Standard deviation with n − 1 in the denominator; None for a single value.
     interval : (float, float) or None
         Student's 95 % interval of the mean; None for a single value.
     """
@@ -43,25 +43,25 @@ class Summary:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How two things go together.
+    """A correlation coefficient with its uncertainty.
 
     Parameters
     ----------
     kind : {"pearson", "spearman"}
     r : float or None
-        None where it is not defined: fewer than three points, or all alike.
+        None where it is not defined: for fewer than three points, or constant values.
     n : int
-        Points that it is of.
+        Number of points.
     interval : (float, float) or None
-        95 % percentile interval of 10,000 bootstrap samples of the points, those in which all are alike left out; None
-        where r is, and below four points.
+        95 % percentile interval of 10,000 bootstrap samples of the points, without constant samples; None if r is None
+        or there are fewer than four points.
     p : float or None
-        Share of all permutations (of up to 7 points; else of 10,000 random ones and the one there is) that give at
-        least as large an absolute r.
+        Proportion of permutations with an absolute r of at least this one's: of all permutations for up to 7 points,
+        else of 10,000 random ones and the identity.
     left_out : int
-        Points whose x is not finite, which Pearson's r cannot take.
+        Points that Pearson's r leaves out because x is not finite.
     without_density : float or None
-        The partial correlation given the patterns' densities; None where it is not defined or was not asked for.
+        The partial correlation given the densities; None where it is not defined or not requested.
     """
 
     kind: str
@@ -85,7 +85,7 @@ def summary(values: Sequence[float]) -> Summary:
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
         return Summary(1, mean, None, None)
-    from scipy import stats  # here because it is slow to load
+    from scipy import stats  # imported here: slow to load
 
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
@@ -100,11 +100,11 @@ def correlation(
     Parameters
     ----------
     x : sequence of n floats
-        May hold −inf.
+        May contain −inf.
     y : sequence of n floats
     kind : {"pearson", "spearman"}, default="pearson"
     given : sequence of n floats, optional
-        What is partialled out: the density.
+        The variable that is controlled for: the density.
 
     Examples
     --------
@@ -133,7 +133,13 @@ def correlation(
 
 
 def partial(x: Floats, y: Floats, z: Floats, kind: str = "pearson") -> float | None:
-    """The correlation of x and y with z held fixed: of ranks for Spearman's; None where it is not defined."""
+    """The partial correlation of x and y given z, of ranks for Spearman's; None where it is not defined.
+
+    Parameters
+    ----------
+    x, y, z : ndarray of shape (n,)
+    kind : {"pearson", "spearman"}, default="pearson"
+    """
     pairs = [_coefficient(u, v, kind) for u, v in ((x, y), (x, z), (y, z))]
     if any(r is None for r in pairs) or x.size < 4:
         return None
@@ -143,7 +149,13 @@ def partial(x: Floats, y: Floats, z: Floats, kind: str = "pearson") -> float | N
 
 
 def leave_one_out(x: Sequence[float], y: Sequence[float], kind: str = "pearson") -> list[float | None]:
-    """The coefficient without each of the points in turn."""
+    """The n coefficients that leave out one point each.
+
+    Parameters
+    ----------
+    x, y : sequence of n floats
+    kind : {"pearson", "spearman"}, default="pearson"
+    """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     return [_coefficient(np.delete(a, i), np.delete(b, i), kind) for i in range(a.size)]
 
@@ -156,7 +168,7 @@ def _coefficient(x: Floats, y: Floats, kind: str) -> float | None:
 
 
 def _rows(x: Floats, y: Floats, kind: str) -> Floats:
-    """The coefficient of every row of x with that of y; NaN where a row's values are all alike."""
+    """The coefficients of the rows of x and y; NaN where a row is constant."""
     if kind == "spearman":
         x, y = _ranks(x), _ranks(y)
     alike = (x == x[:, :1]).all(axis=1) | (y == y[:, :1]).all(axis=1)

@@ -1,7 +1,7 @@
-"""The runs of a plan, executed as jobs of submitit, on SLURM above all.
+"""Executes the runs of a plan as jobs of submitit, usually on SLURM.
 
-Such jobs outlive the command that submitted them. Their numbers are written down in the study's folder, so that the
-next command waits for those that are still there in place of submitting the same runs again.
+Jobs outlive the command that submitted them. Their ids are stored in the study's folder, so that the next command waits
+for those that are still queued or running, instead of submitting the same runs again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SUBMITTED = "submitted.json"
 
 
 def on_submitit(cluster: str, options: Mapping[str, Any]) -> Performer:
-    """Execute as jobs of submitit: ``slurm``, or ``local`` and ``debug`` to try it out on one machine.
+    """Execute as jobs of submitit: ``slurm``, or ``local`` and ``debug`` to test on one machine.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def on_submitit(cluster: str, options: Mapping[str, Any]) -> Performer:
     ImportError
         If submitit is not installed.
     ValueError
-        If there is no such cluster or option.
+        If the cluster or an option is unknown.
     """
     if cluster not in ("slurm", "local", "debug"):
         raise ValueError(f"--submitit must be one of slurm, local, debug. Got {cluster!r} instead.")
@@ -59,14 +59,14 @@ def on_submitit(cluster: str, options: Mapping[str, Any]) -> Performer:
             handle = still_there(folder, cluster, numbers.get(job.name))
             if handle is not None:
                 at_work[job] = handle
-                print(f"{job.name} is job {handle.job_id} already: not submitted again.", file=sys.stderr)
+                print(f"{job.name} is already job {handle.job_id}: not submitted again.", file=sys.stderr)
         new = [job for job in jobs if job not in at_work]
         if new:
             with executor.batch():
                 submitted = {job: executor.submit(job) for job in new}
             at_work |= submitted
             numbers |= {job.name: str(handle.job_id) for job, handle in submitted.items()}
-            folder.mkdir(parents=True, exist_ok=True)  # submitit's debugging makes none
+            folder.mkdir(parents=True, exist_ok=True)  # submitit's debug executor does not create it
             write_json(folder / SUBMITTED, {"cluster": cluster, "jobs": numbers})
         while at_work:
             for job, handle in list(at_work.items()):
@@ -80,7 +80,7 @@ def on_submitit(cluster: str, options: Mapping[str, Any]) -> Performer:
 
 
 def read_submitted(folder: Path, cluster: str) -> dict[str, str]:
-    """The numbers of the jobs that were submitted to a cluster from a study's folder of jobs, by the runs' names."""
+    """The ids of the jobs that were submitted to a cluster, by the runs' names."""
     path = folder / SUBMITTED
     if not path.is_file():
         return {}
@@ -92,7 +92,16 @@ def read_submitted(folder: Path, cluster: str) -> dict[str, str]:
 
 
 def still_there(folder: Path, cluster: str, number: str | None) -> Any:
-    """The job of that number as submitit has it, if it waits or runs; None if it has ended or nobody knows of it."""
+    """The job of that id if it is queued or running; None if it has ended or is unknown.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the study's jobs.
+    cluster : {"slurm", "local", "debug"}
+    number : str or None
+        The job's id.
+    """
     if number is None or cluster == "debug":
         return None
     from submitit import SlurmJob
@@ -104,7 +113,7 @@ def still_there(folder: Path, cluster: str, number: str | None) -> Any:
         return None if job.done() or not known else job
 
     class Found(LocalJob[Outcome]):
-        """A job of this machine, which submitit itself only knows while it is its child."""
+        """A job on this machine; submitit itself only knows the children of this process."""
 
         def done(self, force_check: bool = False) -> bool:
             return self.paths.result_pickle.exists() or not _is_submitit(int(self.job_id))
@@ -124,7 +133,7 @@ def _is_submitit(process: int) -> bool:
 def _result(job: Job, handle: Any) -> Outcome:
     try:
         outcome: Outcome = handle.result()
-    except Exception as error:  # submitit's own kinds, and whatever the job raised
+    except Exception as error:  # submitit's own exceptions, and any that the job raised
         last = str(error).strip().split("\n")[-1]
         return Outcome(job.name, f"submitit job {handle.job_id}: {last}", 0.0, str(handle.paths.stderr))
     return outcome

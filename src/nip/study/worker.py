@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     study, name = Path(arguments[0]), arguments[1]
     try:
         (run,) = (run for run in read_plan(study) if run.name == name)
-        # on a cluster it may still be at work for a command that was killed: then its result is what is wanted
+        # on a cluster a process of a killed command may still train the run: wait for its result
         with locked(RunFolder(study / run.name).lock, wait=True):
             pass
         train(run.config, study / run.name, data=None if run.data is None else Path(run.data))
