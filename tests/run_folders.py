@@ -14,7 +14,7 @@ import pytest
 from nip.lra.config import RunConfig
 from nip.lra.graphs import run_pattern
 from nip.lra.recipes import recipe
-from nip.lra.record import record_of
+from nip.lra.record import make_record
 from nip.runs.accuracy import wilson_interval
 from nip.runs.folder import RunFolder
 from nip.runs.record import write_record
@@ -44,7 +44,7 @@ def write_run(
     folder.mkdir(parents=True)
     config = dataclasses.replace(config, checksum=checksum or run_pattern(config).checksum)
     (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
-    write_record(RunFolder(folder), record_of(config))
+    write_record(RunFolder(folder), make_record(config))
     (folder / "environment.json").write_text(json.dumps({"python": "3.11.2", "processor": "Some CPU", "threads": 2}))
     steps = steps or config.max_steps
     drawn = random.Random(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nip.lra.record import record_of
+from nip.lra.record import make_record
 from nip.runs.folder import RunFolder, add_to_run_file
 from nip.runs.record import RunRecord, find_records, read_record, write_record
 from run_folders import small_config, write_run
@@ -210,7 +210,7 @@ def test_a_pretraining_run_that_continues_to_more_tokens_is_unfinished_again(tmp
 
 @pytest.fixture
 def record():
-    return record_of(small_config(checksum="c", data="d"))
+    return make_record(small_config(checksum="c", data="d"))
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path, record):

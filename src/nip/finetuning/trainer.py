@@ -434,7 +434,8 @@ def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]
                 draw_curves(read_metrics(folder.metrics), setup.metric, folder.path / "curves.svg")
             if metrics or claim.trained is None:  # a command that does not evaluate keeps the earlier evaluation
                 write_json(folder.result, result)
-            write_manifest(folder.path, command.argv, OWNED, finished=True)
+            if training.do_train:  # else the folder may be a model's that nip did not write
+                write_manifest(folder.path, command.argv, OWNED, finished=True)
     return result
 
 

@@ -21,7 +21,7 @@ _SET_FIRST = ("model", "graph", "parameters", "task", "seed", "protocol", "recip
 _WITHOUT_OPTION = ("width", "heads", "head_dim", "inner_width", "head_width", "token_std", "beta2")
 
 
-def record_of(config: RunConfig) -> RunRecord:
+def make_record(config: RunConfig) -> RunRecord:
     """The record of a run of a configuration, in which checksums of graph and data are known."""
     return RunRecord(
         kind=KIND,

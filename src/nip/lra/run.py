@@ -21,7 +21,7 @@ from nip.lra.evaluation import final_test
 from nip.lra.graphs import is_named_pattern, run_pattern
 from nip.lra.model import attention_choice, encoder_config
 from nip.lra.original_log import write_original_log
-from nip.lra.record import KIND, OWNED, command_of, record_of
+from nip.lra.record import KIND, OWNED, command_of, make_record
 from nip.lra.task import LabelTask, start_run, write_best
 from nip.models import build_classifier
 from nip.runs.console import Console
@@ -156,7 +156,7 @@ def write_run_files(run: Run, config: RunConfig, graph: Pattern, measure: str) -
     if not is_named_pattern(graph, config):
         graph.save(folder.pattern)
     write_json(folder.config, json.loads(config.to_json()))
-    write_record(folder, record_of(config))
+    write_record(folder, make_record(config))
     write_json(folder.environment, here)
     write_manifest(folder.path, command_of(config), OWNED, finished=False)
     if run.state.best:  # the run may have been killed between writing the checkpoint and the best weights

@@ -97,7 +97,7 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
         facts = read_run_file(folder.path)
         there = settings_of(facts, folder.path) if facts is not None else None
         settings = settled(settings, there, accelerator.device)
-        record = record_of(settings, data, command)
+        record = make_record(settings, data, command)
         if facts is not None:
             check_same_settings(folder, facts, record)
         elif accelerator.is_main_process:
@@ -327,7 +327,7 @@ def finish(run: Run, task: PretrainingTask, record: RunRecord) -> dict[str, Any]
     return result
 
 
-def record_of(settings: Settings, data: str, command: Sequence[str]) -> RunRecord:
+def make_record(settings: Settings, data: str, command: Sequence[str]) -> RunRecord:
     """The record of a run, with the graph of its longest samples.
 
     Parameters

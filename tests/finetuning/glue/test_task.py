@@ -173,6 +173,7 @@ def test_mnli_is_evaluated_and_predicted_twice(model: Path, tmp_path: Path):
     written = submission(tmp_path / "out" / "MNLI-mm.tsv")
     assert len(written) == 5
     assert {row[1] for row in written[1:]} <= {"entailment", "neutral", "contradiction"}
+    assert not (tmp_path / "out" / "manifest.json").exists()  # only what trains claims the files of a folder
 
 
 def test_numbers_are_predicted_within_their_range(model: Path, tmp_path: Path):
