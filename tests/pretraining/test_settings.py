@@ -1,4 +1,4 @@
-"""What may be asked for, and what is refused with a sentence."""
+"""Which settings are accepted, and the errors of those that are refused."""
 
 import json
 
@@ -13,7 +13,7 @@ WRONG = [
     ({"max_steps": 0}, "--max-steps must be an integer of at least 1. Got 0 instead."),
     ({"max_steps": None, "hours": 0.0}, "--hours must be a number above 0. Got 0.0 instead."),
     ({"max_steps": None, "max_tokens": 0}, "--max-tokens must be an integer of at least 1. Got 0 instead."),
-    ({"batch_size": 30, "micro_batch": 16}, "A batch of 30 samples is not a whole number of parts of 16"),
+    ({"batch_size": 30, "micro_batch": 16}, "--micro-batch must divide --batch-size. Got 16 and 30 instead."),
     ({"batch_size": True}, "--batch-size must be an integer of at least 1. Got True instead."),
     ({"ramp_from": 500}, "--ramp-from 500 is more than the batch of 256 samples."),
     ({"learning_rate": float("nan")}, "--learning-rate must be a number above 0. Got nan instead."),
@@ -25,12 +25,12 @@ WRONG = [
     ({"size": "huge"}, "--size must be one of tiny, mini, small, medium, base, large. Got 'huge' instead."),
     ({"schedule": "time"}, "--schedule time needs --hours."),
     ({"schedule": "constant_step"}, "--schedule constant_step needs --warmup-steps."),
-    ({"warmup_steps": 5}, "--warmup-steps goes with --schedule constant_step"),
+    ({"warmup_steps": 5}, "--warmup-steps needs --schedule constant_step"),
     ({"lengths": "128:0.9,512"}, "--lengths must be lengths of at least 8 tokens with shares that add up to 1."),
     ({"lengths": "512:0.5,128:0.5"}, "--lengths must be lengths that grow from stage to stage."),
     ({"lengths": "short"}, "--lengths must be a length, or lengths with shares such as 128:0.9,512:0.1."),
     ({"lengths": 4}, "--lengths must be lengths of at least 8 tokens"),
-    ({"positions": 64}, "--positions 64 are too few for samples of 128 tokens."),
+    ({"positions": 64}, "--positions 64 is too small for samples of 128 tokens."),
     ({"hours": 1.0, "early_exit_hours": 2.0}, "--early-exit-hours 2 is later than --hours 1."),
     ({"finetune_hours": "6,2"}, "--finetune-hours must be hours above 0 in ascending order. Got '6,2' instead."),
     ({"track": "paper"}, "--track must be one or more of none, tensorboard, wandb, trackio. Got 'paper' instead."),
@@ -41,20 +41,20 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("change", "says"), WRONG)
-def test_what_is_refused(change, says):
+def test_impossible_settings_are_refused(change, says):
     with pytest.raises(ValueError) as error:
         Settings(**{"max_steps": 10, **change})
     assert str(error.value).startswith(says) or says in str(error.value)
 
 
-def test_settings_survive_their_file():
+def test_settings_are_read_as_written():
     settings = Settings(
         hours=24.0, lengths="128:0.9,512:0.1", finetune_hours="2,6", parameters={"seed": 3}, ramp_from=32
     )
     assert Settings(**json.loads(json.dumps(settings.to_dict()))) == settings
 
 
-def test_every_field_says_what_it_is():
+def test_every_field_has_a_help_text_and_a_group():
     for name, each in FIELDS.items():
         assert each.metadata["says"].endswith((".", "…")), name
         assert each.metadata["group"], name
@@ -62,7 +62,7 @@ def test_every_field_says_what_it_is():
 
 
 @pytest.mark.parametrize(
-    ("budgets", "moved"),
+    ("budgets", "unit"),
     [
         ({"max_steps": 5}, "step"),
         ({"hours": 5.0}, "time"),
@@ -71,12 +71,12 @@ def test_every_field_says_what_it_is():
         ({"max_steps": 5, "hours": 5.0, "schedule": "time"}, "time"),
     ],
 )
-def test_the_budget_moves_the_rate(budgets, moved):
-    assert Settings(**budgets).moved_by == moved
+def test_the_schedule_advances_in_the_unit_of_the_budget(budgets, unit):
+    assert Settings(**budgets).schedule_unit == unit
 
 
 @given(st.lists(st.integers(8, 4096), min_size=1, max_size=5, unique=True), st.data())
-def test_lengths_are_read_as_they_are_written(lengths, data):
+def test_lengths_are_read_as_written(lengths, data):
     weights = data.draw(st.lists(st.integers(1, 100), min_size=len(lengths), max_size=len(lengths)))
     stages = tuple((length, weight / sum(weights)) for length, weight in zip(sorted(lengths), weights, strict=True))
     assert read_lengths(",".join(f"{length}:{share!r}" for length, share in stages)) == stages
@@ -84,16 +84,16 @@ def test_lengths_are_read_as_they_are_written(lengths, data):
 
 
 @given(st.lists(st.floats(0.001, 1000), unique=True))
-def test_hours_are_read_as_they_are_written(hours):
+def test_hours_are_read_as_written(hours):
     assert read_hours(",".join(map(repr, sorted(hours)))) == tuple(sorted(hours))
 
 
-def test_the_usual_sizes():
+def test_sizes_and_their_proportions():
     assert list(SIZES) == ["tiny", "mini", "small", "medium", "base", "large"]
     assert all(size.intermediate_size == 4 * size.hidden_size for size in SIZES.values())
     assert all(size.hidden_size == 64 * size.num_attention_heads for size in SIZES.values())
 
 
-def test_an_unknown_size_lists_the_known():
+def test_an_unknown_size_is_refused_with_a_list():
     with pytest.raises(ValueError, match=r"no size 'huge'\. The sizes are tiny, mini, small, medium, base, large"):
         size_of("huge")

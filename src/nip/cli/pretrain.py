@@ -139,7 +139,7 @@ def asked_for(words: Sequence[str]) -> Asked:
             why = "with a corpus that was masked once" if masked_once and name in MASKING else idle(name, settings)
             if why is not None:
                 print(f"nip: {option(name)} does nothing {why}.", file=sys.stderr)
-    most, longest = settings.max_predictions, settings.tokens_at_most
+    most, longest = settings.max_predictions, settings.max_length
     if most is not None and not masked_once and most < 0.9 * longest * settings.mask_probability:
         share = 100 * most / longest
         print(f"nip: --max-predictions leaves {share:.1f} % of {longest} tokens to predict.", file=sys.stderr)

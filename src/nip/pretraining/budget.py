@@ -120,7 +120,7 @@ def learning_rate(settings: Settings, spent: Progress) -> float:
         "constant_step": (spent.step, settings.max_steps),
         "time": (spent.seconds / HOUR, settings.hours),
         "tokens": (spent.tokens, settings.max_tokens),
-    }[settings.moved_by]
+    }[settings.schedule_unit]
     assert total is not None  # the settings have refused a schedule whose budget is missing
     schedule = LRSchedule(
         settings.curve,

@@ -107,7 +107,7 @@ def refuse_impossible(settings: Settings, dataset: Path, accelerator: Accelerato
     for name, known in manifest["tokenizer"]["sha256"].items():
         if not (folder / name).is_file() or file_sha256(folder / name) != known:
             raise ValueError(f"{folder / name} is not the tokenizer that the shards of {dataset} were made with.")
-    model_settings(settings, settings.tokens_at_most).rows(open_corpus(dataset).vocabulary)
+    model_settings(settings, settings.max_length).rows(open_corpus(dataset).vocabulary)
 
 
 def refuse_other_tokenizer(name: str, dataset: Path, *, of: str = "") -> None:

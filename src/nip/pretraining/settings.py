@@ -1,8 +1,6 @@
-"""What a pretraining run is: every setting with its default, what it means, and what it may be.
+"""The settings of a pretraining run: defaults, help texts, and checks.
 
-The command line, files of settings and the record in a run's folder are all made of this one class.
-
-Sizes of BERT by their usual names.
+The command line, settings files and the record in the run folder are all made from `Settings`.
 """
 
 from __future__ import annotations
@@ -11,14 +9,17 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from nip.training import OPTIMIZERS, PRECISIONS
+from nip.training.lr_schedules import CURVES
 
 
 @dataclass(frozen=True)
 class Size:
-    """How deep and how wide an encoder is; the fields' names are those of transformers."""
+    """Depth and widths of an encoder; the fields are named as in transformers."""
 
     num_hidden_layers: int
     hidden_size: int
@@ -34,7 +35,7 @@ SIZES: dict[str, Size] = {
     "base": Size(12, 768, 12, 3072),
     "large": Size(24, 1024, 16, 4096),
 }
-"""Base and large as BERT has them [1]_, the smaller ones as in [2]_. Heads are 64 wide throughout.
+"""Sizes of BERT: base and large as in [1]_, the smaller ones as in [2]_. All heads are 64 wide.
 
 References
 ----------
@@ -49,7 +50,7 @@ def size_of(name: str) -> Size:
     Raises
     ------
     ValueError
-        If there is none; the message lists them.
+        If there is none of that name.
 
     Examples
     --------
@@ -61,15 +62,43 @@ def size_of(name: str) -> Size:
     return SIZES[name]
 
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 ARCHITECTURES = ("bert", "roberta-prelayernorm", "modernbert")
 NORMS = ("layer", "rms")
-OPTIMIZERS = ("adam", "adamw", "lamb", "adafactor")
 SCHEDULES = ("step", "constant_step", "time", "tokens")
-CURVES = ("linear", "exp", "cosine", "warmup-stable-decay")
 TRACKERS = ("none", "tensorboard", "wandb", "trackio")
 
-Lengths = tuple[tuple[int, float], ...]
+_INTEGERS = {
+    **dict.fromkeys(("layers", "width", "heads", "inner_width", "positions", "token_types", "block_size"), 1),
+    **dict.fromkeys(
+        ("vocab_size", "max_predictions", "batch_size", "micro_batch", "ramp_from", "max_steps", "max_tokens"), 1
+    ),
+    **dict.fromkeys(("eval_every", "eval_every_begin", "eval_every_end", "eval_samples", "eval_micro_batch"), 1),
+    **dict.fromkeys(("bad_steps", "rollback_every", "log_every", "overflow_limit"), 1),
+    **dict.fromkeys(("seed", "warmup_steps", "max_rollbacks"), 0),
+}
+_ABOVE = ("above 0", lambda x: x > 0)
+_AT_LEAST = ("of at least 0", lambda x: x >= 0)
+_SHARE = ("from 0 to 1", lambda x: 0 <= x <= 1)
+_BELOW = ("from 0 to below 1", lambda x: 0 <= x < 1)
+_INSIDE = ("above 0, at most 1", lambda x: 0 < x <= 1)
+_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    **dict.fromkeys(("learning_rate", "eps", "initializer_range", "norm_eps", "max_coeff", "decay_step"), _ABOVE),
+    **dict.fromkeys(("hours", "early_exit_hours"), _ABOVE),
+    **dict.fromkeys(("weight_decay", "clip", "min_coeff", "spike", "checkpoint_minutes"), _AT_LEAST),
+    **dict.fromkeys(("early_stop_loss", "early_stop_minutes"), _AT_LEAST),
+    **dict.fromkeys(("mask_share", "random_share", "warmup", "eval_begin_share", "eval_end_share"), _SHARE),
+    **dict.fromkeys(("dropout", "attention_dropout", "beta1", "beta2"), _BELOW),
+    **dict.fromkeys(("mask_probability", "ramp_share", "decay_rate", "decay_share"), _INSIDE),
+}
+_CHOICES = {
+    "size": tuple(SIZES),
+    "architecture": ARCHITECTURES,
+    "norm": NORMS,
+    "precision": PRECISIONS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "curve": tuple(CURVES),
+}
 
 
 def _of(default: Any, group: str, says: str) -> Any:
@@ -79,12 +108,12 @@ def _of(default: Any, group: str, says: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a run; what each means stands in its field's metadata and is what ``nip pretrain --help`` says.
+    """The settings of a run; ``nip pretrain --help`` prints the meaning of each, which is in its field's metadata.
 
     Raises
     ------
     ValueError
-        If a value is not possible, or two exclude each other; the message names the option.
+        If a value is out of range, or two settings contradict each other; the message names the option.
 
     Examples
     --------
@@ -192,37 +221,32 @@ class Settings:
     log_every: int = _of(1, "records", "Steps between lines of metrics.jsonl.")
 
     def __post_init__(self) -> None:
-        for name, least in _INTEGERS.items():
+        for name, each in FIELDS.items():
             value = getattr(self, name)
             if value is None and name in OPTIONAL:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise wrong(name, f"an integer of at least {least}", value)
-        for name, (wanted, holds) in _NUMBERS.items():
-            value = getattr(self, name)
-            if value is None and name in OPTIONAL:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise wrong(name, f"a number {wanted}", value)
-            if not holds(value):
-                raise wrong(name, f"a number {wanted}", value)
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices and not (value is None and name in OPTIONAL):
-                raise wrong(name, f"one of {', '.join(choices)}", value)
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise wrong(name, "true or false", getattr(self, name))
-        for name in ("model", "backend", "activation", "project"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise wrong(name, "text", getattr(self, name))
+            if name in _INTEGERS:
+                if isinstance(value, bool) or not isinstance(value, int) or value < _INTEGERS[name]:
+                    raise wrong(name, f"an integer of at least {_INTEGERS[name]}", value)
+            elif name in _NUMBERS:
+                range_, holds = _NUMBERS[name]
+                is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+                if not is_number or not holds(value):
+                    raise wrong(name, f"a number {range_}", value)
+            elif name in _CHOICES:
+                if value not in _CHOICES[name]:
+                    raise wrong(name, f"one of {', '.join(_CHOICES[name])}", value)
+            elif each.type == "bool":
+                if not isinstance(value, bool):
+                    raise wrong(name, "true or false", value)
+            elif name in ("model", "backend", "activation", "project") and not (isinstance(value, str) and value):
+                raise wrong(name, "text", value)
         if not isinstance(self.parameters, Mapping):
             raise wrong("parameters", "a mapping of names to values", self.parameters)
         object.__setattr__(self, "parameters", dict(self.parameters))
         object.__setattr__(self, "lengths", read_lengths(self.lengths))
         object.__setattr__(self, "finetune_hours", read_hours(self.finetune_hours))
-        others = [name for name in self.trackers if name not in TRACKERS]
-        if others:
+        if not set(self.trackers) <= set(TRACKERS):
             raise wrong("track", f"one or more of {', '.join(TRACKERS)}", self.track)
         self._check_together()
 
@@ -231,8 +255,7 @@ class Settings:
             raise ValueError("A run needs a budget: --max-steps, --max-tokens or --hours.")
         if self.micro_batch is not None and self.batch_size % self.micro_batch:
             raise ValueError(
-                f"A batch of {self.batch_size} samples is not a whole number of parts of {self.micro_batch}: "
-                f"--micro-batch must divide --batch-size."
+                f"--micro-batch must divide --batch-size. Got {self.micro_batch} and {self.batch_size} instead."
             )
         if self.ramp_from is not None and self.ramp_from > self.batch_size:
             raise ValueError(f"--ramp-from {self.ramp_from} is more than the batch of {self.batch_size} samples.")
@@ -249,16 +272,15 @@ class Settings:
         if self.schedule == "constant_step" and self.max_steps is None:
             raise ValueError("--schedule constant_step needs --max-steps.")
         if self.warmup_steps is not None and self.schedule != "constant_step":
-            raise ValueError("--warmup-steps goes with --schedule constant_step; otherwise --warmup is a share.")
-        if self.positions is not None and self.positions < max(length for length, _ in self.lengths):
-            longest = max(length for length, _ in self.lengths)
-            raise ValueError(f"--positions {self.positions} are too few for samples of {longest} tokens.")
+            raise ValueError("--warmup-steps needs --schedule constant_step; other schedules use --warmup, a share.")
+        if self.positions is not None and self.positions < self.max_length:
+            raise ValueError(f"--positions {self.positions} is too small for samples of {self.max_length} tokens.")
         if self.early_exit_hours is not None and self.hours is not None and self.early_exit_hours > self.hours:
             raise ValueError(f"--early-exit-hours {self.early_exit_hours:g} is later than --hours {self.hours:g}.")
 
     @property
-    def moved_by(self) -> str:
-        """What moves the learning rate: as asked, else what the budget counts."""
+    def schedule_unit(self) -> str:
+        """The unit in which the learning-rate schedule advances: `schedule`, or by default that of the budget."""
         if self.schedule is not None:
             return self.schedule
         if self.max_steps is not None:
@@ -267,32 +289,37 @@ class Settings:
 
     @property
     def trackers(self) -> tuple[str, ...]:
-        """The names in `track`."""
+        """The experiment trackers that `track` names."""
         return tuple(name.strip() for name in self.track.split(",") if name.strip())
 
     @property
-    def tokens_at_most(self) -> int:
-        """Tokens of the longest stage's samples."""
+    def max_length(self) -> int:
+        """Tokens of a sample in the longest stage."""
         return max(length for length, _ in self.lengths)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; `Settings(**values)` makes it again."""
+        """JSON values, from which `Settings(**values)` makes the same settings."""
         found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return found
 
 
 FIELDS = {each.name: each for each in dataclasses.fields(Settings)}
 OPTIONAL = tuple(name for name, each in FIELDS.items() if each.default is None)
-# What may differ when a run goes on: none of it changes what a step computes, but for rounding.
 CHANGEABLE = (
     *("max_steps", "max_tokens", "hours", "early_exit_hours", "finetune_hours", "checkpoint_minutes", "track"),
     *("project", "job_name", "micro_batch", "eval_micro_batch", "max_rollbacks", "overflow_limit"),
     *("early_stop_loss", "early_stop_minutes", "gradient_checkpointing"),
 )
+"""Settings that may differ when a run resumes: they change what a step computes by rounding at most."""
 
 
-def read_lengths(value: Any) -> Lengths:
-    """The stages of a run: tokens of a sample, and the share of the budget that they get.
+def read_lengths(value: Any) -> tuple[tuple[int, float], ...]:
+    """The stages of a run, from text or numbers: tokens of a sample, and the stage's share of the budget.
+
+    Raises
+    ------
+    ValueError
+        If lengths are below 8 or not ascending, or shares do not add up to 1.
 
     Examples
     --------
@@ -306,7 +333,7 @@ def read_lengths(value: Any) -> Lengths:
                 length, _, share = part.partition(":")
                 stages.append((int(length), float(share) if share else 1.0))
         else:
-            stages = [(_whole(length), float(share)) for length, share in value]
+            stages = [(_integer(length), float(share)) for length, share in value]
     except (TypeError, ValueError):
         raise wrong("lengths", "a length, or lengths with shares such as 128:0.9,512:0.1", value) from None
     shares = [share for _, share in stages]
@@ -319,7 +346,12 @@ def read_lengths(value: Any) -> Lengths:
 
 
 def read_hours(value: Any) -> tuple[float, ...]:
-    """Times in ascending order, from text such as ``2,6,12`` or from numbers.
+    """Hours in ascending order, from text such as ``2,6,12`` or from numbers.
+
+    Raises
+    ------
+    ValueError
+        If they are not positive and ascending.
 
     Examples
     --------
@@ -337,51 +369,16 @@ def read_hours(value: Any) -> tuple[float, ...]:
 
 
 def flag(name: str) -> str:
-    """A field as an option of the command line."""
+    """The command-line option of a field."""
     return "--attention" if name == "model" else f"--{name.replace('_', '-')}"
 
 
 def wrong(name: str, must_be: str, got: object) -> ValueError:
-    """The sentence about a value that is not possible."""
+    """The error about an impossible value."""
     return ValueError(f"{flag(name)} must be {must_be}. Got {got!r} instead.")
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     if int(value) != value:
         raise ValueError
     return int(value)
-
-
-_INTEGERS = {
-    **dict.fromkeys(("layers", "width", "heads", "inner_width", "positions", "token_types", "block_size"), 1),
-    **dict.fromkeys(
-        ("vocab_size", "max_predictions", "batch_size", "micro_batch", "ramp_from", "max_steps", "max_tokens"), 1
-    ),
-    **dict.fromkeys(("eval_every", "eval_every_begin", "eval_every_end", "eval_samples", "eval_micro_batch"), 1),
-    **dict.fromkeys(("bad_steps", "rollback_every", "log_every", "overflow_limit"), 1),
-    **dict.fromkeys(("seed", "warmup_steps", "max_rollbacks"), 0),
-}
-_SWITCHES = ("next_sentence", "bias_correction", "gradient_checkpointing", "scaled_init", "tied")
-_ABOVE = ("above 0", lambda x: x > 0)
-_AT_LEAST = ("of at least 0", lambda x: x >= 0)
-_SHARE = ("from 0 to 1", lambda x: 0 <= x <= 1)
-_BELOW = ("from 0 to below 1", lambda x: 0 <= x < 1)
-_INSIDE = ("above 0, at most 1", lambda x: 0 < x <= 1)
-_NUMBERS: dict[str, Any] = {
-    **dict.fromkeys(("learning_rate", "eps", "initializer_range", "norm_eps", "max_coeff", "decay_step"), _ABOVE),
-    **dict.fromkeys(("hours", "early_exit_hours"), _ABOVE),
-    **dict.fromkeys(("weight_decay", "clip", "min_coeff", "spike", "checkpoint_minutes"), _AT_LEAST),
-    **dict.fromkeys(("early_stop_loss", "early_stop_minutes"), _AT_LEAST),
-    **dict.fromkeys(("mask_share", "random_share", "warmup", "eval_begin_share", "eval_end_share"), _SHARE),
-    **dict.fromkeys(("dropout", "attention_dropout", "beta1", "beta2"), _BELOW),
-    **dict.fromkeys(("mask_probability", "ramp_share", "decay_rate", "decay_share"), _INSIDE),
-}
-_CHOICES = {
-    "size": tuple(SIZES),
-    "architecture": ARCHITECTURES,
-    "norm": NORMS,
-    "precision": PRECISIONS,
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "curve": CURVES,
-}
