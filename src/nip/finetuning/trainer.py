@@ -42,8 +42,7 @@ from nip.finetuning.datasets import disable_progress_bars
 from nip.finetuning.evaluate_checkpoints import draw_curves
 from nip.finetuning.output_dir import OWNED, STATE_FILE, Claim, claim_output_dir, clear
 from nip.locations import runs_folder
-from nip.models.huggingface.config import ENTRY
-from nip.models.huggingface.norms import NORM, RMS, replace_layer_norms
+from nip.models.huggingface.norms import replace_layer_norms, uses_rms_norm
 from nip.runs.accuracy import learned, wilson_interval
 from nip.runs.console import Console
 from nip.runs.environment import environment
@@ -570,7 +569,7 @@ def training_ended(state: TrainerState) -> bool:
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Load the weights in a folder into the model."""
     saved = type(model).from_pretrained(folder, config=model.config)
-    if (getattr(model.config, ENTRY, None) or {}).get(NORM) == RMS:
+    if uses_rms_norm(model.config):
         replace_layer_norms(saved)  # transformers has built LayerNorms
     model.load_state_dict(saved.state_dict())
 

@@ -78,7 +78,7 @@ def test_a_graph_without_a_name_serves_shorter_inputs_by_its_corner():
         ("local", {"seed": 3}, "has no parameter 'seed'"),
         ("random", {"num_random_blocks": -1}, "num_random_blocks"),
         (RING, {"seed": 3}, "takes no parameters"),
-        ({"name": "local"}, {}, "must name its 'pattern'"),
+        ({"name": "local"}, {}, "must have the key 'pattern'"),
         (7, {}, "must be a pattern's name"),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_graph_named_wrongly_is_refused(spec, parameters, message):
 
 def test_an_entry_of_another_kind_is_refused():
     for record in (None, "hypercube", {"version": 2}, {}):
-        with pytest.raises(ValueError, match=r"must be one that nip\.sparsify"):
+        with pytest.raises(ValueError, match=r"must be of version 1, as written by nip\.sparsify"):
             read_graph_config(record, lambda file: RING)
     record = GraphConfig(LayerGraph("hypercube")).to_dict()
     del record["backend"]

@@ -1,4 +1,4 @@
-"""`nip.sparsify` and `nip.from_pretrained`: a real encoder, saving and loading, layers, and what is refused."""
+"""`nip.sparsify` and `nip.from_pretrained`: a real encoder, saving and loading, layers, and invalid arguments."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def test_a_saved_model_is_still_sparse_in_a_fresh_process(tmp_path):
     assert done.stdout.strip() == "[('custom', 4, 1), None, ('random', 2, 1), ('custom', 4, 1)]"
     assert torch.equal(torch.load(tmp_path / "out.pt", weights_only=True), expected)
     Pattern.from_edges(7, [0], [3], symmetric=True).save(tmp_path / "pattern.npz")
-    with pytest.raises(ValueError, match="its checksum differs"):
+    with pytest.raises(ValueError, match="the checksums differ"):
         nip.from_pretrained(tmp_path)
 
 
@@ -132,10 +132,10 @@ def test_layers_of_a_model_attend_over_different_graphs():
     assert names("global", layers={3: "local"}) == ["global", "global", "global", "local", "global"]
 
 
-def test_a_model_that_ran_elsewhere_is_told_on():
+def test_a_model_that_does_not_use_its_graph_raises():
     model = nip.sparsify(BERT.make(), block_size=BLOCK)
     model.set_attn_implementation("sdpa")
-    with pytest.raises(RuntimeError, match="has run without attending over its graph"):
+    with pytest.raises(RuntimeError, match="ran without attending over its graph"):
         model(BERT.inputs()["input_ids"])
 
 
@@ -161,7 +161,7 @@ def test_a_model_made_sparse_anew_forgets_its_former_graph(tmp_path):
         ({"block_size": 0}, "'block_size' parameter of sparsify"),
         ({"backend": "triton"}, "no attention backend 'triton'"),
         ({"layers": {2: "local"}}, "has 2 self-attention layers, numbered from 0.*names layer 2"),
-        ({"layers": "local"}, "'layers' parameter of sparsify must be a mapping or a list"),
+        ({"layers": "local"}, "'layers' parameter of sparsify must be a mapping or a nonempty list"),
         ({"max_tokens": 0}, "'max_tokens' parameter of sparsify"),
         ({"num_random_blocks": 2}, "'hypercube' has no parameter 'num_random_blocks'"),
     ],

@@ -1,1 +1,1 @@
-"""Hugging Face models whose self-attention runs over a pattern."""
+"""Hugging Face models with their self-attention replaced by attention over a pattern."""

@@ -1,4 +1,4 @@
-"""The attention function that is registered with transformers as `nip`, with its mask function."""
+"""The attention function registered with transformers under the name `nip`, together with its mask function."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _UNSUPPORTED = {
     "indices": "selects its own keys (indices)",
     "block_indices": "selects its own blocks (block_indices)",
     "head_mask": "masks heads (head_mask)",
-    "alibi": "adds ALiBi slopes",
-    "cache": "has a paged cache",
-    "cu_seq_lens_q": "packs sequences without a batch (cu_seq_lens_q)",
-    "cu_seq_lens_k": "packs sequences without a batch (cu_seq_lens_k)",
+    "alibi": "adds ALiBi's slopes",
+    "cache": "uses a paged cache",
+    "cu_seq_lens_q": "packs sequences without a batch dimension (cu_seq_lens_q)",
+    "cu_seq_lens_k": "packs sequences without a batch dimension (cu_seq_lens_k)",
 }
 
 
@@ -45,24 +45,26 @@ def attention_function(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer, over its graph or dense.
+    """Compute the attention of one layer over its graph, or dense attention if it has none.
 
     Parameters
     ----------
     module : Module
-        The layer's attention module, with a `Site`.
+        The layer's attention module, with a `Site` from `nip.sparsify`.
     query : Tensor of shape (batch, heads, queries, head_dim)
     key, value : Tensor of shape (batch, kv_heads, keys, head_dim)
     attention_mask : Mask or Tensor, optional
-        The result of `mask_function`, or a mask of two or four dimensions of the model or its user.
+        The output of `mask_function`, or a 2-D or 4-D mask from the model or the user.
     dropout : float, default=0.0
-        Dropout probability on attention weights.
+        Dropout probability on the attention weights.
     scaling : float, optional
-        Factor of the scores, by default 1/√head_dim.
+        Factor on the scores; by default head_dim ** -0.5.
     is_causal : bool, optional
-        By default the module's.
+        Whether attention without a mask is causal; by default the module's `is_causal`.
     position_bias : Tensor of shape (1 or batch, heads, queries, keys), optional
         Added to the scores (T5).
+    **kwargs
+        Further arguments of transformers' attention functions.
 
     Returns
     -------
@@ -72,67 +74,67 @@ def attention_function(
     Raises
     ------
     ValueError
-        If the model was not sparsified, or needs something that is not supported over a graph.
+        If the model was not sparsified, or an argument cannot be combined with a graph.
     """
     site: Site | None = getattr(module, SITE, None)
     if site is None:
         raise ValueError(
-            f"{type(module).__name__} does not know its graph. Load the model by nip.from_pretrained, or give it to "
-            "nip.sparsify, instead of attn_implementation='nip'."
+            f"{type(module).__name__} has no graph. Load the model with nip.from_pretrained or pass it to nip.sparsify "
+            "instead of setting attn_implementation='nip'."
         )
-    for name, what in _UNSUPPORTED.items():
+    for name, feature in _UNSUPPORTED.items():
         if kwargs.get(name) is not None:
-            raise ValueError(f"{site.path} {what}: nip cannot attend over a graph so.")
+            raise ValueError(f"{site.path} {feature}, which nip does not support.")
     if kwargs.get("output_attentions"):
-        raise ValueError("Attention over a graph does not return its weights: leave output_attentions off.")
+        raise ValueError("Attention over a graph cannot return attention weights: do not set output_attentions.")
     if site.graph is None:
         dense = attention_mask.dense() if isinstance(attention_mask, Mask) else attention_mask
-        output: tuple[Tensor, None] = sdpa_attention_forward(
+        attended: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, dense, dropout, scaling, is_causal, position_bias=position_bias, **kwargs
         )
-        return output
-    mask, given = _as_mask(attention_mask, module, is_causal, query.shape[2], key.shape[2])
-    # The graph of a text that grows is built once for the longest one.
+        return attended
+    mask, pairs = _to_mask(attention_mask, module, is_causal, query.shape[2], key.shape[2])
+    # If the text grows, the graph is built once for the maximum length.
     grows = mask.causal or bool(getattr(module, "is_causal", False)) or mask.has_cache
-    out = _attend(site, site.graph.block_size, query, key, value, mask, given, position_bias, dropout, scaling, grows)
+    out = _attend(site, site.graph.block_size, query, key, value, mask, pairs, position_bias, dropout, scaling, grows)
     if not torch.compiler.is_compiling():
         site.calls += 1
     return out.transpose(1, 2).contiguous(), None
 
 
-def _as_mask(
+def _to_mask(
     mask: Mask | Tensor | None, module: nn.Module, is_causal: bool | None, queries: int, keys: int
 ) -> tuple[Mask, Tensor | None]:
-    """The mask, and a tensor of tokens × tokens if a `Mask` cannot express it: True or 0 for pairs that attend."""
+    """Convert any mask to a `Mask` and, if it differs between queries, the 4-D tensor itself (bool or additive)."""
     if isinstance(mask, Mask):
         return mask, None
     if mask is None:
-        causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)  # as transformers has it
+        causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)  # as in transformers
         return Mask(bool(causal), None, q_offset=keys - queries if causal else 0), None
     causal = bool(getattr(module, "is_causal", False))
-    first = keys - queries if causal else 0  # the queries are the last tokens, after cached ones
+    first = keys - queries if causal else 0  # with a cache, the queries are the newest tokens
     if mask.dim() == 2:
         return Mask(causal, mask.bool(), q_offset=first), None
-    if first and not bool(_real(mask[..., -1]).any()):
+    if first and not bool(_allowed(mask[..., -1]).any()):
         raise ValueError(
-            f"The attention_mask of four dimensions hides the last of {keys} keys from every query: with a cache of "
-            "fixed length let transformers make the mask, from one of two dimensions."
+            f"The 4-D attention_mask hides the last of {keys} keys from every query: with a static cache, pass a 2-D "
+            "mask and let transformers build the 4-D mask."
         )
-    if mask.shape[1] == 1 and (mask.shape[2] == 1 or mask.stride(2) == 0) and _only_hides(mask[:, 0, 0]):
-        return Mask(False, _real(mask[:, 0, 0]), q_offset=first), None  # the same for all queries: padding
+    if mask.shape[1] == 1 and (mask.shape[2] == 1 or mask.stride(2) == 0) and _is_binary(mask[:, 0, 0]):
+        return Mask(False, _allowed(mask[:, 0, 0]), q_offset=first), None  # the same for all queries: padding
     return Mask(False, None, special=True, q_offset=first), mask
 
 
-def _real(mask: Tensor) -> Tensor:
-    """True for the pairs that a mask lets attend, be it of bool or added to the scores."""
+def _allowed(mask: Tensor) -> Tensor:
+    """Convert a boolean or additive mask to a boolean one, True where attention is allowed."""
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
-def _only_hides(mask: Tensor) -> bool:
-    """Whether a mask only hides pairs: one that is added to the scores may also be a bias."""
+def _is_binary(mask: Tensor) -> bool:
+    """Whether a mask only allows or forbids pairs; an additive mask may also change the scores."""
     if mask.dtype == torch.bool:
         return True
-    return not torch.compiler.is_compiling() and bool(((mask == 0) | ~_real(mask)).all())
+    return not torch.compiler.is_compiling() and bool(((mask == 0) | ~_allowed(mask)).all())
 
 
 def _attend(
@@ -142,7 +144,7 @@ def _attend(
     k: Tensor,
     v: Tensor,
     mask: Mask,
-    given: Tensor | None,
+    pairs: Tensor | None,
     bias: Tensor | None,
     dropout: float,
     scaling: float | None,
@@ -151,18 +153,18 @@ def _attend(
     queries, keys = q.shape[2], k.shape[2]
     if queries != keys and not grows:
         raise ValueError(
-            f"{site.path} has {queries} queries and {keys} keys: it is not self-attention. "
+            f"{site.path} has {queries} queries and {keys} keys, so it is not self-attention. "
             f"Leave it dense: layers={{{site.index}: None}}."
         )
     if queries != keys or mask.special or mask.has_cache:
-        rows: Tensor = _attend_rows(site, q, k, v, mask, given, bias, dropout, scaling, grows)
+        rows: Tensor = _attend_rows(site, q, k, v, mask, pairs, bias, dropout, scaling, grows)
         return rows
     graph = graph_of(site, operator.index(queries), grows)
     if bias is not None:
         bias = bias.expand(-1, q.shape[1], -1, -1)
     padding = None if mask.padding is None else mask.padding.to(q.device).expand(q.shape[0], -1)
     width, scaling = v.shape[-1], q.shape[-1] ** -0.5 if scaling is None else scaling
-    if width != q.shape[-1]:  # zeros change neither scores nor results
+    if width != q.shape[-1]:  # zero padding changes neither scores nor outputs
         q, k, v = (pad(x, (0, max(width, q.shape[-1]) - x.shape[-1])) for x in (q, k, v))
     out = attend(
         q, k, v, graph, block_size, key_padding_mask=padding, segment_ids=mask.segments, bias=bias, causal=mask.causal,
@@ -172,9 +174,9 @@ def _attend(
 
 
 def graph_of(site: Site, n_tokens: int, grows: bool) -> Pattern:
-    """The graph of a layer for an input of `n_tokens`; `grows` as in `Site.graph_for`."""
+    """Return the graph of a layer for an input of `n_tokens`; see `Site.graph_for`."""
     if torch.compiler.is_compiling():
-        # torch.compile can read an attribute, but not use the result of an untraced call.
+        # torch.compile can read an object's attributes but not return a Pattern from an untraced call.
         _keep_graph(site, n_tokens, grows)
         return site.kept[n_tokens, grows]
     return site.graph_for(n_tokens, grows)
@@ -193,15 +195,15 @@ def _attend_rows(
     k: Tensor,
     v: Tensor,
     mask: Mask,
-    given: Tensor | None,
+    pairs: Tensor | None,
     bias: Tensor | None,
     dropout: float,
     scaling: float | None,
     grows: bool,
 ) -> Tensor:
-    """Attention of some rows of the graph: with cached keys, or with a mask of tokens × tokens.
+    """Compute attention for queries after cached keys, or with a mask that differs between queries.
 
-    Keys of blocks that no query attends to are dropped first.
+    Keys in blocks that no query attends to are dropped first.
     """
     assert site.graph is not None
     b, first, first_key = site.graph.block_size, int(mask.q_offset), int(mask.kv_offset)
@@ -221,28 +223,26 @@ def _attend_rows(
     if len(tokens) < k.shape[2]:
         k, v = k.index_select(2, chosen), v.index_select(2, chosen)
     allowed = allowed[None, None]
-    if mask.special and given is None:
+    if mask.special and pairs is None:
         allowed = allowed & mask.pairs().index_select(-1, chosen)
     elif mask.padding is not None:
         allowed = allowed & mask.padding.to(q.device).index_select(-1, chosen)[:, None, None]
     added = None if bias is None else bias.index_select(-1, chosen)
-    if given is not None:
-        given = given.expand(*given.shape[:3], last_key - first_key).index_select(-1, chosen)
-        if given.dtype == torch.bool:
-            allowed = allowed & given
-        else:
-            allowed = allowed & _real(given)
-            added = given if added is None else added + given
-    nothing = ~allowed.any(-1, keepdim=True)  # torch's softmax of such rows is NaN: let them attend, then zero them
-    allowed = allowed | nothing
+    if pairs is not None:
+        pairs = pairs.expand(*pairs.shape[:3], last_key - first_key).index_select(-1, chosen)
+        allowed = allowed & _allowed(pairs)
+        if pairs.dtype != torch.bool:
+            added = pairs if added is None else added + pairs
+    empty = ~allowed.any(-1, keepdim=True)  # undefined in torch: such rows attend to everything and become 0 below
+    allowed = allowed | empty
     weights = allowed if added is None else torch.where(allowed, added, -torch.inf).to(q.dtype)
     grouped = q.shape[1] != k.shape[1]
     out = scaled_dot_product_attention(q, k, v, weights, dropout, scale=scaling, enable_gqa=grouped)
-    return out.masked_fill(nothing, 0.0)
+    return out.masked_fill(empty, 0.0)
 
 
 def register() -> None:
-    """Register both functions; without a mask function transformers silently drops all masks."""
+    """Register both functions with transformers, which silently drops all masks if the mask function is missing."""
     AttentionInterface.register(NAME, attention_function)
     AttentionMaskInterface.register(NAME, mask_function)
 

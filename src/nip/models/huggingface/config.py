@@ -1,6 +1,7 @@
-"""The graphs of a Hugging Face model's layers, as stored in the entry `nip` of its configuration.
+"""The `nip` entry of a Hugging Face model's configuration: which graph each layer attends over.
 
-The entry is a JSON object, saved and loaded with the model. Graphs are built for the length of each input and cached.
+The entry is a JSON object that is saved and loaded with the model's configuration. Graphs are built from it on demand
+for each input length and cached.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ from nip.graphs import Pattern, corner, pattern, pattern_parameters
 from nip.graphs.pattern import check_int
 
 ENTRY = "nip"
-"""Name of the entry in the model's configuration."""
+"""Name of the entry in a model's configuration."""
 VERSION = 1
 CUSTOM = "custom"
 
 GRAPHS_KEPT = 128
-"""Size of the cache of graphs; the least recently used one is dropped."""
+"""Size of each cache of graphs; the least recently used graph is dropped first."""
 
 Spec = str | Pattern | Mapping[str, Any] | None
-"""A layer's graph: a pattern's name, a graph, a mapping with a name and parameters, or None for dense."""
+"""A layer's graph as a user passes it: a pattern's name, a graph, a name with parameters, or None for dense."""
 
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """A pattern, which has a graph for every length, or a single graph of one length.
+    """The graph of a layer: a named pattern, which is built for every length, or one custom graph.
 
     Parameters
     ----------
     name : str
         A pattern's name, or "custom".
-    block_size : int
+    block_size : int, default=16
         Tokens per vertex.
-    parameters : mapping
+    parameters : mapping, default={}
         The pattern's parameters.
     custom : Pattern, optional
-        The graph without a name. Shorter inputs use its corner; longer ones raise.
+        The custom graph. Shorter inputs use its corner; longer inputs raise an error.
     """
 
     name: str
@@ -48,25 +49,30 @@ class LayerGraph:
     custom: Pattern | None = None
 
     def graph(self, n_tokens: int, max_tokens: int | None = None) -> Pattern:
-        """The graph on ⌈n_tokens / block_size⌉ vertices.
+        """Return the graph on ⌈n_tokens / block_size⌉ vertices.
 
         Parameters
         ----------
         n_tokens : int
+            Input length in tokens.
         max_tokens : int, optional
-            Take the corner of the graph for this many tokens instead of the graph for `n_tokens`, so that what a token
-            attends to does not change as a text grows.
+            Return the corner of the graph for this length instead of the graph for `n_tokens`, so that the keys of a
+            token do not change as a text grows.
+
+        Returns
+        -------
+        Pattern
 
         Raises
         ------
         ValueError
-            If the input is longer than `max_tokens` or than the custom graph, or the pattern has no graph of that size.
+            If the input is longer than `max_tokens` or the custom graph, or the pattern has no graph of this size.
         """
         n = -(-n_tokens // self.block_size)
         if self.custom is not None:
             if n > self.custom.n:
                 raise ValueError(
-                    f"The model's own graph has {self.custom.n} blocks of {self.block_size} tokens. "
+                    f"The model's custom graph has {self.custom.n} blocks of {self.block_size} tokens. "
                     f"An input of {n_tokens} tokens needs {n}."
                 )
             return _corner(self.custom, n)
@@ -75,15 +81,15 @@ class LayerGraph:
             return _named(self.name, n, parameters)
         if n_tokens > max_tokens:
             raise ValueError(
-                f"The causal graph of this model was built for {max_tokens} tokens, and the input has {n_tokens}. "
-                "Give nip.sparsify a larger max_tokens."
+                f"The causal graph of this model is built for {max_tokens} tokens, and the input has {n_tokens}. "
+                "Pass a larger max_tokens to nip.sparsify."
             )
-        if self.name == "softmax":  # its corners are dense, too: no need to store n² edges of the longest input
+        if self.name == "softmax":  # its corners are complete graphs too: avoids n² edges for the maximum length
             return _named(self.name, n, parameters)
         return _corner(_named(self.name, -(-max_tokens // self.block_size), parameters), n)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; of a custom graph the checksum."""
+        """Return JSON values; a custom graph is identified by its checksum."""
         record: dict[str, Any] = {"pattern": self.name, "block_size": self.block_size}
         if self.custom is not None:
             return {**record, "n": self.custom.n, "checksum": self.custom.checksum}
@@ -102,20 +108,20 @@ def _corner(graph: Pattern, n: int) -> Pattern:
 
 @dataclass(frozen=True)
 class GraphConfig:
-    """The graphs of a model's layers.
+    """The graphs of all layers of a model: the content of the `nip` entry.
 
     Parameters
     ----------
     default : LayerGraph or None
-        The graph of the layers that `layers` does not name; None leaves them dense.
-    layers : mapping of int, or sequence, optional
-        Graphs by layer number, or repeated from the first layer to the last.
-    backend : str
+        The graph of the layers that `layers` does not name; None leaves their attention dense.
+    layers : mapping or sequence, optional
+        Graphs by layer index, or a sequence that is repeated from the first layer to the last.
+    backend : str, default="auto"
         The backend of `nip.attend`.
     max_tokens : int, optional
-        The longest input that causal graphs are built for.
-    decoder : bool
-        Whether the self-attention of an encoder–decoder's decoder has graphs, too.
+        The input length in tokens for which causal graphs are built.
+    decoder : bool, default=False
+        Whether the decoder self-attention of an encoder–decoder runs over graphs.
     """
 
     default: LayerGraph | None
@@ -125,7 +131,7 @@ class GraphConfig:
     decoder: bool = False
 
     def of_layer(self, index: int) -> LayerGraph | None:
-        """The graph of layer `index`; None if it stays dense."""
+        """Return the graph of the layer with this index; None if the layer stays dense."""
         if self.layers is None:
             return self.default
         if isinstance(self.layers, Mapping):
@@ -133,27 +139,18 @@ class GraphConfig:
         return self.layers[index % len(self.layers)]
 
     def names(self, index: int) -> bool:
-        """Whether `layers` names layer `index`."""
+        """Whether `layers` names the layer with this index."""
         return self.layers is not None and (not isinstance(self.layers, Mapping) or index in self.layers)
 
-    @property
-    def graphs(self) -> list[LayerGraph]:
-        """All graphs."""
-        layers = self.layers.values() if isinstance(self.layers, Mapping) else self.layers or ()
-        return [graph for graph in (self.default, *layers) if graph is not None]
-
-    @property
-    def custom_graphs(self) -> dict[str, Pattern]:
-        """The graphs without a name, by checksum."""
-        return {graph.custom.checksum: graph.custom for graph in self.graphs if graph.custom is not None}
-
     def files(self) -> dict[str, Pattern]:
-        """The graphs without a name, by the file next to the weights that stores them."""
-        names = ["pattern.npz", *(f"pattern-{i}.npz" for i in range(2, len(self.custom_graphs) + 1))]
-        return dict(zip(names, self.custom_graphs.values(), strict=False))
+        """Return the custom graphs by the name of the file that stores them in the model's folder."""
+        layers = self.layers.values() if isinstance(self.layers, Mapping) else self.layers or []
+        custom = [graph.custom for graph in (self.default, *layers) if graph is not None and graph.custom is not None]
+        unique = {graph.checksum: graph for graph in custom}.values()
+        return {"pattern.npz" if i == 1 else f"pattern-{i}.npz": graph for i, graph in enumerate(unique, 1)}
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration's entry, as JSON values."""
+        """Return the configuration's entry as JSON values."""
         if self.layers is None:
             layers: Any = None
         elif isinstance(self.layers, Mapping):
@@ -175,30 +172,34 @@ class GraphConfig:
 
 
 def read_graph_config(record: Any, open_graph: Callable[[str], Pattern]) -> GraphConfig:
-    """The inverse of `GraphConfig.to_dict`.
+    """Parse the output of `GraphConfig.to_dict`.
 
     Parameters
     ----------
     record : object
-        The entry `nip` of a configuration.
+        The `nip` entry of a model's configuration.
     open_graph : callable
-        Reads the graph in a file of that name next to the weights.
+        Loads a custom graph, given its file name in the model's folder.
+
+    Returns
+    -------
+    GraphConfig
 
     Raises
     ------
     ValueError
-        If the entry is malformed or of another version, or a graph's checksum differs.
+        If the entry is invalid or of another version, or the checksum of a custom graph differs.
     """
     if not isinstance(record, Mapping) or record.get("version") != VERSION:
         raise ValueError(
-            f"The configuration's entry {ENTRY!r} must be one that nip.sparsify of version {VERSION} wrote. "
+            f"The configuration's entry {ENTRY!r} must be of version {VERSION}, as written by nip.sparsify. "
             f"Got {record!r} instead."
         )
     customs = {}
     for checksum, file in record.get("files", {}).items():
         graph = open_graph(file)
         if graph.checksum != checksum:
-            raise ValueError(f"{file} is not the graph that the model's configuration names: its checksum differs.")
+            raise ValueError(f"{file} is not the graph that the model's configuration names: the checksums differ.")
         customs[checksum] = graph
 
     def layer(spec: Any) -> LayerGraph | None:
@@ -221,21 +222,26 @@ def read_graph_config(record: Any, open_graph: Callable[[str], Pattern]) -> Grap
 
 
 def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | None = None) -> LayerGraph | None:
-    """The graph of a layer as a user specifies it.
+    """Convert a user's specification of a layer's graph.
 
     Parameters
     ----------
     spec : str, Pattern, mapping or None
-        A mapping has the key `pattern`, and may have `block_size` and parameters.
+        A pattern's name, a graph, a mapping with the key `pattern` and optionally `block_size` and parameters, or None
+        for dense attention.
     block_size : int
-        Tokens per vertex.
+        Tokens per vertex, unless the mapping sets it.
     parameters : mapping, optional
-        Of the pattern.
+        The pattern's parameters; those in the mapping take precedence.
+
+    Returns
+    -------
+    LayerGraph or None
 
     Raises
     ------
     ValueError
-        If the pattern or a parameter is unknown, or a value is out of range.
+        If the specification, the block size or a parameter is invalid.
 
     Examples
     --------
@@ -248,7 +254,7 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
     if isinstance(spec, Mapping):
         rest = {**parameters, **spec}
         if "pattern" not in rest:
-            raise ValueError(f"A layer's graph given as a mapping must name its 'pattern'. Got {dict(spec)!r} instead.")
+            raise ValueError(f"A mapping for a layer's graph must have the key 'pattern'. Got {dict(spec)!r} instead.")
         return layer_graph(rest.pop("pattern"), rest.pop("block_size", block_size), rest)
     check_int("block_size", block_size, "sparsify", minimum=1)
     if isinstance(spec, Pattern):
@@ -257,9 +263,9 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
         return LayerGraph(CUSTOM, int(block_size), custom=spec)
     if not isinstance(spec, str):
         raise ValueError(
-            "A layer's graph must be a pattern's name, a Pattern, a mapping that names its 'pattern', or None for "
-            f"dense attention. Got {spec!r} instead."
+            "A layer's graph must be a pattern's name, a Pattern, a mapping with the key 'pattern', or None for dense "
+            f"attention. Got {spec!r} instead."
         )
     known = pattern_parameters(spec)
-    pattern(spec, 64, **parameters)  # raises on unknown parameters and values out of range
+    pattern(spec, 64, **parameters)  # raises on unknown parameters and invalid values
     return LayerGraph(spec, int(block_size), {k: v for k, v in parameters.items() if k in known or k == "causal"})

@@ -1,7 +1,8 @@
-"""The attention modules of a Hugging Face model, and the graph of each.
+"""Find the attention modules of a Hugging Face model and their roles.
 
-Attention can be replaced in modules that look the function up in transformers' interface. They are recognized by their
-source code; a model without such modules computes attention itself and cannot be made sparse.
+The attention of a module can be replaced if the module looks up its attention function in transformers' attention
+interface. The module's source shows whether it does: a model without such modules computes attention itself and cannot
+be sparsified.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from nip.graphs import Pattern
 from nip.models.huggingface.config import LayerGraph
 
 SITE = "_nip_site"
-"""The attribute of an attention module with its `Site`."""
+"""The attribute of an attention module that holds its `Site`."""
 
 Role = Literal["self", "decoder", "cross"]
 
@@ -30,37 +31,37 @@ _CROSS_NAMES = {
 
 @dataclass(eq=False)
 class Site:
-    """One attention module of a model, and the graph that it attends over."""
+    """An attention module of a model and the graph that it attends over."""
 
     path: str
-    """The module's name in the model."""
+    """The module's dotted name in the model."""
     role: Role
-    """``self``: self-attention; ``decoder``: that of an encoder–decoder's decoder; ``cross``: cross-attention."""
+    """``self``: self-attention; ``decoder``: self-attention in the decoder of an encoder–decoder; ``cross``: other."""
     index: int
-    """The layer's number among those of its role."""
+    """Index of the layer among those with its role."""
     graph: LayerGraph | None
-    """None: dense attention."""
+    """None: the model's own dense attention."""
     backend: str = "auto"
     max_tokens: int | None = None
-    """The longest input that a causal graph is built for."""
+    """The input length for which a causal graph is built."""
     calls: int = 0
-    """The number of calls over the graph, outside torch.compile."""
+    """Number of calls of attention over the graph, outside torch.compile."""
     kept: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
-    """Graphs by number of tokens and whether the text grows, for torch.compile."""
+    """The graphs of a compiled model, by input length and `grows`."""
 
     def graph_for(self, n_tokens: int, grows: bool) -> Pattern:
-        """The graph for an input of `n_tokens`; if the text grows, the corner of the graph for `max_tokens`."""
+        """Return the graph for `n_tokens`; if the text `grows`, the corner of the graph for `max_tokens`."""
         assert self.graph is not None
         if grows and self.max_tokens is None and self.graph.custom is None:
             raise ValueError(
-                f"{self.path} is causal, and the model's configuration has no maximum length: give nip.sparsify its "
-                "max_tokens."
+                f"{self.path} is causal, and the model's configuration has no maximum length: pass max_tokens to "
+                "nip.sparsify."
             )
         return self.graph.graph(n_tokens, self.max_tokens if grows else None)
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Role]]:
-    """The modules that look their attention function up in transformers' interface, in the model's order."""
+    """Yield the modules that look up their attention function in transformers: name, module and role."""
     is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     for path, module in model.named_modules():
         if _uses_interface(module):
@@ -68,19 +69,13 @@ def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Role]]
 
 
 def own_attention_classes(model: nn.Module) -> list[str]:
-    """Names of the model's attention classes that compute attention themselves."""
-    names = {
-        type(module).__name__
-        for module in model.modules()
-        if "Attention" in type(module).__name__
-        and not _uses_interface(module)
-        and "softmax(" in _source(type(module).forward)
-    }
-    return sorted(names)
+    """Return the names of the model's attention classes that compute the softmax themselves."""
+    classes = {type(module) for module in model.modules() if not _uses_interface(module)}
+    return sorted({c.__name__ for c in classes if "Attention" in c.__name__ and "softmax(" in _source(c.forward)})
 
 
 def unsupported(module: nn.Module) -> str | None:
-    """What this module adds to attention that is not supported over a graph; None if nothing is known."""
+    """Return what the module adds to attention that cannot be combined with a graph; None if nothing is known."""
     if getattr(module, "config", None) is None:
         return "has no configuration"
     if getattr(module, "attn_logit_softcapping", None):
@@ -91,12 +86,12 @@ def unsupported(module: nn.Module) -> str | None:
 
 
 def attention_layers(model: nn.Module) -> list[Site]:
-    """The attention modules of a sparsified model, each with its role, its graph and the number of calls."""
+    """Return the attention modules of a sparsified model, each with its role, graph and number of calls."""
     return [site for module in model.modules() if (site := getattr(module, SITE, None)) is not None]
 
 
 def has_window(module: nn.Module) -> bool:
-    """Whether the model's configuration gives this layer a sliding window, or another kind of local attention."""
+    """Whether the model's configuration lists this layer's type as other than full attention (sliding window)."""
     types: Any = getattr(getattr(module, "config", None), "layer_types", None) or []
     index = getattr(module, "layer_idx", None)
     return isinstance(index, int) and index < len(types) and types[index] not in {"full_attention", "attention"}

@@ -1,8 +1,8 @@
-"""The mask function of sparsified Hugging Face models: a compact `Mask` in place of one of tokens × tokens.
+"""The mask function registered with transformers: it describes a mask instead of building it.
 
-Transformers calls the mask function once per forward pass (and kind of layer), and passes its result to the attention
-function of every layer. A `Mask` says which tokens are real, whether attention is causal, and where the queries start.
-Only layers that stay dense expand it to tokens × tokens, once for all of them.
+Transformers calls the mask function once per forward pass (and layer type) and passes the result to the attention
+function of every layer. Here the result is a `Mask`: which tokens are real, whether attention is causal, and the offset
+of the queries. Only dense layers expand it to tokens × tokens, once for all of them.
 """
 
 from __future__ import annotations
@@ -28,59 +28,59 @@ _PLAIN = (causal_mask_function, bidirectional_mask_function)
 
 @dataclass(eq=False)
 class Mask:
-    """Which pairs of tokens may attend in one forward pass, in addition to the graph."""
+    """The masking of one forward pass, which is combined with the graph."""
 
     causal: bool
     padding: Tensor | None
-    """(batch, keys) bool, True at real keys; None if all are."""
+    """bool of shape (batch, keys), True at real keys; None if all keys are real."""
     segments: Tensor | None = None
-    """(batch, tokens) integer: the document of each token in packed inputs."""
+    """Integers of shape (batch, tokens): the document of every token, for packed documents."""
     special: bool = False
-    """The model's mask has more than the other fields: a sliding window, or a rule of its own."""
+    """Whether the model's mask has rules that the other fields cannot express, such as a sliding window."""
     q_offset: Any = 0
     kv_offset: int = 0
     arguments: dict[str, Any] = field(default_factory=dict, repr=False)
     _dense: list[Tensor | None] = field(default_factory=list, repr=False)
     ndim = 4
-    """Generation with a static cache recognizes prepared masks by their number of dimensions."""
+    """Generation with a static cache builds masks in advance and recognizes them by four dimensions."""
 
     @property
     def shape(self) -> torch.Size:
-        """(batch, tokens) of a mask from `packed`, from which transformers takes the number of keys."""
+        """The shape (batch, tokens) of a mask from `packed`, from which transformers reads the number of keys."""
         assert self.segments is not None
         return self.segments.shape
 
     def contiguous(self) -> Mask:
-        """Itself: generation calls this on prepared masks."""
+        """Return the mask itself; generation calls this on masks that it built in advance."""
         return self
 
     def dense(self) -> Tensor | None:
-        """The mask of dense attention, as transformers makes it; made once."""
+        """Return the mask for torch's dense attention, built by transformers and cached."""
         if not self._dense:
             self._dense.append(sdpa_mask(**self.arguments))
         return self._dense[0]
 
     @property
     def has_cache(self) -> bool:
-        """Whether there are cached keys before the queries."""
+        """Whether the queries continue a text whose earlier keys are cached."""
         return not isinstance(self.q_offset, int) or self.q_offset > 0
 
     def pairs(self) -> Tensor:
-        """The mask as a tensor of shape (batch, 1, queries, keys), bool."""
+        """Expand the mask: bool of shape (batch, 1, queries, keys), True where a query may attend to a key."""
         skips = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         mask: Tensor = sdpa_mask(**{**self.arguments, **skips})
         return mask
 
 
 def packed(segment_ids: Tensor) -> Mask:
-    """The ``attention_mask`` of a sparsified encoder for inputs of several packed documents.
+    """Return the ``attention_mask`` for a sparsified encoder whose inputs contain several documents each.
 
     Transformers itself supports packed documents in causal models only.
 
     Parameters
     ----------
     segment_ids : integer Tensor of shape (batch, tokens)
-        Tokens attend to tokens of the same id only. Padding may have an id of its own.
+        Tokens attend only to tokens with the same id. Padding may have its own id.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def mask_function(
     local_size: int | None = None,
     **more: Any,
 ) -> Mask:
-    """The mask of a forward pass; the parameters are those of transformers' `sdpa_mask`."""
+    """Return the model's mask as a `Mask`; the parameters are those of transformers' `sdpa_mask`."""
     if isinstance(attention_mask, Mask):
         if attention_mask.arguments or attention_mask.segments is None:
             return attention_mask
@@ -121,7 +121,7 @@ def mask_function(
         causal, plain = mask_function is causal_mask_function, mask_function in _PLAIN
         return Mask(causal, None, attention_mask.segments, not plain, q_offset, kv_offset, arguments)
     if isinstance(q_offset, Tensor):
-        q_offset = q_offset.clone()  # a static cache increments it in place, before attention reads it
+        q_offset = q_offset.clone()  # a static cache increments it in place before attention reads it
     arguments = {
         "q_length": q_length, "kv_length": kv_length, "q_offset": q_offset, "kv_offset": kv_offset,
         "mask_function": mask_function, "attention_mask": attention_mask, "local_size": local_size, **more,
@@ -138,25 +138,25 @@ def mask_function(
 
 
 def _segments(function: Callable[..., Any]) -> Tensor | None:
-    """The documents of a causal mask function for packed inputs; None of any other mask function.
+    """Return the segment ids of packed documents in a causal mask function of transformers; None for other functions.
 
-    Transformers finds packed documents by their positions and passes a composed function only, whose components are in
-    its closure. A function that is composed otherwise is evaluated for every pair of tokens.
+    Transformers detects packed documents by their positions and passes only a composed function. Its closure contains
+    the components. A function with other components is evaluated for every pair instead.
     """
-    components = _closure(function).get("mask_functions")
+    components = _closure_variables(function).get("mask_functions")
     if not isinstance(components, tuple) or len(components) != 2:
         return None
     segments: Tensor | None = None
     for component in components:
-        inside = _closure(component)
+        inside = _closure_variables(component)
         if set(inside) == {"packed_sequence_mask"}:
             segments = inside["packed_sequence_mask"]
-        elif causal_mask_function not in (component, inside.get("mask_function")):  # itself, or by positions
+        elif causal_mask_function not in (component, inside.get("mask_function")):  # plain or by positions: equivalent
             return None
     return segments
 
 
-def _closure(function: Callable[..., Any]) -> dict[str, Any]:
+def _closure_variables(function: Callable[..., Any]) -> dict[str, Any]:
     if not inspect.isfunction(function) or function.__closure__ is None:
         return {}
     return dict(zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__), strict=True))

@@ -1,7 +1,8 @@
-"""RMSNorm in place of a Hugging Face model's LayerNorm, by replacing modules.
+"""Replace the LayerNorms of a Hugging Face model by RMSNorms, without copying its code.
 
-The model's configuration notes it next to its graphs; when the model is loaded, `nip.sparsify` and
-`nip.from_pretrained` replace the modules again. Transformers alone would build LayerNorms with zero biases.
+The model's configuration records the replacement in the same entry as the graphs, and `nip.sparsify` and
+`nip.from_pretrained` repeat it when the model is loaded. Transformers alone builds LayerNorms: it sets the missing
+biases to zero, warns about them, and subtracts means.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ RMS = "rms"
 
 
 def use_rms_norm(model: Model) -> Model:
-    """Replace every LayerNorm by an RMSNorm with the same weight, in place, and note it in the configuration.
+    """Replace every LayerNorm by an RMSNorm with the same weight, in place, and record it in the configuration.
 
     Parameters
     ----------
     model : PreTrainedModel
-        After `nip.sparsify`.
+        A model that was passed to `nip.sparsify`.
 
     Returns
     -------
@@ -44,7 +45,7 @@ def use_rms_norm(model: Model) -> Model:
     entry = getattr(config, ENTRY, None)
     if not isinstance(entry, dict):
         raise ValueError(
-            "Give the model to nip.sparsify before use_rms_norm: the configuration notes both in one entry."
+            "Call nip.sparsify before use_rms_norm: both write the same entry of the model's configuration."
         )
     if not replace_layer_norms(model):
         raise ValueError(f"{type(model).__name__} has no LayerNorm to replace.")
@@ -52,8 +53,13 @@ def use_rms_norm(model: Model) -> Model:
     return model
 
 
+def uses_rms_norm(config: Any) -> bool:
+    """Whether a model's configuration records that its LayerNorms are RMSNorms."""
+    return bool((getattr(config, ENTRY, None) or {}).get(NORM) == RMS)
+
+
 def replace_layer_norms(model: nn.Module) -> int:
-    """Replace every LayerNorm by an RMSNorm with the same weight; returns their number."""
+    """Replace every LayerNorm by an RMSNorm with the same weight, in place; returns their number."""
     found = [
         (parent, name, child)
         for parent in model.modules()

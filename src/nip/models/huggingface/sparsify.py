@@ -1,7 +1,7 @@
-"""Hugging Face models that attend over graphs.
+"""Replace the self-attention of a Hugging Face model by attention over a graph, without copying its code.
 
-`sparsify` gives every self-attention layer of a model a graph and stores it in the model's configuration, from which
-`from_pretrained` rebuilds it.
+`sparsify` assigns a graph to every self-attention layer and records it in the model's configuration; `from_pretrained`
+rebuilds the graphs from there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nip.models.huggingface.layers import (
     own_attention_classes,
     unsupported,
 )
-from nip.models.huggingface.norms import NORM, RMS, replace_layer_norms
+from nip.models.huggingface.norms import NORM, RMS, replace_layer_norms, uses_rms_norm
 
 __all__ = ["attention_layers", "from_pretrained", "sparsify"]
 
@@ -53,34 +53,35 @@ def sparsify(
     decoder: bool = False,
     **parameters: Any,
 ) -> Model:
-    """Make a Hugging Face model attend over a graph, in place.
+    """Replace the self-attention of a Hugging Face model by attention over a graph, in place.
 
-    Weights do not change. Every self-attention layer attends over the pattern, in addition to the model's own masks
-    (padding, causality, packed documents). Cross-attention, the decoder of an encoder–decoder and, in models that have
-    both, layers with a sliding window stay as they are.
+    Weights stay unchanged. Every self-attention layer attends over the pattern, combined with the model's own masks
+    (padding, causal, packed documents). Unchanged are cross-attention, the decoder of an encoder–decoder, and the
+    sliding-window layers of a model that also has full-attention layers.
 
     Parameters
     ----------
     model : PreTrainedModel
-        Any model that looks its attention up in transformers' interface.
+        Any model that looks up its attention function in transformers.
     pattern : str, Pattern, mapping or None, default="hypercube"
-        A pattern's name, whose graph is built for the length of each input; or one graph, of which shorter inputs use
-        the corner; or ``{"pattern": name, "block_size": …, parameter: …}``; or None: dense.
+        A pattern's name, whose graph is built for every input length; or one graph of n blocks for inputs of up to n
+        blocks (shorter ones use its corner); or ``{"pattern": name, "block_size": …, parameter: …}``; or None for
+        dense attention.
     block_size : int, default=16
         Tokens per vertex.
     layers : mapping or sequence, optional
-        Other patterns by layer number, ``{0: "local", 1: None}``, or a list that is repeated from the first layer to
-        the last. None is dense attention. Layers that are named here and have a sliding window attend to what both
-        the pattern and the window allow.
+        Other patterns by layer index, ``{0: "local", 1: None}``, or a list that is repeated from the first layer to the
+        last. None means dense attention. A sliding-window layer that is named here attends where both its window and
+        its pattern allow it.
     backend : str, default="auto"
         The backend of `nip.attend`.
     max_tokens : int, optional
-        The longest text of a causal model, by default that of its configuration. The graph is built for it and shorter
-        texts use its corner, so that what a token attends to does not change during generation.
+        Maximum text length of a causal model in tokens; by default that of its configuration. The graph is built for
+        this length, and shorter texts use its corner, so that the keys of a token do not change during generation.
     decoder : bool, default=False
-        The self-attention of an encoder–decoder's decoder attends over graphs, too, its layers numbered from 0 again.
+        Also replace the decoder self-attention of an encoder–decoder. Its layers are numbered from 0.
     **parameters
-        Of the pattern, such as ``seed`` or ``num_random_blocks``.
+        Parameters of the pattern, such as ``seed`` or ``num_random_blocks``.
 
     Returns
     -------
@@ -101,68 +102,78 @@ def sparsify(
     {'pattern': 'bigbird', 'block_size': 8, 'parameters': {'num_random_blocks': 2}}
     """
     default = layer_graph(pattern, block_size, parameters)
-    by_layer: Mapping[int, LayerGraph | None] | Sequence[LayerGraph | None] | None = None
+    several: Mapping[int, LayerGraph | None] | Sequence[LayerGraph | None] | None = None
     if isinstance(layers, Mapping):
         for index in layers:
             check_int("layers", index, "sparsify", minimum=0)
-        by_layer = {int(index): layer_graph(spec, block_size) for index, spec in layers.items()}
+        several = {int(index): layer_graph(spec, block_size) for index, spec in layers.items()}
     elif layers is not None:
         if isinstance(layers, str) or not layers:
             raise ValueError(
-                f"The 'layers' parameter of sparsify must be a mapping or a list, not empty. Got {layers!r} instead."
+                f"The 'layers' parameter of sparsify must be a mapping or a nonempty list. Got {layers!r} instead."
             )
-        by_layer = [layer_graph(spec, block_size) for spec in layers]
+        several = [layer_graph(spec, block_size) for spec in layers]
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"There is no attention backend {backend!r}. The backends are auto, {', '.join(BACKENDS)}.")
     if max_tokens is not None:
         check_int("max_tokens", max_tokens, "sparsify", minimum=1)
-    return _apply(model, GraphConfig(default, by_layer, backend, max_tokens, decoder))
+    return _apply(model, GraphConfig(default, several, backend, max_tokens, decoder))
 
 
 def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, **kwargs: Any) -> Any:
-    """Load a model that was saved after `sparsify`, with its graphs.
+    """Load a model that was saved after `sparsify`, and rebuild the graphs from its configuration.
 
     Parameters
     ----------
     name : str or path
-        A folder, or a name on the Hugging Face hub.
+        A folder, or a model name on the Hugging Face Hub.
     auto_class : type, default=AutoModel
         The class whose ``from_pretrained`` loads the weights, such as AutoModelForSequenceClassification.
     **kwargs
-        Passed to it.
+        Passed to that ``from_pretrained``.
+
+    Returns
+    -------
+    PreTrainedModel
 
     Raises
     ------
     ValueError
-        If the model's configuration names no graph, or the checksum of a graph differs.
+        If the model's configuration has no graphs, or the checksum of a saved graph differs.
     """
     if "attn_implementation" in kwargs:
-        raise ValueError("nip.from_pretrained sets attn_implementation itself: the graph is its attention.")
+        raise ValueError("nip.from_pretrained sets attn_implementation itself: leave the argument out.")
     model = auto_class.from_pretrained(name, **kwargs)
     if getattr(model.config, ENTRY, None) is None:
         raise ValueError(
-            f"The configuration of {name} names no graph. Load it by {auto_class.__name__}.from_pretrained and give it "
-            "to nip.sparsify."
+            f"The configuration of {name} names no graph. Load the model with {auto_class.__name__}.from_pretrained "
+            "and pass it to nip.sparsify."
         )
     return rebuild(model, name, **kwargs)
 
 
 def rebuild(model: Model, name: str | os.PathLike[str], **kwargs: Any) -> Model:
-    """Give a model the graphs in its configuration, in place; those without a name are read from `name`.
+    """Rebuild the graphs in a model's configuration, in place; custom graphs are loaded from `name`.
 
     Parameters
     ----------
     model : PreTrainedModel
-        With any weights.
+        A model with any weights, also untrained ones.
     name : str or path
-        The folder of the configuration, or its name on the hub.
+        The folder or the model name on the Hub that the configuration comes from.
     **kwargs
-        ``cache_dir``, ``revision``, ``token``, ``local_files_only``, ``subfolder``, as for `from_pretrained`.
+        ``cache_dir``, ``revision``, ``token``, ``local_files_only`` and ``subfolder``, as for `from_pretrained`; others
+        are ignored.
 
     Returns
     -------
     PreTrainedModel
         The model itself.
+
+    Raises
+    ------
+    ValueError
+        If the entry is invalid, or the checksum of a saved graph differs.
     """
     hub = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
 
@@ -178,67 +189,62 @@ def _apply(model: Model, graphs: GraphConfig) -> Model:
         raise ValueError(f"nip.sparsify takes a model of transformers. Got {type(model).__name__} instead.")
     found = list(attention_modules(model))
     wanted = [entry for entry in found if entry[2] == "self"]
-    own = own_attention_classes(model)
-    if not wanted or own:
-        by = f" ({', '.join(own)})" if own else ""
+    custom = own_attention_classes(model)
+    if not wanted or custom:
+        classes = f" ({', '.join(custom)})" if custom else ""
         raise ValueError(
-            f"{type(model).__name__} computes its attention itself{by}, not through transformers' interface, so it "
-            "cannot be given a graph."
+            f"{type(model).__name__} computes its attention itself{classes} instead of through transformers' attention "
+            "interface, so nip cannot replace it."
         )
     for path, module, _ in found:
-        reason = unsupported(module)
-        if reason is not None:
-            raise ValueError(f"{path} of {type(model).__name__} {reason}: nip cannot attend over a graph so.")
-    max_tokens = graphs.max_tokens or _longest(model)
+        feature = unsupported(module)
+        if feature is not None:
+            raise ValueError(f"{path} of {type(model).__name__} {feature}, which nip does not support.")
+    max_tokens = graphs.max_tokens or _max_length(model)
     windows = [has_window(module) for _, module, _ in wanted]
     some_windows = any(windows) and not all(windows)
-    numbers: dict[str, int] = {}
+    n_layers: dict[str, int] = {}
     sites = []
     for path, module, role in found:
-        index = numbers.get(role, 0)
-        numbers[role] = index + 1
+        index = n_layers.get(role, 0)
+        n_layers[role] = index + 1
         sparse = role == "self" or (role == "decoder" and graphs.decoder)
         keeps_window = some_windows and has_window(module) and not graphs.names(index)
         graph = graphs.of_layer(index) if sparse and not keeps_window else None
         sites.append(Site(path, role, index, graph, graphs.backend, max_tokens))
-    _check_layers(model, graphs, numbers)
+    highest = max(n_layers["self"], n_layers.get("decoder", 0) if graphs.decoder else 0)
+    beyond = [index for index in graphs.layers if index >= highest] if isinstance(graphs.layers, Mapping) else []
+    if beyond:
+        raise ValueError(
+            f"{type(model).__name__} has {highest} self-attention layers, numbered from 0. "
+            f"The 'layers' parameter of sparsify names layer {beyond[0]}."
+        )
     for (_, module, _), site in zip(found, sites, strict=True):
         if site.graph is not None and getattr(module, "is_causal", False):
             site.graph_for(1, grows=True)  # raises if the maximum length is unknown
     model.set_attn_implementation(NAME)
     for (_, module, _), site in zip(found, sites, strict=True):
-        # Submodules of a composite model may have a configuration that the model itself has replaced since.
+        # A submodel of a composite model may hold a configuration that the model has since replaced by a copy.
         config: Any = module.config
         config._attn_implementation_internal = NAME
         setattr(module, SITE, site)
     if any(getattr(module, "is_causal", False) for _, module, _ in found):
-        graphs = replace(graphs, max_tokens=max_tokens)  # fixed even if the configuration changes
+        graphs = replace(graphs, max_tokens=max_tokens)  # must stay the same if the configuration changes later
     record = graphs.to_dict()
-    if (getattr(model.config, ENTRY, None) or {}).get(NORM) == RMS:
-        replace_layer_norms(model)  # after loading: transformers builds LayerNorms
+    if uses_rms_norm(model.config):
+        replace_layer_norms(model)  # transformers loads the weights into LayerNorms
         record[NORM] = RMS
     setattr(model.config, ENTRY, record)
     model.__dict__.pop("save_pretrained", None)
     setattr(model, _CHECKED, False)
-    if graphs.custom_graphs:
-        model.save_pretrained = functools.partial(_save_pretrained, model, graphs)
-    if _check_that_it_ran not in model._forward_hooks.values():
-        model.register_forward_hook(_check_that_it_ran)
+    if files := graphs.files():
+        model.save_pretrained = functools.partial(_save_pretrained, model, files)
+    if _check_graphs_used not in model._forward_hooks.values():
+        model.register_forward_hook(_check_graphs_used)
     return model
 
 
-def _check_layers(model: PreTrainedModel, graphs: GraphConfig, numbers: Mapping[str, int]) -> None:
-    highest = max(numbers["self"], numbers.get("decoder", 0) if graphs.decoder else 0)
-    if isinstance(graphs.layers, Mapping):
-        beyond = [index for index in graphs.layers if index >= highest]
-        if beyond:
-            raise ValueError(
-                f"{type(model).__name__} has {highest} self-attention layers, numbered from 0. "
-                f"The 'layers' parameter of sparsify names layer {beyond[0]}."
-            )
-
-
-def _longest(model: PreTrainedModel) -> int | None:
+def _max_length(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config()
     for name in _LENGTHS:
         length = getattr(config, name, None)
@@ -247,23 +253,23 @@ def _longest(model: PreTrainedModel) -> int | None:
     return None
 
 
-def _check_that_it_ran(model: nn.Module, args: Any, output: Any) -> None:
-    """After the first forward pass: raise if attention did not run over the graphs."""
+def _check_graphs_used(model: nn.Module, args: Any, output: Any) -> None:
+    """Forward hook: check after the first forward pass that attention ran over the graphs."""
     if torch.compiler.is_compiling() or getattr(model, _CHECKED):
         return
     sparse = [site for site in attention_layers(model) if site.graph is not None]
     if sparse and not any(site.calls for site in sparse):
         raise RuntimeError(
-            f"{type(model).__name__} has run without attending over its graph: its attention was computed elsewhere. "
-            "Was attn_implementation changed?"
+            f"{type(model).__name__} ran without attending over its graph. Was attn_implementation changed after "
+            "nip.sparsify?"
         )
     setattr(model, _CHECKED, True)
 
 
-def _save_pretrained(model: Any, graphs: GraphConfig, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-    """The model's own, and save the graphs without a name next to the weights."""
+def _save_pretrained(model: Any, files: dict[str, Pattern], save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call the model's own ``save_pretrained`` and save the custom graphs in the same folder."""
     saved = type(model).save_pretrained(model, save_directory, *args, **kwargs)
     if kwargs.get("is_main_process", True):
-        for file, graph in graphs.files().items():
+        for file, graph in files.items():
             graph.save(Path(save_directory) / file)
     return saved
