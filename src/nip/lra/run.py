@@ -155,7 +155,7 @@ def write_run_files(run: Run, config: RunConfig, graph: Pattern, measure: str) -
         return
     if not is_named_pattern(graph, config):
         graph.save(folder.pattern)
-    write_json(folder.config, json.loads(config.to_json()))
+    write_json(folder.config, dataclasses.asdict(config))
     write_record(folder, make_record(config))
     write_json(folder.environment, here)
     write_manifest(folder.path, command_of(config), OWNED, finished=False)

@@ -1,24 +1,24 @@
-"""The folder of a pretraining run: whose it is, whether it is finished, and what is left of an older end.
+"""The output folder of a pretraining run: whose it is, and whether the run has finished.
 
-It is a model's folder, which `transformers`, `nip glue` and `nip mlm` read, and a run's folder beside it:
+It is a model's folder, which `transformers`, `nip glue` and `nip mlm` read, and at the same time a run's folder:
 
 ================================  =====================================================================================
-``config.json``                   the model's configuration, written last of all; weights and tokenizer beside it
-``run.json``                      command, settings, checksums of corpus and graph
-``environment.json``              versions, processor, threads, device at the last start
-``metrics.jsonl``                 one line a step and an evaluation
-``checkpoint/state.safetensors``  from which the run goes on
-``checkpoint/good.safetensors``   to which it rolls back
-``finetune-2h/`` …                models that were kept on the way
-``result.json``                   there once the run has ended
-``tracking/``                     tensorboard's files
-``run.log``                       what was said
+``config.json``                   the model's configuration, written last; with weights and tokenizer
+``run.json``                      the record of the run: command, settings, checksums of corpus and graph
+``environment.json``              versions, processor, threads, device of the last start
+``metrics.jsonl``                 one line per step and per evaluation
+``checkpoint/state.safetensors``  the checkpoint from which the run resumes
+``checkpoint/good.safetensors``   the checkpoint to which it rolls back
+``finetune-2h/`` …                models kept during the run
+``result.json``                   the result, once the run has finished
+``tracking/``                     the files of tensorboard
+``run.log``                       what was printed
+``manifest.json``                 which files nip wrote, and the checksums of the binary ones
 ================================  =====================================================================================
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,35 +26,34 @@ from pathlib import Path
 from typing import Any
 
 from nip.pretraining.settings import CHANGEABLE, Settings
-from nip.runs.folder import RunFolder, check_same_run, claimed
+from nip.runs.folder import RunFolder, check_same_run, claimed, read_json
 from nip.runs.record import RunRecord
 
 KIND = "pretraining"
 GROWING = ("max_steps", "max_tokens", "hours")
-STOPS = (*GROWING, "early_exit_hours", "early_stop_loss", "early_stop_minutes", "overflow_limit")  # what may end a run
-
-
-# The files of a run, for its manifest.
+STOPS = (*GROWING, "early_exit_hours", "early_stop_loss", "early_stop_minutes", "overflow_limit")
+"""Settings that may end a run."""
 OWNED = (
     *("config.json", "run.json", "environment.json", "metrics.jsonl", "result.json", "run.log", "tracking/**/*"),
     *("checkpoint/*.safetensors", "finetune-*h/*", "*.safetensors", "*.safetensors.index.json", "pattern*.npz"),
     *("tokenizer*.json", "vocab.txt", "special_tokens_map.json"),
 )
+"""The files of a run, for its manifest."""
 
 
 def good_state(folder: RunFolder) -> Path:
-    """The state that the run rolls back to."""
+    """The checkpoint to which the run rolls back."""
     return folder.checkpoint.with_name("good.safetensors")
 
 
 def trackers_folder(folder: RunFolder) -> Path:
-    """What trackers write; it is there before the model is, and so before ``run.json``."""
+    """The folder of the trackers, which write before there is a ``run.json``."""
     return folder.path / "tracking"
 
 
 @contextmanager
 def claimed_run(folder: RunFolder) -> Iterator[Mapping[str, Any] | None]:
-    """As `nip.runs.folder.claimed`; models that a killed process left unfinished are removed as well."""
+    """As `nip.runs.folder.claimed`; also removes models that a killed process has not finished writing."""
     with claimed(folder, KIND, early=(trackers_folder(folder),)) as facts:
         for leftover in folder.path.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -62,12 +61,12 @@ def claimed_run(folder: RunFolder) -> Iterator[Mapping[str, Any] | None]:
 
 
 def settings_of(facts: Mapping[str, Any], where: Path) -> Settings:
-    """The settings that ``run.json`` names.
+    """The settings in ``run.json``.
 
     Raises
     ------
     ValueError
-        If it lacks them, or they are none.
+        If they are missing or impossible.
     """
     try:
         return Settings(**facts["settings"])
@@ -76,13 +75,13 @@ def settings_of(facts: Mapping[str, Any], where: Path) -> Settings:
 
 
 def check_same_settings(folder: RunFolder, facts: Mapping[str, Any], here: RunRecord) -> None:
-    """Check that a command continues the folder's run; budgets may have grown.
+    """Check that a command continues the folder's run, with the same or larger budgets.
 
     Parameters
     ----------
     folder : RunFolder
     facts : mapping
-        From its ``run.json``.
+        The contents of its ``run.json``.
     here : RunRecord
         Of the command.
 
@@ -103,13 +102,13 @@ def check_same_settings(folder: RunFolder, facts: Mapping[str, Any], here: RunRe
 
 
 def finished(folder: RunFolder, settings: Settings) -> dict[str, Any] | None:
-    """The result, if the run has ended with these budgets and left its model."""
+    """The result, if the run has finished with these budgets and written its model; else None."""
     if not (folder.result.is_file() and folder.config.is_file()):
         return None
-    result: dict[str, Any] = json.loads(folder.result.read_text("utf-8"))
+    result = read_json(folder.result)
     return result if result.get("planned") == planned(settings) else None
 
 
 def planned(settings: Settings) -> dict[str, Any]:
-    """What ends the run, as ``result.json`` holds it."""
+    """The settings that may end the run, as in ``result.json``."""
     return {name: getattr(settings, name) for name in STOPS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from nip.atomic import replacing
 from nip.formatting import DASH
 from nip.report.scatter import draw_panel
-from nip.runs.folder import write_json
+from nip.runs.folder import read_json, write_json
 from nip.scoring.table import relative_text
 from nip.study.outcome import PREDICTORS, Cell, Found, Panel
 
@@ -137,5 +136,4 @@ def read_outcome(study: Path) -> dict[str, Any] | None:
     path = study / "results.json"
     if not path.is_file():
         return None
-    value: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return value
+    return read_json(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -16,6 +15,7 @@ import torch
 from nip.locations import source_checkout
 from nip.processor import processor_name
 from nip.runs.console import Console
+from nip.runs.folder import read_json
 
 
 def environment(device: torch.device, processes: int, distribution: str | None = None) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def warn_of_changes(path: Path, here: Mapping[str, Any], console: Console) -> None:
     """Warn where a run resumes in another environment than ``environment.json`` at `path` describes."""
     if path.is_file():
-        changed = changes(json.loads(path.read_text("utf-8")), here)
+        changed = changes(read_json(path), here)
         if changed:
             console.say(f"Warning: {'; '.join(changed)}. The run resumes, but its last bits may differ.")
 

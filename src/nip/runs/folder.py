@@ -90,7 +90,7 @@ class RunFolder:
         """The result, if the run took that many steps, or stopped early on the way to them, and was tested."""
         if not self.result.is_file():
             return None
-        result: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
+        result = read_json(self.result)
         return result if result.get("planned_steps", result["steps"]) == max_steps else None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from nip import graphs
 from nip.lra.config import FOUND, RunConfig, check_same_config, read_config
-from nip.runs.folder import RunFolder, differences, write_json
+from nip.runs.folder import RunFolder, differences, read_json, write_json
 
 PLAN_FILE = "plan.json"
 DEPTH = "layers"  # the field of a run's configuration that --depths sets
@@ -202,7 +202,7 @@ def read_plan(study: Path) -> list[PlannedRun]:
     if not path.is_file():
         return []
     try:
-        listed = json.loads(path.read_text("utf-8"))["runs"]
+        listed = read_json(path)["runs"]
         return [PlannedRun(run["name"], run["label"], RunConfig(**run["config"]), run["data"]) for run in listed]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not the plan of a study: {error}") from error
@@ -212,7 +212,7 @@ def write_plan(study: Path, runs: Sequence[PlannedRun]) -> None:
     """Write the plan, atomically."""
     study.mkdir(parents=True, exist_ok=True)
     listed = [
-        {"name": run.name, "label": run.label, "data": run.data, "config": json.loads(run.config.to_json())}
+        {"name": run.name, "label": run.label, "data": run.data, "config": dataclasses.asdict(run.config)}
         for run in runs
     ]
     write_json(study / PLAN_FILE, {"runs": listed})
