@@ -332,7 +332,7 @@ def test_padding_of_the_modern_encoder_may_be_left_off(lengths, name, columns):
 
 
 def test_a_sequence_may_be_moved():
-    # rotary positions know of differences only; over the complete graph nothing else knows where a token stands
+    # rotary scores depend on position differences only, and the complete graph does not depend on positions
     model = build_classifier(MODERN, nip.pattern("softmax", 5), seed=3).eval()
     at_the_start, later = torch.zeros(1, 40, dtype=torch.int64), torch.zeros(1, 40, dtype=torch.int64)
     at_the_start[0, :9], later[0, 26:35] = sample([9], 9)[0], sample([9], 9)[0]
@@ -399,7 +399,7 @@ def test_a_denoiser_shares_the_classifiers_first_weights():
         assert torch.equal(denoiser[name], classifier[name]), name
 
 
-def test_a_denoiser_says_something_of_every_token():
+def test_a_denoiser_predicts_every_token():
     graph = nip.pattern("bigbird", 5)
     model = build_denoiser(MODERN, graph, outputs=7, seed=6).eval()
     input_ids = sample([40, 13])
@@ -414,6 +414,6 @@ def test_a_denoiser_says_something_of_every_token():
     assert_close(found[1, 1][real[0]], model(input_ids, real)[0][real[0]], atol=1e-6, rtol=1e-5)
 
 
-def test_a_denoiser_needs_an_id_for_what_is_masked():
+def test_a_denoiser_needs_a_mask_token():
     with pytest.raises(ValueError, match="set the 'masked' parameter of EncoderConfig"):
         build_denoiser(dataclasses.replace(MODERN, masked=False), nip.pattern("hypercube", 5), outputs=1, seed=0)

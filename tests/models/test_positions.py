@@ -87,7 +87,7 @@ def test_sines_are_computed_further(name, tmp_path):
         assert torch.equal(again(input_ids=IDS, decoder_input_ids=IDS).logits, longer)
 
 
-def test_each_part_of_a_model_that_was_put_together_says_how_long_it_is(tmp_path):
+def test_each_submodel_of_a_composite_model_records_its_length(tmp_path):
     parts = [BertConfig(**{**TEXT, "is_decoder": side, "add_cross_attention": side}) for side in (False, True)]
     model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*parts)).eval()
     nip.extend_positions(model, LONG).save_pretrained(tmp_path)

@@ -36,7 +36,7 @@ def close(found, expected):
 
 @pytest.mark.parametrize("name", ["bert", "llama", "t5"])
 @pytest.mark.parametrize("kind", ["bool", "minimum", "added"])
-def test_a_mask_of_four_dimensions_counts_beside_the_graph(name, kind):
+def test_a_mask_of_four_dimensions_combines_with_the_graph(name, kind):
     family = FAMILIES[name]
     generator = torch.Generator().manual_seed(3)
     allowed = (torch.rand(3, 1, TOKENS, TOKENS, generator=generator) < 0.7) | torch.eye(TOKENS, dtype=torch.bool)
@@ -107,7 +107,7 @@ def test_packed_documents_need_no_mask_of_all_pairs(monkeypatch):
     result(sparse(LLAMA), IDS, position_ids=positions, use_cache=False)
 
 
-def test_a_window_of_the_model_counts_beside_the_graph():
+def test_a_window_of_the_model_combines_with_the_graph():
     family = FAMILIES["mistral"]
     family = replace(family, sizes={**family.sizes, "sliding_window": 7})
     inputs = family.inputs()

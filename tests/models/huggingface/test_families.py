@@ -1,4 +1,4 @@
-"""Models of many families: with `softmax` as they were, with a sparse graph as the same model with the graph as a mask.
+"""Models of many families: `softmax` equals dense attention, a sparse graph equals dense attention with a mask.
 
 Four families are always tested, the others with `make test-full`.
 """
@@ -60,7 +60,7 @@ def test_generated_text_is_that_of_dense_attention_with_the_graph_as_a_mask(name
     family = FAMILIES[name]
     inputs = {key: value for key, value in family.inputs().items() if key != "decoder_input_ids"}
     if family.kind == "decoder":
-        inputs["attention_mask"] = inputs["attention_mask"].flip(1)  # texts to go on with are padded on the left
+        inputs["attention_mask"] = inputs["attention_mask"].flip(1)  # prompts are padded on the left
     options = {"max_new_tokens": 14, "min_new_tokens": 14, "num_beams": beams, "do_sample": False}
     options |= {"output_scores": True, "return_dict_in_generate": True}
     sparse = nip.sparsify(family.make(), "hypercube", block_size=BLOCK)

@@ -71,7 +71,7 @@ def test_roles_of_attention(name, expected):
     assert roles(FAMILIES[name].make()) == expected
 
 
-def test_roles_in_an_encoder_and_a_decoder_put_together():
+def test_roles_in_a_composite_encoder_decoder():
     model = hf.EncoderDecoderModel(
         encoder=hf.BertModel(hf.BertConfig(**OWN)),
         decoder=hf.BertLMHeadModel(hf.BertConfig(**OWN, is_decoder=True, add_cross_attention=True)),
@@ -83,7 +83,7 @@ def test_roles_in_an_encoder_and_a_decoder_put_together():
     }
 
 
-def test_a_model_put_together_attends_over_its_graph_and_keeps_it(tmp_path):
+def test_a_composite_model_attends_over_its_graph_and_keeps_it(tmp_path):
     parts = (
         hf.BertModel(hf.BertConfig(**OWN)),
         hf.BertLMHeadModel(hf.BertConfig(**OWN, is_decoder=True, add_cross_attention=True)),
