@@ -41,11 +41,6 @@ OWNED = (
 """The files of a run, for its manifest."""
 
 
-def good_state(folder: RunFolder) -> Path:
-    """The checkpoint to which the run rolls back."""
-    return folder.checkpoint.with_name("good.safetensors")
-
-
 def trackers_folder(folder: RunFolder) -> Path:
     """The folder of the trackers, which write before there is a ``run.json``."""
     return folder.path / "tracking"
