@@ -8,11 +8,11 @@ import sys
 
 from nip.cli import main
 from nip.cli.compat.lra_data import with_original_data
-from nip.cli.lra import old_arguments
+from nip.cli.compat.lra_flags import lra_arguments
 
 if __name__ == "__main__":
     try:
-        arguments = with_original_data(old_arguments(sys.argv[1:]))
+        arguments = with_original_data(lra_arguments(sys.argv[1:]))
     except (ValueError, OSError) as error:
         sys.exit(f"run_tasks.py: {error}")
     main(["lra", *arguments])

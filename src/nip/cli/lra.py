@@ -1,129 +1,121 @@
-"""`nip lra`: train and test on a task of the Long Range Arena; `old_arguments` reads the original's command line."""
+"""`nip lra`: train and test on a task of the Long Range Arena."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nip import graphs
-from nip.cli.options import Json, Param, warnings_to_stderr
+from nip.cli.options import Json, Param
+from nip.cli.output import print_json, warnings_to_stderr
 from nip.graphs.pattern import read_parameters
+from nip.lra.config import FOUND, RunConfig
 
-if TYPE_CHECKING:
-    from nip.lra import RunConfig
+SETTINGS = {field.name for field in dataclasses.fields(RunConfig)} - set(FOUND)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("lra")(lra_command)
+    app.command("lra", rich_help_panel="Train")(lra_command)
 
 
-def _option(says: str, *flags: str, default: str | None = None) -> Any:
-    # no defaults of their own: what is given is told from what the recipe has
-    return typer.Option(*flags, help=says, show_default=default or False)
+def _option(says: str, *flags: str, default: str = "recipe", panel: str | None = None) -> Any:
+    # every default is None: what is not given comes from --config, then from the recipe
+    return typer.Option(*flags, help=says, show_default=default or False, rich_help_panel=panel)
+
+
+_model, _optimizer, _pretraining, _evaluation = (
+    partial(_option, panel=panel) for panel in ("Model", "Optimization", "Self-pretraining", "Evaluation")
+)
 
 
 def lra_command(
     attention: Annotated[
         str | None,
-        _option(f"The pattern: {', '.join(graphs.PATTERNS)}.", "--attention", "--model", default="hypercube"),
+        _option(f"Pattern, one of {', '.join(graphs.PATTERNS)}.", "--attention", "--model", default="hypercube"),
     ] = None,
-    task: Annotated[str | None, _option("The task.", default="listops")] = None,
-    seed: Annotated[int | None, _option("Decides first weights, order of examples, dropout.", default="42")] = None,
+    task: Annotated[str | None, _option("Task.", default="listops")] = None,
+    seed: Annotated[int | None, _option("Seed of initial weights, example order and dropout.", default="42")] = None,
     param: Param = None,
-    graph: Annotated[Path | None, _option("A graph file in place of a named pattern.")] = None,
+    graph: Annotated[Path | None, _option("Graph file instead of a pattern.", default="")] = None,
     recipe: Annotated[
-        str | None, _option("original or modern: model and settings that are not given.", default="original")
+        str | None, _option("Recipe that sets model and training: original or modern.", default="original")
     ] = None,
-    max_steps: Annotated[int | None, _option("Steps; a larger number continues a run.")] = None,
-    seq_len: Annotated[int | None, _option("Tokens of an input; what is longer is cut.")] = None,
-    cut: Annotated[int | None, _option("Tokens kept of an input before it is padded to --seq-len.")] = None,
-    positions: Annotated[int | None, _option("Rows of the position table, at least --seq-len.")] = None,
-    block_size: Annotated[int | None, _option("Tokens a vertex of the graph stands for.")] = None,
-    layers: Annotated[int | None, _option("Layers of the encoder.", default="2")] = None,
-    repeats: Annotated[int | None, _option("How often the layers are applied, one after the other.")] = None,
-    batch_size: Annotated[int | None, _option("Examples a step.")] = None,
-    learning_rate: Annotated[float | None, _option("The schedule's peak.")] = None,
-    warmup: Annotated[float | None, _option("Share of the steps in which the rate rises.")] = None,
-    schedule: Annotated[
-        str | None, _option("Course of the rate: original, modern or constant.", default="the recipe's")
-    ] = None,
-    weight_decay: Annotated[float | None, _option("Of AdamW.")] = None,
-    dropout: Annotated[float | None, _option("Share of activations dropped.")] = None,
-    attention_dropout: Annotated[float | None, _option("Share of attention's weights dropped.")] = None,
-    eval_every: Annotated[int | None, _option("Steps between evaluations on the development set.")] = None,
-    eval_steps: Annotated[int | None, _option("Batches of an evaluation; clean runs take all by default.")] = None,
-    gradient_accumulation: Annotated[int | None, _option("Parts that a batch is computed in; same gradient.")] = None,
-    pretrain_steps: Annotated[int | None, _option("Steps of denoising before, in the modern recipe; 0: none.")] = None,
-    pretrain_learning_rate: Annotated[float | None, _option("The peak of their schedule.")] = None,
-    mask_share: Annotated[float | None, _option("Share of the tokens that they mask.")] = None,
-    ema: Annotated[float | None, _option("Evaluate a moving average of the weights: what it keeps a step.")] = None,
-    patience: Annotated[int | None, _option("Stop after so many evaluations without a better one.")] = None,
-    gradient_checkpointing: Annotated[
-        bool, _option("Compute layers again for their gradients: less memory.", "--gradient-checkpointing")
-    ] = False,
-    precision: Annotated[str | None, _option("fp32 or bf16.", default="bf16 on a GPU, else fp32")] = None,
-    backend: Annotated[str | None, _option("Backend of attention, as nip doctor lists them.", default="auto")] = None,
     protocol: Annotated[
-        str | None, _option("clean: real tokens and whole sets; original: as the paper's code.", default="clean")
+        str | None,
+        _option("clean: unpadded tokens, full splits; original: exactly as the paper's code.", default="clean"),
     ] = None,
-    config: Annotated[Path | None, _option("Settings from a JSON file, such as a run's config.json.")] = None,
-    data: Annotated[Path | None, _option("The data folder.", default="$NIP_DATA, or data/")] = None,
+    config: Annotated[Path | None, _option("JSON file of settings, such as a run's config.json.", default="")] = None,
+    data: Annotated[Path | None, _option("Data folder.", default="$NIP_DATA, else data/")] = None,
     output_dir: Annotated[
-        Path | None, _option("The run folder.", "--output-dir", "--out", default="runs/TASK-PATTERN-seedSEED")
+        Path | None, _option("Run folder.", "--output-dir", "--out", default="runs/TASK-PATTERN-seedSEED")
     ] = None,
-    skip_train: Annotated[bool, _option("Only test the best weights there are.", "--skip-train")] = False,
+    skip_train: Annotated[bool, _option("Only test the best weights of a run.", "--skip-train", default="")] = False,
     original_log: Annotated[
-        bool, _option("Also write the original's log, TASK_MODEL_output.log, in the run folder.", "--original-log")
+        bool, _option("Also write the original's log, TASK_MODEL_output.log.", "--original-log", default="")
     ] = False,
+    max_steps: Annotated[int | None, _optimizer("Training steps; a larger number continues a finished run.")] = None,
+    seq_len: Annotated[int | None, _model("Sequence length in tokens; longer inputs are truncated.")] = None,
+    cut: Annotated[int | None, _model("Tokens to keep of an input before it is padded to --seq-len.")] = None,
+    positions: Annotated[int | None, _model("Rows of the position table, at least --seq-len.")] = None,
+    block_size: Annotated[int | None, _model("Tokens per vertex of the graph.")] = None,
+    layers: Annotated[int | None, _model("Number of encoder layers.")] = None,
+    repeats: Annotated[int | None, _model("Times that the stack of layers is applied, with shared weights.")] = None,
+    dropout: Annotated[float | None, _model("Dropout probability on activations.")] = None,
+    attention_dropout: Annotated[float | None, _model("Dropout probability on attention weights.")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        _model("Recompute layers in the backward pass to save memory.", "--gradient-checkpointing", default="off"),
+    ] = None,
+    precision: Annotated[str | None, _model("Precision: fp32 or bf16.", default="bf16 on a GPU, else fp32")] = None,
+    backend: Annotated[
+        str | None, _model("Attention backend; nip doctor lists those available.", default="auto")
+    ] = None,
+    batch_size: Annotated[int | None, _optimizer("Examples per step.")] = None,
+    gradient_accumulation: Annotated[
+        int | None, _optimizer("Micro-batches per step; the gradient is that of the full batch.", default="automatic")
+    ] = None,
+    learning_rate: Annotated[float | None, _optimizer("Peak learning rate.")] = None,
+    warmup: Annotated[float | None, _optimizer("Fraction of the steps in which the learning rate rises.")] = None,
+    schedule: Annotated[
+        str | None, _optimizer("Learning-rate schedule: original (one cycle), modern (cosine) or constant.")
+    ] = None,
+    weight_decay: Annotated[float | None, _optimizer("AdamW weight decay.")] = None,
+    ema: Annotated[
+        float | None, _optimizer("Decay rate of an exponential moving average of the weights, which is evaluated.")
+    ] = None,
+    pretrain_steps: Annotated[
+        int | None, _pretraining("Steps of masked-token pretraining on the task's own training set; 0 is none.")
+    ] = None,
+    pretrain_learning_rate: Annotated[float | None, _pretraining("Peak learning rate of that pretraining.")] = None,
+    mask_share: Annotated[float | None, _pretraining("Fraction of tokens masked in that pretraining.")] = None,
+    eval_every: Annotated[int | None, _evaluation("Steps between evaluations on the development set.")] = None,
+    eval_steps: Annotated[
+        int | None, _evaluation("Batches per evaluation.", default="full development set; original protocol: recipe")
+    ] = None,
+    patience: Annotated[
+        int | None, _evaluation("Stop after this many evaluations without improvement.", default="")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train on a task, then test the weights of the best evaluation. Stopped, the same command goes on.
+    """Train on a task, then test the weights of the best evaluation. Rerun the same command to resume.
 
-    What is not given is as in the paper's runs: docs/training.md.
+    Settings that are not given are those of the paper's runs: docs/training.md.
 
     Example: nip lra --attention hypercube --task listops --seed 42 --max-steps 200 --seq-len 512
     """
-    given = {
-        "model": attention,
-        "task": task,
-        "seed": seed,
-        "parameters": read_parameters(param) if param else None,
-        "graph": None if graph is None else str(graph),
-        "recipe": recipe,
-        "max_steps": max_steps,
-        "seq_len": seq_len,
-        "cut": cut,
-        "positions": positions,
-        "block_size": block_size,
-        "layers": layers,
-        "repeats": repeats,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "warmup": warmup,
-        "schedule": schedule,
-        "weight_decay": weight_decay,
-        "dropout": dropout,
-        "attention_dropout": attention_dropout,
-        "eval_every": eval_every,
-        "eval_steps": eval_steps,
-        "gradient_accumulation": gradient_accumulation,
-        "pretrain_steps": pretrain_steps,
-        "pretrain_learning_rate": pretrain_learning_rate,
-        "mask_share": mask_share,
-        "ema": ema,
-        "patience": patience,
-        "gradient_checkpointing": gradient_checkpointing or None,
-        "precision": precision,
-        "backend": backend,
-        "protocol": protocol,
-    }
-    chosen = resolve({name: value for name, value in given.items() if value is not None}, config)
+    given = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
+    if attention is not None:
+        given["model"] = attention
+    if param:
+        given["parameters"] = read_parameters(param)
+    if graph is not None:
+        given["graph"] = str(graph)
+    chosen = resolve(given, config)
     from nip.runs.process import spin_briefly
 
     spin_briefly()
@@ -136,12 +128,16 @@ def lra_command(
         result = train(chosen, folder, data=data, skip_train=skip_train, original_log=original_log)
     from accelerate import PartialState
 
-    if PartialState().is_main_process:
-        print(json.dumps(result, allow_nan=False, indent=2) if as_json else f"{format_result(result)}\n{folder}")
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        print_json(result)
+    else:
+        print(f"{format_result(result)}\n{folder}")
 
 
 def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
-    """The configuration that options and a file ask for: options come first, then the file, then the recipe.
+    """The configuration of options and a file: options take precedence, then the file, then the recipe.
 
     Raises
     ------
@@ -149,16 +145,16 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
         If the task or pattern is unknown, a setting is impossible, or options contradict each other.
     """
     from nip.lra import recipe
-    from nip.lra.config import FOUND, read_settings
+    from nip.lra.config import read_settings
     from nip.lra.graphs import PATTERN_FILE, graph_label
 
     stored: dict[str, Any] = {}
     if file is not None:
         stored = {name: value for name, value in read_settings(file).items() if value is not None}
         if stored.get("graph") is not None and not Path(stored["graph"]).is_file():
-            beside = file.parent / PATTERN_FILE
-            if beside.is_file():
-                stored["graph"] = str(beside)
+            copy = file.parent / PATTERN_FILE
+            if copy.is_file():
+                stored["graph"] = str(copy)
     if "graph" in given:
         if "model" in given:
             raise ValueError(f"Give --attention or --graph, not both. Got {given['model']!r} and {given['graph']}.")
@@ -172,37 +168,6 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     if config.recipe == "modern" and "positions" not in given:  # it has no position table
         settings["positions"] = settings.get("seq_len", config.seq_len)
     config = dataclasses.replace(config, **settings)
-    if config.graph is None:
-        graphs.pattern(
-            config.model, config.n_blocks, **config.parameters
-        )  # says what is wrong with a name before data is opened
+    if config.graph is None:  # an unknown name or parameter raises here, before data is opened
+        graphs.pattern(config.model, config.n_blocks, **config.parameters)
     return config
-
-
-def old_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of ``nip lra`` for those of the original's ``run_tasks.py``.
-
-    Options may be written with underscores, ``--skip_train`` takes 0 or 1, the protocol is the original's unless one is
-    named, and its log is written.
-
-    Examples
-    --------
-    >>> old_arguments(["--model", "hypercube", "--task=listops", "--skip_train", "1"])
-    ['--protocol', 'original', '--original-log', '--model', 'hypercube', '--task=listops', '--skip-train']
-    """
-    translated: list[str] = []
-    words = list(arguments)
-    while words:
-        name, equals, value = words.pop(0).partition("=")
-        if name.startswith("--"):
-            name = name.replace("_", "-")
-        if name == "--skip-train":
-            if not equals and words and not words[0].startswith("-"):
-                value = words.pop(0)
-            if value not in ("", "0", "1"):
-                raise ValueError(f"--skip_train takes 0 or 1. Got {value!r} instead.")
-            translated += [name] if value != "0" else []
-        else:
-            translated.append(f"{name}{equals}{value}")
-    defaults = [] if any(word.split("=")[0] == "--protocol" for word in translated) else ["--protocol", "original"]
-    return [*defaults, "--original-log", *translated]

@@ -1,44 +1,53 @@
-"""Options that several commands share, and how a pattern is read from them.
-
-Options that the commands of `nip data` share.
-"""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nip import graphs
+from nip.cli.output import warnings_to_stderr
 
 if TYPE_CHECKING:
     from nip.graphs import Pattern
 
-
-NumVertices = Annotated[int | None, typer.Option("--n-vertices", help="Number of vertices (blocks) of the graph.")]
-SeqLen = Annotated[int | None, typer.Option("--seq-len", help="Tokens instead: ⌈tokens / block size⌉ vertices.")]
-BlockSize = Annotated[int, typer.Option("--block-size", help="Tokens per vertex; 1 scores the vertices themselves.")]
-Attention = Annotated[
-    str | None, typer.Option("--attention", help=f"The pattern: {', '.join(graphs.PATTERNS)}.", show_default=False)
-]
-Param = Annotated[
-    list[str] | None, typer.Option("--param", help="A parameter of the pattern, name=value; may be repeated.")
-]
-Causal = Annotated[bool, typer.Option("--causal", help="Attend to earlier tokens only.")]
-Depth = Annotated[
+# Only the first name of an option is shown; the others are those of earlier versions. Folders are --output-dir, single
+# files --output, and --out is either.
+Attention = Annotated[str | None, typer.Option("--attention", help=f"Pattern, one of {', '.join(graphs.PATTERNS)}.")]
+NumVertices = Annotated[int | None, typer.Option("--n-vertices", help="Number of vertices of the graph.")]
+SeqLen = Annotated[
     int | None,
-    typer.Option("--depth", help="Layers of attention: also say what arrives within them.", show_default=False),
+    typer.Option("--seq-len", help="Sequence length in tokens; the graph has ⌈sequence length / block size⌉ vertices."),
+]
+BlockSize = Annotated[int, typer.Option("--block-size", help="Tokens per vertex of the graph.")]
+Param = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="NAME=VALUE", help="Parameter of the pattern; repeat for several."),
+]
+Causal = Annotated[bool, typer.Option("--causal", help="Keep only edges to earlier tokens.")]
+Depth = Annotated[
+    int | None, typer.Option("--depth", help="Number of attention layers; also computes reach within that many steps.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
+_DATA_FOLDER: dict[str, Any] = {
+    "help": "Data folder with one subfolder per task.",
+    "show_default": "$NIP_DATA, else data/",
+}
+OutputFolder = Annotated[Path | None, typer.Option("--output-dir", "--out", "--data", **_DATA_FOLDER)]
+DataFolder = Annotated[Path | None, typer.Option("--data", "--out", **_DATA_FOLDER)]
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Task, such as listops.")]
+Origin = Annotated[str | None, typer.Option("--from", help="File or folder to read.")]
+SourceName = Annotated[str | None, typer.Option("--source", help="Format to read, or generator to draw from.")]
+SplitRule = Annotated[str | None, typer.Option("--split-rule", help="Rule that splits what is read.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing data with other settings.")]
 
 
 def number_of_vertices(n_vertices: int | None, seq_len: int | None, block_size: int) -> int | None:
-    """The n that --n-vertices or --seq-len ask for; None where neither was given."""
+    """The n of --n-vertices or --seq-len; None if neither is given."""
     if block_size < 1:
         raise ValueError(f"--block-size must be an integer of at least 1. Got {block_size} instead.")
     if n_vertices is not None and seq_len is not None:
@@ -50,20 +59,38 @@ def number_of_vertices(n_vertices: int | None, seq_len: int | None, block_size: 
 
 
 def check_depth(depth: int | None) -> None:
-    """Refuse a --depth that is no number of layers."""
+    """Raise ValueError unless --depth is a number of layers."""
     if depth is not None and depth < 1:
         raise ValueError(f"--depth must be an integer of at least 1. Got {depth} instead.")
 
 
 def patterns_named(context: typer.Context, attention: str | None) -> list[str]:
-    """The patterns of ``--attention``, comma-separated, and those that are named without an option, as once."""
+    """The patterns of ``--attention``, comma-separated, then those given without an option, as in earlier versions."""
     return [*split(attention or ""), *context.args]
 
 
 def read_pattern(
     names: Sequence[str], graph: Path | None, n: int | None, parameters: dict[str, Any], *, causal: bool
 ) -> Pattern:
-    """The one pattern that a command line means: by name and size, or from a graph file."""
+    """The one pattern of a command line: by name and size, or from a graph file.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of ``--attention``.
+    graph : Path, optional
+        Of ``--graph``.
+    n : int, optional
+        Number of vertices.
+    parameters : dict
+        Of ``--param``.
+    causal : bool
+
+    Raises
+    ------
+    ValueError
+        If not exactly one pattern is named, or its size or a parameter is impossible.
+    """
     if len(names) > 1:
         raise ValueError(f"--attention takes one pattern here. Got {', '.join(names)} instead.")
     name = names[0] if names else None
@@ -75,14 +102,14 @@ def read_pattern(
         return read_graph_file(graph, n, causal=causal)
     if name is None:
         raise ValueError(f"Name a pattern with --attention ({', '.join(graphs.PATTERNS)}) or give --graph FILE.")
-    graphs.pattern_parameters(name)  # an unknown name is the first thing to say
+    graphs.pattern_parameters(name)  # an unknown name is reported before a missing size
     if n is None:
         raise ValueError("Say how large the graph is: --n-vertices N, or --seq-len L with --block-size B.")
     return graphs.pattern(name, n, causal=causal, **parameters)
 
 
 def read_graph_file(path: Path, n: int | None, *, causal: bool) -> Pattern:
-    """A graph file, with what was dropped or merged told on standard error."""
+    """Read a graph file, and print what was dropped or merged on standard error."""
     with warnings_to_stderr():
         read = graphs.read_graph(path, n=n)
     if n is not None and read.n != n:
@@ -90,35 +117,13 @@ def read_graph_file(path: Path, n: int | None, *, causal: bool) -> Pattern:
     return graphs.causal(read) if causal else read
 
 
-@contextmanager
-def warnings_to_stderr() -> Iterator[None]:
-    """Print warnings as plain sentences on standard error."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", graphs.GraphFileWarning)
-        yield
-    for warning in caught:
-        print(f"nip: {warning.message}", file=sys.stderr)
-
-
-def emit(text: str, out: Path | None) -> None:
-    """Print the text, or write it to a file, complete or not at all."""
-    from nip.atomic import replacing
-
-    if out is None:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        return
-    with replacing(out) as file:
-        file.write(text.encode() if text.endswith("\n") else f"{text}\n".encode())
-    print(f"wrote {out}", file=sys.stderr)
-
-
 def split(text: str) -> list[str]:
-    """The parts of a list with commas."""
+    """The items of a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def integer(text: str, name: str) -> int:
-    """The integer that a text says; `name` is what it is called where it says none."""
+    """Parse an integer; `name` is how the error message calls it."""
     try:
         return int(text)
     except ValueError:
@@ -126,18 +131,17 @@ def integer(text: str, name: str) -> int:
 
 
 def number(text: str, name: str) -> float:
-    """Likewise a number."""
+    """Parse a number; `name` is how the error message calls it."""
     try:
         return float(text)
     except ValueError:
         raise ValueError(f"{name} must be a number. Got {text!r} instead.") from None
 
 
-_FOLDER = "The data folder, which holds a folder per task (default: $NIP_DATA, else data/)."
-OutputFolder = Annotated[Path | None, typer.Option("--output-dir", "--out", "--data", help=_FOLDER)]
-DataFolder = Annotated[Path | None, typer.Option("--data", "--out", help=_FOLDER)]
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task, such as listops.")]
-Origin = Annotated[str | None, typer.Option("--from", help="The file or folder to read.")]
-SourceName = Annotated[str | None, typer.Option("--source", help="The form of what is read, or how to draw.")]
-SplitRule = Annotated[str | None, typer.Option("--split-rule", help="How to split what is read.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a set that is there.")]
+def with_options(command: Callable[..., None], more: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """The command, which takes more options, each as a keyword argument, for typer to read."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    named = [each for each in own if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*named, *more)]
+    command.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+    return command

@@ -49,7 +49,8 @@ class Asked:
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command("pretrain", context_settings=passed_on, add_help_option=False)(pretrain_command)
+    options = {"context_settings": passed_on, "add_help_option": False, "rich_help_panel": "Train"}
+    app.command("pretrain", **options)(pretrain_command)  # type: ignore[arg-type]
 
 
 def pretrain_command(context: typer.Context) -> None:

@@ -1,27 +1,29 @@
-"""`nip report`: one HTML file about some runs."""
+"""`nip report`: one HTML page about some runs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nip.cli.options import Json
+from nip.cli.output import print_json
+
 
 def register(app: typer.Typer) -> None:
-    """Add `nip report`."""
-    app.command()(report)
+    """Add the command of this module."""
+    app.command("report", rich_help_panel="Tools")(report_command)
 
 
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS…", help="Run folders, or folders that hold run folders.")],
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS…", help="Run folders, or folders with run folders.")],
     output: Annotated[
-        Path, typer.Option("--output", "--out", help="The file to write; an older one is replaced.")
+        Path, typer.Option("--output", "--out", help="HTML file to write; an existing file is replaced.")
     ] = Path("report.html"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Write a report on some runs: one HTML file that needs no network.
+    """Write a self-contained HTML report on some runs.
 
     Example: nip report runs/demo --output report.html
     """
@@ -29,18 +31,9 @@ def report(
 
     found, findings = write_report(runs, output)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "out": str(output),
-                    "runs": [{"folder": str(run.folder), "finished": run.result is not None} for run in found],
-                    "findings": [
-                        {"task": one.task, "sentence": one.sentence, "notes": list(one.notes)} for one in findings
-                    ],
-                },
-                indent=2,
-            )
-        )
+        rows = [{"folder": str(run.folder), "finished": run.result is not None} for run in found]
+        said = [{"task": one.task, "sentence": one.sentence, "notes": list(one.notes)} for one in findings]
+        print_json({"out": str(output), "runs": rows, "findings": said})
         return
     for one in findings:
         print(one.sentence)

@@ -1,8 +1,7 @@
-"""`nip score`, `nip compare`, `nip show`, `nip search`: graphs before any training."""
+"""`nip score`, `nip compare`, `nip show`, `nip search`: graphs, before any training."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,27 +19,26 @@ from nip.cli.options import (
     Param,
     SeqLen,
     check_depth,
-    emit,
     number_of_vertices,
     patterns_named,
     read_graph_file,
     read_pattern,
 )
+from nip.cli.output import emit, print_json
 from nip.graphs.pattern import read_parameters
 
 GraphFile = Annotated[
     Path | None,
-    typer.Option("--graph", help="A graph file instead: edge list `i j` from 0, .npz, .npy mask or .graphml."),
+    typer.Option("--graph", help="Graph file instead of a pattern: edge list `i j` from 0, .npz, .npy mask, .graphml."),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    named = {"allow_extra_args": True}  # a pattern without --attention
-    app.command("score", context_settings=named)(score_command)
-    app.command("compare", context_settings=named)(compare_command)
-    app.command("show", context_settings=named)(show_command)
-    app.command("search")(search_command)
+    patterns_without_option = {"allow_extra_args": True}
+    for name, command in (("score", score_command), ("compare", compare_command), ("show", show_command)):
+        app.command(name, context_settings=patterns_without_option, rich_help_panel="Graphs")(command)
+    app.command("search", rich_help_panel="Graphs")(search_command)
 
 
 def score_command(
@@ -55,7 +53,7 @@ def score_command(
     depth: Depth = None,
     as_json: Json = False,
 ) -> None:
-    """Score one graph: Normalized Information Payload, plain and discounted for bottlenecks.
+    """Score one graph: Normalized Information Payload, with and without bottlenecks.
 
     Example: nip score --attention hypercube --n-vertices 2048
 
@@ -65,12 +63,13 @@ def score_command(
 
     check_depth(depth)
     n = number_of_vertices(n_vertices, seq_len, block_size)
-    chosen = read_pattern(patterns_named(context, attention), graph, n, read_parameters(param or []), causal=causal)
+    names = patterns_named(context, attention)
+    chosen = read_pattern(names, graph, n, read_parameters(param or []), causal=causal)
     result = score(chosen, block_size).to_dict()
     if depth is not None:
         result |= reach(chosen, depth, block_size).to_dict()
     if as_json:
-        emit(json.dumps(result, allow_nan=False, indent=2), None)
+        print_json(result)
         return
     from rich.console import Console
     from rich.markup import escape
@@ -98,14 +97,13 @@ def _text(field: str, value: object) -> str:
 def compare_command(
     context: typer.Context,
     attention: Annotated[
-        str | None,
-        typer.Option(help="Patterns, comma-separated; all of that size unless given.", show_default=False),
+        str | None, typer.Option(help="Patterns, comma-separated.", show_default="all that exist at this size")
     ] = None,
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
     graph: Annotated[
-        list[Path] | None, typer.Option("--graph", help="A graph file to add, of its own size; may be repeated.")
+        list[Path] | None, typer.Option("--graph", help="Graph file to add at its own size; repeat for several.")
     ] = None,
     param: Param = None,
     causal: Causal = False,
@@ -113,25 +111,25 @@ def compare_command(
     sort: Annotated[
         str | None,
         typer.Option(
-            help="bottleneck_nip_relative, nip_relative, vertex_nip_relative, diameter, cost, density, mean_degree; "
-            "with --depth reach or even_reach (its default).",
-            show_default="bottleneck_nip_relative",
+            help="Sort by bottleneck_nip_relative, nip_relative, vertex_nip_relative, diameter, cost, density or "
+            "mean_degree; with --depth also by reach or even_reach.",
+            show_default="bottleneck_nip_relative; even_reach with --depth",
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Patterns scored at once; −1: one a core (needs joblib).")] = 1,
+    jobs: Annotated[int, typer.Option(help="Patterns scored in parallel; −1 is one per core (needs joblib).")] = 1,
     as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table.")] = False,
-    as_html: Annotated[bool, typer.Option("--html", help="A self-contained HTML page.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    as_html: Annotated[bool, typer.Option("--html", help="Print a self-contained HTML page.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "--out", help="Write to this file instead of standard output.")
     ] = None,
 ) -> None:
-    """Score many graphs and list them, best first.
+    """Score many graphs and rank them.
 
     Example: nip compare --seq-len 2048 --block-size 16
 
-    Example: nip compare --seq-len 2048 --block-size 16 --depth 4
+    Example: nip compare --attention hypercube,bigbird --seq-len 2048 --block-size 16 --depth 4
     """
     from nip.scoring import table
 
@@ -196,12 +194,15 @@ def show_command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "--out", help="The picture, .png, .svg or .html; default PATTERN-N.png in this folder."
+            "--output",
+            "--out",
+            help="Figure to write, .png, .svg or .html.",
+            show_default="PATTERN-N.png in the working directory",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a graph: its mask, and the payload that arrives by distance.
+    """Draw a graph: its attention mask, and the payload by distance.
 
     Example: nip show --attention hypercube --n-vertices 64 --output hypercube.svg
     """
@@ -210,32 +211,35 @@ def show_command(
     from nip.scoring import payload_by_distance, save_figure
 
     n = number_of_vertices(n_vertices, seq_len, block_size)
-    chosen = read_pattern(patterns_named(context, attention), graph, n, read_parameters(param or []), causal=causal)
+    names = patterns_named(context, attention)
+    chosen = read_pattern(names, graph, n, read_parameters(param or []), causal=causal)
     path = save_figure(chosen, output or Path(f"{chosen.name}-{chosen.n}.png"), block_size)
     if as_json:
         rows = [dataclasses.asdict(row) for row in payload_by_distance(chosen, block_size)]
-        emit(json.dumps({"picture": str(path), "payload_by_distance": rows}, allow_nan=False, indent=2), None)
+        print_json({"picture": str(path), "payload_by_distance": rows})
     else:
         print(f"wrote {path}", file=sys.stderr)
 
 
 def search_command(
-    degree: Annotated[int, typer.Option(help="The most vertices that one may attend to, its own left out.")],
+    degree: Annotated[int, typer.Option(help="Largest degree of a vertex, self-loop excluded.")],
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
-    seed: Annotated[int, typer.Option(help="Decides what is drawn and exchanged.")] = 0,
-    steps: Annotated[int, typer.Option(help="Exchanges of edges tried from each of two starts.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of random graphs and of the local search.")] = 0,
+    steps: Annotated[int, typer.Option(help="Edge exchanges to try from each of two starting graphs.")] = 2000,
     seconds: Annotated[
-        float | None, typer.Option("--time", help="Stop after so many seconds; results then depend on the machine.")
+        float | None, typer.Option("--time", help="Time limit in seconds; results then depend on the machine.")
     ] = None,
-    objective: Annotated[str, typer.Option(help="nip_relative or bottleneck_nip_relative.")] = "nip_relative",
+    objective: Annotated[
+        str, typer.Option(help="Score to maximize: nip_relative or bottleneck_nip_relative.")
+    ] = "nip_relative",
     output: Annotated[
-        Path | None, typer.Option("--output", "--out", help="Save the best graph to this .npz file, for --graph.")
+        Path | None, typer.Option("--output", "--out", help="Write the best graph to this .npz file, for --graph.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the best graph for a degree budget: members of all families, then edges exchanged.
+    """Find the best graph for a degree budget: all families, then local search by edge exchanges.
 
     Example: nip search --n-vertices 64 --degree 6 --output best.npz
     """
@@ -251,7 +255,7 @@ def search_command(
     if output is not None:
         print(f"wrote {found[0].pattern.save(output)}", file=sys.stderr)
     if as_json:
-        emit(json.dumps([one.score.to_dict() for one in found], allow_nan=False, indent=2), None)
+        print_json([one.score.to_dict() for one in found])
         return
     from rich.console import Console
 

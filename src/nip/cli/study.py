@@ -1,24 +1,20 @@
-"""`nip study`: a panel of runs, and what their accuracy goes together with.
-
-What the execution of a study says while it goes: a line for every run that has ended, with an estimate.
-"""
+"""`nip study`: train a panel of patterns, and correlate accuracy with graph scores."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nip.cli.lra import lra_command, resolve
-from nip.cli.options import Json, emit
+from nip.cli.options import Json, split, with_options
+from nip.cli.output import print_json
 from nip.formatting import format_duration, format_percent
 from nip.runs.folder import LOCK, locked
 from nip.runs.record import read_record
@@ -27,146 +23,64 @@ from nip.study.panel import PlannedRun
 
 if TYPE_CHECKING:
     from nip.study.execute import Performer
-    from nip.study.panel import PlannedRun
 
-
-class Progress:
-    """Counts what has ended and guesses how long the rest takes.
-
-    Parameters
-    ----------
-    study : Path
-    waiting : sequence of PlannedRun
-        What is executed now.
-    total : int
-        Runs of the plan, finished ones included.
-    """
-
-    def __init__(self, study: Path, waiting: Sequence[PlannedRun], total: int) -> None:
-        self._study = study
-        self._waiting = {run.name: run for run in waiting}
-        self._total = total
-        self._took: dict[tuple[str, int], list[float]] = {}
-        self._began = time.monotonic()
-        self._summed = 0.0
-
-    def ended(self, outcome: Outcome) -> str:
-        """One line about a run that has ended, and what is left."""
-        run = self._waiting.pop(outcome.name)
-        self._summed += outcome.seconds
-        done = self._total - len(self._waiting)
-        if outcome.error is None:
-            self._took.setdefault((run.label, run.config.layers), []).append(outcome.seconds)
-            result = read_record(self._study / run.name).result
-            says = format_percent(result.test_accuracy) if result else "no result"
-        else:
-            says = f"failed: {outcome.error}"
-        left = self.seconds_left()
-        about = "" if left is None or not self._waiting else f"; about {format_duration(left)} to go"
-        return f"{done} of {self._total}: {run.name} {says} ({format_duration(outcome.seconds)}){about}"
-
-    def seconds_left(self) -> float | None:
-        """Seconds that the rest takes if every run takes what its like took; None before the first has succeeded."""
-        if not self._took:
-            return None
-        overall = fmean(fmean(took) for took in self._took.values())
-        rest = 0.0
-        for run in self._waiting.values():
-            took = self._took.get((run.label, run.config.layers))
-            rest += fmean(took) if took else overall
-        elapsed = time.monotonic() - self._began
-        at_a_time = max(1.0, self._summed / elapsed) if elapsed > 0 else 1.0
-        return rest / at_a_time
-
-
-# Of the options of nip lra those that a study has other ways to say.
+# Options of nip lra that a study sets in other ways.
 OTHERWISE = ("attention", "param", "graph", "seed", "output_dir", "skip_train", "original_log", "as_json")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("study")(_with_options_of_lra(study_command))
-
-
-def _with_options_of_lra(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `nip lra` behind its own, handed over as ``passed``."""
-
-    def taken(**values: Any) -> None:
-        own = {name: values.pop(name) for name in own_names}
-        command(**own, passed={name: value for name, value in values.items() if value != defaults[name]})
-
-    def parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
-        hints = get_type_hints(function, include_extras=True)
-        return [each.replace(annotation=hints[each.name]) for each in inspect.signature(function).parameters.values()]
-
-    of_lra = [each for each in parameters(lra_command) if each.name not in OTHERWISE]
-    own = [each for each in parameters(command) if each.name != "passed"]
-    own_names = [each.name for each in own]
-    defaults = {each.name: each.default for each in of_lra}
-    together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *of_lra)]
-    taken.__doc__ = command.__doc__
-    taken.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
-    taken.__annotations__ = {each.name: each.annotation for each in together}
-    return taken
+    of_lra = inspect.signature(lra_command, eval_str=True).parameters.values()
+    command = with_options(study_command, [each for each in of_lra if each.name not in OTHERWISE])
+    app.command("study", rich_help_panel="Train")(command)
 
 
 def study_command(
-    passed: dict[str, Any],
     attention: Annotated[
         str | None,
         typer.Option(
-            "--attention",
-            "--patterns",
-            help="The panel, comma-separated; settings of its own stand behind a pattern: NAME@seq_len=496.",
+            "--attention", "--patterns", help="Patterns, comma-separated; NAME@seq_len=496 gives one its own settings."
         ),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated (0,1,2).", show_default=False)] = None,
-    depths: Annotated[str | None, typer.Option(help="Numbers of layers, comma-separated.", show_default=False)] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.", show_default="0,1,2")] = None,
+    depths: Annotated[
+        str | None, typer.Option(help="Numbers of layers, comma-separated; one run for each.", show_default="--layers")
+    ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", "--out", help="The study's folder (runs/study-TASK).", show_default=False),
+        typer.Option("--output-dir", "--out", help="Folder of the study.", show_default="runs/study-TASK"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Runs at a time on this machine (1).", show_default=False)] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Execute on this dask scheduler, tcp://HOST:PORT.", show_default=False)
-    ] = None,
-    submitit: Annotated[
-        str | None, typer.Option(help="Execute through submitit: slurm, local or debug.", show_default=False)
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Parallel runs on this machine.", show_default="1")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Run on this dask scheduler, tcp://HOST:PORT.")] = None,
+    submitit: Annotated[str | None, typer.Option(help="Run through submitit: slurm, local or debug.")] = None,
     job: Annotated[
         list[str] | None,
-        typer.Option(help="A setting of submitit's jobs, such as slurm_partition=gpu; may be repeated."),
+        typer.Option(
+            metavar="NAME=VALUE", help="Parameter of submitit, such as slurm_partition=gpu; repeat for several."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
-    results: Annotated[bool, typer.Option("--results", help="Only evaluate what has finished.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan without running it.")] = False,
+    results: Annotated[bool, typer.Option("--results", help="Only evaluate finished runs.")] = False,
     from_paper: Annotated[
-        bool, typer.Option("--from-paper", help="The paper's own five points instead of runs.")
+        bool, typer.Option("--from-paper", help="Correlate the paper's own five points instead of runs.")
     ] = False,
     as_json: Json = False,
+    **of_lra: Any,
 ) -> None:
-    """Train a panel of patterns, and correlate accuracy with the graphs' scores, their reach and their payload.
+    """Train a panel of patterns, and correlate accuracy with graph scores, reach and payload.
 
-    Every option of nip lra that follows holds for all runs. Stopped, the same command goes on; so does --output-dir
-    FOLDER alone. A run that fails is named at the end, and the exit code is 1.
+    The options of nip lra apply to all runs. Rerun the same command, or only --output-dir FOLDER, to resume. If a run
+    fails, the others continue and the exit code is 1.
 
     Example: nip study --attention softmax,hypercube,local --task listops --seeds 0,1,2 --max-steps 1000
 
     Example: nip study --from-paper --json
     """
+    own = {name: value for name, value in locals().items() if name not in ("from_paper", "as_json", "of_lra")}
+    passed = {name: value for name, value in of_lra.items() if value is not None}
     if from_paper:
-        others: dict[str, Any] = {
-            "attention": attention,
-            "seeds": seeds,
-            "depths": depths,
-            "output-dir": output_dir,
-            "workers": workers,
-        }
-        others |= {"scheduler": scheduler, "submitit": submitit, "job": job, "dry-run": dry_run, "results": results}
-        given = [name for name, value in {**others, **passed}.items() if value]
-        if given:
-            raise ValueError(
-                f"--from-paper is about the paper's points alone. Leave --{given[0].replace('_', '-')} out."
-            )
+        if given := [name for name, value in {**own, **passed}.items() if value]:
+            raise ValueError(f"--from-paper uses the paper's points alone. Leave --{given[0].replace('_', '-')} out.")
         _from_paper(as_json)
         return
     from nip.report.study_tables import failures, to_console, write_results
@@ -179,7 +93,7 @@ def study_command(
     if attention is not None:
         runs = panel.extended(runs, _planned(attention, "0,1,2" if seeds is None else seeds, depths, passed))
     elif set(passed) - {"task"} or depths or seeds or not runs:
-        raise ValueError(f"Say which patterns to study: --attention A,B,…; {study} holds no plan to go on with.")
+        raise ValueError(f"Say which patterns to study: --attention A,B,…; {study} has no plan to resume.")
     _check(runs)
     waiting = [run for run in runs if not panel.finished(study, run)]
     if dry_run:
@@ -195,10 +109,10 @@ def study_command(
     if not results or study.is_dir():
         write_results(study, found, outcome)
     if as_json:
-        emit(json.dumps({**outcome, "folder": str(study)}, allow_nan=False, indent=2), None)
+        print_json({**outcome, "folder": str(study)})
     else:
         to_console(found)
-        print(f"{study}", file=sys.stderr)
+        print(study, file=sys.stderr)
     for one in failed:
         print(f"nip: {one['run']} failed: {one['error']} ({one['log']})", file=sys.stderr)
     if failed and not results:
@@ -213,14 +127,10 @@ def _folder(output_dir: Path | None, passed: dict[str, Any]) -> Path:
 
 
 def _planned(patterns: str, seeds: str, depths: str | None, passed: dict[str, Any]) -> list[PlannedRun]:
-    from nip.lra import RunConfig
     from nip.study import panel
 
     file, data = passed.get("config"), passed.get("data")
     given = {name: value for name, value in passed.items() if name not in ("config", "data")}
-    other = sorted(set(given) - {field.name for field in fields(RunConfig)})
-    if other:
-        raise ValueError(f"A study has no option --{other[0].replace('_', '-')}.")
     return panel.plan(
         panel.read_members(patterns),
         _integers(seeds, "--seeds"),
@@ -232,7 +142,7 @@ def _planned(patterns: str, seeds: str, depths: str | None, passed: dict[str, An
 
 def _integers(text: str, option: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        return [int(part) for part in split(text)]
     except ValueError:
         raise ValueError(f"{option} takes integers, comma-separated. Got {text!r} instead.") from None
 
@@ -262,7 +172,7 @@ def _job_settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def _check(runs: list[PlannedRun]) -> None:
-    """Refuse, before anything runs, what no run could be made of: a graph that there is not, data that is missing."""
+    """Raise before any run starts if a graph is impossible or data is missing."""
     from nip.data import open_split
     from nip.lra.graphs import run_pattern
 
@@ -276,18 +186,17 @@ def _print_plan(study: Path, runs: list[PlannedRun], waiting: list[PlannedRun], 
     names = {run.name for run in waiting}
     rows = [{"run": run.name, "pattern": run.label, "finished": run.name not in names} for run in runs]
     if as_json:
-        emit(json.dumps({"folder": str(study), "runs": rows}, indent=2), None)
+        print_json({"folder": str(study), "runs": rows})
         return
     for row in rows:
         print(f"{row['run']}{' (finished)' if row['finished'] else ''}")
-    print(f"{len(runs)} runs in {study}, {len(waiting)} of them to do")
+    print(f"{len(runs)} runs in {study}, {len(waiting)} unfinished")
 
 
 def _execute(
     study: Path, runs: list[PlannedRun], waiting: list[PlannedRun], performer: Performer
 ) -> list[dict[str, str]]:
-    """Execute what is not finished, and say how it goes; the failures."""
-    from nip.cli.study import Progress
+    """Execute the runs that are not finished, and print progress; return the failures."""
     from nip.study import execute, panel
 
     failed = []
@@ -301,10 +210,60 @@ def _execute(
     return failed
 
 
+class Progress:
+    """Counts finished runs and estimates the remaining time.
+
+    Parameters
+    ----------
+    study : Path
+        Folder of the study.
+    waiting : sequence of PlannedRun
+        Runs to execute.
+    total : int
+        Runs of the plan, including those finished before.
+    """
+
+    def __init__(self, study: Path, waiting: Sequence[PlannedRun], total: int) -> None:
+        self._study = study
+        self._waiting = {run.name: run for run in waiting}
+        self._total = total
+        self._took: dict[tuple[str, int], list[float]] = {}
+        self._began = time.monotonic()
+        self._summed = 0.0
+
+    def ended(self, outcome: Outcome) -> str:
+        """A line about a run that has ended, with the remaining time."""
+        run = self._waiting.pop(outcome.name)
+        self._summed += outcome.seconds
+        done = self._total - len(self._waiting)
+        if outcome.error is None:
+            self._took.setdefault((run.label, run.config.layers), []).append(outcome.seconds)
+            result = read_record(self._study / run.name).result
+            says = format_percent(result.test_accuracy) if result else "no result"
+        else:
+            says = f"failed: {outcome.error}"
+        left = self.seconds_left()
+        about = "" if left is None or not self._waiting else f"; about {format_duration(left)} left"
+        return f"{done} of {self._total}: {run.name} {says} ({format_duration(outcome.seconds)}){about}"
+
+    def seconds_left(self) -> float | None:
+        """Estimated seconds to the end, from runs of the same pattern and depth; None before the first success."""
+        if not self._took:
+            return None
+        overall = fmean(fmean(took) for took in self._took.values())
+        rest = 0.0
+        for run in self._waiting.values():
+            took = self._took.get((run.label, run.config.layers))
+            rest += fmean(took) if took else overall
+        elapsed = time.monotonic() - self._began
+        parallel = max(1.0, self._summed / elapsed) if elapsed > 0 else 1.0
+        return rest / parallel
+
+
 def _from_paper(as_json: bool) -> None:
     from nip.study import paper
 
     if as_json:
-        emit(json.dumps(paper.reproduced(), allow_nan=False, indent=2), None)
+        print_json(paper.reproduced())
     else:
         print(paper.in_words())

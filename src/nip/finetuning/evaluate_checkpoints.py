@@ -119,7 +119,7 @@ def prediction_argv(argv: Sequence[str]) -> list[str]:
     """
     parser = ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--model_name_or_path", "--model-name-or-path", dest="model")
-    parser.add_argument("--output_dir", "--output-dir", dest="out")
+    parser.add_argument("--output_dir", "--output-dir", "--out", dest="out")
     parser.error = _raise  # type: ignore[method-assign]
     named, _ = parser.parse_known_args(list(argv))
     if named.model is None:

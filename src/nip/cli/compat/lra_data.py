@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nip.cli.data import progress_bar
+from nip.cli.output import progress_bar
 
 PLACES = ("LRA/datasets", "datasets", "../datasets", ".")  # below the working directory, as the original's commands ran
 
