@@ -105,7 +105,7 @@ def test_a_saved_encoder_by_the_command(saved, capsys):
     assert [(row["source"], row["layers"], row["width"]) for row in rows] == [(saved, 2, 32)] * 2
     with pytest.raises(SystemExit) as stop:
         main([*command, "--layers", "3"])
-    assert stop.value.code == 2 and "--layers is the model's own" in capsys.readouterr().err
+    assert stop.value.code == 2 and "--layers is given by --model-name-or-path" in capsys.readouterr().err
 
 
 def test_the_command_prints_rows_and_writes_a_table(tmp_path, capsys):

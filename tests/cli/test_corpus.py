@@ -30,10 +30,10 @@ def test_make_and_check(nip, tmp_path):
     assert (code, err) == (0, "")
     train = open_corpus(out)
     assert f"{out}: made in" in said
-    assert "120 documents read; dropped: 0 equal to another" in said
+    assert "120 documents read; dropped: 0 exact duplicates" in said
     assert f"{train.tokens:,} tokens, {len(train):,} samples of 32, 1 shards" in said
     code, said, _ = nip("corpus", "--from", source, "--out", out, *ASKED)
-    assert code == 0 and f"{out}: is there already" in said
+    assert code == 0 and f"{out}: exists already" in said
     code, said, _ = nip("verify", out)
     assert code == 0 and f"sound ({len(train):,} train samples, {len(open_corpus(out, 'test'))} test samples)" in said
     assert json.loads(nip("verify", out, "--json")[1])["samples"]["train"] == len(train)
@@ -91,7 +91,7 @@ def test_options_without_effect_are_told(nip, tmp_path):
     assert err.splitlines() == [f"nip: --{name} does nothing without --masked-once." for name in names]
     words[3] = tmp_path / "two"
     code, _, err = nip("corpus", *words, "--tokenizer", out / "tokenizer", "--cased")
-    assert (code, err) == (0, "nip: --cased does nothing with a tokenizer that is no vocab.txt.\n")
+    assert (code, err) == (0, "nip: --cased does nothing with a tokenizer that is not a vocab.txt.\n")
 
 
 @pytest.mark.parametrize(

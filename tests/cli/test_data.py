@@ -35,7 +35,7 @@ def test_make_look_and_check(nip, tmp_path):
     assert (tmp_path / "data" / "listops" / "basic_val.tsv").is_file()
     code, out, _ = nip("listops", *SMALL, "--seed", 3)
     assert code == 0
-    assert "is there already" in out
+    assert "exists already" in out
     code, out, _ = nip("verify", "listops")
     assert code == 0
     assert "sound (40 train, 6 dev, 8 test)" in out
@@ -61,7 +61,7 @@ def test_a_folder_says_itself_what_it_holds(nip, tmp_path, monkeypatch):
     assert code == 2 and "train.tokens.npy is damaged" in err
     other = folder.rename(tmp_path / "expressions")
     code, _, err = nip("verify", other, data=())
-    assert code == 2 and "holds the data of listops, which must lie in a folder of that name" in err
+    assert code == 2 and "holds the data of listops, which must be in a folder of that name" in err
     with pytest.raises(ValueError, match="holds the data of listops, which is no corpus"):
         read_corpus(other)
 

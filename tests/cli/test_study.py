@@ -151,12 +151,12 @@ def test_from_paper(study):
         ([*PANEL, "--patterns", "projective_plane", "--block-size", "16"], "must be an integer of at least 14"),
         (
             ["--from-paper", "--patterns", "local"],
-            "--from-paper is about the paper's points alone. Leave --attention out.",
+            "--from-paper uses the paper's points alone. Leave --attention out.",
         ),
-        (["--from-paper", "--seeds", "0,1"], "--from-paper is about the paper's points alone. Leave --seeds out."),
+        (["--from-paper", "--seeds", "0,1"], "--from-paper uses the paper's points alone. Leave --seeds out."),
         (
             ["--from-paper", "--max-steps", "9"],
-            "--from-paper is about the paper's points alone. Leave --max-steps out.",
+            "--from-paper uses the paper's points alone. Leave --max-steps out.",
         ),
         (["--seeds", "0,1"], "Say which patterns to study: --attention A,B,…"),
     ],
