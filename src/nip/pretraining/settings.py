@@ -124,100 +124,130 @@ class Settings:
     ValueError: --max-steps must be an integer of at least 1. Got 0 instead.
     """
 
-    size: str = _of("base", "model", f"Where sizes that are not given come from: {', '.join(SIZES)}.")
-    architecture: str = _of("bert", "model", "bert (post-LN), roberta-prelayernorm (pre-LN) or modernbert.")
-    norm: str = _of("layer", "model", "layer for LayerNorm, or rms for RMSNorm in its place.")
-    layers: int | None = _of(None, "model", "Layers.")
-    width: int | None = _of(None, "model", "Width of the hidden states.")
-    heads: int | None = _of(None, "model", "Heads of attention.")
-    inner_width: int | None = _of(None, "model", "Width inside the feed-forward blocks.")
-    activation: str = _of("gelu", "model", "Of the feed-forward blocks, as transformers names it.")
-    dropout: float = _of(0.1, "model", "Share of activations dropped.")
-    attention_dropout: float = _of(0.1, "model", "Share of attention's weights dropped.")
-    positions: int | None = _of(
-        None, "model", "Rows of the position table from the start on; else as many as a stage's tokens."
+    size: str = _of("base", "model", f"Size that sets layers, width and heads: {', '.join(SIZES)}.")
+    architecture: str = _of(
+        "bert", "model", "Architecture: bert (post-LN), roberta-prelayernorm (pre-LN) or modernbert."
     )
-    token_types: int = _of(2, "model", "Kinds of segments that the model tells apart.")
-    initializer_range: float = _of(0.02, "model", "Standard deviation of the first weights.")
-    scaled_init: bool = _of(True, "model", "Smaller first weights where layers add to their input.")
-    norm_eps: float = _of(1e-12, "model", "Added to the variance under the norms' root.")
-    tied: bool = _of(True, "model", "The output layer's matrix is the table of embeddings.")
-    vocab_size: int | None = _of(None, "model", "Rows of that table; else the tokenizer's, up to a multiple of 8.")
-    gradient_checkpointing: bool = _of(False, "model", "Compute layers again for their gradients: less memory.")
-    init_from: str | None = _of(None, "model", "A folder or a name on the hub: the first weights.")
+    norm: str = _of("layer", "model", "Normalization: layer (LayerNorm) or rms (RMSNorm).")
+    layers: int | None = _of(None, "model", "Number of layers; by default the size's.")
+    width: int | None = _of(None, "model", "Hidden size; by default the size's.")
+    heads: int | None = _of(None, "model", "Number of attention heads; by default the size's.")
+    inner_width: int | None = _of(None, "model", "Intermediate size of the feed-forward blocks; by default the size's.")
+    activation: str = _of("gelu", "model", "Activation function of the feed-forward blocks, as named in transformers.")
+    dropout: float = _of(0.1, "model", "Dropout probability on activations.")
+    attention_dropout: float = _of(0.1, "model", "Dropout probability on attention weights.")
+    positions: int | None = _of(None, "model", "Rows of the position table; by default those that each stage needs.")
+    token_types: int = _of(2, "model", "Number of token types.")
+    initializer_range: float = _of(0.02, "model", "Standard deviation of the initial weights.")
+    scaled_init: bool = _of(True, "model", "Smaller initial weights for the output layers of residual branches.")
+    norm_eps: float = _of(1e-12, "model", "Epsilon of the norms.")
+    tied: bool = _of(True, "model", "Tie the output layer to the token embeddings.")
+    vocab_size: int | None = _of(
+        None, "model", "Vocabulary size; by default the tokenizer's, rounded up to a multiple of 8."
+    )
+    gradient_checkpointing: bool = _of(False, "model", "Recompute layers in the backward pass to save memory.")
+    init_from: str | None = _of(
+        None, "model", "Model to initialize the weights from: a folder or a name on the Hugging Face Hub."
+    )
 
-    model: str = _of("hypercube", "attention", "The pattern; softmax is dense attention.")
-    parameters: Mapping[str, Any] = _of({}, "attention", "Of the pattern: name=value, may be repeated.")
-    block_size: int = _of(16, "attention", "Tokens a vertex of the graph stands for.")
-    backend: str = _of("auto", "attention", "Backend of attention, as nip doctor lists them.")
+    model: str = _of("hypercube", "attention", "Pattern of attention; softmax is dense attention.")
+    parameters: Mapping[str, Any] = _of({}, "attention", "Parameters of the pattern.")
+    block_size: int = _of(16, "attention", "Tokens per vertex of the graph.")
+    backend: str = _of("auto", "attention", "Attention backend; nip doctor lists those available.")
 
-    next_sentence: bool = _of(False, "objective", "Also tell whether the second sentence follows (needs such samples).")
-    mask_probability: float = _of(0.15, "objective", "Share of the tokens to predict.")
-    max_predictions: int | None = _of(None, "objective", "Of a sample, at most; else as many as the share asks for.")
-    mask_share: float = _of(0.8, "objective", "Of these, those that become [MASK].")
-    random_share: float = _of(0.1, "objective", "Of these, those that become a random token.")
+    next_sentence: bool = _of(False, "objective", "Add next-sentence prediction; needs a corpus of sentence pairs.")
+    mask_probability: float = _of(0.15, "objective", "Fraction of tokens to predict.")
+    max_predictions: int | None = _of(None, "objective", "Maximum number of predicted tokens per sample.")
+    mask_share: float = _of(0.8, "objective", "Fraction of the predicted tokens that are replaced by [MASK].")
+    random_share: float = _of(0.1, "objective", "Fraction of the predicted tokens that are replaced by a random token.")
 
     lengths: tuple[tuple[int, float], ...] = _of(
         ((128, 1.0),),
-        "course",
-        "Tokens of a sample, or stages with shares of the budget: 128:0.9,512:0.1; by default the corpus's.",
+        "batches",
+        "Tokens per sample, or stages with shares of the budget such as 128:0.9,512:0.1; by default the corpus's.",
     )
-    batch_size: int = _of(256, "course", "Samples a step, over all processes.")
+    batch_size: int = _of(256, "batches", "Samples per step, over all processes.")
     micro_batch: int | None = _of(
-        None, "course", "Samples that a process computes at once, later as many tokens; divides the batch."
+        None,
+        "batches",
+        "Samples per micro-batch in the first stage, a divisor of the batch; later stages keep its number of tokens.",
     )
-    ramp_from: int | None = _of(None, "course", "Samples of the first step; the batch grows by as many at a time.")
-    ramp_share: float = _of(0.6, "course", "Share of the budget in which it grows, with --ramp-from.")
-    precision: str | None = _of(None, "course", "fp32, bf16 or fp16; by default bf16 on a GPU, else fp32.")
-    seed: int = _of(42, "course", "Decides the first weights, the order of samples, masks and dropout.")
+    ramp_from: int | None = _of(None, "batches", "Batch size of the first step; the batch grows in multiples of it.")
+    ramp_share: float = _of(0.6, "batches", "Fraction of the budget in which the batch grows, with --ramp-from.")
+    precision: str | None = _of(None, "batches", "Precision: fp32, bf16 or fp16; by default bf16 on a GPU, else fp32.")
+    seed: int = _of(42, "batches", "Seed of initial weights, sample order, masks and dropout.")
 
-    optimizer: str = _of("adamw", "optimizer", f"One of {', '.join(OPTIMIZERS)}.")
-    learning_rate: float = _of(1e-3, "optimizer", "The schedule's peak.")
-    beta1: float = _of(0.9, "optimizer", "What the average of gradients keeps of itself a step.")
-    beta2: float = _of(0.98, "optimizer", "What the average of squared gradients keeps of itself a step.")
-    eps: float = _of(1e-6, "optimizer", "Added to the root of the average of squared gradients.")
-    weight_decay: float = _of(0.01, "optimizer", "On all weights but biases and norms.")
-    bias_correction: bool = _of(True, "optimizer", "Correct the averages for their start from 0.")
-    max_coeff: float = _of(10.0, "optimizer", "Of lamb: the largest ratio of weights to update.")
-    min_coeff: float = _of(0.01, "optimizer", "Of lamb: the smallest ratio of weights to update.")
-    clip: float = _of(1.0, "optimizer", "Largest norm of the gradient; 0: no limit.")
+    optimizer: str = _of("adamw", "optimizer", f"Optimizer: {', '.join(OPTIMIZERS)}.")
+    learning_rate: float = _of(1e-3, "optimizer", "Peak learning rate.")
+    beta1: float = _of(0.9, "optimizer", "Adam beta1: decay rate of the first-moment estimate.")
+    beta2: float = _of(0.98, "optimizer", "Adam beta2: decay rate of the second-moment estimate.")
+    eps: float = _of(1e-6, "optimizer", "Adam epsilon: added to the root of the second-moment estimate.")
+    weight_decay: float = _of(0.01, "optimizer", "Weight decay of all weights except biases and norms.")
+    bias_correction: bool = _of(True, "optimizer", "Adam bias correction of the moment estimates.")
+    max_coeff: float = _of(10.0, "optimizer", "LAMB: largest trust ratio.")
+    min_coeff: float = _of(0.01, "optimizer", "LAMB: smallest trust ratio.")
+    clip: float = _of(1.0, "optimizer", "Norm to clip gradients to; 0 disables clipping.")
 
     schedule: str | None = _of(
-        None, "schedule", "What moves the rate: step, constant_step, time or tokens; by default what the budget counts."
+        None,
+        "schedule",
+        "Unit in which the schedule advances: step, constant_step, time or tokens; by default the budget's.",
     )
-    curve: str = _of("linear", "schedule", f"Its course: {', '.join(CURVES)}.")
-    warmup: float = _of(0.06, "schedule", "Share of the schedule in which the rate rises.")
-    warmup_steps: int | None = _of(None, "schedule", "Steps in which it rises, with constant_step.")
-    decay_rate: float = _of(0.99, "schedule", "With exp: the rate is multiplied by this …")
-    decay_step: float = _of(1000.0, "schedule", "… every so many steps (of time and tokens: so much of their unit).")
-    decay_share: float = _of(0.1, "schedule", "With warmup-stable-decay: share of the schedule in which it falls.")
+    curve: str = _of("linear", "schedule", f"Learning-rate curve: {', '.join(CURVES)}.")
+    warmup: float = _of(0.06, "schedule", "Fraction of the schedule in which the learning rate rises.")
+    warmup_steps: int | None = _of(None, "schedule", "Warmup steps, with --schedule constant_step.")
+    decay_rate: float = _of(0.99, "schedule", "Factor of the learning rate per --decay-step, with --curve exp.")
+    decay_step: float = _of(1000.0, "schedule", "Steps, or units of the schedule, per --decay-rate, with --curve exp.")
+    decay_share: float = _of(
+        0.1, "schedule", "Fraction of the schedule in which the rate falls, with --curve warmup-stable-decay."
+    )
 
-    max_steps: int | None = _of(None, "budget", "Steps; a larger number continues a run.")
-    max_tokens: int | None = _of(None, "budget", "Tokens to train on, padding left out; a larger number continues.")
-    hours: float | None = _of(None, "budget", "Hours of the run, downtime left out; a larger number continues.")
-    early_exit_hours: float | None = _of(None, "budget", "Stop here, on a schedule that is made for more.")
-    finetune_hours: tuple[float, ...] = _of((), "budget", "Keep a model to finetune after so many hours: 2,6,12.")
+    max_steps: int | None = _of(None, "budget", "Training steps; a larger number continues a finished run.")
+    max_tokens: int | None = _of(
+        None, "budget", "Training tokens, padding excluded; a larger number continues a finished run."
+    )
+    hours: float | None = _of(
+        None, "budget", "Training time in hours, downtime excluded; a larger number continues a finished run."
+    )
+    early_exit_hours: float | None = _of(
+        None, "budget", "Stop after this many hours of a schedule that is made for more."
+    )
+    finetune_hours: tuple[float, ...] = _of(
+        (), "budget", "Keep a model after each of these hours, comma-separated, such as 2,6,12."
+    )
 
     eval_every: int = _of(500, "validation", "Steps between evaluations.")
-    eval_every_begin: int | None = _of(None, "validation", "In the first phase; else as in the middle.")
-    eval_every_end: int | None = _of(None, "validation", "In the last phase; else as in the middle.")
-    eval_begin_share: float = _of(0.05, "validation", "Share of the budget that is the first phase.")
-    eval_end_share: float = _of(0.05, "validation", "Share of the budget that is the last phase.")
-    eval_samples: int = _of(2048, "validation", "Samples of an evaluation, at most.")
-    eval_micro_batch: int | None = _of(None, "validation", "Samples that a process evaluates at once.")
-    early_stop_loss: float | None = _of(None, "validation", "Stop if an evaluation's loss is above this …")
-    early_stop_minutes: float = _of(0.0, "validation", "… after so many minutes of the run.")
+    eval_every_begin: int | None = _of(
+        None, "validation", "Steps between evaluations in the first phase; by default --eval-every."
+    )
+    eval_every_end: int | None = _of(
+        None, "validation", "Steps between evaluations in the last phase; by default --eval-every."
+    )
+    eval_begin_share: float = _of(0.05, "validation", "Fraction of the budget that is the first phase.")
+    eval_end_share: float = _of(0.05, "validation", "Fraction of the budget that is the last phase.")
+    eval_samples: int = _of(2048, "validation", "Maximum number of samples per evaluation.")
+    eval_micro_batch: int | None = _of(None, "validation", "Samples per micro-batch in an evaluation.")
+    early_stop_loss: float | None = _of(
+        None, "validation", "Stop if the validation loss is above this after --early-stop-minutes."
+    )
+    early_stop_minutes: float = _of(0.0, "validation", "Minutes of the run before --early-stop-loss applies.")
 
-    spike: float = _of(10.0, "safety", "Skip a step whose loss is so many deviations above those before; 0: never.")
-    bad_steps: int = _of(5, "safety", "Roll back after so many skipped steps in a row.")
-    rollback_every: int = _of(500, "safety", "Steps between the states that are rolled back to.")
-    max_rollbacks: int = _of(3, "safety", "Give up after so many.")
-    overflow_limit: int = _of(100, "safety", "With fp16: stop after so many steps with a loss scale of 1 or less.")
+    spike: float = _of(
+        10.0,
+        "safety",
+        "Standard deviations above the running mean at which a step is skipped; 0 skips only NaN and Inf.",
+    )
+    bad_steps: int = _of(5, "safety", "Skipped steps in a row that cause a rollback.")
+    rollback_every: int = _of(500, "safety", "Steps between the states that a rollback restores.")
+    max_rollbacks: int = _of(3, "safety", "Number of rollbacks before the run fails.")
+    overflow_limit: int = _of(
+        100, "safety", "Stop after this many steps with a loss scale of 1 or less, with --precision fp16."
+    )
     checkpoint_minutes: float = _of(15.0, "safety", "Minutes between checkpoints.")
 
-    track: str = _of("tensorboard", "records", f"Also log to: {', '.join(TRACKERS)}, or several, with commas.")
-    project: str = _of("nip-pretraining", "records", "The project's name there.")
-    job_name: str | None = _of(None, "records", "The run's name there; else the folder's.")
+    track: str = _of("tensorboard", "records", f"Experiment trackers, comma-separated: {', '.join(TRACKERS)}.")
+    project: str = _of("nip-pretraining", "records", "Project of the tracker.")
+    job_name: str | None = _of(None, "records", "Name of the run in the tracker; by default the folder's.")
     log_every: int = _of(1, "records", "Steps between lines of metrics.jsonl.")
 
     def __post_init__(self) -> None:
