@@ -14,7 +14,7 @@ import nip
 from nip.finetuning import trainer as running
 from nip.finetuning.glue import task as glue
 from nip.finetuning.masked_lm import task as masked_lm
-from nip.finetuning.trainer import RecordedTrainer
+from nip.finetuning.recorder import RecordedTrainer
 from nip.models.huggingface.norms import use_rms_norm
 
 

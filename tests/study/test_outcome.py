@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from nip import pattern, score
-from nip.cli.study import Progress
+from nip.cli.study import RemainingTime
 from nip.report.scatter import Plot, Point, draw_panel, picture
 from nip.report.study_tables import accuracy_rows, correlation_rows, to_console, to_markdown, write_results
 from nip.scoring.reach import reach
@@ -197,7 +197,7 @@ def test_names_lie_on_no_other_name():
 def test_progress(study):
     folder, runs = study
     waiting = [run for run in runs if run.label in ("softmax", "hypercube")]
-    progress = Progress(folder, waiting, total=len(runs))
+    progress = RemainingTime(folder, waiting, total=len(runs))
     first = progress.ended(Outcome("softmax-seed0", None, 100.0, "log"))
     assert first.startswith("7 of 10: softmax-seed0 35.0 % (1 min 40 s); about ")
     assert progress.ended(Outcome("hypercube-seed0", "no memory", 5.0, "log")).startswith(

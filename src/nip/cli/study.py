@@ -202,7 +202,7 @@ def _execute(
     failed = []
     with locked(study / LOCK):
         panel.write_plan(study, runs)
-        progress = Progress(study, waiting, total=len(runs))
+        progress = RemainingTime(study, waiting, total=len(runs))
         for outcome in performer([execute.Job(str(study), run.name) for run in waiting]):
             if outcome.error is not None:
                 failed.append({"run": outcome.name, "error": outcome.error, "log": outcome.log})
@@ -210,7 +210,7 @@ def _execute(
     return failed
 
 
-class Progress:
+class RemainingTime:
     """Counts finished runs and estimates the remaining time.
 
     Parameters

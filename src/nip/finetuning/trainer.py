@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -31,8 +29,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
-    TrainerCallback,
 )
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import ProgressCallback, TrainerState
@@ -41,13 +37,20 @@ from nip.finetuning.arguments import Command, to_json
 from nip.finetuning.datasets import disable_progress_bars
 from nip.finetuning.evaluate_checkpoints import draw_curves
 from nip.finetuning.output_dir import OWNED, STATE_FILE, Claim, claim_output_dir, clear
+from nip.finetuning.recorder import (
+    MetricsRecorder,
+    RecordedTrainer,
+    SaveBestModel,
+    finite_or_none,
+    format_metrics,
+    is_metric,
+)
 from nip.locations import runs_folder
 from nip.models.huggingface.norms import replace_layer_norms, uses_rms_norm
 from nip.runs.accuracy import learned, wilson_interval
 from nip.runs.console import Console
 from nip.runs.environment import environment
 from nip.runs.folder import (
-    Metrics,
     add_to_run_file,
     file_sha256,
     read_metrics,
@@ -57,152 +60,6 @@ from nip.runs.folder import (
 )
 from nip.runs.process import peak_mib
 from nip.runs.record import RunRecord, write_record
-
-
-class RecordedTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer that passes the loss and the tokens of every micro-batch to a `MetricsRecorder`.
-
-    To record another Trainer inherit from both: ``class RecordedSeq2SeqTrainer(RecordedTrainer, Seq2SeqTrainer)``.
-    """
-
-    def __init__(self, *arguments: Any, recorder: MetricsRecorder, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.recorder = recorder
-        recorder.trainer = self
-        self.add_callback(recorder)
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The Trainer's forward and backward pass of a micro-batch, recorded."""
-        ids = inputs.get("input_ids")
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self.recorder.add(loss.detach(), 0 if ids is None else ids.numel())
-        return loss
-
-
-class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
-    """Writes ``metrics.jsonl``, one line per step and per evaluation, and prints progress.
-
-    A step's loss is the mean over its micro-batches and processes. Losses stay on the device until they are written, so
-    that recording needs no synchronization. A restart truncates the file to the checkpoint: in the end it is the same
-    as that of an uninterrupted run.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    console : Console
-        Prints and logs progress.
-    main : bool
-        Whether this is the main process, which writes.
-    """
-
-    def __init__(self, path: Path, console: Console, *, main: bool) -> None:
-        self.path = path
-        self.trainer: RecordedTrainer | None = None
-        self._console, self._main, self._training = console, main, False
-        self._file: Metrics | None = None
-        self._step_loss: torch.Tensor | None = None
-        self._steps: list[tuple[int, torch.Tensor, float, int, float]] = []
-        self._tokens, self._seconds, self._mark, self._rate = 0, 0.0, 0.0, 0.0
-
-    def add(self, loss: torch.Tensor, tokens: int) -> None:
-        """Add a micro-batch to the step: its share of the loss, and its tokens in this process."""
-        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
-        self._tokens += tokens
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Truncate the file to the step from which training resumes."""
-        rows = read_metrics(self.path) if state.global_step and self.path.is_file() else []
-        kept = [row for row in rows if row["step"] <= state.global_step]
-        steps = [row for row in kept if row["split"] == "train"]
-        if steps:
-            self._tokens = steps[-1]["tokens"] // args.world_size
-            self._seconds = steps[-1]["seconds"]
-        if self._main:
-            add_to_run_file(self.path.parent, planned_steps=state.max_steps)
-            self._file = Metrics(self.path, 0)
-            for row in kept:
-                self._file.write(row)
-            self._file.secure()
-        self._mark, self._training = time.monotonic(), True
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Keep the step's learning rate, before the scheduler changes it."""
-        if self.trainer is not None:
-            self._rate = float(self.trainer.optimizer.param_groups[0]["lr"])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Keep the step's loss, tokens and time."""
-        now = time.monotonic()
-        self._seconds += now - self._mark
-        self._mark = now
-        if self._step_loss is not None:
-            self._steps.append((state.global_step, self._step_loss, self._rate, self._tokens, self._seconds))
-            self._step_loss = None
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """Write the steps so far, and print the loss."""
-        self._write_steps(args.world_size)
-        logs = logs or {}
-        if "loss" in logs:
-            self._console.say(f"step {state.global_step:,} of {state.max_steps:,}  loss {float(logs['loss']):.4f}")
-        self._mark = time.monotonic()
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **more: Any) -> None:
-        """Write the evaluation, and print it while training: the last one is printed with the result."""
-        self._write_steps(args.world_size)
-        own = {name[5:]: value for name, value in metrics.items() if name.startswith("eval_")}
-        figures = {name: value for name, value in own.items() if is_metric(name) and isinstance(value, int | float)}
-        if self._training:
-            self._console.say(f"step {state.global_step:,}  evaluated: {format_metrics(figures)}")
-        if self._file is not None:
-            counts = {"tokens": self._tokens * args.world_size, "seconds": self._seconds}
-            finite = {name: finite_or_none(value) for name, value in figures.items()}
-            self._file.write({"step": state.global_step, "split": "dev", **finite, **counts})
-            self._file.secure()
-        self._mark = time.monotonic()
-
-    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Write the steps that the checkpoint includes."""
-        self._write_steps(args.world_size)
-        self._mark = time.monotonic()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Write the last steps and close the file: later evaluations are not those of training."""
-        self._write_steps(args.world_size)
-        if self._file is not None:
-            self._file.close()
-        self._file, self._training = None, False
-
-    def _write_steps(self, processes: int) -> None:
-        if not self._steps:
-            return
-        losses = torch.stack([loss.float() for _, loss, *_ in self._steps])
-        if processes > 1 and self.trainer is not None:
-            losses = self.trainer.accelerator.reduce(losses, reduction="mean")
-        for (step, _, rate, tokens, seconds), loss in zip(self._steps, losses.tolist(), strict=True):
-            row = {"step": step, "split": "train", "loss": finite_or_none(loss), "learning_rate": rate}
-            if self._file is not None:
-                self._file.write({**row, "tokens": tokens * processes, "seconds": seconds})
-        self._steps = []
-        if self._file is not None:
-            self._file.secure()
-
-
-class SaveBestModel(TrainerCallback):  # type: ignore[misc]
-    """Saves a checkpoint after every best evaluation so far, in addition to those of ``--save_steps``.
-
-    Otherwise the best model would be lost if it falls between two checkpoints, or if the run ends before the first.
-    """
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **more: Any) -> None:
-        """Request a checkpoint if the metric has improved."""
-        name = args.metric_for_best_model or "loss"
-        value = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
-        if value is not None and state.global_step:
-            best = state.best_metric
-            better = best is None or (value > best if args.greater_is_better else value < best)
-            control.should_save = control.should_save or better
 
 
 @dataclass
@@ -668,24 +525,3 @@ def graph_of(model: PreTrainedModel) -> dict[str, Any]:
         "block_size": graph["block_size"],
         "checksum": graph.get("checksum"),
     }
-
-
-def finite_or_none(value: float | None) -> float | None:
-    """The number; None for NaN and Inf, which JSON lacks."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def is_metric(name: str) -> bool:
-    """Whether an evaluation's figure is a metric, not a time."""
-    return not name.endswith(("runtime", "per_second", "preparation_time"))
-
-
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Metrics on one line.
-
-    Examples
-    --------
-    >>> format_metrics({"accuracy": 0.5, "f1": 2 / 3})
-    'accuracy 0.5000  f1 0.6667'
-    """
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())

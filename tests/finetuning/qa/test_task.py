@@ -186,7 +186,7 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
         1e-2,
     )
     assert qa(*words, out=tmp_path / "whole")[0] == 0
-    from nip.finetuning.trainer import RecordedTrainer
+    from nip.finetuning.recorder import RecordedTrainer
 
     real = RecordedTrainer.training_step
 

@@ -32,7 +32,8 @@ from nip.finetuning.masked_lm.masking import (
     reduce_logits,
 )
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
-from nip.finetuning.trainer import RecordedTrainer, TaskSetup, run_command
+from nip.finetuning.recorder import RecordedTrainer
+from nip.finetuning.trainer import TaskSetup, run_command
 from nip.models.positions import max_positions
 from nip.runs.folder import file_sha256
 

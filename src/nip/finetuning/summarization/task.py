@@ -27,10 +27,11 @@ from nip.finetuning.datasets import (
 )
 from nip.finetuning.losses import IGNORED, classification_loss
 from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, sequence_length
+from nip.finetuning.recorder import RecordedTrainer
 from nip.finetuning.summarization.data import TokenRules, choose_columns, tokenize
 from nip.finetuning.summarization.generation import check_targets, resolve_generation, set_first_token, set_language
 from nip.finetuning.summarization.metrics import ROUGE_TYPES, rouge
-from nip.finetuning.trainer import RecordedTrainer, TaskSetup, run_command
+from nip.finetuning.trainer import TaskSetup, run_command
 
 DEFAULT_LENGTH = 1024
 PREDICTIONS = "generated_predictions.txt"
