@@ -93,7 +93,14 @@ def needed_splits(command: Command) -> list[str]:
 
 
 def select_samples(command: Command, split: str, data: Any) -> Any:
-    """The first rows of a split, up to the command's limit."""
+    """The first rows of a split, up to the command's limit.
+
+    Parameters
+    ----------
+    command : Command
+    split : {"train", "validation", "test"}
+    data : Dataset
+    """
     run = command.run
     limit = {"train": run.max_train_samples, "validation": run.max_eval_samples, "test": run.max_predict_samples}[split]
     return data if limit is None else data.select(range(min(limit, len(data))))
@@ -121,7 +128,7 @@ def read_rows(path: Path) -> Any:
     try:
         data = datasets.load_dataset(name, data_files=str(path), split="train", **options)
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        if "corresponds to no data" in str(error):  # what datasets says of a file without rows
+        if "corresponds to no data" in str(error):  # the message for a file without rows
             raise ValueError(f"{path} has no rows.") from error
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {reason}") from error

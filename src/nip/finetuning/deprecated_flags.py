@@ -215,4 +215,4 @@ def _current(written: str, old: Old, values: Sequence[str]) -> list[str]:
 def _note_origin(came_from: dict[str, str], name: str, written: str) -> None:
     before = came_from.setdefault(name, written)
     if before != written and before.replace("-", "_") != written.replace("-", "_"):
-        raise ValueError(f"{before} and {written} say the same thing twice. Give one of them.")
+        raise ValueError(f"{before} and {written} are the same flag. Give one of them.")

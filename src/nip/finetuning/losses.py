@@ -1,4 +1,4 @@
-"""Losses that are the mean over a whole optimizer step, however it is split into micro-batches and processes.
+"""Losses that are the mean over an optimizer step, however it is split into micro-batches and processes.
 
 The mean of the micro-batches' means is the same only if all have equally many items, which masked tokens and the last
 batch of an epoch have not. The Trainer counts the items of a step and passes their number.
@@ -17,7 +17,7 @@ IGNORED = -100
 def classification_loss(
     outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None, *, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Cross-entropy of logits and labels, the mean over a whole optimizer step.
+    """Cross-entropy of logits and labels, the mean over an optimizer step.
 
     Parameters
     ----------
@@ -51,7 +51,16 @@ def classification_loss(
 
 
 def regression_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Mean squared error of logits of shape (batch, 1) and labels of shape (batch,)."""
+    """Squared error of predictions and labels, the mean over an optimizer step.
+
+    Parameters
+    ----------
+    outputs : mapping
+        With ``logits`` of shape (batch, 1).
+    labels : Tensor of shape (batch,)
+    num_items_in_batch : Tensor or int, optional
+        The number of labels of the step; by default those of `labels`.
+    """
     total = functional.mse_loss(outputs["logits"].reshape(-1).float(), labels.reshape(-1).float(), reduction="sum")
     return total / _items(labels, num_items_in_batch)
 

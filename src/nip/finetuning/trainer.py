@@ -6,7 +6,7 @@ A task makes a `TaskSetup` of a `Command`, and hands it over::
         command = read_command(argv, program)
         return run_command(command, kind="qa", task="squad", prepare=prepare)
 
-Training that was stopped resumes with the same command and comes to bit-identical weights. Training that has ended is
+Training that was stopped resumes with the same command and gives bit-identical weights. Training that has ended is
 not repeated: its model is evaluated and predicts.
 """
 
@@ -88,7 +88,7 @@ class TaskSetup:
     metric_names : tuple of str
         All of them: ``--metric_for_best_model`` must be one of these, or ``loss``.
     loss : callable or None
-        ``loss(outputs, labels, num_items_in_batch)``, from `nip.finetuning.losses`: the mean over a whole optimizer
+        ``loss(outputs, labels, num_items_in_batch)``, from `nip.finetuning.losses`: the mean over the optimizer
         step. None: the model's own, divided by the number of micro-batches.
     reduce_logits : callable or None
         The Trainer's `preprocess_logits_for_metrics`: bounds the memory of an evaluation.
@@ -159,7 +159,18 @@ def run_command(command: Command, *, kind: str, task: str, prepare: Callable[[Co
 
 @contextmanager
 def claimed_run(command: Command, kind: str, task: str) -> Iterator[Claim]:
-    """Claim the output folder, by default ``KIND-TASK-PATTERN-seedSEED`` in the folder of runs; delete nothing yet."""
+    """Claim the output folder; nothing is deleted yet.
+
+    Parameters
+    ----------
+    command : Command
+    kind, task : str
+        Without ``--output_dir`` the folder is ``KIND-TASK-PATTERN-seedSEED`` in the folder of runs.
+
+    Yields
+    ------
+    Claim
+    """
     training = command.training
     if "output_dir" not in command.given:
         pattern = Path(command.attention.graph).stem if command.attention.graph else command.attention.attention
@@ -432,7 +443,19 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
 
 
 def evaluate(trainer: RecordedTrainer, setup: TaskSetup, console: Console) -> dict[str, float]:
-    """Evaluate every set; returns the metrics, those of the first set without a prefix."""
+    """Evaluate every set.
+
+    Parameters
+    ----------
+    trainer : RecordedTrainer
+    setup : TaskSetup
+    console : Console
+
+    Returns
+    -------
+    dict of str to float
+        The metrics, those of the first set without a prefix.
+    """
     metrics: dict[str, float] = {}
     for name, data in setup.evaluation.items():
         measured = trainer.evaluate(eval_dataset=data)
@@ -492,7 +515,14 @@ def make_result(
 
 
 def make_record(command: Command, setup: TaskSetup, processes: int) -> RunRecord:
-    """The record of a run that starts."""
+    """The record of a run that starts.
+
+    Parameters
+    ----------
+    command : Command
+    setup : TaskSetup
+    processes : int
+    """
     entry = getattr(setup.model.config, "nip", None) or {}
     training = command.training
     graph = graph_of(setup.model)

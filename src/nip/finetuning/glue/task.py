@@ -57,7 +57,7 @@ class GlueArguments:
         if len(sources) > 1:
             raise ValueError(f"Give one source of examples, not {' and '.join(sources)}.")
         if self.data_dir is not None and self.task_name is None:
-            raise ValueError("--data_dir holds the files of a task: name it with --task_name.")
+            raise ValueError("--data_dir needs --task_name.")
         if self.dataset_name is not None and self.task_name is not None:
             raise ValueError("Give --task_name or --dataset_name, not both.")
         if not sources and self.task_name is None:

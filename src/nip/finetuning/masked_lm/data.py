@@ -80,7 +80,7 @@ def find_text_column(names: list[str], asked: str | None, source: str) -> str:
         return "text"
     if len(names) == 1:
         return names[0]
-    raise ValueError(f"{source} has the columns {', '.join(names)}: say with --text_column which is the text.")
+    raise ValueError(f"{source} has the columns {', '.join(names)}: name the one with the text with --text_column.")
 
 
 def check_text(data: Any, column: str, source: str) -> None:

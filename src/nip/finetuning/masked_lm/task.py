@@ -217,6 +217,13 @@ def new_config(command: Command) -> Any:
 def fit_to_tokenizer(command: Command, config: Any, tokenizer: Any) -> None:
     """Set the vocabulary size and the positions of a model from scratch, unless ``--config_overrides`` does.
 
+    Parameters
+    ----------
+    command : Command
+    config : PretrainedConfig
+        Changed in place.
+    tokenizer : PreTrainedTokenizerBase
+
     Raises
     ------
     ValueError
@@ -238,6 +245,13 @@ def fit_to_tokenizer(command: Command, config: Any, tokenizer: Any) -> None:
 
 def tokenized_texts(command: Command, tokenizer: Any, seq_len: int) -> tuple[Any, Any, dict[str, str]]:
     """The text to train on and to evaluate on, tokenized.
+
+    Parameters
+    ----------
+    command : Command
+    tokenizer : PreTrainedTokenizerBase
+    seq_len : int
+        Maximum number of tokens of an input.
 
     Returns
     -------

@@ -66,7 +66,7 @@ class QaArguments:
 
     @property
     def rules(self) -> AnswerRules:
-        """The flags that say what counts as an answer."""
+        """The settings of `find_answers`."""
         return AnswerRules(
             self.n_best_size, self.max_answer_length, self.version_2_with_negative, self.null_score_diff_threshold
         )
@@ -201,7 +201,22 @@ class SquadMetrics:
 
 
 def write_answers(answers: Answers, folder: Path, prefix: str, *, negative: bool) -> list[Path]:
-    """Write ``predictions.json``, ``nbest_predictions.json`` and, with `negative`, ``null_odds.json``."""
+    """Write ``predictions.json``, ``nbest_predictions.json`` and, with `negative`, ``null_odds.json``.
+
+    Parameters
+    ----------
+    answers : Answers
+    folder : Path
+    prefix : str
+        Of the files' names.
+    negative : bool
+        Whether questions may have no answer.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
     files = {"predictions": answers.predictions, "nbest_predictions": answers.nbest}
     if negative:
         files["null_odds"] = answers.null_odds

@@ -117,6 +117,6 @@ def _table(result: Mapping[str, Any]) -> str:
         cells += [len(row["evaluations"]), seconds]
         lines.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
         if row["error"]:
-            says = html.escape(f"{row['error']} ({row['log']})")
-            lines.append(f"<tr><td></td><td class='quiet' colspan='{len(head) - 1}'>{says}</td></tr>")
+            message = html.escape(f"{row['error']} ({row['log']})")
+            lines.append(f"<tr><td></td><td class='quiet' colspan='{len(head) - 1}'>{message}</td></tr>")
     return "".join([*lines, "</table></div>"])

@@ -1,7 +1,7 @@
 """``nip hpo COMMAND FLAG …``: a hyper-parameter search whose trials are runs of a finetuning command.
 
-Each trial is a process and a run folder of its own; `nip.finetuning.search.study` says which trials run, here or on
-every machine that uses the same storage. The results are in ``search.json`` and on a page, ``search.html``.
+Each trial is a process and a run folder of its own; `nip.finetuning.search.study` decides which trials run, here or
+on every machine that uses the same storage. The results are in ``search.json`` and on a page, ``search.html``.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _run_trial(state: _SearchState, trial: optuna.Trial, index: int) -> None:
         print_notice(f"trial {number} has failed: {error} ({log})")
         return
     _tell(study, trial, value)
-    print_notice(f"trial {number} comes to {search.metric} {value:.4f}; the best is {study.best_value:.4f}")
+    print_notice(f"trial {number}: {search.metric} {value:.4f}; the best is {study.best_value:.4f}")
     _keep_best_weights(study, search)
 
 
@@ -237,7 +237,7 @@ def worker_environment(workers: int, index: int) -> dict[str, str]:
 
 
 def _wait_or_prune(state: _SearchState, trial: optuna.Trial, process: Worker, metrics: Path) -> bool:
-    """Wait for a trial's process, report its evaluations and heartbeats, and say whether to prune it."""
+    """Wait for a trial's process, report its evaluations and heartbeats, and return whether to prune it."""
     reported, last_heartbeat = 0, 0.0
     while True:
         if time.monotonic() - last_heartbeat > HEARTBEAT / 2:

@@ -57,7 +57,7 @@ def read_space(source: str) -> Space:
     Parameters
     ----------
     source : str
-        The file holds an object: flag → list of values, or flag → ``{"low": …, "high": …, "log": true}``.
+        The file is an object: flag → list of values, or flag → ``{"low": …, "high": …, "log": true}``.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """A search's trials in Optuna's database: which run next, which were lost and are retried, which count.
 
-The database is a file (SQLite) or a server that searches on several machines share. These rules hold also when several
+The database is a file (SQLite) or a server that searches on several machines share. These rules apply also when several
 processes ask at the same time:
 
 - A trial is *lost* when its process has died: its heartbeat has stopped, or its lock on this machine is free. It is
@@ -10,7 +10,7 @@ processes ask at the same time:
 
 Heartbeats are Optuna's. Its `RetryHeartbeatStaleTrialCallback` is not used: it retries only after the grace period, not
 as soon as the lock is free; it loses a trial whose retrying process dies before it has queued it; and it copies the
-user attributes, so that the retried trial holds the dead process's lock until it has one of its own.
+user attributes, so that the retried trial refers to the dead process's lock until it has one of its own.
 """
 
 from __future__ import annotations
@@ -236,7 +236,15 @@ def _requeue_failed(study: optuna.Study, *, lost_only: bool) -> None:
 
 
 def enqueue(study: optuna.Study, point: dict[str, Value], *, retry_of: int | None = None) -> None:
-    """Queue a point, as a new trial or as another attempt at trial `retry_of`."""
+    """Queue a point.
+
+    Parameters
+    ----------
+    study : optuna.Study
+    point : dict
+    retry_of : int, optional
+        The number of the trial that this is another attempt at; by default a new trial.
+    """
     study.enqueue_trial(point, user_attrs={} if retry_of is None else {"retry_of": retry_of})
 
 

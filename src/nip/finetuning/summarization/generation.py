@@ -61,7 +61,20 @@ def set_language(command: Command, tokenizer: Any) -> None:
 
 
 def set_first_token(command: Command, model: Any, tokenizer: Any) -> None:
-    """Set the decoder's first token, from the language or ``--forced_bos_token``; ValueError if it is unknown."""
+    """Set the decoder's first token, from the language or ``--forced_bos_token``.
+
+    Parameters
+    ----------
+    command : Command
+    model : PreTrainedModel
+        Its configuration and generation configuration are changed.
+    tokenizer : PreTrainedTokenizerBase
+
+    Raises
+    ------
+    ValueError
+        If the token is unknown, or the model has no first token.
+    """
     task, generation = command.task, model.generation_config
     if task.lang is not None:
         language = tokenizer.convert_tokens_to_ids(task.lang)
