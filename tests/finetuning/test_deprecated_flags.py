@@ -81,7 +81,7 @@ def test_a_version_that_still_has_the_old_flag_only_keeps_it():
         ("--learnin_rate 1", "There is no flag --learnin_rate. Did you mean --learning_rate?"),
         ("--evaluation_stategy steps", "There is no flag --evaluation_stategy. Did you mean --evaluation_strategy?"),
         ("--xyzzyq 1", "There is no flag --xyzzyq. --help lists them."),
-        ("--evaluation_strategy steps --eval_strategy no", "say the same thing twice"),
+        ("--evaluation_strategy steps --eval_strategy no", "are the same flag"),
         ("--warmup_ratio 2", "takes a ratio in [0, 1). Got '2'"),
         ("--warmup_ratio", "needs a value"),
         ("--no_cuda perhaps", "takes true or false. Got 'perhaps'"),

@@ -110,7 +110,7 @@ def test_rows_of_files(kind: str, model: Path, tmp_path: Path):
     {"jsonl": data.to_json, "csv": data.to_csv, "parquet": data.to_parquet}[kind](path)
     words = "--model_name_or_path {model} --validation_file {path} --do_eval --text_column body --line_by_line"
     assert run(words, tmp_path / "out", model=model, path=path)["n_test"] == 3
-    with pytest.raises(ValueError, match="say with --text_column which is the text"):
+    with pytest.raises(ValueError, match="name the one with the text with --text_column"):
         run(words.replace("--text_column body", ""), tmp_path / "out", model=model, path=path)
 
 

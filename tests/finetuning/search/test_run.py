@@ -46,7 +46,7 @@ def test_a_grid(tmp_path, capsys):
     assert best["evaluations"] == pytest.approx([0.89, 0.895])
     assert best["again"].startswith("nip glue --task_name 'a b' --learning_rate 0.3 --num_train_epochs 2 --output_dir ")
     assert json.loads((tmp_path / "search.json").read_text()) == found
-    assert "comes to accuracy 0.9000" in capsys.readouterr().err
+    assert ": accuracy 0.9000" in capsys.readouterr().err
     kept = [path.parent.name for path in tmp_path.glob("trials/*/model.safetensors")]
     assert kept == [Path(best["folder"]).name]
     assert not list(tmp_path.glob("trials/*/checkpoint-*"))
