@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nip.finetuning.glue.metrics import METRICS, accuracy_and_perplexity, measure
+from nip.finetuning.glue.metrics import METRICS, measure
 from nip.finetuning.glue.registry import TASKS
 
 ANSWERS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=40)
@@ -45,15 +45,6 @@ def test_of_numbers(pairs: list[tuple[int, int]]):
     assert found["pearson"] == pytest.approx(r(x, y), abs=1e-9)
     assert found["spearmanr"] == pytest.approx(r(ranks(x), ranks(y)), abs=1e-9)
     assert found["combined_score"] == pytest.approx((found["pearson"] + found["spearmanr"]) / 2)
-
-
-def test_perplexity_is_over_all_questions_together():
-    sums = np.array([[3.0, 1, 2], [1.0, 0, 1], [0.0, 0, 0]])
-    assert accuracy_and_perplexity(sums) == {
-        "accuracy": pytest.approx(1 / 3),
-        "perplexity": pytest.approx(math.exp(4 / 3)),
-    }
-    assert math.isinf(accuracy_and_perplexity(np.zeros((2, 3)))["perplexity"])
 
 
 def test_every_task_names_metrics_that_exist():

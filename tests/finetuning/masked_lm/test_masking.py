@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from nip.finetuning.masked_lm.masking import (
     CountEpochs,
     MaskedMetrics,
     MaskingCollator,
+    accuracy_and_perplexity,
     masked_loss,
     masked_tokens_only,
     reduce_logits,
@@ -89,6 +91,15 @@ def test_sums_of_each_example():
     metrics = MaskedMetrics()
     assert metrics(SimpleNamespace(predictions=sums.numpy()))["accuracy"] == pytest.approx(sums[:, 1].sum() / 7)
     assert (metrics.counts.asked, metrics.counts.examples) == (7, 2)
+
+
+def test_perplexity_is_over_all_tokens_together():
+    sums = np.array([[3.0, 1, 2], [1.0, 0, 1], [0.0, 0, 0]])
+    assert accuracy_and_perplexity(sums) == {
+        "accuracy": pytest.approx(1 / 3),
+        "perplexity": pytest.approx(math.exp(4 / 3)),
+    }
+    assert math.isinf(accuracy_and_perplexity(np.zeros((2, 3)))["perplexity"])
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -1,4 +1,4 @@
-"""Metrics of classification and regression, from scikit-learn and scipy, and of masked language modelling."""
+"""Metrics of classification and regression, from scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -77,17 +77,3 @@ def _correlation(function: Callable[..., Any], predicted: NDArray[Any], labels: 
         return 0.0
     value = float(function(predicted, labels)[0])
     return value if math.isfinite(value) else 0.0
-
-
-def accuracy_and_perplexity(sums: NDArray[np.float64]) -> dict[str, float]:
-    """Accuracy and exp(mean loss) of an array of shape (n, 3): summed loss, correct and predicted tokens per example.
-
-    Examples
-    --------
-    >>> accuracy_and_perplexity(np.array([[0.0, 1, 1], [2 * math.log(2), 0, 1]]))
-    {'accuracy': 0.5, 'perplexity': 2.0}
-    """
-    loss, correct, predicted = sums.sum(axis=0)
-    if predicted == 0:
-        return {"accuracy": 0.0, "perplexity": math.inf}
-    return {"accuracy": float(correct / predicted), "perplexity": float(math.exp(min(loss / predicted, 700.0)))}

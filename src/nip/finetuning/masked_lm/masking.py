@@ -6,17 +6,18 @@ evaluation predicts the same tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import TrainerCallback
 
 from nip.data.masking import replaced
-from nip.finetuning.glue.metrics import accuracy_and_perplexity
 from nip.finetuning.losses import IGNORED
 from nip.runs.accuracy import AccuracyCounts
 
@@ -161,3 +162,17 @@ class MaskedMetrics:
         sums = np.asarray(output.predictions, dtype=np.float64)
         self.counts = AccuracyCounts.counted(sums[:, 1].round().astype(np.int64), sums[:, 2].round().astype(np.int64))
         return accuracy_and_perplexity(sums)
+
+
+def accuracy_and_perplexity(sums: NDArray[np.float64]) -> dict[str, float]:
+    """Accuracy and exp(mean loss) of an array of shape (n, 3): summed loss, correct and predicted tokens per example.
+
+    Examples
+    --------
+    >>> accuracy_and_perplexity(np.array([[0.0, 1, 1], [2 * math.log(2), 0, 1]]))
+    {'accuracy': 0.5, 'perplexity': 2.0}
+    """
+    loss, correct, predicted = sums.sum(axis=0)
+    if predicted == 0:
+        return {"accuracy": 0.0, "perplexity": math.inf}
+    return {"accuracy": float(correct / predicted), "perplexity": float(math.exp(min(loss / predicted, 700.0)))}
