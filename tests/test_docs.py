@@ -47,8 +47,7 @@ def parse(words):
     """Parse a `nip` command line down to its last option without running it."""
     group = typer.main.get_command(app)
     context = group.make_context("nip", list(words[1:]))
-    while hasattr(group, "commands"):
-        rest = [*context._protected_args, *context.args]
+    while hasattr(group, "commands") and (rest := [*context._protected_args, *context.args]):
         name, command, rest = group.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
         group = command

@@ -11,7 +11,7 @@ from typer.core import TyperOption
 from nip.cli import app, main
 
 FINETUNING = ("glue", "mlm", "qa", "summarization")
-BY_HAND = (*FINETUNING, "hpo", "pretrain")  # these read their words themselves
+BY_HAND = (*FINETUNING, "hpo")  # these read their words themselves
 BENCHMARKS = ("attention", "corpus", "encoder", "gpu", "pretrain", "scoring", "step")
 NAMES_PATTERN = {
     *("score", "compare", "show", "lra", "pretrain", "study", *FINETUNING),
@@ -23,7 +23,7 @@ WRITES_FILE = {"compare", "show", "search", "report", "checkpoints", *(f"bench {
 OLD_NAMES = {
     **{command: [("--attention", "--patterns")] for command in NAMES_PATTERN if command.startswith("bench")},
     "study": [("--attention", "--patterns")],
-    "lra": [("--attention", "--model")],
+    **{command: [("--attention", "--model")] for command in ("lra", "pretrain")},
     "bench step": [("--attention", "--model")],
     "data show": [("--data", "--out")],
     "data verify": [("--data", "--out")],
@@ -31,10 +31,9 @@ OLD_NAMES = {
 
 
 def walk(command, path=()):
-    inner = getattr(command, "commands", None)
-    if inner is None:
-        return {" ".join(path): command}
-    return {name: found for word, each in inner.items() for name, found in walk(each, (*path, word)).items()}
+    inner = getattr(command, "commands", {})
+    found = {name: each for word, child in inner.items() for name, each in walk(child, (*path, word)).items()}
+    return found if inner and not command.invoke_without_command else {" ".join(path): command, **found}
 
 
 ROOT = typer.main.get_command(app)

@@ -1,167 +1,185 @@
-"""`nip pretrain`: a model from a corpus, with options of today or the original's flags; `nip pretrain grid FILE`."""
+"""`nip pretrain`: a BERT with attention over a graph, from a corpus; `nip pretrain grid`: a command per grid point."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import json
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from nip.cli.options import Json, Param, with_options
+from nip.cli.output import print_json
 from nip.graphs.pattern import read_parameters
+from nip.pretraining.settings import FIELDS, Settings, flag, wrong
 
-if TYPE_CHECKING:
-    from nip.pretraining.settings import Settings
-
-EXAMPLE = "Example: nip pretrain --dataset shards --size tiny --lengths 128 --max-steps 1000"
-OTHERS = {
-    "dataset": "The folder of a corpus that nip data corpus made.",
-    "out": "The run's folder; by default runs/pretraining-PATTERN-SIZE-seedSEED. With --job-name it is in this folder.",
-    "config": "Settings from a YAML or JSON file, such as a recipe or a run's run.json.",
-    "param": "A parameter of the pattern, name=value; may be repeated.",
-    "tokenizer": "Must be the corpus's own; another one is refused.",
-    "dry_run": "Say what the run would need of memory and time, and begin nothing.",
-    "json": "Print one JSON value on standard output.",
-}
-OPTION = {"model": "attention", "out": "output_dir"}  # what is not called as its option
-SWITCHES = ("dry_run", "json")
+IN_FILES = (*FIELDS, "dataset", "tokenizer")
+NOT_IN_FILES = ("out", "output_dir", "config", "param", "dry_run", "json")
 MASKING = ("mask_probability", "max_predictions", "mask_share", "random_share")
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+KINDS = {
+    name: {"bool": bool, "int": int, "float": float}.get(str(each.type).removesuffix(" | None"), str)
+    for name, each in FIELDS.items()
+}
+SWITCHES = ("dry_run", "json", *(name for name, kind in KINDS.items() if kind is bool))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks for."""
+    """The run that a command line asks for."""
 
     settings: Settings
     dataset: Path
-    out: Path
+    output_dir: Path
     tokenizer: str | None
-    dry_run: bool
-    as_json: bool
+
+
+class WithOriginalFlags(TyperGroup):
+    """A command that takes the original's flags too, and a value after a switch."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Translate the arguments, then parse them."""
+        ctx.obj = list(args)  # for the record of the run
+        return super().parse_args(ctx, args if args[:1] == ["grid"] or "--help" in args else translated(args))
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    options = {"context_settings": passed_on, "add_help_option": False, "rich_help_panel": "Train"}
-    app.command("pretrain", **options)(pretrain_command)  # type: ignore[arg-type]
+    """Add the commands of this module."""
+    command = with_options(pretrain_command, [_option(name) for name in FIELDS if name != "parameters"])
+    group = typer.Typer(cls=WithOriginalFlags, callback=command, invoke_without_command=True, no_args_is_help=True)
+    group.command("grid")(grid_command)
+    app.add_typer(group, name="pretrain", rich_help_panel="Train")
 
 
-def pretrain_command(context: typer.Context) -> None:
-    """Pretrain a BERT with attention over a graph; stopped, the same command goes on. --help lists the options.
+def _option(name: str) -> inspect.Parameter:
+    """A setting as an option, whose default None leaves it to the file of --config."""
+    field, kind = FIELDS[name], KINDS[name]
+    names = [flag(name), "--model"] if name == "model" else [flag(name) + f"/--no-{flag(name)[2:]}" * (kind is bool)]
+    option = typer.Option(
+        *names,
+        help=field.metadata["says"],
+        show_default=False if field.default in (None, ()) or name == "lengths" else _shown(field.default),
+        rich_help_panel=field.metadata["group"].capitalize(),
+    )
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _shown(default: Any) -> str:
+    return ("off", "on")[default] if isinstance(default, bool) else str(default)
+
+
+def pretrain_command(
+    context: typer.Context,
+    dataset: Annotated[str | None, typer.Option(help="Folder of a corpus that nip data corpus made.")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "--out",
+            help="Run folder; with --job-name its parent folder.",
+            show_default="runs/pretraining-PATTERN-SIZE-seedSEED",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file of settings, such as a recipe or a run's run.json.")
+    ] = None,
+    param: Param = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer, which must be that of the corpus.", show_default="the corpus's")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the estimated memory and time without training.")
+    ] = False,
+    as_json: Json = False,
+    **settings: Any,
+) -> None:
+    """Pretrain a BERT with attention over a graph. Rerun the same command to resume.
+
+    The original's flags are understood too.
 
     Example: nip pretrain --dataset shards --size tiny --lengths 128 --max-steps 1000
     """
-    words = list(context.args)
-    if words[:1] == ["grid"]:
-        grid_command(words[1:])
-    elif not words or "--help" in words:
-        print(help_text())
-    else:
-        from nip.runs.process import spin_briefly
+    if context.invoked_subcommand is not None:
+        return
+    from nip.runs.process import spin_briefly
 
-        spin_briefly()
-        carry_out(asked_for(words), ["nip", "pretrain", *words])
-
-
-def carry_out(asked: Asked, command: Sequence[str]) -> None:
-    """Pretrain, or say what it would need."""
+    spin_briefly()
+    asked = resolve(context.params)
     if asked.tokenizer is not None:
         from nip.pretraining.checks import refuse_other_tokenizer
 
         refuse_other_tokenizer(asked.tokenizer, asked.dataset)
-    if asked.dry_run:
+    if dry_run:
         from nip.pretraining.plan import plan
 
         found = plan(asked.settings, asked.dataset)
-        print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if asked.as_json else found.in_words())
+        print_json(found.to_dict()) if as_json else print(found.in_words())
         return
     from nip.pretraining.run import format_result, pretrain
 
-    result = pretrain(asked.settings, asked.dataset, asked.out, command=command)
+    result = pretrain(asked.settings, asked.dataset, asked.output_dir, command=["nip", "pretrain", *context.obj])
     from accelerate import PartialState
 
     if PartialState().is_main_process:
-        print(
-            json.dumps(result, allow_nan=False, indent=2) if asked.as_json else f"{format_result(result)}\n{asked.out}"
-        )
+        print_json(result) if as_json else print(f"{format_result(result)}\n{asked.output_dir}")
 
 
-def asked_for(words: Sequence[str]) -> Asked:
-    """What a command line asks for: options come first, then the file of ``--config``, then the defaults.
+def resolve(given: Mapping[str, Any]) -> Asked:
+    """The run of these options: they take precedence, then the file of ``--config``, then the defaults.
+
+    Parameters
+    ----------
+    given : mapping
+        Values by the names of `pretrain_command`'s parameters; None is not given.
 
     Raises
     ------
     ValueError
-        If there is no such option, or a value is not possible.
+        If a setting is impossible, or the dataset is not a corpus.
     """
-    from nip.cli.compat.pretraining_flags import today
     from nip.data import runs_folder
     from nip.data.corpus import read_manifest
-    from nip.pretraining.settings import FIELDS, Settings
 
-    given, notices = today(flags(words))
-    for notice in notices:
-        print(f"nip: {notice}", file=sys.stderr)
-    values: dict[str, Any] = {}
-    parameters: list[str] = []
-    for spelled, text in given:
-        name = "model" if spelled == "attention" else spelled
-        if name == "param":
-            parameters.append(text or "")
-        elif name in FIELDS or name in OTHERS:
-            if name in values:
-                raise ValueError(f"{option(name)} is given twice.")
-            values[name] = converted(name, text)
-        elif name.removeprefix("no_") in switches() and text is None:
-            values[name.removeprefix("no_")] = False
-        else:
-            raise ValueError(unknown(name))
-    if parameters:
-        values["parameters"] = read_parameters(parameters)
+    values = {name: value for name, value in given.items() if value is not None}
+    if values.get("param"):
+        values["parameters"] = read_parameters(values["param"])
     typed = set(values)
     if "config" in values:
-        values = {**read_file(Path(values["config"])), **values}
+        values = {**read_file(values["config"]), **values}
     if "dataset" not in values:
         raise ValueError("--dataset must name the folder of a corpus. Make one with: nip data corpus")
-    made = read_manifest(Path(values["dataset"]).expanduser())["settings"]
+    dataset = Path(values["dataset"]).expanduser()
+    made = read_manifest(dataset)["settings"]
+    masked_once = made["masked_once"]
     values.setdefault("lengths", made["max_seq_length"])
     settings = Settings(**{name: value for name, value in values.items() if name in FIELDS})
-    masked_once = made["masked_once"]
     for name in values:
-        # a run's own record names all settings, and most stand at their defaults
+        # a run's own record names all settings, most of them at their defaults
         if name in FIELDS and (name in typed or getattr(settings, name) != FIELDS[name].default):
-            why = "with a corpus that was masked once" if masked_once and name in MASKING else idle(name, settings)
+            why = "with a corpus that was masked once" if masked_once and name in MASKING else no_effect(name, settings)
             if why is not None:
-                print(f"nip: {option(name)} does nothing {why}.", file=sys.stderr)
+                print(f"nip: {flag(name)} does nothing {why}.", file=sys.stderr)
     most, longest = settings.max_predictions, settings.max_length
     if most is not None and not masked_once and most < 0.9 * longest * settings.mask_probability:
         share = 100 * most / longest
         print(f"nip: --max-predictions leaves {share:.1f} % of {longest} tokens to predict.", file=sys.stderr)
     name = f"pretraining-{settings.model}-{settings.size}-seed{settings.seed}"
-    return Asked(
-        settings,
-        Path(values["dataset"]).expanduser(),
-        Path(values["out"]).expanduser() if "out" in values else runs_folder() / name,
-        values.get("tokenizer"),
-        values.get("dry_run", False),
-        values.get("json", False),
-    )
+    folder = values.get("output_dir", runs_folder() / name)
+    return Asked(settings, dataset, folder.expanduser(), values.get("tokenizer"))
 
 
-def idle(name: str, settings: Settings) -> str | None:
-    """Why an option has no effect beside the others; None where it has one.
+def no_effect(name: str, settings: Settings) -> str | None:
+    """Why a setting has no effect with the others; None if it has one.
 
     Examples
     --------
-    >>> from nip.pretraining.settings import Settings
-    >>> idle("decay_rate", Settings(max_steps=1)), idle("eps", Settings(max_steps=1))
+    >>> no_effect("decay_rate", Settings(max_steps=1)), no_effect("eps", Settings(max_steps=1))
     ('without --curve exp', None)
     """
     needs = {
@@ -175,8 +193,8 @@ def idle(name: str, settings: Settings) -> str | None:
         "overflow_limit": ("--precision fp16", settings.precision == "fp16"),
     }
     if name in needs:
-        wanted, there = needs[name]
-        return None if there else f"without {wanted}"
+        needed, given = needs[name]
+        return None if given else f"without {needed}"
     if name in ("beta1", "beta2", "eps", "bias_correction") and settings.optimizer == "adafactor":
         return "with --optimizer adafactor"
     if name == "warmup" and settings.schedule == "constant_step":
@@ -186,78 +204,49 @@ def idle(name: str, settings: Settings) -> str | None:
     return None
 
 
-def with_model(name: str, words: Sequence[str]) -> list[str]:
-    """A command line that attends over a pattern unless it names one.
+def translated(words: Sequence[str]) -> list[str]:
+    """Arguments with the original's flags as today's options, one word each; a notice of each change is printed.
 
-    Examples
-    --------
-    >>> with_model("softmax", ["--seed", "1"]), with_model("softmax", ["--model=local"])
-    (['--attention', 'softmax', '--seed', '1'], ['--model=local'])
+    Raises
+    ------
+    ValueError
+        If an option is given twice, or lacks its value.
     """
-    named = not words or any(word.split("=")[0] in ("--attention", "--model", "--config", "--help") for word in words)
-    return list(words) if named else ["--attention", name, *words]
+    from nip.cli.compat.pretraining_flags import flags, today
 
-
-def flags(words: Sequence[str]) -> list[tuple[str, str | None]]:
-    """The options of a command line with their values, as text; names with underscores.
-
-    Examples
-    --------
-    >>> flags(["--max-steps", "5", "--seed=1", "--fp16", "--param", "seed=3"])
-    [('max_steps', '5'), ('seed', '1'), ('fp16', None), ('param', 'seed=3')]
-    """
-    found: list[tuple[str, str | None]] = []
-    left = [str(word) for word in words]
-    while left:
-        word = left.pop(0)
-        if not word.startswith("--") or len(word) == 2:
-            raise ValueError(f"{word!r} is no option; options begin with two hyphens.")
-        name, equals, value = word[2:].partition("=")
-        text = value if equals else None
-        if not equals and left and not left[0].startswith("--"):
-            text = left.pop(0)
-        found.append((name.replace("-", "_"), text))
+    given, notices = today(flags(words))
+    for notice in notices:
+        print(f"nip: {notice}", file=sys.stderr)
+    found: list[str] = []
+    seen = set()
+    for name, text in given:
+        if name in seen and name != "param":
+            raise ValueError(f"{flag(name)} is given twice.")
+        seen.add(name)
+        if name in SWITCHES:
+            found.append(flag(name) if text is None or _truth(name, text) else f"--no-{name}")
+        elif text is None and name in (*IN_FILES, *NOT_IN_FILES):
+            raise ValueError(f"{flag(name)} needs a value.")
+        else:
+            found.append(flag(name) if text is None else f"{flag(name)}={text}")
     return found
 
 
-def converted(name: str, text: str | None) -> Any:
-    """A value of the type that the option has.
-
-    Raises
-    ------
-    ValueError
-        If the text is none.
-    """
-    from nip.pretraining.settings import FIELDS, wrong
-
-    if name in switches():
-        said = "true" if text is None else text.lower()
-        if said not in TRUE + FALSE:
-            raise wrong(name, "true or false", text)
-        return said in TRUE
-    if text is None:
-        raise ValueError(f"{option(name)} needs a value.")
-    kind = str(FIELDS[name].type) if name in FIELDS else "str"
-    for type_name, wanted, of in (("int", "an integer", int), ("float", "a number", float)):
-        if kind.startswith(type_name):
-            try:
-                return of(text)
-            except ValueError:
-                raise wrong(name, wanted, text) from None
-    return text
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in TRUE + FALSE:
+        raise wrong(name, "true or false", text)
+    return text.lower() in TRUE
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Settings from a YAML or JSON file: a mapping of options to values, or what a run's ``run.json`` holds.
+    """Settings from a YAML or JSON file: a mapping of options to values, or a run's ``run.json``.
 
     Raises
     ------
     ValueError
-        If the file is no such mapping, or names what is no option.
+        If the file is not such a mapping, or names an unknown option.
     """
     import yaml
-
-    from nip.pretraining.settings import FIELDS
 
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
@@ -271,93 +260,46 @@ def read_file(path: Path) -> dict[str, Any]:
     for key, value in found.items():
         name = str(key).replace("-", "_")
         name = "model" if name == "attention" else name
-        if name not in FIELDS and name not in ("dataset", "tokenizer"):
-            raise ValueError(f"{path}: {elsewhere(name) or unknown(name)}")
-        # YAML takes 1e-3 for a text
-        values[name] = converted(name, value) if isinstance(value, str) else value
+        if name not in IN_FILES:
+            raise ValueError(f"{path}: {_not_in_files(name)}")
+        values[name] = _from_text(name, value) if isinstance(value, str) else value
     return values
 
 
-def elsewhere(name: str) -> str | None:
-    """The sentence about an option that a file of settings cannot have; None where there is no such option."""
+def _from_text(name: str, text: str) -> Any:
+    """A value that YAML reads as text, such as 1e-3."""
+    kind = KINDS.get(name, str)
+    if kind is bool:
+        return _truth(name, text)
+    try:
+        return kind(text)
+    except ValueError:
+        raise wrong(name, {int: "an integer", float: "a number"}[kind], text) from None
+
+
+def _not_in_files(name: str) -> str:
+    """The sentence about a key that a file of settings cannot have."""
     from nip.cli.compat.pretraining_flags import KNOWN, RENAMED
-    from nip.pretraining.settings import FIELDS
 
-    if name in RENAMED and RENAMED[name] in (*FIELDS, "dataset", "tokenizer"):
+    if RENAMED.get(name) in IN_FILES:
         return f"{name} is called {RENAMED[name].replace('_', '-')} in a file."
-    if name in (*OTHERS, *KNOWN):
-        return f"{option(name) if name in OTHERS else f'--{name}'} belongs on the command line, not in a file."
-    return None
+    if name in (*NOT_IN_FILES, *KNOWN):
+        return f"{flag(name)} belongs on the command line, not in a file."
+    near = difflib.get_close_matches(name, IN_FILES, n=1)
+    return f"There is no setting {name}." + (f" Did you mean {near[0].replace('_', '-')}?" if near else "")
 
 
-def unknown(name: str) -> str:
-    """The sentence about an option that does not exist, with the nearest that does."""
-    from nip.cli.compat.pretraining_flags import KNOWN
-    from nip.pretraining.settings import FIELDS
+def grid_command(
+    file: Annotated[Path, typer.Argument(help="YAML file of fixed options and lists of values to combine.")],
+    launcher: Annotated[str, typer.Option(help="Start of every command.")] = "nip pretrain",
+    shuffle: Annotated[int | None, typer.Option(metavar="SEED", help="Seed of a random order.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a command for each point of a grid of settings.
 
-    near = difflib.get_close_matches(name, ["attention", *FIELDS, *OTHERS, *KNOWN], n=1, cutoff=0.6)
-    hint = f"Did you mean {option(near[0])}?" if near else "--help lists them."
-    return f"There is no option --{name.replace('_', '-')}. {hint}"
-
-
-def option(name: str) -> str:
-    """A setting as an option of the command line."""
-    return f"--{OPTION.get(name, name).replace('_', '-')}"
-
-
-def switches() -> tuple[str, ...]:
-    """The options that are on or off."""
-    from nip.pretraining.settings import FIELDS
-
-    return (*SWITCHES, *(name for name, each in FIELDS.items() if each.type == "bool"))
-
-
-def help_text() -> str:
-    """All options, in groups."""
-    from nip.pretraining.settings import FIELDS
-
-    parser = argparse.ArgumentParser(
-        "nip pretrain",
-        usage="nip pretrain --dataset SHARDS [OPTION …]\n       nip pretrain grid FILE",
-        description="Pretrain a BERT with attention over a graph. Stopped, the same command goes on where it was. The "
-        "original's flags are understood too. `nip pretrain grid FILE` prints a command for each point of a grid.",
-        epilog=EXAMPLE,
-        add_help=False,
-    )
-    groups = {"run": parser.add_argument_group("the run")}
-    for name, says in OTHERS.items():
-        action: Any = {"action": "store_true"} if name in SWITCHES else {"metavar": name.upper()}
-        groups["run"].add_argument(option(name), help=says.replace("%", "%%"), **action)
-    for name, each in FIELDS.items():
-        group = each.metadata["group"]
-        if name == "parameters":
-            continue
-        if group not in groups:
-            groups[group] = parser.add_argument_group(group)
-        default = each.default
-        shown = "" if default is None or default == () else f" [{_written(default)}]"
-        metavar = "" if each.type == "bool" else OPTION.get(name, name).upper()
-        groups[group].add_argument(
-            option(name), metavar=metavar, help=(each.metadata["says"] + shown).replace("%", "%%")
-        )
-    return parser.format_help()
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(f"{length}" if share == 1 else f"{length}:{share}" for length, share in value)
-    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def grid_command(words: Sequence[str]) -> None:
-    """Print a command for each point of a grid."""
+    Example: nip pretrain grid grid.yaml --launcher "torchrun --nproc_per_node 8 -m nip pretrain"
+    """
     from nip.cli.compat.grid import commands, read_grid
 
-    parser = argparse.ArgumentParser("nip pretrain grid", description=grid_command.__doc__)
-    parser.add_argument("file", type=Path, help="YAML: fixed options, and lists of values to combine")
-    parser.add_argument("--launcher", default="nip pretrain", help="what each command begins with")
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="in an order that a seed decides")
-    parser.add_argument("--json", action="store_true", help="print one JSON value")
-    options = parser.parse_args(list(words))
-    lines = commands(read_grid(options.file), options.launcher, shuffle=options.shuffle)
-    print(json.dumps(lines, indent=2) if options.json else "\n".join(lines))
+    lines = commands(read_grid(file), launcher, shuffle=shuffle)
+    print_json(lines) if as_json else print("\n".join(lines))

@@ -1,6 +1,6 @@
-"""The original's flags of pretraining in today's options: each that has changed is told in one line.
+"""The original's flags of pretraining, translated to the options of `nip pretrain`.
 
-``today`` reads a command line that may have flags of both kinds. Nothing is dropped silently.
+A command line may have both kinds; a notice is printed for each flag that changed more than its name.
 """
 
 from __future__ import annotations
@@ -94,6 +94,46 @@ OWN = (
 KNOWN = (*RENAMED, *EPOCHS, *NOTHING, *OWN)
 FAMILIES = {"pre-ln": "roberta-prelayernorm", "post-ln": "bert"}
 NORMS = {"pytorch": "layer", "apex": "layer", "rms_norm": "rms"}
+
+
+def with_model(name: str, words: Sequence[str]) -> list[str]:
+    """The command line, with attention over a pattern unless it names one.
+
+    Examples
+    --------
+    >>> with_model("softmax", ["--seed", "1"]), with_model("softmax", ["--model=local"])
+    (['--attention', 'softmax', '--seed', '1'], ['--model=local'])
+    """
+    named = not words or any(word.split("=")[0] in ("--attention", "--model", "--config", "--help") for word in words)
+    return list(words) if named else ["--attention", name, *words]
+
+
+def flags(words: Sequence[str]) -> Pairs:
+    """The options of a command line with their values as text; names with underscores.
+
+    Raises
+    ------
+    ValueError
+        If a word is neither an option nor the value of one.
+
+    Examples
+    --------
+    >>> flags(["--max-steps", "5", "--seed=1", "--fp16", "--param", "seed=3"])
+    [('max_steps', '5'), ('seed', '1'), ('fp16', None), ('param', 'seed=3')]
+    """
+    found: Pairs = []
+    left = [str(word) for word in words]
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--") or len(word) == 2:
+            raise ValueError(f"{word!r} is no option; options begin with two hyphens.")
+        name, equals, value = word[2:].partition("=")
+        text = value if equals else None
+        if not equals and left and not left[0].startswith("--"):
+            text = left.pop(0)
+        name = name.replace("-", "_")
+        found.append(("model" if name == "attention" else name, text))
+    return found
 
 
 def today(given: Sequence[tuple[str, str | None]]) -> tuple[Pairs, list[str]]:
