@@ -8,15 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from nip.cli import main
+from nip.cli import app, main
 from nip.cli.compat import pretraining_flags as original_pretraining
-from nip.cli.compat.pretraining_flags import ALWAYS, KNOWN, NOTHING, today
-from nip.cli.pretrain import asked_for, flags, help_text, option, read_file
+from nip.cli.compat.pretraining_flags import ALWAYS, KNOWN, NOTHING, flags, today
+from nip.cli.pretrain import read_file, resolve
 from nip.data.corpus import Settings as CorpusSettings
 from nip.data.corpus import build_corpus
 from nip.pretraining.plan import plan
-from nip.pretraining.settings import FIELDS, Settings
+from nip.pretraining.settings import FIELDS, Settings, flag
 from text_corpora import write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,11 @@ ORIGINAL = """
 OF_OTHER_FILES = (
     "--dataset_path d --output_dir d --tokenizer_name d --load_training_checkpoint d --load_checkpoint_id 1"
 )
+
+
+def asked_for(words):
+    group = typer.main.get_command(app).commands["pretrain"]
+    return resolve(group.make_context("pretrain", list(words)).params)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +115,7 @@ def test_every_flag_of_the_original(nip, corpus, tmp_path, monkeypatch):
         there.setattr(original_pretraining.torch.accelerator, "is_available", lambda: True)
         asked = asked_for(words)
     settings = asked.settings
-    assert asked.out == tmp_path / "job-3"
+    assert asked.output_dir == tmp_path / "job-3"
     assert (settings.architecture, settings.norm, settings.precision) == ("roberta-prelayernorm", "rms", "fp16")
     assert (settings.schedule, settings.curve, settings.warmup_steps) == ("constant_step", "exp", 1)
     assert (settings.eval_every, settings.eval_every_begin, settings.eval_every_end) == (4, 2, 2)
@@ -229,8 +235,11 @@ def test_flags_that_do_nothing_are_told(name):
         (["--dataset", "nowhere", "--max-steps", "1"], "There is no corpus in nowhere."),
         (["--dataset", "CORPUS", "--lengths", "32"], "A run needs a budget: --max-steps, --max-tokens or --hours."),
         (["--dataset", "CORPUS", "--hours", "0"], "--hours must be a number above 0. Got 0.0 instead."),
-        (["--dataset", "CORPUS", "--hourz", "1"], "There is no option --hourz. Did you mean --hours?"),
-        (["--dataset", "CORPUS", "--max-steps", "many"], "--max-steps must be an integer. Got 'many' instead."),
+        (["--dataset", "CORPUS", "--hourz", "1"], "No such option: --hourz (Possible options: --hours"),
+        (
+            ["--dataset", "CORPUS", "--max-steps", "many"],
+            "Invalid value for '--max-steps': Input should be a valid integer",
+        ),
         (["--dataset", "CORPUS", "--max-steps"], "--max-steps needs a value."),
         (["--dataset", "CORPUS", "--max-steps", "1", "--max_steps", "2"], "--max-steps is given twice."),
         (["CORPUS"], "is no option; options begin with two hyphens."),
@@ -242,11 +251,11 @@ def test_flags_that_do_nothing_are_told(name):
         (["--dataset", "CORPUS", "--max-steps", "1", "--tokenizer", "OTHER"], "is not the one that the shards of"),
         (["--dataset", "CORPUS", "--max-steps", "1", "--init-from", "OTHER"], "holds no model"),
         (["--dataset", "CORPUS", "--max-steps", "1", "--out", "CORPUS"], "is not empty and holds no run"),
-        (["--dataset", "CORPUS", "--config", "BAD"], "There is no option --colour."),
+        (["--dataset", "CORPUS", "--config", "BAD"], "There is no setting colour."),
         (["--dataset", "CORPUS", "--config", "LR"], "lr.yaml: lr is called learning-rate in a file."),
         (
             ["--dataset", "CORPUS", "--config", "OUT"],
-            "out.yaml: --output-dir belongs on the command line, not in a file.",
+            "out.yaml: --out belongs on the command line, not in a file.",
         ),
         (["--dataset", "CORPUS", "--config", "LIST"], "must hold a mapping of settings to values. Got list instead."),
     ],
@@ -392,11 +401,11 @@ def test_recipes(recipe, nip, corpus):
     assert json.loads(out)["here"]["seconds"] == pytest.approx(3600 * settings.hours, rel=0.01)
 
 
-def test_help_names_every_option(nip):
+def test_help_names_every_option(nip, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = nip("pretrain", "--help")
     assert code == 0
-    assert out.rstrip("\n") == help_text().rstrip("\n")
     for name in FIELDS:
         if name != "parameters":
-            assert option(name) in out, name
+            assert flag(name) in out, name
     assert "Example: nip pretrain" in out
