@@ -249,7 +249,7 @@ def test_flags_that_do_nothing_are_told(name):
         (["--dataset", "CORPUS", "--max-steps", "1", "--vocab-size", "9"], "must be at least that of the tokenizer"),
         (["--dataset", "CORPUS", "--max-steps", "1", "--next-sentence"], "--next-sentence needs pairs of sentences"),
         (["--dataset", "CORPUS", "--max-steps", "1", "--tokenizer", "OTHER"], "is not the one that the shards of"),
-        (["--dataset", "CORPUS", "--max-steps", "1", "--init-from", "OTHER"], "holds no model"),
+        (["--dataset", "CORPUS", "--max-steps", "1", "--init-from", "OTHER"], "contains no model"),
         (["--dataset", "CORPUS", "--max-steps", "1", "--out", "CORPUS"], "is not empty and holds no run"),
         (["--dataset", "CORPUS", "--config", "BAD"], "There is no setting colour."),
         (["--dataset", "CORPUS", "--config", "LR"], "lr.yaml: lr is called learning-rate in a file."),

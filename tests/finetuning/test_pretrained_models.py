@@ -14,16 +14,17 @@ from nip.data.corpus import Vocabulary
 from nip.finetuning.glue import task as glue
 from nip.finetuning.masked_lm import task as masked_lm
 from nip.pretraining.export import load_model, save_model
-from nip.pretraining.model import FAMILIES, ModelSettings, build_model
+from nip.pretraining.model import ModelSettings, build_model
+from nip.pretraining.settings import ARCHITECTURES
 
-KINDS = [*((family, "layer") for family in FAMILIES), ("bert", "rms"), ("roberta-prelayernorm", "rms")]
+KINDS = [*((architecture, "layer") for architecture in ARCHITECTURES), ("bert", "rms"), ("roberta-prelayernorm", "rms")]
 
 
 @pytest.fixture
 def pretrained(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    family, norm = request.param
+    architecture, norm = request.param
     settings = ModelSettings(
-        2, 32, 2, 32, family=family, norm=norm, max_position_embeddings=64, hidden_dropout_prob=0.0
+        2, 32, 2, 32, architecture=architecture, norm=norm, max_position_embeddings=64, hidden_dropout_prob=0.0
     )
     vocabulary = Vocabulary(len(SPECIAL) + len(WORDS), 0, 2, 3, 4, (0, 1, 2, 3, 4))
     model = build_model(settings, vocabulary, "bigbird", block_size=4, num_random_blocks=2)

@@ -1,9 +1,9 @@
-"""What is said of a run before it begins."""
+"""Checks and warnings before a run."""
 
 import pytest
 import torch
 
-from nip.pretraining import checks as opening
+from nip.pretraining import checks
 from nip.pretraining.checks import slow_precision
 from nip.pretraining.plan import plan
 from nip.pretraining.run import pretrain
@@ -21,16 +21,16 @@ from nip.pretraining.settings import Settings
         ("fp16", "cuda", False, False),
     ],
 )
-def test_a_precision_that_the_processor_does_not_compute(monkeypatch, precision, device, bf16, slow):
-    monkeypatch.setattr(opening, "computes_bf16", lambda: bf16)
-    said = slow_precision(Settings(max_steps=1, precision=precision), torch.device(device))
-    assert (said is not None) == slow
-    assert said is None or f"does not compute {precision}" in said
+def test_a_precision_that_the_processor_emulates(monkeypatch, precision, device, bf16, slow):
+    monkeypatch.setattr(checks, "computes_bf16", lambda: bf16)
+    warning = slow_precision(Settings(max_steps=1, precision=precision), torch.device(device))
+    assert (warning is not None) == slow
+    assert warning is None or f"emulates {precision}" in warning
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-def test_the_plan_and_the_run_tell_it(corpora, tmp_path, monkeypatch, capsys, bf16):
-    monkeypatch.setattr(opening, "computes_bf16", lambda: bf16)
+def test_the_plan_and_the_run_warn_of_it(corpora, tmp_path, monkeypatch, capsys, bf16):
+    monkeypatch.setattr(checks, "computes_bf16", lambda: bf16)
     settings = Settings(
         size="tiny",
         layers=1,
@@ -47,8 +47,8 @@ def test_the_plan_and_the_run_tell_it(corpora, tmp_path, monkeypatch, capsys, bf
         track="none",
     )
     planned = plan(settings, corpora["packed"])
-    assert ("Warning: This processor" in planned.in_words()) == (not bf16)
+    assert ("Warning: This processor" in str(planned)) == (not bf16)
     assert len(planned.to_dict()["warnings"]) == 1 + (not bf16)  # the other: few tokens
-    assert "in 1 step:" in planned.in_words()
+    assert "in 1 step:" in str(planned)
     pretrain(settings, corpora["packed"], tmp_path / "run")
     assert ("Warning: This processor" in capsys.readouterr().err) == (not bf16)

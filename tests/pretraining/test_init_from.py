@@ -1,4 +1,4 @@
-"""First weights from other models."""
+"""Initial weights from other models."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 import nip
 from nip.finetuning.masked_lm import task as masked_lm
-from nip.pretraining import init_from as starting
+from nip.pretraining import init_from
 from nip.pretraining.export import load_model
 from nip.pretraining.run import pretrain
 from nip.pretraining.settings import Settings
@@ -30,8 +30,8 @@ def settings():
     return Settings(size="tiny", lengths=((16, 1.0),), max_steps=2, track="none", **small)
 
 
-def first(monkeypatch, settings, corpus, out):
-    """The weights that a run begins with."""
+def initial_weights(monkeypatch, settings, corpus, out):
+    """The initial weights of a run."""
 
     def stop(run, task):
         seen.update({name: weight.detach().clone() for name, weight in run.state.bare_model.model.named_parameters()})
@@ -45,16 +45,16 @@ def first(monkeypatch, settings, corpus, out):
     return seen
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta-prelayernorm", "modernbert"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta-prelayernorm", "modernbert"])
 @pytest.mark.parametrize("norm", ["layer", "rms"])
-def test_the_end_of_another_run(settings, corpora, tmp_path, monkeypatch, family, norm):
-    """At twice its length: positions are those of nip.extend_positions; everything else is as it was."""
-    settings = dataclasses.replace(settings, architecture=family, norm=norm)
+def test_the_weights_of_an_earlier_run(settings, corpora, tmp_path, monkeypatch, architecture, norm):
+    """With twice its length: positions equal those of nip.extend_positions, other weights are unchanged."""
+    settings = dataclasses.replace(settings, architecture=architecture, norm=norm)
     pretrain(settings, corpora["packed"], tmp_path / "one")
     longer = dataclasses.replace(settings, lengths=((32, 1.0),), init_from=str(tmp_path / "one"), seed=7)
-    found = first(monkeypatch, longer, corpora["packed"], tmp_path / "two")
+    found = initial_weights(monkeypatch, longer, corpora["packed"], tmp_path / "two")
     before = load_model(tmp_path / "one")
-    if family != "modernbert":
+    if architecture != "modernbert":
         nip.extend_positions(before, 32)
     weights = dict(before.named_parameters())
     assert weights.keys() == found.keys()
@@ -68,7 +68,7 @@ def test_a_plain_checkpoint_with_more_positions(settings, corpora, tmp_path, mon
     rows = -(-size // 8) * 8
     plain = BertForMaskedLM(BertConfig(vocab_size=rows, max_position_embeddings=64, **sizes))
     plain.save_pretrained(tmp_path / "plain")
-    found = first(
+    found = initial_weights(
         monkeypatch,
         dataclasses.replace(settings, init_from=str(tmp_path / "plain")),
         corpora["packed"],
@@ -82,7 +82,7 @@ def test_a_plain_checkpoint_with_more_positions(settings, corpora, tmp_path, mon
     ("config", "says"),
     [
         ({"hidden_size": 8}, "has the shape"),
-        ({"vocab_size": 20}, "knows 20 tokens, the corpus's tokenizer"),
+        ({"vocab_size": 20}, "has 20 token ids, the corpus's tokenizer"),
     ],
 )
 def test_models_of_other_sizes_are_refused(settings, corpora, tmp_path, config, says):
@@ -92,31 +92,31 @@ def test_models_of_other_sizes_are_refused(settings, corpora, tmp_path, config, 
         pretrain(dataclasses.replace(settings, init_from=str(tmp_path / "plain")), corpora["packed"], tmp_path / "run")
 
 
-def test_the_head_for_next_sentences(settings, corpora, tmp_path, monkeypatch, capsys):
-    """It comes along where it is there, and it is told where it is not."""
+def test_the_next_sentence_head(settings, corpora, tmp_path, monkeypatch, capsys):
+    """It is loaded if the model has one; otherwise a message names it."""
     settings = dataclasses.replace(settings, lengths=((32, 1.0),))
     pretrain(settings, corpora["pairs"], tmp_path / "without")
     pairs = dataclasses.replace(settings, next_sentence=True, seed=3)
     pretrain(pairs, corpora["pairs"], tmp_path / "with")
     capsys.readouterr()
     again = dataclasses.replace(pairs, seed=4, init_from=str(tmp_path / "with"))
-    found = first(monkeypatch, again, corpora["pairs"], tmp_path / "two")
+    found = initial_weights(monkeypatch, again, corpora["pairs"], tmp_path / "two")
     assert "next sentences" not in capsys.readouterr().err
     weights = dict(load_model(tmp_path / "with").named_parameters())
     assert weights.keys() == found.keys()
     for name in ("cls.seq_relationship.weight", "bert.pooler.dense.weight"):
         assert torch.equal(weights[name], found[name]), name
     anew = dataclasses.replace(pairs, init_from=str(tmp_path / "without"))
-    first(monkeypatch, anew, corpora["pairs"], tmp_path / "three")
+    initial_weights(monkeypatch, anew, corpora["pairs"], tmp_path / "three")
     assert "without has no weights for next sentences: bert.pooler.dense.weight, " in capsys.readouterr().err
 
 
 def test_models_that_cannot_be_read(settings, corpora, tmp_path, monkeypatch):
-    """With the default tracker: the corrected command has the folder."""
+    """With the default tracker: the corrected command can use the folder."""
     settings = dataclasses.replace(settings, track="tensorboard")
     pretrain(settings, corpora["packed"], tmp_path / "one")
-    whole = (tmp_path / "one" / "model.safetensors").read_bytes()
-    (tmp_path / "one" / "model.safetensors").write_bytes(whole[:100])
+    full = (tmp_path / "one" / "model.safetensors").read_bytes()
+    (tmp_path / "one" / "model.safetensors").write_bytes(full[:100])
     begun = dataclasses.replace(settings, init_from=str(tmp_path / "one"))
     with pytest.raises(ValueError, match=r"--init-from: .*one cannot be read: ") as caught:
         pretrain(begun, corpora["packed"], tmp_path / "two")
@@ -126,11 +126,11 @@ def test_models_that_cannot_be_read(settings, corpora, tmp_path, monkeypatch):
         raise OSError("We cannot connect to the hub.\nCheck your connection.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(starting.AutoConfig, "from_pretrained", no_network)
+        patched.setattr(init_from.AutoConfig, "from_pretrained", no_network)
         nobody = dataclasses.replace(settings, init_from="nobody/nothing")
         with pytest.raises(ValueError, match=r"nobody/nothing cannot be read: We cannot connect to the hub\.$"):
             pretrain(nobody, corpora["packed"], tmp_path / "two")
-    (tmp_path / "one" / "model.safetensors").write_bytes(whole)
+    (tmp_path / "one" / "model.safetensors").write_bytes(full)
     assert pretrain(begun, corpora["packed"], tmp_path / "two")["steps"] == 2
 
 
@@ -157,19 +157,19 @@ def test_other_tokens_and_norms_are_refused(settings, corpora, tmp_path):
         pretrain(dataclasses.replace(other, init_from=str(tmp_path / "gone")), corpora["packed"], tmp_path / "four")
 
 
-def test_a_resumed_run_does_not_begin_again(settings, corpora, tmp_path, monkeypatch):
-    """The other model is only needed for the first weights."""
+def test_a_resumed_run_does_not_need_the_other_model(settings, corpora, tmp_path, monkeypatch):
+    """The other model is needed for the initial weights only."""
     pretrain(settings, corpora["packed"], tmp_path / "one")
-    going = dataclasses.replace(settings, init_from=str(tmp_path / "one"), max_steps=3)
-    result = pretrain(going, corpora["packed"], tmp_path / "two")
+    started = dataclasses.replace(settings, init_from=str(tmp_path / "one"), max_steps=3)
+    result = pretrain(started, corpora["packed"], tmp_path / "two")
     (tmp_path / "one" / "config.json").unlink()
     (tmp_path / "two" / "config.json").unlink()
-    again = pretrain(going, corpora["packed"], tmp_path / "two")
+    again = pretrain(started, corpora["packed"], tmp_path / "two")
     assert again["test_loss"] == result["test_loss"]
 
 
-def test_what_is_left_goes_into_transformers(settings, corpora, tmp_path):
-    """As a bare encoder, with and without the graph."""
+def test_transformers_loads_the_run_folder(settings, corpora, tmp_path):
+    """As an encoder without head, with and without the graph."""
     pretrain(settings, corpora["packed"], tmp_path / "run")
     plain = BertModel.from_pretrained(tmp_path / "run")
     graph = nip.from_pretrained(tmp_path / "run")
@@ -180,8 +180,8 @@ def test_what_is_left_goes_into_transformers(settings, corpora, tmp_path):
 
 
 @pytest.mark.slow
-def test_there_and_back_through_nip_mlm(settings, corpora, tmp_path):
-    """A run's folder is finetuned as it is, and what comes of that begins another run."""
+def test_a_run_from_a_model_finetuned_with_nip_mlm(settings, corpora, tmp_path):
+    """A run folder is finetuned, and the result initializes another run."""
     pretrain(settings, corpora["packed"], tmp_path / "run")
     (tmp_path / "text.txt").write_text("the sparse graph of attention joins blocks\n" * 40)
     words = ["--model_name_or_path", tmp_path / "run", "--train_file", tmp_path / "text.txt", "--max_seq_length", 16]

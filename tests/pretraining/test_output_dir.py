@@ -1,10 +1,10 @@
-"""The folder of a run: whose it is from the first file on, and what is said where nothing can be written."""
+"""The run folder: other folders are refused, and errors of writing name the run."""
 
 import dataclasses
 
 import pytest
 
-from nip.pretraining import run as course
+from nip.pretraining import run as run_module
 from nip.pretraining.run import pretrain
 from nip.pretraining.settings import Settings
 
@@ -15,7 +15,7 @@ def settings():
     return Settings(**sizes, lengths=((16, 1.0),), batch_size=8, max_steps=1, eval_samples=4, track="none")
 
 
-def test_folders_that_are_no_runs(settings, corpora, tmp_path):
+def test_folders_without_a_run_are_refused(settings, corpora, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no run"):
         pretrain(settings, corpora["packed"], tmp_path)
@@ -29,17 +29,17 @@ def test_folders_that_are_no_runs(settings, corpora, tmp_path):
     ("place", "says"),
     [
         ("training.trainer.Metrics.secure", "the checkpoint cannot be written"),
-        ("pretraining.run.write_json", "the run's end cannot be written"),
-        ("pretraining.export.save_model", "the run's end cannot be written"),
+        ("pretraining.run.write_json", "the result cannot be written"),
+        ("pretraining.export.save_model", "the result cannot be written"),
     ],
 )
-def test_a_disk_that_is_full_names_the_run(settings, corpora, tmp_path, monkeypatch, place, says):
+def test_an_error_of_a_full_disk_names_the_run(settings, corpora, tmp_path, monkeypatch, place, says):
     def full(*arguments, **more):
         if place == "pretraining.run.write_json" and arguments[0].name != "result.json":
             return write_json(*arguments)
         raise OSError(28, "No space left on device")
 
-    write_json = course.write_json
+    write_json = run_module.write_json
     monkeypatch.setattr(f"nip.{place}", full)
     with pytest.raises(OSError, match=says + r" \(No space left on device\); the last one, in .* stays") as caught:
         pretrain(settings, corpora["packed"], tmp_path / "run")
@@ -49,17 +49,17 @@ def test_a_disk_that_is_full_names_the_run(settings, corpora, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("place", ["open_stage", "checkpoint", "environment"])
-def test_stopped_before_the_first_step_the_folder_is_its_own(settings, corpora, tmp_path, monkeypatch, place):
-    """With a tracker, which writes before all else; the next start goes on, and another run is refused."""
+def test_a_run_stopped_before_its_first_step_resumes(settings, corpora, tmp_path, monkeypatch, place):
+    """With a tracker, which writes first; the same command resumes, and another run is refused."""
 
-    def stop(*arguments):
-        whole(*arguments)
+    def stop(*arguments, **options):
+        original(*arguments, **options)
         raise KeyboardInterrupt
 
-    whole = getattr(course, place)
+    original = getattr(run_module, place)
     tracked = dataclasses.replace(settings, track="tensorboard")
     with monkeypatch.context() as patched:
-        patched.setattr(course, place, stop)
+        patched.setattr(run_module, place, stop)
         with pytest.raises(KeyboardInterrupt):
             pretrain(tracked, corpora["packed"], tmp_path / "run")
     assert (tmp_path / "run" / "tracking").is_dir()

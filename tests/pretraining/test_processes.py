@@ -1,4 +1,4 @@
-"""Runs of two processes against one: plain, sharded by FSDP, and by DeepSpeed where it is installed."""
+"""Runs of two processes against one: data parallel, FSDP, and DeepSpeed if it is installed."""
 
 import dataclasses
 import importlib.util
@@ -15,7 +15,7 @@ import pytest
 from accelerate import DistributedType
 from torch.testing import assert_close
 
-from nip.pretraining.checks import refuse_impossible
+from nip.pretraining.checks import check_run
 from nip.pretraining.export import load_model
 from nip.pretraining.run import pretrain
 from nip.pretraining.settings import Settings
@@ -28,7 +28,7 @@ WAYS = {"plain": None, "fsdp": FSDP, "zero1": ZERO.replace("zero_stage: 2", "zer
 absent = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install deepspeed"
 )
-SHARED = ["plain", "fsdp", *(pytest.param(way, marks=absent) for way in ("zero1", "zero2"))]
+SHARDED = ["plain", "fsdp", *(pytest.param(way, marks=absent) for way in ("zero1", "zero2"))]
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def assert_alike(one, other, rel=1e-4):
     tensors, more = (read_tensors(folder / "checkpoint/state.safetensors")[0] for folder in (one, other))
     assert set(tensors) == set(more)
     for name, tensor in tensors.items():
-        if "exp_avg_sq" not in name:  # squares of what is about zero
+        if "exp_avg_sq" not in name:  # squares of values near zero
             assert_close(tensor, more[name], rtol=2e-2, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
     weights, more = (load_model(folder).state_dict() for folder in (one, other))
     for name, tensor in weights.items():
@@ -97,9 +97,9 @@ def assert_alike(one, other, rel=1e-4):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", SHARED)
-def test_two_processes_are_one(settings, corpora, tmp_path, pretrain_two, way):
-    """Both stages; then a longer run that begins with one process and ends with two."""
+@pytest.mark.parametrize("way", SHARDED)
+def test_two_processes_equal_one(settings, corpora, tmp_path, pretrain_two, way):
+    """Both stages; then a longer run that starts with one process and resumes with two."""
     pretrain(settings, corpora["packed"], tmp_path / "one")
     pretrain_two(way, settings, tmp_path / "two")
     assert_alike(tmp_path / "one", tmp_path / "two")
@@ -130,9 +130,9 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", SHARED)
-def test_two_processes_skip_and_roll_back_as_one(settings, corpora, tmp_path, pretrain_two, way):
-    """The loss of one of them is no number at steps 4, 6 and 7, counted from 0."""
+@pytest.mark.parametrize("way", SHARDED)
+def test_two_processes_skip_and_roll_back_like_one(settings, corpora, tmp_path, pretrain_two, way):
+    """The loss of one process is NaN at steps 4, 6 and 7, counted from 0."""
     settings = dataclasses.replace(settings, bad_steps=2, lengths=((32, 1.0),), max_steps=12)
     (tmp_path / "poison.py").write_text(POISON)
     (tmp_path / "settings.json").write_text(json.dumps({"settings": settings.to_dict()}))
@@ -151,12 +151,12 @@ def test_two_processes_skip_and_roll_back_as_one(settings, corpora, tmp_path, pr
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
-def test_what_several_processes_cannot_do(settings, corpora):
+def test_impossible_settings_for_several_processes(settings, corpora):
     def refused(processes, kind=DistributedType.MULTI_CPU, **changes):
         asked = dataclasses.replace(settings, **changes)
         accelerator = SimpleNamespace(num_processes=processes, distributed_type=kind)
         with pytest.raises(ValueError) as error:
-            refuse_impossible(asked, corpora["packed"], accelerator)
+            check_run(asked, corpora["packed"], accelerator)
         return str(error.value)
 
     assert refused(3) == "A batch of 8 samples cannot be shared equally by 3 processes."

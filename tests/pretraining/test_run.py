@@ -1,4 +1,4 @@
-"""Whole runs: what they leave, and that stopping them changes nothing."""
+"""Complete runs: their files, and bit-identical resuming."""
 
 import dataclasses
 import itertools
@@ -58,8 +58,8 @@ def settings():
     )
 
 
-def left(folder: Path):
-    """Everything of a run that must come out bit for bit: all but the clock."""
+def results_of(folder: Path):
+    """Everything of a run that must be bit-identical: all but times."""
     result = json.loads((folder / "result.json").read_text())
     rows = read_metrics(folder / "metrics.jsonl")
     tensors = {
@@ -76,7 +76,7 @@ def left(folder: Path):
 
 
 def stopping(monkeypatch, at):
-    """Let the run end as if it were killed, right after the step of that number."""
+    """End the run as if it were killed, right after a step."""
 
     def after(run, *rest):
         saved_at = before(run, *rest)
@@ -103,7 +103,7 @@ def test_a_run_from_start_to_end(settings, corpora, tmp_path):
     assert [row["step"] for row in rows if row["split"] == "dev"] == [4, 8]
     assert rows[-1]["split"] == "test"
     assert rows[-1]["loss"] == result["test_loss"] < rows[0]["loss"]
-    # the model is one that others read, and it is the one that was measured
+    # the model is loaded by transformers, and its weights are those of the checkpoint
     model = load_model(tmp_path / "run")
     assert model.config.max_position_embeddings == 32
     plain = AutoModelForMaskedLM.from_pretrained(tmp_path / "run").state_dict()
@@ -117,10 +117,10 @@ def test_a_run_from_start_to_end(settings, corpora, tmp_path):
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
-def test_a_stopped_run_ends_with_the_same_bits(settings, corpora, tmp_path, monkeypatch, at):
-    """Stopped after a step, in either stage, and at the step at which samples grow."""
+def test_a_stopped_run_resumes_bit_identically(settings, corpora, tmp_path, monkeypatch, at):
+    """Stopped in either stage, and at the step where samples become longer."""
     settings = dataclasses.replace(settings, optimizer="lamb" if at == 4 else "adamw", ramp_from=4)
-    pretrain(settings, corpora["packed"], tmp_path / "whole")
+    pretrain(settings, corpora["packed"], tmp_path / "full")
     with monkeypatch.context() as patched:
         stopping(patched, at)
         with pytest.raises(KeyboardInterrupt):
@@ -128,22 +128,22 @@ def test_a_stopped_run_ends_with_the_same_bits(settings, corpora, tmp_path, monk
     assert read_progress(tmp_path / "run/checkpoint/state.safetensors").step == at
     assert not (tmp_path / "run" / "config.json").exists()
     pretrain(settings, corpora["packed"], tmp_path / "run")
-    assert left(tmp_path / "run") == left(tmp_path / "whole")
+    assert results_of(tmp_path / "run") == results_of(tmp_path / "full")
 
 
-def test_what_was_not_secured_is_computed_again(settings, corpora, tmp_path, monkeypatch):
-    pretrain(settings, corpora["packed"], tmp_path / "whole")
+def test_steps_after_the_checkpoint_are_computed_again(settings, corpora, tmp_path, monkeypatch):
+    pretrain(settings, corpora["packed"], tmp_path / "full")
     with monkeypatch.context() as patched:
         stopping(patched, 5)
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings, corpora["packed"], tmp_path / "run")
-    assert read_progress(tmp_path / "run/checkpoint/state.safetensors").step == 4  # where samples grew
+    assert read_progress(tmp_path / "run/checkpoint/state.safetensors").step == 4  # where samples became longer
     pretrain(settings, corpora["packed"], tmp_path / "run")
-    assert left(tmp_path / "run") == left(tmp_path / "whole")
+    assert results_of(tmp_path / "run") == results_of(tmp_path / "full")
 
 
-def test_positions_and_moments_are_reflected(settings, corpora, tmp_path, monkeypatch):
-    """What the second stage begins with is what nip.extend_positions makes of the first one's end."""
+def test_positions_and_moments_are_extended_by_reflection(settings, corpora, tmp_path, monkeypatch):
+    """The second stage starts with the weights that nip.extend_positions makes from the first."""
     first = dataclasses.replace(settings, lengths=((16, 1.0),), max_steps=4, warmup=0.0, learning_rate=1e-3)
     pretrain(first, corpora["packed"], tmp_path / "first")
     small = load_model(tmp_path / "first")
@@ -151,7 +151,7 @@ def test_positions_and_moments_are_reflected(settings, corpora, tmp_path, monkey
     both = dataclasses.replace(first, lengths=((16, 0.5), (32, 0.5)), max_steps=8)
     seen = {}
 
-    def look(run, task, batch):
+    def observe(run, task, batch):
         if run.progress.step == 4:
             model = run.state.bare_model.model
             seen["length"] = task.length
@@ -161,7 +161,7 @@ def test_positions_and_moments_are_reflected(settings, corpora, tmp_path, monkey
         return take(run, task, batch)
 
     take = trainer.take_step
-    monkeypatch.setattr(trainer, "take_step", look)
+    monkeypatch.setattr(trainer, "take_step", observe)
     monkeypatch.setattr(
         "nip.pretraining.task.learning_rate",
         lambda settings, progress: 1e-3 * (1 - progress.step / 4) if progress.step < 4 else 1e-3,
@@ -184,12 +184,12 @@ def test_a_larger_budget_continues_a_run(settings, corpora, tmp_path):
     longer = dataclasses.replace(settings, max_steps=12)
     result = pretrain(longer, corpora["packed"], tmp_path / "run")
     assert (result["steps"], result["ended"]) == (12, "12 steps are done")
-    pretrain(longer, corpora["packed"], tmp_path / "whole")
+    pretrain(longer, corpora["packed"], tmp_path / "full")
     # with this schedule the rate of a step does not depend on the budget, so all steps are the same
-    assert left(tmp_path / "run")["model"] == left(tmp_path / "whole")["model"]
+    assert results_of(tmp_path / "run")["model"] == results_of(tmp_path / "full")["model"]
 
 
-def test_tokens_end_a_run_and_move_its_rate(settings, corpora, tmp_path):
+def test_a_budget_of_tokens_ends_a_run_and_moves_its_rate(settings, corpora, tmp_path):
     settings = dataclasses.replace(settings, max_steps=None, max_tokens=700, warmup=0.1, lengths=((32, 1.0),))
     result = pretrain(settings, corpora["packed"], tmp_path / "run")
     rows = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["split"] == "train"]
@@ -199,8 +199,8 @@ def test_tokens_end_a_run_and_move_its_rate(settings, corpora, tmp_path):
         assert row["learning_rate"] == pytest.approx(1e-2 * (1 - (done - 0.1) / 0.9))
 
 
-def test_hours_end_a_run_and_keep_models(settings, corpora, tmp_path, monkeypatch):
-    """Six minutes a look at the clock, so that nothing depends on how fast this machine is."""
+def test_a_budget_of_hours_ends_a_run_and_exports_models(settings, corpora, tmp_path, monkeypatch):
+    """Every reading of the clock is six minutes later, whatever the speed of this machine."""
     now = [0.0]
 
     def clock():
@@ -212,17 +212,17 @@ def test_hours_end_a_run_and_keep_models(settings, corpora, tmp_path, monkeypatc
     )
     monkeypatch.setattr("nip.training.trainer.perf_counter", clock)
     result = pretrain(settings, corpora["packed"], tmp_path / "run")
-    assert result["ended"] == "4 hours are over"
+    assert result["ended"] == "4 hours have passed"
     assert result["kept_hours"] == [1.0, 2.0]
     one = load_model(tmp_path / "run" / "finetune-1h").state_dict()
     last = load_model(tmp_path / "run").state_dict()
     assert any(not torch.equal(one[name], last[name]) for name in one)
     early = dataclasses.replace(settings, early_exit_hours=2.0)
     result = pretrain(early, corpora["packed"], tmp_path / "early")
-    assert result["ended"] == "2 hours were to be the end"
+    assert result["ended"] == "the early exit is at 2 hours"
     steps = result["steps"]
     result = pretrain(settings, corpora["packed"], tmp_path / "early")
-    assert result["ended"] == "4 hours are over"
+    assert result["ended"] == "4 hours have passed"
     assert result["steps"] > steps
 
 
@@ -237,7 +237,7 @@ def test_a_bad_loss_stops_a_run_early(settings, corpora, tmp_path):
 
 
 def poisoned(monkeypatch, steps):
-    """Make the loss of some steps no number."""
+    """Make the loss of some steps NaN."""
 
     def loss(task, run, *rest):
         sums = before(task, run, *rest)
@@ -248,8 +248,8 @@ def poisoned(monkeypatch, steps):
     monkeypatch.setattr(PretrainingTask, "loss", loss)
 
 
-def test_steps_without_a_loss_are_skipped_and_rolled_back(settings, corpora, tmp_path, monkeypatch):
-    """Steps 4, 6 and 7, counted from 0: the first is skipped, the two in a row lead back to the weights of step 6."""
+def test_steps_with_nan_are_skipped_and_rolled_back(settings, corpora, tmp_path, monkeypatch):
+    """Steps 4, 6 and 7, counted from 0: the first is skipped, the two in a row roll back to the weights of step 6."""
     settings = dataclasses.replace(settings, bad_steps=2, lengths=((32, 1.0),))
     with monkeypatch.context() as patched:
         poisoned(patched, (4, 6, 7))
@@ -266,10 +266,10 @@ def test_steps_without_a_loss_are_skipped_and_rolled_back(settings, corpora, tmp
     assert events[0] == "Step 5 was skipped: its loss is nan."
     assert events[-1] == "After step 8 the weights were rolled back to those of step 6."
     assert [row["loss"] for row in rows if row["step"] == 5 and row["split"] == "train"] == [None]
-    assert left(tmp_path / "stopped") == left(tmp_path / "run")
+    assert results_of(tmp_path / "stopped") == results_of(tmp_path / "run")
 
 
-def test_a_run_that_does_not_recover_ends_with_its_last_good_state(settings, corpora, tmp_path, monkeypatch):
+def test_a_run_that_does_not_recover_keeps_its_last_good_state(settings, corpora, tmp_path, monkeypatch):
     settings = dataclasses.replace(settings, bad_steps=1, max_rollbacks=1, lengths=((32, 1.0),))
     poisoned(monkeypatch, range(4, 100))
     with pytest.raises(TrainingDivergedError, match=r"rolled back 1 times before\. The last good state, of step 3"):
@@ -278,8 +278,8 @@ def test_a_run_that_does_not_recover_ends_with_its_last_good_state(settings, cor
     assert all(tensor.isfinite().all() for tensor in good.values())
 
 
-def test_a_kill_between_the_state_and_the_name_to_roll_back_to(settings, corpora, tmp_path, monkeypatch):
-    """The state of step 3 is written, and killed before it is the one to roll back to; taken up, it is."""
+def test_a_run_killed_before_its_rollback_checkpoint_was_linked(settings, corpora, tmp_path, monkeypatch):
+    """Killed after the checkpoint of step 3, before the link; resumed, the link is made."""
     settings = dataclasses.replace(settings, lengths=((32, 1.0),))
 
     def killed(state, good):
@@ -301,7 +301,7 @@ def test_a_kill_between_the_state_and_the_name_to_roll_back_to(settings, corpora
     assert read_progress(good).step == 3
 
 
-def test_a_disk_that_is_full(settings, corpora, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_last_checkpoint(settings, corpora, tmp_path, monkeypatch):
     pretrain(dataclasses.replace(settings, max_steps=4), corpora["packed"], tmp_path / "run")
     before = (tmp_path / "run/checkpoint/state.safetensors").read_bytes()
 
@@ -345,10 +345,10 @@ pretrain(Settings(**json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(settings, corpora, tmp_path):
-    """kill -9 now and then, the same command again, until it ends: the bits of the run that nobody killed."""
+def test_a_run_killed_at_any_moment_resumes_bit_identically(settings, corpora, tmp_path):
+    """kill -9 several times, and the same command until it ends: the results of a run that was not killed."""
     settings = dataclasses.replace(settings, max_steps=60, rollback_every=7, checkpoint_minutes=0.001, eval_every=9)
-    pretrain(settings, corpora["packed"], tmp_path / "whole")
+    pretrain(settings, corpora["packed"], tmp_path / "full")
     words = [
         sys.executable,
         "-c",
@@ -368,4 +368,4 @@ def test_killed_at_any_moment(settings, corpora, tmp_path):
             killed += 1
     assert killed >= 2
     pretrain(settings, corpora["packed"], tmp_path / "run")
-    assert left(tmp_path / "run") == left(tmp_path / "whole")
+    assert results_of(tmp_path / "run") == results_of(tmp_path / "full")

@@ -1,4 +1,4 @@
-"""What trackers are told."""
+"""Experiment trackers."""
 
 import time
 
@@ -11,13 +11,13 @@ from nip.pretraining.trackers import check_installed, tracked
 from nip.runs.folder import RunFolder
 
 
-def test_tensorboard_is_told_what_was_measured(tmp_path):
+def test_tensorboard_gets_the_metrics_of_every_step_once(tmp_path):
     settings, folder = Settings(max_steps=5, project="mine"), RunFolder(tmp_path)
     accelerator = Accelerator(cpu=True)
     with tracked(settings, accelerator, folder, 0) as log:
         for step in range(1, 5):
             log({"loss": 8.0 - step}, step)
-    # event files are read by name: the second, and which of the process it is, where 10 stands before 9
+    # event files are read in the order of their names, by second and number, where 10 sorts before 9
     time.sleep(1 - time.time() % 1)
     with tracked(settings, Accelerator(cpu=True), folder, 2) as log:  # a restart after step 2
         log({"loss": 0.5}, 3)
@@ -34,5 +34,5 @@ def test_no_tracker(tmp_path):
 
 def test_a_tracker_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="--track wandb needs it installed: pip install wandb"):
+    with pytest.raises(ImportError, match="--track wandb needs wandb: pip install wandb"):
         check_installed(Settings(max_steps=5, track="none,wandb"))

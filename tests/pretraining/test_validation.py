@@ -1,4 +1,4 @@
-"""Evaluations of a run against the model that it leaves, computed sample by sample with transformers' own loss."""
+"""Evaluations of a run against its saved model, computed sample by sample with transformers' loss."""
 
 import dataclasses
 from collections import Counter
@@ -25,7 +25,7 @@ def settings():
 
 
 @pytest.mark.parametrize("limit", [3, 1000])
-def test_the_last_evaluation_is_of_the_model_that_is_left(settings, corpora, tmp_path, limit):
+def test_the_final_evaluation_is_that_of_the_saved_model(settings, corpora, tmp_path, limit):
     settings = dataclasses.replace(settings, eval_samples=limit, eval_micro_batch=2)
     result = pretrain(settings, corpora["packed"], tmp_path / "run")
     model = load_model(tmp_path / "run").eval()
@@ -49,7 +49,7 @@ def test_the_last_evaluation_is_of_the_model_that_is_left(settings, corpora, tmp
     assert result["test_accuracy"] == pytest.approx(right / asked)
 
 
-def test_sentences_are_evaluated_too(settings, corpora, tmp_path):
+def test_next_sentence_prediction_is_evaluated(settings, corpora, tmp_path):
     settings = dataclasses.replace(settings, next_sentence=True, architecture="bert")
     result = pretrain(settings, corpora["pairs"], tmp_path / "run")
     assert 0 <= result["sentence_accuracy"] <= 1
@@ -57,7 +57,7 @@ def test_sentences_are_evaluated_too(settings, corpora, tmp_path):
     assert all("sentence_accuracy" in row for row in rows)
 
 
-def test_the_commonest_token(corpora):
+def test_the_baseline_of_the_most_common_token(corpora):
     corpora = {split: open_corpus(corpora["packed"], split, max_seq_length=32) for split in ("train", "test")}
     counts = {}
     for split, corpus in corpora.items():

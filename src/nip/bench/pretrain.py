@@ -23,8 +23,9 @@ from nip.bench.table import markdown_table
 from nip.data.corpus import Vocabulary
 from nip.graphs import pattern
 from nip.graphs.pattern import check_int
-from nip.pretraining.cost import work_of
-from nip.pretraining.model import FAMILIES, MaskedObjective, ModelSettings, build_model, total_loss
+from nip.pretraining.cost import training_flops
+from nip.pretraining.model import MaskedLMObjective, ModelSettings, build_model, total_loss
+from nip.pretraining.settings import ARCHITECTURES
 from nip.runs.process import keep_freed_memory
 from nip.training.optimizers import make_optimizer
 
@@ -54,8 +55,8 @@ class Problem:
             check_int(name, getattr(self, name), "bench pretrain", minimum=1)
         if not 0 < self.masked <= 1:
             raise ValueError(f"The share of masked tokens must be above 0, at most 1. Got {self.masked} instead.")
-        if self.family not in FAMILIES:
-            raise ValueError(f"There is no model {self.family!r}. The models are {', '.join(FAMILIES)}.")
+        if self.family not in ARCHITECTURES:
+            raise ValueError(f"There is no model {self.family!r}. The models are {', '.join(ARCHITECTURES)}.")
         _ = self.settings  # raises ValueError for inconsistent settings
 
     @property
@@ -66,7 +67,7 @@ class Problem:
             self.width,
             self.heads,
             4 * self.width,
-            family=self.family,
+            architecture=self.family,
             max_position_embeddings=self.n_tokens,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
@@ -231,7 +232,7 @@ def prepare(problem: Problem, name: str, output: str = "masked", backend: str = 
         block_size=problem.block_size,
         backend=backend,
     )
-    objective = MaskedObjective(model).train()
+    objective = MaskedLMObjective(model).train()
     optimizer = make_optimizer(objective, "adamw", learning_rate=1e-4)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(5, problem.vocab_size, (problem.batch, problem.n_tokens), generator=draw)
@@ -261,7 +262,7 @@ def _work(problem: Problem, name: str, output: str) -> float:
     with torch.device("meta"):
         graph = None if name == DENSE else name
         model = build_model(problem.settings, problem.vocabulary, graph, block_size=problem.block_size)
-    return work_of(model, problem.n_tokens, problem.n_masked if output == "masked" else problem.n_tokens).total
+    return training_flops(model, problem.n_tokens, problem.n_masked if output == "masked" else problem.n_tokens).total
 
 
 def _selected_backend(problem: Problem, name: str, backend: str) -> str:

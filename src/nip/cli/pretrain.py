@@ -112,14 +112,14 @@ def pretrain_command(
     spin_briefly()
     asked = resolve(context.params)
     if asked.tokenizer is not None:
-        from nip.pretraining.checks import refuse_other_tokenizer
+        from nip.pretraining.checks import check_tokenizer
 
-        refuse_other_tokenizer(asked.tokenizer, asked.dataset)
+        check_tokenizer(asked.tokenizer, asked.dataset)
     if dry_run:
         from nip.pretraining.plan import plan
 
         found = plan(asked.settings, asked.dataset)
-        print_json(found.to_dict()) if as_json else print(found.in_words())
+        print_json(found.to_dict()) if as_json else print(found)
         return
     from nip.pretraining.run import format_result, pretrain
 

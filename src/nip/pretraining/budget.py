@@ -1,10 +1,8 @@
-"""How much of a run is done: the share of its budget, and all that follows from the share.
+"""Functions of a run's budget: the share that is used up, and the stage, batch size and learning rate at that share.
 
-A budget counts steps, tokens or hours, or several of them: what is used up first ends the run. Steps and tokens decide
-the same way after a restart, so a run with such budgets ends with the same bits; hours are those of the run, with
-evaluations and checkpoints, without the time between a stop and the next start.
-
-The learning rate of a step: the schedule says what is counted, the curve what comes of it.
+A budget counts steps, tokens or hours, or several of them; the first that is used up ends the run. With budgets of
+steps and tokens a resumed run is bit-identical. Hours are run time: evaluations and checkpoints count, downtime does
+not.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from nip.training.lr_schedules import LRSchedule
 HOUR = 3600.0
 
 
-def shares(settings: Settings, spent: Progress) -> dict[str, float]:
-    """The share of each budget that is used up, by what it counts.
+def shares(settings: Settings, progress: Progress) -> dict[str, float]:
+    """The used share of each budget, by its unit.
 
     Examples
     --------
@@ -26,38 +24,38 @@ def shares(settings: Settings, spent: Progress) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     if settings.max_steps is not None:
-        found["steps"] = spent.step / settings.max_steps
+        found["steps"] = progress.step / settings.max_steps
     if settings.max_tokens is not None:
-        found["tokens"] = spent.tokens / settings.max_tokens
+        found["tokens"] = progress.tokens / settings.max_tokens
     if settings.hours is not None:
-        found["hours"] = spent.seconds / (HOUR * settings.hours)
+        found["hours"] = progress.seconds / (HOUR * settings.hours)
     return found
 
 
-def share(settings: Settings, spent: Progress) -> float:
-    """The share of the budget that is used up, at most 1: of several the largest."""
-    return min(1.0, max(shares(settings, spent).values()))
+def share(settings: Settings, progress: Progress) -> float:
+    """The used share of the budget, at most 1; of several budgets, the largest share."""
+    return min(1.0, max(shares(settings, progress).values()))
 
 
-def ended(settings: Settings, spent: Progress) -> str | None:
-    """What is used up, in words; None while something is left.
+def end_reason(settings: Settings, progress: Progress) -> str | None:
+    """Which budget is used up, as text; None if none is.
 
     Examples
     --------
-    >>> ended(Settings(max_steps=100), Progress(step=100))
+    >>> end_reason(Settings(max_steps=100), Progress(step=100))
     '100 steps are done'
     """
-    if settings.max_steps is not None and spent.step >= settings.max_steps:
+    if settings.max_steps is not None and progress.step >= settings.max_steps:
         return f"{settings.max_steps:,} steps are done"
-    if settings.max_tokens is not None and spent.tokens >= settings.max_tokens:
-        return f"{settings.max_tokens:,} tokens are seen"
-    if settings.hours is not None and spent.seconds >= HOUR * settings.hours:
-        return f"{settings.hours:g} hours are over"
+    if settings.max_tokens is not None and progress.tokens >= settings.max_tokens:
+        return f"{settings.max_tokens:,} tokens are done"
+    if settings.hours is not None and progress.seconds >= HOUR * settings.hours:
+        return f"{settings.hours:g} hours have passed"
     return None
 
 
 def stage_at(settings: Settings, done: float) -> int:
-    """The number of the stage of lengths in which the run is at a share of its budget.
+    """The number of the stage (of sequence lengths) at a used share of the budget.
 
     Examples
     --------
@@ -66,22 +64,22 @@ def stage_at(settings: Settings, done: float) -> int:
     [0, 0, 1, 1]
     """
     end = 0.0
-    for number, (_, part) in enumerate(settings.lengths):
-        end += part
+    for number, (_, stage_share) in enumerate(settings.lengths):
+        end += stage_share
         if done < end - 1e-9:
             return number
     return len(settings.lengths) - 1
 
 
-def batch_at(settings: Settings, done: float) -> int:
-    """Samples of the step that is taken at a share of the budget.
+def batch_size_at(settings: Settings, done: float) -> int:
+    """Samples of a step at a used share of the budget.
 
-    The batch grows from `ramp_from` to `batch_size` along a line, by `ramp_from` samples at a time.
+    With `ramp_from` the batch grows linearly from `ramp_from` to `batch_size`, in multiples of `ramp_from`.
 
     Examples
     --------
     >>> settings = Settings(max_steps=100, batch_size=64, ramp_from=16, ramp_share=0.5)
-    >>> [batch_at(settings, done) for done in (0.0, 0.1, 0.25, 0.4, 0.5, 0.9)]
+    >>> [batch_size_at(settings, done) for done in (0.0, 0.1, 0.25, 0.4, 0.5, 0.9)]
     [16, 16, 32, 48, 64, 64]
     """
     if settings.ramp_from is None or done >= settings.ramp_share:
@@ -91,7 +89,7 @@ def batch_at(settings: Settings, done: float) -> int:
 
 
 def eval_every(settings: Settings, done: float) -> int:
-    """Steps between evaluations at a share of the budget: they come in three phases.
+    """Steps between evaluations at a used share of the budget, which has three phases.
 
     Examples
     --------
@@ -106,8 +104,8 @@ def eval_every(settings: Settings, done: float) -> int:
     return settings.eval_every
 
 
-def learning_rate(settings: Settings, spent: Progress) -> float:
-    """The learning rate of the step that is taken next.
+def learning_rate(settings: Settings, progress: Progress) -> float:
+    """The learning rate of the next step.
 
     Examples
     --------
@@ -116,12 +114,12 @@ def learning_rate(settings: Settings, spent: Progress) -> float:
     [0.5, 1.0, 0.5, 0.0]
     """
     position, total = {
-        "step": (spent.step, settings.max_steps),
-        "constant_step": (spent.step, settings.max_steps),
-        "time": (spent.seconds / HOUR, settings.hours),
-        "tokens": (spent.tokens, settings.max_tokens),
+        "step": (progress.step, settings.max_steps),
+        "constant_step": (progress.step, settings.max_steps),
+        "time": (progress.seconds / HOUR, settings.hours),
+        "tokens": (progress.tokens, settings.max_tokens),
     }[settings.schedule_unit]
-    assert total is not None  # the settings have refused a schedule whose budget is missing
+    assert total is not None  # the settings check that the schedule has its budget
     schedule = LRSchedule(
         settings.curve,
         settings.learning_rate,

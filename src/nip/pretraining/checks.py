@@ -1,21 +1,16 @@
-"""What is settled and refused before a run begins, and what it says first."""
+"""Checks of the settings against the corpus, the processes and the installation, before anything is written."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
 
-from nip.attention import Choice, explain
 from nip.data.corpus import open_corpus, read_manifest
-from nip.graphs import Pattern, pattern
-from nip.pretraining.model import ModelSettings
-from nip.pretraining.output_dir import STOPS
-from nip.pretraining.settings import Settings, size_of
+from nip.pretraining.settings import Settings
+from nip.pretraining.setup import graph_of, model_settings
 from nip.pretraining.trackers import check_installed
 from nip.processor import computes_bf16
 from nip.runs.folder import file_sha256
@@ -23,68 +18,22 @@ from nip.runs.folder import file_sha256
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
-def model_settings(settings: Settings, positions: int) -> ModelSettings:
-    """The model that is asked for."""
-    size = size_of(settings.size)
-    return ModelSettings(
-        num_hidden_layers=settings.layers or size.num_hidden_layers,
-        hidden_size=settings.width or size.hidden_size,
-        num_attention_heads=settings.heads or size.num_attention_heads,
-        intermediate_size=settings.inner_width or size.intermediate_size,
-        family=settings.architecture,
-        norm=settings.norm,
-        hidden_act=settings.activation,
-        hidden_dropout_prob=settings.dropout,
-        attention_probs_dropout_prob=settings.attention_dropout,
-        max_position_embeddings=positions,
-        type_vocab_size=settings.token_types,
-        initializer_range=settings.initializer_range,
-        scaled_init=settings.scaled_init,
-        layer_norm_eps=settings.norm_eps,
-        tie_word_embeddings=settings.tied,
-        vocab_size=settings.vocab_size,
-        next_sentence=settings.next_sentence,
-    )
+def check_run(settings: Settings, dataset: Path, accelerator: Accelerator) -> None:
+    """Check that a run is possible with its corpus, processes and installed packages.
 
-
-def graph_of(settings: Settings, length: int) -> Pattern:
-    """The graph that samples of that length attend over.
+    Parameters
+    ----------
+    settings : Settings
+    dataset : Path
+        The corpus.
+    accelerator : Accelerator
 
     Raises
     ------
     ValueError
-        If there is no such pattern, or it has no such parameters.
-    """
-    return pattern(settings.model, -(-length // settings.block_size), **settings.parameters)
-
-
-def settled(settings: Settings, there: Settings | None, device: torch.device) -> Settings:
-    """The settings with what they leave to the machine decided: as the folder's run has it, else for the device."""
-    if settings.precision is None:
-        chosen = there.precision if there is not None else ("bf16" if device.type == "cuda" else "fp32")
-        settings = replace(settings, precision=chosen)
-    return settings
-
-
-def slow_precision(settings: Settings, device: torch.device) -> str | None:
-    """A sentence where this processor computes in that precision only by way of 32 bits, which takes far longer."""
-    if device.type != "cpu" or settings.precision == "fp32" or (settings.precision == "bf16" and computes_bf16()):
-        return None
-    return f"This processor does not compute {settings.precision} itself: --precision fp32 is many times as fast here."
-
-
-def reopened(settings: Settings, there: Settings | None) -> bool:
-    """Whether what may have stopped a run is another than it was: then it is to go on."""
-    return there is not None and any(getattr(settings, name) != getattr(there, name) for name in STOPS)
-
-
-def refuse_impossible(settings: Settings, dataset: Path, accelerator: Accelerator) -> None:
-    """Refuse what cannot work with this corpus, these processes or this installation, before anything is written.
-
-    Raises
-    ------
-    ValueError
-        The message says why.
+        If the run is not possible; the message says why.
+    ImportError
+        If an experiment tracker is not installed.
     """
     processes = accelerator.num_processes
     for samples in (settings.batch_size, settings.ramp_from):
@@ -110,20 +59,22 @@ def refuse_impossible(settings: Settings, dataset: Path, accelerator: Accelerato
     model_settings(settings, settings.max_length).rows(open_corpus(dataset).vocabulary)
 
 
-def refuse_other_tokenizer(name: str, dataset: Path, *, of: str = "") -> None:
-    """Refuse a tokenizer that is not the corpus's.
+def check_tokenizer(name: str, dataset: Path, *, option: str = "") -> None:
+    """Check that a tokenizer is the corpus's.
 
     Parameters
     ----------
     name : str
         A folder, a ``vocab.txt``, or a name on the hub.
-    of : str, optional
-        The option that it came by, for the message.
+    dataset : Path
+        The corpus.
+    option : str, optional
+        The command-line option that names the tokenizer, for the message.
 
     Raises
     ------
     ValueError
-        If it gives other tokens other numbers.
+        If its vocabulary is different.
     """
     from nip.data.corpus.tokenizer import existing_tokenizer, load_tokenizer
 
@@ -132,31 +83,12 @@ def refuse_other_tokenizer(name: str, dataset: Path, *, of: str = "") -> None:
     lower_case = bool((json.loads(ours.to_str())["normalizer"] or {}).get("lowercase", True))
     named, _ = existing_tokenizer(name, lower_case=lower_case)
     if named.get_vocab(with_added_tokens=True) != ours.get_vocab(with_added_tokens=True):
-        said = f"{of}: the" if of else "The"
-        raise ValueError(f"{said} tokenizer {name} is not the one that the shards of {dataset} were made with.")
+        the = f"{option}: the" if option else "The"
+        raise ValueError(f"{the} tokenizer {name} is not the one that the shards of {dataset} were made with.")
 
 
-def corpus_checksum(dataset: Path) -> str:
-    """One checksum of all shards and of the tokenizer, from the manifest."""
-    manifest = read_manifest(dataset.expanduser())
-    sums = [
-        {entry["name"]: entry["files"] for entry in split["shards"]} for _, split in sorted(manifest["splits"].items())
-    ]
-    described = {"shards": sums, "tokenizer": manifest["tokenizer"]["sha256"]}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def attention_choice(settings: Settings, length: int, size: int, device: torch.device) -> Choice:
-    """Which backend attends over a part of `size` samples; a ValueError where the one asked for cannot."""
-    model = model_settings(settings, length)
-    heads = model.num_attention_heads
-    q = torch.empty(size, heads, length, model.hidden_size // heads, device=device)
-    return explain(
-        q,
-        q,
-        q,
-        graph_of(settings, length),
-        settings.block_size,
-        dropout_p=settings.attention_dropout,
-        backend=settings.backend,
-    )
+def slow_precision(settings: Settings, device: torch.device) -> str | None:
+    """A warning if the processor emulates the precision in fp32, which is far slower; else None."""
+    if device.type != "cpu" or settings.precision == "fp32" or (settings.precision == "bf16" and computes_bf16()):
+        return None
+    return f"This processor emulates {settings.precision} in fp32: --precision fp32 is many times faster here."

@@ -1,4 +1,4 @@
-"""A pretrained model as an ordinary Hugging Face checkpoint, and back."""
+"""Write a pretrained model as an ordinary Hugging Face checkpoint, and load it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 import nip.models.huggingface.sparsify as over_graphs
 from nip.atomic import usual_mode
 from nip.data.corpus import Corpus
-from nip.pretraining.model import MaskedObjective
+from nip.pretraining.model import MaskedLMObjective
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import new_model
 from nip.training.distributed import gather_full
 from nip.training.trainer import Run
 
-LAST = "config.json"  # where it stands, all else does: without it no folder is a checkpoint
+LAST = "config.json"  # written last: a folder without it is not a complete checkpoint
 
 
 def save_model(
@@ -35,28 +35,26 @@ def save_model(
     max_tokens: int,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write ``model.safetensors``, the tokenizer's files and, last of all, ``config.json`` into a folder.
+    """Write ``model.safetensors``, the tokenizer's files and, last, ``config.json`` into a folder, each atomically.
 
-    Each file appears complete or not at all. The tokenizer is told how long inputs may be, and gives out the kinds of
-    sentences only where the model reads them.
+    The tokenizer's maximum length is that of the model, and it returns token types only if the model has them.
 
     Parameters
     ----------
     model : PreTrainedModel
     tokenizer : Path
-        The folder of the corpus's.
+        The tokenizer's folder in the corpus.
     folder : Path
-        Is made if need be.
+        Created if missing.
     max_tokens : int
-        Of the longest input.
+        Tokens of the longest input.
     weights : mapping of str to Tensor, optional
-        Other weights than the model holds, under the names of its own ``state_dict``: such as those that several
-        processes have shared out.
+        Weights to write in place of the model's, such as those gathered from several processes.
 
     Raises
     ------
     OSError
-        If something cannot be written; the folder then holds no finished model.
+        If a file cannot be written; the folder then contains no complete model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
@@ -66,21 +64,21 @@ def save_model(
     unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
     try:
         with _silence():
-            model.save_pretrained(unfinished, state_dict=None if weights is None else _once(model, weights))
+            model.save_pretrained(unfinished, state_dict=None if weights is None else _without_ties(model, weights))
         own.save_pretrained(unfinished)
         for path in sorted(unfinished.iterdir(), key=lambda path: path.name == LAST):
             path.chmod(usual_mode())
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             path.replace(folder / path.name)
-    except SafetensorError as error:  # such as of a disk that is full
+    except SafetensorError as error:  # such as a full disk
         raise OSError(f"{folder}: the model cannot be written: {error}.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _once(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without those that the model holds under another name too: tied ones would be written twice."""
+def _without_ties(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, tied ones under their first name only."""
     names: dict[int, str] = {}
     for name, weight in model.state_dict().items():
         names.setdefault(weight.data_ptr(), name)
@@ -89,9 +87,9 @@ def _once(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Te
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without transformers' bars of progress, and without DeepSpeed's log on standard output.
+    """Silence transformers' progress bars, and DeepSpeed's logger on standard output.
 
-    transformers imports DeepSpeed wherever it is installed, and its log keeps to the output that it finds then.
+    transformers imports DeepSpeed wherever it is installed; its logger keeps the stream that is standard output then.
     """
     shown = is_progress_bar_enabled()
     disable_progress_bar()
@@ -104,15 +102,15 @@ def _silence() -> Iterator[None]:
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """The model that `save_model` wrote: weights, head, graphs and norms.
+    """Load the model that `save_model` wrote: weights, head, graphs and norms.
 
     Raises
     ------
     ValueError
-        If the folder holds no finished checkpoint, or one that was not pretrained here.
+        If the folder contains no complete checkpoint, or one that nip did not write.
     """
     if not (folder / LAST).is_file():
-        raise ValueError(f"{folder} holds no finished model: there is no {LAST}.")
+        raise ValueError(f"{folder} contains no complete model: there is no {LAST}.")
     config = AutoConfig.from_pretrained(folder)
     with_pairs = config.architectures == [BertForPreTraining.__name__]
     model: PreTrainedModel = over_graphs.from_pretrained(
@@ -121,8 +119,8 @@ def load_model(folder: Path) -> PreTrainedModel:
     return model
 
 
-def keep_model(run: Run, settings: Settings, corpus: Corpus, hours: float) -> None:
-    """Keep the model as it is in a folder of its own, to finetune; called by all processes.
+def export_model(run: Run, settings: Settings, corpus: Corpus, hours: float) -> None:
+    """Write the current model into ``finetune-HOURSh/`` of the run folder; called by all processes.
 
     Parameters
     ----------
@@ -131,18 +129,18 @@ def keep_model(run: Run, settings: Settings, corpus: Corpus, hours: float) -> No
     corpus : Corpus
         Whose tokenizer is written too.
     hours : float
-        Of the run so far; they name the folder.
+        Of the run so far.
     """
     folder = run.folder.path / f"finetune-{hours:g}h"
     weights = model_weights(run)
     if run.main:
-        if not (folder / LAST).is_file():  # a restart may come by here again
+        if not (folder / LAST).is_file():  # a resumed run may get here again
             unfinished = folder.with_name(f".unfinished-{folder.name}")
             shutil.rmtree(unfinished, ignore_errors=True)
             write_model(run, settings, corpus, unfinished, weights)
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
-        run.console.say(f"The model after {hours:g} hours, step {run.progress.step:,}, is kept in {folder}.")
+        run.console.say(f"The model after {hours:g} hours, step {run.progress.step:,}, was written to {folder}.")
     run.accelerator.wait_for_everyone()
 
 
@@ -152,13 +150,12 @@ def write_model(run: Run, settings: Settings, corpus: Corpus, folder: Path, weig
     Parameters
     ----------
     run : Run
-        Says how many positions the model has.
     settings : Settings
     corpus : Corpus
     folder : Path
-        Made where it is missing.
+        Created if missing.
     weights : mapping of str to Tensor
-        As `model_weights` gives them.
+        From `model_weights`.
     """
     positions = run.state.extra["positions"]
     model = new_model(settings, corpus.vocabulary, positions)
@@ -166,8 +163,8 @@ def write_model(run: Run, settings: Settings, corpus: Corpus, folder: Path, weig
 
 
 def model_weights(run: Run) -> dict[str, Tensor]:
-    """The model's weights, gathered, under the names of its own ``state_dict``; called by all processes."""
+    """The model's weights, gathered and on the CPU, by their names in its ``state_dict``; called by all processes."""
     objective = run.state.bare_model
-    assert isinstance(objective, MaskedObjective)
+    assert isinstance(objective, MaskedLMObjective)
     weights = gather_full(objective.model.state_dict(), keep=run.main)
     return {name: weight.detach().cpu() for name, weight in weights.items()}

@@ -1,4 +1,4 @@
-"""First weights from another model: a run's end, a Hugging Face checkpoint, or the 128 tokens before the 512."""
+"""Initial weights from another model: an earlier run, also of shorter samples, or a Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from transformers import AutoConfig, AutoModelForMaskedLM, BertForPreTraining, P
 import nip.models.huggingface.sparsify as over_graphs
 from nip.data.corpus import Vocabulary
 from nip.models.huggingface.config import ENTRY
-from nip.pretraining.checks import refuse_other_tokenizer
+from nip.pretraining.checks import check_tokenizer
 from nip.pretraining.model import extend_table
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
+SENTENCES = ("cls.seq_relationship", "bert.pooler")  # weights of next-sentence prediction, which other models lack
 
 
-def first_weights(
+def load_initial_weights(
     model: PreTrainedModel, source: str, dataset: Path, vocabulary: Vocabulary, positions: int
 ) -> list[str]:
-    """Put the weights of a saved model in place of a new one's, in place.
+    """Load the weights of a saved model into a new one.
 
-    Fewer positions than the new model has are extended by reflection; of more, the first ones are taken.
+    A position table that is too short is extended by reflection; of one that is too long the first rows are used.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ def first_weights(
     source : str
         A folder, or a name on the hub.
     dataset : Path
-        The corpus, whose tokenizer must be the model's where that lies beside it.
+        The corpus; its tokenizer must be the saved model's, if that is in the folder.
     vocabulary : Vocabulary
         Of the corpus.
     positions : int
@@ -42,16 +43,16 @@ def first_weights(
     Returns
     -------
     list of str
-        Weights that the model there lacks and that stay as they are new: those for next sentences.
+        Weights that the saved model lacks and that keep their random values: those of next-sentence prediction.
 
     Raises
     ------
     ValueError
-        If the model there is of another family or other sizes, has another tokenizer, is damaged, or there is none.
+        If the saved model has another architecture, size or tokenizer, is damaged, or does not exist.
     """
-    name = checkpoint(source)
+    name = resolve_source(source)
     if any((Path(name) / file).is_file() for file in TOKENIZERS):
-        refuse_other_tokenizer(name, dataset, of="--init-from")
+        check_tokenizer(name, dataset, option="--init-from")
     mine: Any = model.config
     with _reading(source):
         there: Any = AutoConfig.from_pretrained(name)
@@ -59,7 +60,7 @@ def first_weights(
         raise ValueError(f"--init-from: {source} is a {there.model_type}, the run's model a {mine.model_type}.")
     if there.vocab_size < vocabulary.size:
         raise ValueError(
-            f"--init-from: {source} knows {there.vocab_size:,} tokens, the corpus's tokenizer {vocabulary.size:,}."
+            f"--init-from: {source} has {there.vocab_size:,} token ids, the corpus's tokenizer {vocabulary.size:,}."
         )
     if norm_of(there) != norm_of(mine):
         raise ValueError(f"--init-from: {source} has --norm {norm_of(there)}, the run {norm_of(mine)}.")
@@ -73,7 +74,7 @@ def first_weights(
     rows = there.max_position_embeddings - (mine.max_position_embeddings - positions)  # RoBERTa has two more
     with torch.no_grad():
         for each, weight in model.named_parameters():
-            if each not in weights and not each.startswith(OWN):
+            if each not in weights and not each.startswith(SENTENCES):
                 raise ValueError(f"--init-from: {source} has no {each}.")
             if each not in weights:
                 new.append(each)
@@ -90,7 +91,7 @@ def first_weights(
 
 @contextmanager
 def _reading(source: str) -> Iterator[None]:
-    """Let errors of reading name the model in one sentence; transformers has several lines for some."""
+    """Shorten errors of reading to one sentence that names the model."""
     try:
         yield
     except (OSError, SafetensorError, ValueError) as error:
@@ -98,21 +99,18 @@ def _reading(source: str) -> Iterator[None]:
         raise ValueError(f"--init-from: {source} cannot be read: {first}") from error
 
 
-OWN = ("cls.seq_relationship", "bert.pooler")  # that next sentences need, and a model of masked tokens alone lacks
-
-
-def checkpoint(source: str) -> str:
-    """The folder that is meant, or a name on the hub.
+def resolve_source(source: str) -> str:
+    """The path of a folder, or a name on the hub.
 
     Raises
     ------
     ValueError
-        If it looks like a folder and is none, or holds no model.
+        If it looks like a folder that does not exist, or the folder contains no model.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ValueError(f"--init-from: {source} holds no model: there is no config.json.")
+            raise ValueError(f"--init-from: {source} contains no model: there is no config.json.")
         return str(folder)
     if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         raise ValueError(f"--init-from: there is no folder {source}.")
@@ -120,6 +118,6 @@ def checkpoint(source: str) -> str:
 
 
 def norm_of(config: Any) -> str:
-    """Which norm a model has, by its configuration."""
+    """The norm of a model, by its configuration: ``rms`` or ``layer``."""
     entry = getattr(config, ENTRY, None) or {}
     return "rms" if entry.get("norm") == "rms" else "layer"

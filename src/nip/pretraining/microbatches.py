@@ -1,8 +1,8 @@
-"""Which samples a step sees: a function of the seed and of how many came before, so that nothing need be remembered.
+"""The samples of each step, as masked micro-batches: a function of the seed and of the samples before.
 
-The samples of a corpus are walked through epoch after epoch, each in an order of its own. Where a step begins in this
-walk, and how many samples it takes, is all that decides what it sees, whatever the number of processes; so a batch may
-grow, and a stopped run goes on, without a sample being lost or seen twice.
+The samples of a corpus are read epoch after epoch, each in its own order. The position of a step in this stream and its
+batch size decide its samples, for any number of processes. So the batch size may grow and a stopped run may resume
+without losing or repeating a sample.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-HELD_OUT_EPOCH = -1  # training counts epochs from 0: held-out samples are masked by draws of their own
+HELD_OUT_EPOCH = -1  # an epoch that training does not have, for the masks of held-out samples
 
 
 def training_micro_batches(
@@ -45,41 +45,41 @@ def training_micro_batches(
     ----------
     corpus : Corpus
     position : int
-        Samples of the walk that came before, those of other processes included.
+        Samples before this batch, over all epochs and processes.
     count : int
-        Samples of the global batch; it may go over into the next epoch.
+        Samples of the global batch, which may cross into the next epoch.
     micro_batch : int
-        Samples that are computed at once, at most.
+        Samples of a micro-batch, at most.
     masking : Masking
     seed : int
     process, processes : int
-        Process r takes every `processes`-th sample, from the r-th on.
+        Process r takes every `processes`-th sample from the r-th on.
 
     Returns
     -------
     list of MicroBatch
-        The same number in every process, of about the same size. Inputs are those of `MaskedObjective`: ``input_ids``
-        of shape (b, L), ``positions`` of the m masked tokens in the flattened batch, ``segment_ids`` (None where all
-        is one document), ``token_type_ids`` and ``next_sentence``; targets are the m tokens that were masked.
+        The same number in every process, of similar sizes. Inputs are those of `MaskedLMObjective`: ``input_ids`` of
+        shape (b, L), ``positions`` of the m masked tokens in the flattened batch, ``segment_ids`` (None if every sample
+        is one document), ``token_type_ids`` and ``next_sentence``; targets are the original ids of the m tokens.
 
     Raises
     ------
     ValueError
-        If the processes cannot share the batch equally, or a number is below 1.
+        If the batch is not a multiple of the processes, or a number is out of range.
     """
     check_int("position", position, "training_micro_batches", minimum=0)
     check_int("micro_batch", micro_batch, "training_micro_batches", minimum=1)
     if count < 1 or count % processes:
         raise ValueError(f"{processes} processes cannot share a batch of {count} samples equally.")
-    mine = np.arange(position + process, position + count, processes)
+    own = np.arange(position + process, position + count, processes)
     found = []
-    for some in np.array_split(mine, -(-len(mine) // micro_batch)):
-        epochs, places = np.divmod(some, len(corpus))
-        pieces = [
+    for samples in np.array_split(own, -(-len(own) // micro_batch)):
+        epochs, places = np.divmod(samples, len(corpus))
+        by_epoch = [
             _masked(corpus, corpus.batch(places[epochs == epoch], seed=seed, epoch=epoch), masking, seed, epoch)
             for epoch in np.unique(epochs).tolist()
         ]
-        found.append(pieces[0] if len(pieces) == 1 else _joined(pieces))
+        found.append(by_epoch[0] if len(by_epoch) == 1 else _concatenated(by_epoch))
     return found
 
 
@@ -97,36 +97,45 @@ def held_out_micro_batches(
 
     Parameters
     ----------
+    corpus : Corpus
+        The held-out split.
+    micro_batch : int
+        Samples of a micro-batch, at most.
+    masking : Masking
+    seed : int
+        Decides masks and order.
+    process, processes : int
     limit : int, optional
-        Samples, at most; they are the first of an order that the seed decides.
+        Samples, at most.
 
-    Notes
-    -----
-    Every process gets equally many parts. Where one has nothing left, it gets a sample that asks for nothing.
+    Yields
+    ------
+    MicroBatch
+        The same number in every process; one without samples left gets a sample without targets.
     """
     check_int("micro_batch", micro_batch, "held_out_micro_batches", minimum=1)
     n = len(corpus) if limit is None else min(limit, len(corpus))
-    together = micro_batch * processes
-    for begin in range(0, n, together):
-        places = np.arange(begin, min(begin + together, n))
-        mine = places[process::processes]
-        batch = corpus.batch(mine if mine.size else places[:1], seed=seed, epoch=HELD_OUT_EPOCH)
-        made = _masked(corpus, batch, masking, seed, HELD_OUT_EPOCH)
-        yield made if mine.size else _silent(made)
+    step = micro_batch * processes
+    for begin in range(0, n, step):
+        places = np.arange(begin, min(begin + step, n))
+        own = places[process::processes]
+        batch = corpus.batch(own if own.size else places[:1], seed=seed, epoch=HELD_OUT_EPOCH)
+        masked = _masked(corpus, batch, masking, seed, HELD_OUT_EPOCH)
+        yield masked if own.size else _without_targets(masked)
 
 
 class Lookahead(Generic[P, T]):
-    """Calls a function one call ahead, in a thread: while one batch is computed on, the next is read and masked.
+    """Call a function ahead in a thread: while the device computes a batch, the next one is read and masked.
 
     Parameters
     ----------
     make : callable
-        Whose result its arguments alone decide.
+        A pure function.
 
     Examples
     --------
     >>> squares = Lookahead(lambda x: x * x)
-    >>> squares.ask(3)
+    >>> squares.start(3)
     >>> squares.get(3), squares.get(4)
     (9, 16)
     >>> squares.close()
@@ -135,21 +144,21 @@ class Lookahead(Generic[P, T]):
     def __init__(self, make: Callable[P, T]) -> None:
         self.make = make
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._answer: Future[T] | None = None
+        self._arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._future: Future[T] | None = None
 
-    def ask(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Begin a call whose result will be wanted soon."""
-        self._asked, self._answer = (args, kwargs), self._pool.submit(self.make, *args, **kwargs)
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Start a call whose result `get` will want."""
+        self._arguments, self._future = (args, kwargs), self._pool.submit(self.make, *args, **kwargs)
 
     def get(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result, from the thread if it was asked for."""
-        answer, asked = self._answer, self._asked
-        self._asked = self._answer = None
-        if answer is not None and asked == (args, kwargs):
-            return answer.result()
-        if answer is not None and not answer.cancel():
-            wait([answer])  # two calls at once would disturb each other: a corpus keeps its files open
+        """The result of a call, from the thread if the call was started."""
+        future, started = self._future, self._arguments
+        self._arguments = self._future = None
+        if future is not None and started == (args, kwargs):
+            return future.result()
+        if future is not None and not future.cancel():
+            wait([future])  # a corpus, which keeps its files open, cannot be read by two threads at once
         return self.make(*args, **kwargs)
 
     def close(self) -> None:
@@ -177,16 +186,16 @@ def _masked(corpus: Corpus, batch: Batch, masking: Masking, seed: int, epoch: in
     )
 
 
-def _joined(pieces: list[MicroBatch]) -> MicroBatch:
+def _concatenated(micro_batches: list[MicroBatch]) -> MicroBatch:
     """Micro-batches of several epochs as one."""
     ids, positions, segments = (
-        [each.inputs[name] for each in pieces] for name in ("input_ids", "positions", "segment_ids")
+        [each.inputs[name] for each in micro_batches] for name in ("input_ids", "positions", "segment_ids")
     )
     length = ids[0].shape[1]
-    before = np.cumsum([0, *(each.samples for each in pieces)]).tolist()
+    before = np.cumsum([0, *(each.samples for each in micro_batches)]).tolist()
 
-    def together(name: str) -> Tensor | None:
-        tensors = [each.inputs[name] for each in pieces]
+    def concatenated(name: str) -> Tensor | None:
+        tensors = [each.inputs[name] for each in micro_batches]
         return None if tensors[0] is None else torch.cat(tensors)
 
     full = [torch.ones_like(x, dtype=torch.int32) if s is None else s for x, s in zip(ids, segments, strict=True)]
@@ -195,18 +204,18 @@ def _joined(pieces: list[MicroBatch]) -> MicroBatch:
             "input_ids": torch.cat(ids),
             "positions": torch.cat([each + n * length for each, n in zip(positions, before, strict=False)]),
             "segment_ids": None if all(each is None for each in segments) else torch.cat(full),
-            "token_type_ids": together("token_type_ids"),
-            "next_sentence": together("next_sentence"),
+            "token_type_ids": concatenated("token_type_ids"),
+            "next_sentence": concatenated("next_sentence"),
         },
-        targets=torch.cat([each.targets for each in pieces]),
-        n_targets=sum(each.n_targets for each in pieces),
+        targets=torch.cat([each.targets for each in micro_batches]),
+        n_targets=sum(each.n_targets for each in micro_batches),
         samples=before[-1],
-        tokens=sum(each.tokens for each in pieces),
+        tokens=sum(each.tokens for each in micro_batches),
     )
 
 
-def _silent(micro_batch: MicroBatch) -> MicroBatch:
-    """The same samples, of which nothing is asked."""
+def _without_targets(micro_batch: MicroBatch) -> MicroBatch:
+    """The same samples, which do not count."""
     positions = micro_batch.inputs["positions"]
     inputs = {**micro_batch.inputs, "positions": positions[:0], "next_sentence": None}
     return MicroBatch(inputs, micro_batch.targets[:0], n_targets=0, samples=0, tokens=0)

@@ -1,19 +1,17 @@
-"""The model to pretrain: one of transformers' own, its attention over a pattern, with first weights drawn from a seed.
+"""The model to pretrain and its objective: an encoder of transformers whose attention runs over a pattern.
 
-``bert`` normalises after each part of a layer (post-LN), ``roberta-prelayernorm`` before it (pre-LN), ``modernbert`` is
-pre-LN with rotary positions and gated layers, all of them over the pattern. What is saved is an ordinary checkpoint of
-these families.
+``bert`` normalizes after each sublayer (post-LN), ``roberta-prelayernorm`` before it (pre-LN); ``modernbert`` is pre-LN
+with rotary positions and gated feed-forward layers. Models are saved as ordinary checkpoints of these architectures.
 
-What pretraining asks of the model: the masked tokens, and perhaps whether two sentences belong together.
-
-Only masked positions go through the output layer, whose matrix has a row for each token of the vocabulary: the loss and
-the gradients are those of the whole, and its work and memory about a seventh.
+The objective is masked-token prediction, and optionally next-sentence prediction. Only masked positions go through the
+output layer, whose matrix has a row for each token of the vocabulary: loss and gradients are the same, for about a
+seventh of the computation and memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -39,13 +37,11 @@ from nip.models.huggingface.masks import packed
 from nip.models.huggingface.norms import use_rms_norm
 from nip.models.huggingface.sparsify import sparsify
 from nip.models.positions import reflected
-from nip.pretraining.settings import size_of
+from nip.pretraining.settings import ARCHITECTURES, NORMS, size_of
 from nip.training.train_step import MicroBatch, autocast
 
-FAMILIES = ("bert", "roberta-prelayernorm", "modernbert")
-NORMS = ("layer", "rms")
-VOCABULARY_MULTIPLE = 8  # matrices of other widths are slow on tensor cores
-ROTARY_BASE = 10_000.0  # ModernBERT's own before it is made longer than 1,024 tokens (arXiv 2412.13663, section 2.2)
+VOCABULARY_MULTIPLE = 8  # other widths are slow on tensor cores
+ROTARY_BASE = 10_000.0  # of ModernBERT before its extension beyond 1,024 tokens (arXiv 2412.13663, section 2.2)
 _INTEGERS = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings",
     "type_vocab_size",
@@ -54,46 +50,47 @@ _INTEGERS = (
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What a model is made of; names are those of transformers where it has one.
+    """The settings of a model, named as in transformers where it has them.
 
     Parameters
     ----------
     num_hidden_layers, hidden_size, num_attention_heads, intermediate_size : int
-        `ModelSettings.of_size` fills them in by a size's name.
-    family : {"bert", "roberta-prelayernorm", "modernbert"}
+        `ModelSettings.of_size` fills them in by the name of a size.
+    architecture : {"bert", "roberta-prelayernorm", "modernbert"}
     norm : {"layer", "rms"}
-        LayerNorm, or RMSNorm in its place.
+        LayerNorm or RMSNorm.
     hidden_act : str
-        As transformers names it.
+        Activation of the feed-forward layers.
     hidden_dropout_prob, attention_probs_dropout_prob : float
+        In [0, 1).
     max_position_embeddings : int
-        Tokens of the longest input, for each of which there is a learned position; ModernBERT has none.
+        Tokens of the longest input; ModernBERT has no position embeddings.
     type_vocab_size : int
-        Kinds of sentences; finetuning on pairs wants 2.
+        Token types; finetuning on pairs of sentences needs 2.
     initializer_range : float
-        Standard deviation of the first weights.
+        Standard deviation of the initial weights.
     scaled_init : bool
-        Draw the last matrix of each part of a layer with a standard deviation smaller by √(2 · layers), so that the sum
-        of all parts does not grow with depth, as the original and Megatron do. ModernBERT always does.
+        Divide the initial weights of the last matrix of each sublayer by √(2 · layers), so that the residual sum does
+        not grow with depth, as the original and Megatron do. ModernBERT always does.
     layer_norm_eps : float
     tie_word_embeddings : bool
-        The output layer's matrix is the table of embeddings.
+        The output layer shares its matrix with the token embeddings.
     vocab_size : int, optional
-        Rows of that table: unless given the tokenizer's, rounded up to a multiple of 8.
+        Rows of the embedding table; by default that of the tokenizer, rounded up to a multiple of 8.
     next_sentence : bool
-        Also tell whether a sample's second part follows on its first.
+        Add a head for next-sentence prediction.
 
     Raises
     ------
     ValueError
-        If a value is outside its range, or two do not fit each other.
+        If a value is out of range, or two contradict each other.
     """
 
     num_hidden_layers: int
     hidden_size: int
     num_attention_heads: int
     intermediate_size: int
-    family: str = "bert"
+    architecture: str = "bert"
     norm: str = "layer"
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1
@@ -109,11 +106,11 @@ class ModelSettings:
 
     @staticmethod
     def of_size(name: str, **settings: Any) -> ModelSettings:
-        """The settings of a size by its name, others as given.
+        """The settings of a size by its name, with others as given.
 
         Examples
         --------
-        >>> ModelSettings.of_size("base", family="roberta-prelayernorm", hidden_dropout_prob=0.0).hidden_size
+        >>> ModelSettings.of_size("base", architecture="roberta-prelayernorm", hidden_dropout_prob=0.0).hidden_size
         768
         """
         return ModelSettings(**{**asdict(size_of(name)), **settings})
@@ -123,9 +120,13 @@ class ModelSettings:
 
         for name in _INTEGERS:
             check_int(name, getattr(self, name), "the model", minimum=1)
-        _among("family", self.family, FAMILIES)
-        _among("norm", self.norm, NORMS)
-        _among("hidden_act", self.hidden_act, tuple(ACT2FN))
+        legal: Collection[str]
+        for name, legal in (("architecture", ARCHITECTURES), ("norm", NORMS), ("hidden_act", ACT2FN.keys())):
+            if getattr(self, name) not in legal:
+                raise ValueError(
+                    f"The '{name}' parameter of the model must be one of {', '.join(legal)}. "
+                    f"Got {getattr(self, name)!r} instead."
+                )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"The heads of the model must divide its width {self.hidden_size}. "
@@ -143,20 +144,20 @@ class ModelSettings:
                 )
         if self.next_sentence and self.type_vocab_size < 2:
             raise ValueError("Pairs of sentences need a type_vocab_size of at least 2.")
-        if self.family == "modernbert" and self.next_sentence:
-            raise ValueError("ModernBERT does not tell the two sentences of a pair apart: next_sentence needs another.")
-        if self.family == "modernbert" and not self.scaled_init:
+        if self.architecture == "modernbert" and self.next_sentence:
+            raise ValueError("ModernBERT has no token types, which next_sentence needs: use another architecture.")
+        if self.architecture == "modernbert" and not self.scaled_init:
             raise ValueError(
-                "ModernBERT always draws the last matrices of its layers smaller: scaled_init cannot be off."
+                "ModernBERT always scales the initial weights of its residual layers: scaled_init cannot be off."
             )
 
     def rows(self, vocabulary: Vocabulary) -> int:
-        """Rows of the table of embeddings.
+        """Rows of the embedding table.
 
         Raises
         ------
         ValueError
-            If `vocab_size` is too small for the tokenizer.
+            If `vocab_size` is smaller than the tokenizer's vocabulary.
         """
         if self.vocab_size is None:
             return -(-vocabulary.size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
@@ -179,7 +180,7 @@ def build_model(
     seed: int = 0,
     **parameters: Any,
 ) -> PreTrainedModel:
-    """A new model whose attention runs over a pattern: the same for the same seed. torch's generator is left as it is.
+    """A new model whose attention runs over a pattern; its initial weights are a function of the seed.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ def build_model(
     vocabulary : Vocabulary
         Of the corpus.
     pattern, block_size, layers, backend, **parameters
-        As `nip.sparsify` takes them; the pattern ``softmax`` is dense attention.
+        As for `nip.sparsify`; the pattern ``softmax`` is dense attention.
     seed : int, default=0
 
     Returns
@@ -200,20 +201,20 @@ def build_model(
     ValueError
         If the settings do not fit the vocabulary, or there is no such pattern.
     """
-    config, kind = _CONFIGS[settings.family](settings, vocabulary)
+    config, kind = _CONFIGS[settings.architecture](settings, vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = kind(config)
-    if settings.scaled_init and settings.family != "modernbert":
-        _scale_residual_parts(model, settings.num_hidden_layers)
+    if settings.scaled_init and settings.architecture != "modernbert":
+        _scale_residual_layers(model, settings.num_hidden_layers)
     sparsify(model, pattern, block_size=block_size, layers=layers, backend=backend, **parameters)
     return use_rms_norm(model) if settings.norm == "rms" else model
 
 
-def _scale_residual_parts(model: nn.Module, layers: int) -> None:
+def _scale_residual_layers(model: nn.Module, layers: int) -> None:
     with torch.no_grad():
         for path, module in model.named_modules():
-            # of each layer: attention.output.dense and output.dense, whose results are added to its input
+            # of each layer: attention.output.dense and output.dense, which write to the residual stream
             if ".layer." in path and path.endswith("output.dense") and isinstance(module, nn.Linear):
                 module.weight /= math.sqrt(2 * layers)
 
@@ -248,7 +249,7 @@ def _bert(settings: ModelSettings, vocabulary: Vocabulary) -> tuple[Any, type[An
 
 
 def _roberta(settings: ModelSettings, vocabulary: Vocabulary) -> tuple[Any, type[Any]]:
-    rows = settings.max_position_embeddings + vocabulary.pad + 1  # its positions begin after the padding token's number
+    rows = settings.max_position_embeddings + vocabulary.pad + 1  # its positions start after the padding token's id
     config = RobertaPreLayerNormConfig(
         **_encoder(settings, vocabulary),
         max_position_embeddings=rows,
@@ -268,7 +269,7 @@ def _modernbert(settings: ModelSettings, vocabulary: Vocabulary) -> tuple[Any, t
         attention_dropout=settings.attention_probs_dropout_prob,
         embedding_dropout=settings.hidden_dropout_prob,
         mlp_dropout=settings.hidden_dropout_prob,
-        layer_types=["full_attention"] * settings.num_hidden_layers,  # no windows: the pattern says who attends to whom
+        layer_types=["full_attention"] * settings.num_hidden_layers,  # no windows: attention follows the pattern
         rope_parameters={"full_attention": rotary, "sliding_attention": rotary},
         cls_token_id=vocabulary.cls,
         sep_token_id=vocabulary.sep,
@@ -285,23 +286,17 @@ _CONFIGS: dict[str, Callable[[ModelSettings, Vocabulary], tuple[Any, type[Any]]]
 }
 
 
-def _among(name: str, value: str, legal: Sequence[str]) -> None:
-    if value not in legal:
-        raise ValueError(
-            f"The '{name}' parameter of the model must be one of {', '.join(legal)}. Got {value!r} instead."
-        )
-
-
-class MaskedSums(NamedTuple):
-    """Sums over a micro-batch, which add up over micro-batches and processes; of no dimension but for `right`."""
+class MaskedLMSums(NamedTuple):
+    """Sums over a micro-batch, which add up over micro-batches and processes."""
 
     loss: Tensor
-    """Cross-entropies of the masked tokens, float32."""
-    right: Tensor
-    """How many of them were guessed, of each sample: shape (b,)."""
+    """Cross-entropy of the masked tokens, float32 of shape ()."""
+    correct: Tensor
+    """Number of correctly predicted tokens in each sample, int64 of shape (b,)."""
     sentence_loss: Tensor
-    """Cross-entropies of the next-sentence answers; 0 where it is not asked."""
-    sentence_right: Tensor
+    """Cross-entropy of next-sentence prediction, of shape (); 0 without it."""
+    sentence_correct: Tensor
+    """Number of correct next-sentence predictions, of shape ()."""
 
 
 HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -309,40 +304,45 @@ HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "roberta-prelayernorm": lambda model, hidden: model.lm_head(hidden),
     "modernbert": lambda model, hidden: model.decoder(model.head(hidden)),
 }
-"""By the family: from the last layer (m, width) to the scores of the vocabulary (m, rows)."""
+"""By the architecture: from hidden states of the last layer (m, width) to scores (m, rows)."""
 
 
-class MaskedObjective(nn.Module):
-    """A model with its objective, as one module: what is given to accelerate, DDP or FSDP.
+class MaskedLMObjective(nn.Module):
+    """A model and its objective as one module, which accelerate, DDP or FSDP wraps.
 
     Parameters
     ----------
     model : PreTrainedModel
         As `build_model` makes it.
     next_sentence : bool, default=False
-        Families without a head for it get one here, which is not saved with the model.
+        Architectures without a head for it get one here, which is not saved with the model.
     seed : int, default=0
-        For that head's first weights.
+        Of that head's initial weights.
 
     Raises
     ------
     ValueError
-        If next sentences are asked of a model that cannot tell.
+        If the model cannot predict next sentences.
     """
 
     def __init__(self, model: PreTrainedModel, *, next_sentence: bool = False, seed: int = 0) -> None:
         super().__init__()
         self.model = model
-        self._no_split_modules = model._no_split_modules  # what FSDP cuts by
+        self._no_split_modules = model._no_split_modules  # the layers that FSDP shards one by one
         self._head = HEADS[model.config.model_type]
         self.sentences: nn.Module | None = None
-        self._asks_sentences = next_sentence
-        if next_sentence and not _has_own_sentences(model):
-            config = model.config
-            self.sentences = Sentences(config.hidden_size, config.initializer_range, seed)
+        self._next_sentence = next_sentence
+        config: Any = model.config
+        if next_sentence:
+            if not getattr(config, "type_vocab_size", 0):
+                raise ValueError(f"{type(model).__name__} does not distinguish the two sentences of a pair.")
+            if config.model_type != "bert":
+                self.sentences = NextSentenceHead(config.hidden_size, config.initializer_range, seed)
+            elif not isinstance(model, BertForPreTraining):
+                raise ValueError("The model has no head for next sentences: build it with next_sentence=True.")
 
     def tie_weights(self) -> None:
-        """As the model's own: for accelerate, which takes tied weights apart when FSDP cuts them."""
+        """Tie the model's weights: accelerate calls it after sharding by FSDP, which unties them."""
         self.model.tie_weights()
 
     def forward(
@@ -353,7 +353,7 @@ class MaskedObjective(nn.Module):
         segment_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         next_sentence: Tensor | None = None,
-    ) -> MaskedSums:
+    ) -> MaskedLMSums:
         """The sums of a micro-batch.
 
         Parameters
@@ -362,12 +362,16 @@ class MaskedObjective(nn.Module):
         positions : int64 Tensor of shape (m,)
             Of the masked tokens, in the flattened (b · L) batch.
         labels : int64 Tensor of shape (m,)
-            The tokens that stood there.
+            The original ids of the masked tokens.
         segment_ids : integer Tensor of shape (b, L), optional
-            Packed documents, inside which attention stays.
+            Numbers of packed documents; attention does not cross their boundaries.
         token_type_ids : int64 Tensor of shape (b, L), optional
         next_sentence : int64 Tensor of shape (b,), optional
-            1 where the second sentence is a random one.
+            1 if the second sentence is a random one, else 0.
+
+        Returns
+        -------
+        MaskedLMSums
         """
         inputs: dict[str, Any] = {"input_ids": input_ids}
         if segment_ids is not None:
@@ -378,50 +382,30 @@ class MaskedObjective(nn.Module):
         scores = self._head(self.model, hidden.flatten(0, 1).index_select(0, positions)).float()
         loss = functional.cross_entropy(scores, labels, reduction="sum")
         hits = (scores.argmax(-1) == labels).long()
-        right = hits.new_zeros(len(input_ids)).index_add_(0, positions // input_ids.shape[1], hits)
-        nothing = loss.new_zeros(())
-        if not self._asks_sentences or next_sentence is None:
-            return MaskedSums(loss, right, nothing, nothing)
-        answers = (_own_sentences(self.model, hidden) if self.sentences is None else self.sentences(hidden)).float()
+        correct = hits.new_zeros(len(input_ids)).index_add_(0, positions // input_ids.shape[1], hits)
+        zero = loss.new_zeros(())
+        if not self._next_sentence or next_sentence is None:
+            return MaskedLMSums(loss, correct, zero, zero)
+        if self.sentences is not None:
+            answers = self.sentences(hidden).float()
+        else:
+            bert: Any = self.model
+            answers = bert.cls.seq_relationship(bert.bert.pooler(hidden)).float()
         sentence_loss = functional.cross_entropy(answers, next_sentence, reduction="sum")
-        return MaskedSums(loss, right, sentence_loss, (answers.argmax(-1) == next_sentence).sum())
+        return MaskedLMSums(loss, correct, sentence_loss, (answers.argmax(-1) == next_sentence).sum())
 
 
-def masked_sums(
-    model: nn.Module, accelerator: Accelerator, micro_batch: MicroBatch, precision: str | None
-) -> MaskedSums:
-    """The sums of a micro-batch, computed in a precision.
+class NextSentenceHead(nn.Module):
+    """Whether the second sentence of a pair is a random one, from the first token, like BERT's pooler and head.
 
     Parameters
     ----------
-    model : Module
-        A `MaskedObjective`, as the accelerator wraps it.
-    accelerator : Accelerator
-    micro_batch : MicroBatch
-    precision : {"fp32", "bf16", "fp16"}, optional
+    width : int
+        Of the hidden states.
+    std : float
+        Standard deviation of the initial weights.
+    seed : int
     """
-    micro_batch = micro_batch.to(accelerator.device)
-    with autocast(accelerator, precision):
-        sums: MaskedSums = model(**micro_batch.inputs, labels=micro_batch.targets)
-    return sums
-
-
-def total_loss(sums: MaskedSums, asked: int, samples: int) -> Tensor:
-    """What to descend: the mean over the masked tokens, plus that over the samples' next sentences where it is asked.
-
-    Parameters
-    ----------
-    sums : MaskedSums
-        Of a micro-batch.
-    asked, samples : int
-        Masked tokens and samples of the whole global batch, so that the gradients of its micro-batches add up to its
-        own. Where several processes average gradients, their number is to be multiplied in.
-    """
-    return sums.loss / max(asked, 1) + sums.sentence_loss / samples
-
-
-class Sentences(nn.Module):
-    """Whether a sample's second part is a random one, asked of its first token: as BERT's pooler and head do it."""
 
     def __init__(self, width: int, std: float, seed: int) -> None:
         super().__init__()
@@ -438,29 +422,50 @@ class Sentences(nn.Module):
         return scores
 
 
-def _has_own_sentences(model: Any) -> bool:
-    if not getattr(model.config, "type_vocab_size", 0):
-        raise ValueError(f"{type(model).__name__} does not tell the two sentences of a pair apart.")
-    if model.config.model_type != "bert":
-        return False
-    if not hasattr(model.cls, "seq_relationship"):
-        raise ValueError("The model was built without a head for next sentences: build it with next_sentence=True.")
-    return True
+def masked_lm_sums(
+    model: nn.Module, accelerator: Accelerator, micro_batch: MicroBatch, precision: str | None
+) -> MaskedLMSums:
+    """Run the forward pass of a micro-batch.
+
+    Parameters
+    ----------
+    model : Module
+        A `MaskedLMObjective`, as the accelerator wraps it.
+    accelerator : Accelerator
+    micro_batch : MicroBatch
+    precision : {"fp32", "bf16", "fp16"}, optional
+    """
+    micro_batch = micro_batch.to(accelerator.device)
+    with autocast(accelerator, precision):
+        sums: MaskedLMSums = model(**micro_batch.inputs, labels=micro_batch.targets)
+    return sums
 
 
-def _own_sentences(model: Any, hidden: Tensor) -> Tensor:
-    scores: Tensor = model.cls.seq_relationship(model.bert.pooler(hidden))
-    return scores
+def total_loss(sums: MaskedLMSums, masked: int, samples: int) -> Tensor:
+    """A micro-batch's share of the loss: the mean over masked tokens, plus the mean of next-sentence prediction.
+
+    Parameters
+    ----------
+    sums : MaskedLMSums
+        Of the micro-batch.
+    masked, samples : int
+        Masked tokens and samples of the global batch, so that its micro-batches' gradients add up to its gradient.
+
+    Returns
+    -------
+    Tensor of shape ()
+    """
+    return sums.loss / max(masked, 1) + sums.sentence_loss / samples
 
 
 def extend_table(table: Tensor, before: int, now: int) -> Tensor:
-    """A position table with rows for more positions, by reflection; leading rows that are no position stay.
+    """Extend a position table by reflection; leading rows that are not positions are kept.
 
     Parameters
     ----------
     table : Tensor of shape (extra + before, …)
     before, now : int
-        Positions so far, and from now on.
+        Numbers of positions.
 
     Returns
     -------
@@ -468,7 +473,7 @@ def extend_table(table: Tensor, before: int, now: int) -> Tensor:
 
     Examples
     --------
-    >>> extend_table(torch.arange(6.0), 4, 8).tolist()  # RoBERTa has two rows that stand for no position
+    >>> extend_table(torch.arange(6.0), 4, 8).tolist()  # RoBERTa has two rows that are not positions
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 4.0, 3.0, 2.0]
     """
     extra = len(table) - before

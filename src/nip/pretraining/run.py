@@ -1,11 +1,13 @@
-"""A pretraining run from its settings to its model.
+"""A pretraining run, from its settings to its model.
 
-The model is written file by file under other names, its ``config.json`` last; an older one's is removed before, so that
-no folder holds the weights of one model and the configuration of another.
+The model's ``config.json`` is written last, and that of an earlier end of the run is removed first, so that no folder
+contains the weights of one model and the configuration of another.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -16,25 +18,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from nip.data.corpus import open_corpus, verify
-from nip.pretraining.budget import ended
-from nip.pretraining.checks import (
-    attention_choice,
-    corpus_checksum,
-    graph_of,
-    refuse_impossible,
-    reopened,
-    settled,
-    slow_precision,
-)
+from nip.data.corpus import open_corpus, read_manifest, verify
+from nip.pretraining.budget import end_reason
+from nip.pretraining.checks import check_run, slow_precision
 from nip.pretraining.export import model_weights, write_model
-from nip.pretraining.init_from import first_weights
-from nip.pretraining.model import MaskedObjective, extend_table
+from nip.pretraining.init_from import load_initial_weights
+from nip.pretraining.model import MaskedLMObjective, extend_table
 from nip.pretraining.output_dir import KIND, OWNED, check_same_settings, claimed_run, finished, planned, settings_of
 from nip.pretraining.settings import Settings
-from nip.pretraining.setup import micro_batch_size, new_model, positions_in
+from nip.pretraining.setup import attention_choice, graph_of, micro_batch_size, new_model, positions_in, resolve
 from nip.pretraining.task import PretrainingTask
-from nip.pretraining.throughput import flops_per_token, peak_of
+from nip.pretraining.throughput import flops_per_token, peak_flops
 from nip.pretraining.trackers import tracked
 from nip.pretraining.validation import commonest_token, evaluate
 from nip.runs.accuracy import learned
@@ -57,15 +51,14 @@ from nip.training.trainer import (
 )
 
 TASK = "masked language model"
-TEST = 4  # the last evaluation takes so many times the samples of the others
+TEST_FACTOR = 4  # samples of the final evaluation, over those of the others
 
 
 def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Pretrain as the settings say, and return what ``result.json`` holds.
+    """Pretrain a model.
 
-    A run that was stopped, by whatever means, goes on where its last checkpoint is; with budgets of steps and tokens it
-    ends with the bits it would have ended with. A finished one only has its result returned. A larger budget continues
-    a run.
+    A stopped run, even a killed one, resumes from its last checkpoint; with budgets of steps and tokens the results are
+    bit-identical. The result of a finished run is returned as it is. A larger budget continues a run.
 
     Parameters
     ----------
@@ -73,16 +66,21 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
     dataset : Path
         A corpus that ``nip data corpus`` made.
     out : Path
-        The run's folder; made where it is missing.
+        The run folder; created if missing.
     command : sequence of str
-        What was typed, for the record.
+        The command line, for the record.
+
+    Returns
+    -------
+    dict
+        The contents of ``result.json``.
 
     Raises
     ------
     TrainingDivergedError
-        If the loss stays no number, or jumps again and again; the last good state stays.
+        If the loss keeps being NaN or keeps spiking; the last good checkpoint is kept.
     ValueError
-        If the folder holds another run, or a setting is not possible.
+        If the folder contains a different run, or the settings are impossible.
     FileNotFoundError
         If there is no corpus.
     """
@@ -91,35 +89,36 @@ def pretrain(settings: Settings, dataset: Path, out: Path, *, command: Sequence[
         keep_freed_memory()
     folder = RunFolder(out)
     data = corpus_checksum(dataset)
-    refuse_impossible(settings, dataset, accelerator)
+    check_run(settings, dataset, accelerator)
     with claimed_run(folder) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         facts = read_run_file(folder.path)
         there = settings_of(facts, folder.path) if facts is not None else None
-        settings = settled(settings, there, accelerator.device)
+        settings = resolve(settings, there, accelerator.device)
         record = make_record(settings, data, command)
         if facts is not None:
             check_same_settings(folder, facts, record)
         elif accelerator.is_main_process:
-            verify(dataset)  # every byte, once: hours follow
+            verify(dataset)  # every byte, once, because hours of training follow
         result = finished(folder, settings)
         with Console(folder.log if accelerator.is_main_process else None, settings.max_steps) as console:
             if result is not None:
                 console.say(f"{out} is finished: {result['ended']}.")
                 return result
             progress = read_progress(folder.checkpoint) if folder.checkpoint.is_file() else Progress()
-            accelerator.wait_for_everyone()  # all know where the run is before the first writes
-            # dropout is seeded step by step; the caller's generators come back as they were
+            accelerator.wait_for_everyone()  # all have read the progress before the first process writes
+            # dropout is seeded step by step; the caller's generators are restored
             devices = [accelerator.device] if accelerator.device.type == "cuda" else []
             fork = torch.random.fork_rng(devices=devices)
             with fork, tracked(settings, accelerator, folder, progress.step) as log:
-                task, begun = None, False
+                task = None
                 while True:
+                    first = task is None
                     run, task = open_stage(settings, dataset, folder, accelerator, console, progress, task)
                     run.log = log
-                    if not begun:
-                        begin(run, task, record, again=reopened(settings, there))
-                    begun = True
+                    if first:
+                        budget_changed = there is not None and planned(there) != planned(settings)
+                        start(run, task, record, budget_changed=budget_changed)
                     print_stage(run, task)
                     with closing(task):
                         train(run, task)
@@ -139,7 +138,7 @@ def open_stage(
     progress: Progress,
     before: PretrainingTask | None,
 ) -> tuple[Run, PretrainingTask]:
-    """The run in its current stage, new or as its checkpoint has it, and the stage's task.
+    """The run in its current stage, new or resumed from its checkpoint, and the stage's task.
 
     Parameters
     ----------
@@ -150,9 +149,14 @@ def open_stage(
     accelerator : Accelerator
     console : Console
     progress : Progress
-        Says which stage it is.
-    before : PretrainingTask, optional
-        That of the stage before, whose measurements of this machine are kept.
+        Names the stage.
+    before : PretrainingTask or None
+        Of the previous stage, whose measurements of this machine are used again.
+
+    Returns
+    -------
+    run : Run
+    task : PretrainingTask
     """
     length = settings.lengths[progress.stage][0]
     corpus = open_corpus(dataset, "train", max_seq_length=length)
@@ -160,14 +164,14 @@ def open_stage(
     positions = positions_in(settings, progress.stage)
     model = new_model(settings, corpus.vocabulary, positions)
     if settings.init_from is not None and not folder.checkpoint.is_file():
-        new = first_weights(model, settings.init_from, dataset, corpus.vocabulary, positions)
+        new = load_initial_weights(model, settings.init_from, dataset, corpus.vocabulary, positions)
         if new:
             console.say(
                 f"{settings.init_from} has no weights for next sentences: {', '.join(new)} are initialized at random."
             )
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    objective: Any = MaskedObjective(model, next_sentence=settings.next_sentence, seed=settings.seed)
+    objective: Any = MaskedLMObjective(model, next_sentence=settings.next_sentence, seed=settings.seed)
     objective.to(accelerator.device)
     optimizer = make_optimizer(
         objective,
@@ -196,7 +200,7 @@ def open_stage(
         state.progress = load_checkpoint(folder.checkpoint, state)
     if before is None:
         flops = flops_per_token(settings, corpus)
-        peak = peak_of(accelerator.device, settings.precision) * accelerator.num_processes
+        peak = peak_flops(accelerator.device, settings.precision) * accelerator.num_processes
         task = PretrainingTask(settings, corpus, validation, flops, peak)
     else:
         task = PretrainingTask(settings, corpus, validation, before.flops, before.peak, before.forecast_done)
@@ -213,27 +217,27 @@ def open_stage(
     return Run(engine, folder, state, console), task
 
 
-def begin(run: Run, task: PretrainingTask, record: RunRecord, *, again: bool) -> None:
-    """Save the run as it is, so that an error of writing shows before the first step, and report how it starts.
+def start(run: Run, task: PretrainingTask, record: RunRecord, *, budget_changed: bool) -> None:
+    """Write the run's first files, so that errors of writing occur before the first step, and print how it starts.
 
     Parameters
     ----------
     run : Run
     task : PretrainingTask
     record : RunRecord
-    again : bool
-        Whether the run continues past what stopped it.
+    budget_changed : bool
+        Whether settings that may have stopped the run changed, so that it continues.
     """
     folder, console, accelerator = run.folder, run.console, run.accelerator
-    if again:
+    if budget_changed:
         run.progress.stopped = None
     if run.main and not (folder.path / RUN_FILE).is_file():
-        write_record(folder, record)  # first: what follows must not be there without an owner
+        write_record(folder, record)  # before other files, which must not exist without it
         write_manifest(folder.path, record.command, OWNED, finished=False)
-    if again or not folder.checkpoint.is_file():
+    if budget_changed or not folder.checkpoint.is_file():
         checkpoint(run)
     else:
-        link_rollback_checkpoint(run)  # a kill may have come between the two
+        link_rollback_checkpoint(run)  # the run may have been killed before it did so
     if run.progress.step:
         console.say(f"Resuming after step {run.progress.step:,}.")
     slow = slow_precision(task.settings, accelerator.device)
@@ -243,13 +247,13 @@ def begin(run: Run, task: PretrainingTask, record: RunRecord, *, again: bool) ->
     warn_of_changes(folder.environment, here, console)
     accelerator.wait_for_everyone()
     if run.main:
-        write_record(folder, record)  # new budgets, once the checkpoint has them
+        write_record(folder, record)  # new budgets, after the checkpoint with them
         write_manifest(folder.path, record.command, OWNED, finished=False)
         write_json(folder.environment, here)
 
 
 def print_stage(run: Run, task: PretrainingTask) -> None:
-    """Report the length of the stage's samples, and what computes their attention."""
+    """Print the length of the stage's samples, and log the attention backend."""
     accelerator, settings = run.accelerator, task.settings
     size = micro_batch_size(settings, task.length, accelerator.device, accelerator.num_processes)
     choice = attention_choice(settings, task.length, size, accelerator.device)
@@ -259,23 +263,27 @@ def print_stage(run: Run, task: PretrainingTask) -> None:
 
 
 def finish(run: Run, task: PretrainingTask, record: RunRecord) -> dict[str, Any]:
-    """Evaluate once more, on more samples, write the result and the model; the contents of ``result.json``.
+    """Evaluate on more held-out samples, and write the result and the model.
 
     Parameters
     ----------
     run : Run
     task : PretrainingTask
     record : RunRecord
+
+    Returns
+    -------
+    dict
+        The contents of ``result.json``.
     """
     settings, progress, folder = task.settings, run.progress, run.folder
     run.tick()
-    measured = evaluate(run, settings, task.validation, TEST * settings.eval_samples)
+    measured = evaluate(run, settings, task.validation, TEST_FACTOR * settings.eval_samples)
     counts = measured.counts
     if not math.isfinite(measured.loss):
         raise diverged(run, f"The held-out loss is {measured.loss} after step {progress.step:,}.")
     baselines = {"commonest_token": commonest_token(task.corpus, task.validation)}
     run.tick()
-    reason = progress.stopped or ended(settings, progress)
     result = {
         "task": TASK,
         "model": settings.model,
@@ -297,7 +305,7 @@ def finish(run: Run, task: PretrainingTask, record: RunRecord) -> dict[str, Any]
         "planned_steps": settings.max_steps or progress.step,
         "best_step": progress.step,
         "planned": planned(settings),
-        "ended": reason,
+        "ended": progress.stopped or end_reason(settings, progress),
         "samples": progress.samples,
         "tokens": progress.tokens,
         "skipped_steps": progress.loss_spikes.skipped,
@@ -314,7 +322,7 @@ def finish(run: Run, task: PretrainingTask, record: RunRecord) -> dict[str, Any]
     }
     weights = model_weights(run)
     if run.main:
-        with writing(folder, "the run's end"):
+        with writing(folder, "the result"):
             with closing(Metrics(folder.metrics, progress.metrics_bytes)) as run.metrics:
                 run.record("test", {"loss": measured.loss, "accuracy": counts.accuracy, "learning_rate": None})
                 run.metrics.secure()
@@ -336,7 +344,7 @@ def make_record(settings: Settings, data: str, command: Sequence[str]) -> RunRec
     data : str
         The checksum of the corpus.
     command : sequence of str
-        What was typed.
+        The command line.
     """
     return RunRecord(
         kind=KIND,
@@ -355,8 +363,18 @@ def make_record(settings: Settings, data: str, command: Sequence[str]) -> RunRec
     )
 
 
+def corpus_checksum(dataset: Path) -> str:
+    """One checksum of all shards and of the tokenizer, from the manifest."""
+    manifest = read_manifest(dataset.expanduser())
+    sums = [
+        {entry["name"]: entry["files"] for entry in split["shards"]} for _, split in sorted(manifest["splits"].items())
+    ]
+    described = {"shards": sums, "tokenizer": manifest["tokenizer"]["sha256"]}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
 def format_result(result: dict[str, Any]) -> str:
-    """The result in three sentences.
+    """The result as text.
 
     Examples
     --------
@@ -365,9 +383,9 @@ def format_result(result: dict[str, Any]) -> str:
     ...     {"commonest_token": 0.05}, "n_answers": 20_000, "saving_seconds": 1.0, "seconds": 400.0,
     ...     "tokens_per_second": 12_345.6, "flops_utilisation": 0.5}))
     The run has ended after 1,000 steps and 4,000,000 tokens: 1,000 steps are done.
-    Held-out loss 3.2500, perplexity 25.79; 41.2 % of 20,000 masked tokens guessed (95 % interval 40.5–41.9 %; always \
-the commonest token: 5.0 %).
-    12,346 tokens a second, 50.0 % of what the device multiplies; checkpoints took 0.2 % of the time.
+    Held-out loss 3.2500, perplexity 25.79; accuracy 41.2 % on 20,000 masked tokens (95 % interval 40.5–41.9 %; always \
+predicting the most common token: 5.0 %).
+    12,346 tokens/s, 50.0 % of the device's peak FLOP/s; checkpoints took 0.2 % of the time.
     """
     low, high = result["interval"]
     saving = result["saving_seconds"] / max(result["seconds"], 1e-9)
@@ -375,8 +393,8 @@ the commonest token: 5.0 %).
     return (
         f"The run has ended after {result['steps']:,} steps and {result['tokens']:,} tokens: {result['ended']}.\n"
         f"Held-out loss {result['test_loss']:.4f}, perplexity {result['perplexity']:.2f}; "
-        f"{100 * result['test_accuracy']:.1f} % of {result['n_answers']:,} masked tokens guessed (95 % interval "
-        f"{100 * low:.1f}–{100 * high:.1f} %; always the commonest token: {common:.1f} %).\n"
-        f"{result['tokens_per_second']:,.0f} tokens a second, {100 * result['flops_utilisation']:.1f} % of what the "
-        f"device multiplies; checkpoints took {100 * saving:.1f} % of the time."
+        f"accuracy {100 * result['test_accuracy']:.1f} % on {result['n_answers']:,} masked tokens (95 % interval "
+        f"{100 * low:.1f}–{100 * high:.1f} %; always predicting the most common token: {common:.1f} %).\n"
+        f"{result['tokens_per_second']:,.0f} tokens/s, {100 * result['flops_utilisation']:.1f} % of the device's peak "
+        f"FLOP/s; checkpoints took {100 * saving:.1f} % of the time."
     )

@@ -1,4 +1,4 @@
-"""Pretraining on masked tokens as the engine's `TrainingTask`, in one stage of sequence lengths."""
+"""A stage of pretraining, with samples of one length, as a `TrainingTask`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nip.data.corpus import Corpus
-from nip.pretraining.budget import HOUR, batch_at, ended, eval_every, learning_rate, share, stage_at
-from nip.pretraining.export import keep_model
+from nip.pretraining.budget import HOUR, batch_size_at, end_reason, eval_every, learning_rate, share, stage_at
+from nip.pretraining.export import export_model
 from nip.pretraining.microbatches import Lookahead, training_micro_batches
-from nip.pretraining.model import MaskedObjective, masked_sums, total_loss
+from nip.pretraining.model import MaskedLMObjective, masked_lm_sums, total_loss
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import masking_of, micro_batch_size
 from nip.pretraining.throughput import forecast_run
@@ -17,22 +17,22 @@ from nip.pretraining.validation import evaluate
 from nip.training.train_step import Batch, BatchTotals, LossSums, MicroBatch, StepResult
 from nip.training.trainer import Run, checkpoint
 
-FORECAST_AFTER = 4  # steps of a start, of which the first does not count
+FORECAST_AFTER = 4  # steps since the start; the first is a warm-up
 
 
 @dataclass
 class PretrainingTask:
-    """Predicting masked tokens, and next sentences where the settings ask for them.
+    """Masked-token prediction, and next-sentence prediction if the settings ask for it.
 
     Parameters
     ----------
     settings : Settings
     corpus, validation : Corpus
-        Samples to train on and held-out samples, of the stage's length.
+        Training samples and held-out samples, of the stage's length.
     flops : list of float
-        Model FLOPs of training on a token, stage by stage.
+        Model FLOPs of training on one token, by stage.
     peak : float
-        FLOP/s of all devices together, measured.
+        Measured peak FLOP/s of all devices together.
     forecast_done : bool
         Whether the forecast of the run was printed.
     """
@@ -58,46 +58,66 @@ class PretrainingTask:
         return self.over(run) or stage_at(self.settings, self.share_done(run)) > run.progress.stage
 
     def over(self, run: Run) -> bool:
-        """Whether the budget is used up, or something stopped the run."""
+        """Whether the budget is used up, or the run was stopped before."""
         progress, exit_at = run.progress, self.settings.early_exit_hours
-        if ended(self.settings, progress) is not None or progress.stopped is not None:
+        if end_reason(self.settings, progress) is not None or progress.stopped is not None:
             return True
         if exit_at is not None and progress.seconds >= HOUR * exit_at:
-            progress.stopped = f"{exit_at:g} hours were to be the end"
+            progress.stopped = f"the early exit is at {exit_at:g} hours"
         return progress.stopped is not None
 
     def share_done(self, run: Run) -> float:
-        """The share of the budget that is used up."""
+        """The used share of the budget."""
         return share(self.settings, run.progress)
 
     def batch(self, run: Run) -> Batch:
-        """The next samples of the corpus, masked; those of the step after it are prepared in a thread."""
+        """The next samples of the corpus, masked; those of the step after are prepared in a thread."""
         settings, accelerator, first = self.settings, run.accelerator, run.progress.stage_samples
         processes = accelerator.num_processes
-        count = batch_at(settings, self.share_done(run))
+        count = batch_size_at(settings, self.share_done(run))
         size = micro_batch_size(settings, self.length, accelerator.device, processes)
-        own, masking = min(size, count // processes), masking_of(settings, self.length)
+        size, masking = min(size, count // processes), masking_of(settings, self.length)
         place = {"seed": settings.seed, "process": accelerator.process_index, "processes": processes}
-        micro_batches = self._lookahead.get(self.corpus, first, count, own, masking, **place)
-        self._lookahead.ask(self.corpus, first + count, count, own, masking, **place)
+        micro_batches = self._lookahead.get(self.corpus, first, count, size, masking, **place)
+        self._lookahead.start(self.corpus, first + count, count, size, masking, **place)
         return Batch(micro_batches, count)
 
     def learning_rate(self, run: Run) -> tuple[float, float | None]:
-        """By the schedule of the settings; beta1 stays."""
+        """From the schedule of the settings; beta1 is constant."""
         return learning_rate(self.settings, run.progress), None
 
     def loss(self, run: Run, micro_batch: MicroBatch, totals: BatchTotals) -> LossSums:
-        """The sums of a micro-batch; what is reported is its share of the mean loss."""
-        sums = masked_sums(run.state.model, run.accelerator, micro_batch, self.settings.precision)
+        """The micro-batch's share of the mean loss, and its correct predictions.
+
+        Parameters
+        ----------
+        run : Run
+        micro_batch : MicroBatch
+        totals : BatchTotals
+        """
+        sums = masked_lm_sums(run.state.model, run.accelerator, micro_batch, self.settings.precision)
         total = total_loss(sums, totals.targets, totals.samples)
-        return LossSums(total, total, sums.right)
+        return LossSums(total, total, sums.correct)
 
     def mean_loss(self, loss_sum: float, totals: BatchTotals) -> float:
-        """The sum itself: the micro-batches' losses are shares of the mean already."""
+        """The sum itself: micro-batches report shares of the mean."""
         return loss_sum
 
     def after_step(self, run: Run, result: StepResult, seconds: float) -> dict[str, Any]:
-        """Count samples, padding and FLOPs; further figures of the step, which trackers get too."""
+        """Count samples, padding and FLOPs, and pass the step's metrics to the experiment trackers.
+
+        Parameters
+        ----------
+        run : Run
+        result : StepResult
+        seconds : float
+            That the step took.
+
+        Returns
+        -------
+        dict
+            Further metrics of the step.
+        """
         settings, progress, (_, tokens, samples) = self.settings, run.progress, result.totals
         flops = self.flops[progress.stage] * tokens
         progress.stage_samples += samples
@@ -117,7 +137,7 @@ class PretrainingTask:
         return more
 
     def _print_forecast(self, run: Run) -> None:
-        """Print, once the speed is known, what the run will have seen at its end."""
+        """Print a forecast of the run, once its speed is known."""
         progress = run.progress
         self._steps += 1
         if self._steps == 1:
@@ -127,8 +147,8 @@ class PretrainingTask:
         self.forecast_done = True
         tokens, seconds = self._first
         objective = run.state.bare_model
-        assert isinstance(objective, MaskedObjective)
-        coming = forecast_run(
+        assert isinstance(objective, MaskedLMObjective)
+        forecast = forecast_run(
             self.settings,
             self.flops,
             (progress.tokens - tokens) / max(progress.training_seconds - seconds, 1e-9),
@@ -137,16 +157,16 @@ class PretrainingTask:
             weights=sum(weight.numel() for weight in objective.model.parameters()),
             corpus=self.corpus.tokens,
         )
-        for sentence in [*coming.sentences, *([f"Warning: {coming.warning}"] if coming.warning else [])]:
+        for sentence in [*forecast.sentences, *([f"Warning: {forecast.warning}"] if forecast.warning else [])]:
             run.console.say(sentence)
 
     def evaluation_due(self, run: Run) -> bool:
-        """Every so many steps, which depend on the share of the budget, and at the end of the run."""
+        """Every `budget.eval_every` steps, and at the end of the run."""
         last = self.over(run)
         return last or run.progress.step - run.progress.dev_step >= eval_every(self.settings, self.share_done(run))
 
     def validate(self, run: Run) -> dict[str, Any]:
-        """Evaluate on held-out samples, and stop the run where the loss asks for it."""
+        """Evaluate on held-out samples, and stop the run if the loss is above the early-stop limit."""
         settings, progress = self.settings, run.progress
         found = evaluate(run, settings, self.validation, settings.eval_samples)
         run.tick()
@@ -163,18 +183,18 @@ class PretrainingTask:
         return {**figures, "learning_rate": None, "length": self.length}
 
     def between_steps(self, run: Run) -> None:
-        """Keep models after the hours that the settings name."""
+        """Export the model after each of `Settings.finetune_hours`."""
         progress = run.progress
         for hours in self.settings.finetune_hours:
             if progress.seconds >= HOUR * hours and hours not in progress.kept:
-                keep_model(run, self.settings, self.corpus, hours)
+                export_model(run, self.settings, self.corpus, hours)
                 progress.kept.append(hours)
 
     def on_checkpoint(self, run: Run) -> None:
         """Nothing."""
 
     def at_end(self, run: Run) -> None:
-        """Move on to the next stage unless the run is over, and save."""
+        """Start the next stage unless the run is over, and write a checkpoint."""
         progress = run.progress
         if not self.over(run):
             progress.stage, progress.stage_samples = progress.stage + 1, 0

@@ -1,14 +1,13 @@
-"""How fast a run is, of what the device could do, and what it will have seen at the end of its budget.
+"""The speed of a run: measured peak FLOP/s of the device, and a forecast of tokens, steps and time.
 
-What a run will have seen when its budget is spent, beside what published runs saw: told at its start.
-
-A budget of hours trains less on a slower machine, and nothing else shows it; so tokens are forecast, and where they are
-too few there is a warning.
+A budget of hours trains on fewer tokens on a slower machine. So the tokens are forecast, compared with those of
+published runs, and a warning says if they are too few for the model.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +16,19 @@ import torch
 
 from nip.data.corpus import Corpus
 from nip.formatting import format_count
-from nip.pretraining.cost import matmul_peak, timed, work_of
+from nip.pretraining.cost import training_flops
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import new_model
+from nip.training.train_step import DTYPES
 
 TOKENS_PER_WEIGHT = 20.0
-"""Below it a smaller model would be better for the same computation (arXiv 2203.15556, of causal models)."""
+"""With fewer, a smaller model is better for the same computation (arXiv 2203.15556, of causal models)."""
+SLOW = 5e9  # FLOP/s of a processor without instructions for a precision, at most
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a known run saw, padding counted."""
+    """Tokens of a published run, padding included."""
 
     name: str
     tokens: float
@@ -41,9 +42,137 @@ PUBLISHED = (
 """From arXiv 2104.07705 and its authors' answers, arXiv 2312.17482 and arXiv 1810.04805."""
 
 
+def flops_per_token(settings: Settings, corpus: Corpus) -> list[float]:
+    """FLOPs of training on one token, by stage."""
+    found = []
+    for length, _ in settings.lengths:
+        with torch.device("meta"):
+            model = new_model(settings, corpus.vocabulary, length)
+        masked = masked_per_sample(settings, length, corpus.manifest["settings"])
+        found.append(training_flops(model, length, masked).total)
+    return found
+
+
+def masked_per_sample(settings: Settings, length: int, corpus: Mapping[str, Any] | None = None) -> float:
+    """Masked tokens of a sample, on average.
+
+    Parameters
+    ----------
+    settings : Settings
+    length : int
+        Tokens of a sample.
+    corpus : mapping, optional
+        The settings of the corpus; they decide if it was masked when it was made.
+
+    Examples
+    --------
+    >>> masked_per_sample(Settings(max_steps=1, max_predictions=20), 128), masked_per_sample(Settings(max_steps=1), 512)
+    (19.2, 76.8)
+    >>> once = {"masked_once": True, "masked_lm_prob": 0.5, "max_predictions_per_seq": 9}
+    >>> masked_per_sample(Settings(max_steps=1), 128, once)
+    9.0
+    """
+    if corpus is not None and corpus["masked_once"]:
+        return float(min(corpus["max_predictions_per_seq"], length * corpus["masked_lm_prob"]))
+    return float(min(settings.max_predictions or length, length * settings.mask_probability))
+
+
+def peak_flops(device: torch.device, precision: str | None) -> float:
+    """Peak FLOP/s of one device in a precision, measured in a fraction of a second.
+
+    It is the best of many tries: when other processes are running, most tries are disturbed, and the best of five can
+    be a tenth of what the best of twenty repeatedly is.
+    """
+    dtype = DTYPES[precision or "fp32"]
+    about = matmul_flops(device, dtype, side=256, tries=10)
+    if about < SLOW:  # a large product would take seconds
+        return about
+    return max(about, matmul_flops(device, dtype, side=512 if device.type == "cpu" else 8192, tries=20))
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype, *, side: int, tries: int) -> float:
+    """FLOP/s of the fastest of several products of square matrices.
+
+    Parameters
+    ----------
+    device : torch.device
+    dtype : torch.dtype
+    side : int
+        Rows and columns.
+    tries : int
+    """
+    a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2.0 * side**3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(tries))
+
+
+def time_step(step: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+    """Seconds of a step: the median of some repeats, after a warm-up.
+
+    Parameters
+    ----------
+    step : callable
+    device : torch.device
+    repeats : int, default=3
+    """
+    step()
+    return statistics.median(timed(step, device) for _ in range(repeats))
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds that a call takes on a device."""
+    _synchronize(device)
+    began = time.perf_counter()
+    call()
+    _synchronize(device)
+    return time.perf_counter() - began
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will have done at its end."""
+
+    tokens: float
+    steps: float
+    seconds: float
+    weights: int
+    """Of the model."""
+    corpus: int
+    """Tokens of the corpus."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """The forecast, and the tokens of published runs, as text."""
+        hours = f"{self.seconds / 3600:,.3g} h" if self.seconds >= 3600 else f"{self.seconds / 60:,.3g} min"
+        steps = f"{self.steps:,.0f} step" + ("" if round(self.steps) == 1 else "s")
+        published = "; ".join(f"{run.name} {format_count(run.tokens)}" for run in PUBLISHED)
+        return [
+            f"In {hours} this machine trains on {format_count(self.tokens)} tokens in {steps}: "
+            f"{self.tokens / self.seconds:,.0f} tokens/s, {self.tokens / self.corpus:.3g} epochs of the corpus, "
+            f"{self.tokens / self.weights:.3g} tokens per weight.",
+            f"Tokens of published runs: {published}.",
+        ]
+
+    @property
+    def warning(self) -> str | None:
+        """A warning if the tokens are too few for the model."""
+        wanted = TOKENS_PER_WEIGHT * self.weights
+        if self.tokens >= wanted:
+            return None
+        return (
+            f"{format_count(self.tokens)} tokens are few for {format_count(self.weights)} weights: "
+            f"{TOKENS_PER_WEIGHT:g} per weight are {format_count(wanted)}. "
+            "A smaller model or a larger budget is better."
+        )
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run with samples of one length.
+    """The part of a run with samples of one length.
 
     Parameters
     ----------
@@ -58,44 +187,6 @@ class Stage:
     tokens_per_second: float
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a run will have done."""
-
-    tokens: float
-    steps: float
-    seconds: float
-    weights: int
-    """Of the model."""
-    corpus: int
-    """Tokens of the corpus."""
-
-    @property
-    def sentences(self) -> list[str]:
-        """For a reader, the figures first."""
-        hours = f"{self.seconds / 3600:,.3g} h" if self.seconds >= 3600 else f"{self.seconds / 60:,.3g} min"
-        steps = f"{self.steps:,.0f} step" + ("" if round(self.steps) == 1 else "s")
-        published = "; ".join(f"{run.name} {format_count(run.tokens)}" for run in PUBLISHED)
-        return [
-            f"In {hours} this machine sees {format_count(self.tokens)} tokens in {steps}: "
-            f"{self.tokens / self.seconds:,.0f} a second, {self.tokens / self.corpus:.3g} times the corpus, "
-            f"{self.tokens / self.weights:.3g} for each weight.",
-            f"Published runs saw: {published}.",
-        ]
-
-    @property
-    def warning(self) -> str | None:
-        """A sentence where the tokens are too few for the model."""
-        wanted = TOKENS_PER_WEIGHT * self.weights
-        if self.tokens >= wanted:
-            return None
-        return (
-            f"{format_count(self.tokens)} tokens are few for {format_count(self.weights)} weights: "
-            f"{format_count(wanted)} are {TOKENS_PER_WEIGHT:g} for each. "
-            "A smaller model or a larger budget does better."
-        )
-
-
 def forecast(
     stages: Sequence[Stage],
     *,
@@ -106,18 +197,18 @@ def forecast(
     hours: float | None = None,
     exit_hours: float | None = None,
 ) -> Forecast:
-    """What a run will have done at the end of its budget: of several, of the one that is spent first.
+    """Forecast a run to the end of its budget; of several budgets, the one that is used up first counts.
 
     Parameters
     ----------
     stages : sequence of Stage
         Their shares add up to 1.
     weights, corpus : int
-        Of the model; and tokens of the corpus.
+        Weights of the model, and tokens of the corpus.
     max_steps, max_tokens, hours : optional
-        Budgets, one at least.
+        Budgets, at least one.
     exit_hours : float, optional
-        When the run ends even so; its last stages are then cut short, or not begun.
+        Hours after which the run ends in any case, which shortens or omits the last stages.
 
     Raises
     ------
@@ -157,95 +248,27 @@ def forecast(
     return Forecast(sum(tokens), steps, seconds(tokens), weights, corpus)
 
 
-def time_step(step: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """Seconds that a step takes, once it runs smoothly: a median of some, after one that does not count."""
-    step()
-    return statistics.median(timed(step, device) for _ in range(repeats))
-
-
-SLOW = 5e9  # FLOPs a second
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def masked_in(settings: Settings, length: int, made: Mapping[str, Any] | None = None) -> float:
-    """Masked tokens of a sample of that length.
+def forecast_run(
+    settings: Settings, flops: Sequence[float], speed: float, stage: int, *, fill: float, weights: int, corpus: int
+) -> Forecast:
+    """Forecast a run of some settings.
 
     Parameters
     ----------
     settings : Settings
-    length : int
-    made : mapping, optional
-        The corpus's settings; where it was masked once, they decide.
-
-    Examples
-    --------
-    >>> masked_in(Settings(max_steps=1, max_predictions=20), 128), masked_in(Settings(max_steps=1), 512)
-    (19.2, 76.8)
-    >>> once = {"masked_once": True, "masked_lm_prob": 0.5, "max_predictions_per_seq": 9}
-    >>> masked_in(Settings(max_steps=1), 128, once)
-    9.0
-    """
-    if made is not None and made["masked_once"]:
-        return float(min(made["max_predictions_per_seq"], length * made["masked_lm_prob"]))
-    return float(min(settings.max_predictions or length, length * settings.mask_probability))
-
-
-def flops_per_token(settings: Settings, corpus: Corpus) -> list[float]:
-    """FLOPs of training on a token, stage by stage."""
-    found = []
-    for length, _ in settings.lengths:
-        with torch.device("meta"):
-            model = new_model(settings, corpus.vocabulary, length)
-        found.append(work_of(model, length, masked_in(settings, length, corpus.manifest["settings"])).total)
-    return found
-
-
-def peak_of(device: torch.device, precision: str | None) -> float:
-    """FLOPs a second of one device in a precision, measured in a fraction of a second.
-
-    The best of many tries: beside other work most of them meet another process, and the best of five has been seen at a
-    tenth of what the best of twenty says again and again.
-    """
-    dtype = DTYPES[precision or "fp32"]
-    about = matmul_peak(device, dtype, side=256, tries=10)
-    if about < SLOW:  # a processor without instructions for it: the product of large matrices would take seconds
-        return about
-    return max(about, matmul_peak(device, dtype, side=512 if device.type == "cpu" else None, tries=20))
-
-
-def mean_batch(settings: Settings) -> float:
-    """Samples of a step on average over the budget.
-
-    Examples
-    --------
-    >>> mean_batch(Settings(max_steps=1, batch_size=100, ramp_from=20, ramp_share=0.5))
-    80.0
-    """
-    if settings.ramp_from is None:
-        return float(settings.batch_size)
-    growing = (settings.ramp_from + settings.batch_size) / 2
-    return settings.ramp_share * growing + (1 - settings.ramp_share) * settings.batch_size
-
-
-def forecast_run(
-    settings: Settings, flops: Sequence[float], speed: float, stage: int, *, fill: float, weights: int, corpus: int
-) -> Forecast:
-    """What the run will have seen.
-
-    Parameters
-    ----------
     flops : sequence of float
-        Of a token, stage by stage.
+        Of training on one token, by stage.
     speed : float
-        Tokens a second in the stage of that number; in the others, as many FLOPs a second.
+        Tokens per second in the stage of that number; other stages are assumed to have the same FLOP/s.
+    stage : int
     fill : float
-        Share of the tokens that are no padding.
+        Share of the tokens that are not padding.
     weights, corpus : int
-        Of the model; and tokens of the corpus.
+        Weights of the model, and tokens of the corpus.
     """
     stages = [
-        Stage(share, mean_batch(settings) * length * fill, speed * flops[stage] / work)
-        for (length, share), work in zip(settings.lengths, flops, strict=True)
+        Stage(share, mean_batch_size(settings) * length * fill, speed * flops[stage] / cost)
+        for (length, share), cost in zip(settings.lengths, flops, strict=True)
     ]
     return forecast(
         stages,
@@ -256,3 +279,17 @@ def forecast_run(
         hours=settings.hours,
         exit_hours=settings.early_exit_hours,
     )
+
+
+def mean_batch_size(settings: Settings) -> float:
+    """Samples of a step, on average over the budget.
+
+    Examples
+    --------
+    >>> mean_batch_size(Settings(max_steps=1, batch_size=100, ramp_from=20, ramp_share=0.5))
+    80.0
+    """
+    if settings.ramp_from is None:
+        return float(settings.batch_size)
+    growing = (settings.ramp_from + settings.batch_size) / 2
+    return settings.ramp_share * growing + (1 - settings.ramp_share) * settings.batch_size

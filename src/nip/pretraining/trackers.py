@@ -1,4 +1,4 @@
-"""Figures of a run in tensorboard, wandb or trackio, by accelerate's trackers."""
+"""Experiment tracking with tensorboard, wandb or trackio, by accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from nip.runs.folder import RunFolder
 def tracked(
     settings: Settings, accelerator: Accelerator, folder: RunFolder, step: int
 ) -> Iterator[Callable[[dict[str, float], int], None]]:
-    """A function that tells the trackers the figures of a step; it does nothing where there are none.
+    """Open the experiment trackers of a run; gives a function that logs the metrics of a step to them.
 
     Parameters
     ----------
+    settings : Settings
+    accelerator : Accelerator
+    folder : RunFolder
     step : int
-        Finished ones: what was told of later steps, before a restart, is taken back where the tracker can.
+        Finished steps: what was logged of later steps before a restart is removed if the tracker can do so.
 
     Raises
     ------
@@ -48,34 +51,34 @@ def tracked(
         "wandb": {"name": name, "id": f"{name}-{key}", "resume": "allow"},
         "trackio": {"name": name, "resume": "allow"},
     }
-    values = {key: value if isinstance(value, int | float | str) else str(value) for key, value in _flat(settings)}
+    values = {
+        key: value if isinstance(value, int | float | str) else str(value)
+        for key, value in settings.to_dict().items()
+        if value is not None
+    }
     accelerator.init_trackers(settings.project, config=values, init_kwargs={key: special[key] for key in names})
     try:
         yield lambda figures, at: accelerator.log(figures, step=at)
     finally:
-        if accelerator.is_main_process:  # accelerate's own way would end the process group too
+        if accelerator.is_main_process:  # accelerate's end_training would end the process group too
             for tracker in accelerator.trackers:
                 tracker.finish()
 
 
 def settings_key(settings: Settings) -> bytes:
-    """What tells runs apart that have the same name."""
+    """What distinguishes runs of the same name."""
     kept = {name: value for name, value in settings.to_dict().items() if name not in CHANGEABLE}
     return json.dumps(kept, sort_keys=True).encode()
 
 
 def check_installed(settings: Settings) -> None:
-    """Refuse trackers that are not installed.
+    """Check that the experiment trackers are installed.
 
     Raises
     ------
     ImportError
-        The message says how to get it, and how to do without.
+        If one is not; the message names the command that installs it.
     """
     for name in settings.trackers:
         if name != "none" and importlib.util.find_spec(name) is None:
-            raise ImportError(f"--track {name} needs it installed: pip install {name}. Or do without: --track none")
-
-
-def _flat(settings: Settings) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in settings.to_dict().items() if value is not None]
+            raise ImportError(f"--track {name} needs {name}: pip install {name}. Or disable tracking: --track none")

@@ -1,4 +1,4 @@
-"""Evaluations on the held-out split: the same samples with the same masks every time."""
+"""Evaluation on the held-out split: the same samples with the same masks every time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from nip.data.corpus import Corpus
 from nip.pretraining.microbatches import held_out_micro_batches
-from nip.pretraining.model import masked_sums
+from nip.pretraining.model import masked_lm_sums
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import masking_of, micro_batch_size
 from nip.runs.accuracy import AccuracyCounts
@@ -21,8 +21,8 @@ SEED = 0  # of the held-out samples and their masks
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What an evaluation found.
+class EvaluationResult:
+    """The result of an evaluation.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Measured:
         Of the masked tokens.
     samples : int
     sentence_accuracy : float, optional
-        Of next sentences, where they are asked.
+        Of next-sentence prediction, if the model has it.
     """
 
     loss: float
@@ -41,8 +41,8 @@ class Measured:
     sentence_accuracy: float | None = None
 
 
-def evaluate(run: Run, settings: Settings, held_out: Corpus, limit: int) -> Measured:
-    """Evaluate on held-out samples, without dropout; whatever the run's seed, on the same masked tokens.
+def evaluate(run: Run, settings: Settings, held_out: Corpus, limit: int) -> EvaluationResult:
+    """Evaluate on held-out samples, without dropout; the masks do not depend on the run's seed.
 
     Parameters
     ----------
@@ -51,6 +51,10 @@ def evaluate(run: Run, settings: Settings, held_out: Corpus, limit: int) -> Meas
     held_out : Corpus
     limit : int
         Samples, at most.
+
+    Returns
+    -------
+    EvaluationResult
     """
     accelerator, length = run.accelerator, held_out.max_seq_length
     processes = accelerator.num_processes
@@ -66,36 +70,39 @@ def evaluate(run: Run, settings: Settings, held_out: Corpus, limit: int) -> Meas
     )
     run.state.model.eval()
     loss, sentences, samples, found = 0.0, 0.0, 0, AccuracyCounts()
-    with torch.no_grad():  # no inference mode: the next step may use weights that were gathered here
+    with torch.no_grad():  # not inference mode: the next step may use weights that were gathered here
         for micro_batch in micro_batches:
-            sums = masked_sums(run.state.model, accelerator, micro_batch, settings.precision)
+            sums = masked_lm_sums(run.state.model, accelerator, micro_batch, settings.precision)
             loss += sums.loss.item()
-            sentences += sums.sentence_right.item()
+            sentences += sums.sentence_correct.item()
             samples += micro_batch.samples
             ids, positions = micro_batch.inputs["input_ids"], micro_batch.inputs["positions"]
-            asked = np.bincount(positions.numpy() // length, minlength=len(ids))
-            found += AccuracyCounts.counted(sums.right.cpu().numpy(), asked)
+            n_masked = np.bincount(positions.numpy() // length, minlength=len(ids))
+            found += AccuracyCounts.counted(sums.correct.cpu().numpy(), n_masked)
     loss, sentences, seen, *counts = all_reduce_sum(accelerator, loss, sentences, samples, *found.sums)
-    everywhere = AccuracyCounts(*(round(count) for count in counts))
-    return Measured(
-        loss / max(everywhere.asked, 1),
-        everywhere,
+    total = AccuracyCounts(*(round(count) for count in counts))
+    return EvaluationResult(
+        loss / max(total.asked, 1),
+        total,
         round(seen),
         sentences / max(seen, 1) if settings.next_sentence else None,
     )
 
 
 def commonest_token(corpus: Corpus, held_out: Corpus, samples: int = 256) -> float:
-    """The share of held-out tokens that are the token commonest in the training split: what needs no learning.
+    """Accuracy of always predicting the most common token of the training split, on the held-out split.
 
-    Both are counted in their first `samples` samples.
+    Parameters
+    ----------
+    corpus, held_out : Corpus
+    samples : int, default=256
+        Number of samples of each in which tokens are counted.
     """
 
-    def counted(which: Corpus) -> Counter[int]:
-        ids = which.samples(np.arange(min(samples, len(which)))).input_ids.ravel()
-        kept = ids[~np.isin(ids, np.array(which.vocabulary.special))]
-        return Counter(kept.tolist())
+    def counts(split: Corpus) -> Counter[int]:
+        ids = split.samples(np.arange(min(samples, len(split)))).input_ids.ravel()
+        return Counter(ids[~np.isin(ids, np.array(split.vocabulary.special))].tolist())
 
-    ((token, _),) = counted(corpus).most_common(1)
-    there = counted(held_out)
-    return there[token] / max(there.total(), 1)
+    ((token, _),) = counts(corpus).most_common(1)
+    found = counts(held_out)
+    return found[token] / max(found.total(), 1)
