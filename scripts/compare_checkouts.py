@@ -1,6 +1,6 @@
 """Run the same small commands in two checkouts of nip and compare their outputs bit for bit.
 
-For a change that must not change behaviour: ``python scripts/compare_checkouts.py OLD NEW --out runs/golden``, where
+For a change that must not change behaviour: ``python scripts/compare_checkouts.py OLD NEW --output-dir runs/golden``;
 OLD and NEW are the roots of two checkouts with compiled kernels. Every case (``--list``) is a few commands that run in
 a fresh folder, ``OUT/old/CASE`` or ``OUT/new-NAME/CASE``, where NAME is the name of NEW's folder. Compared are
 
@@ -549,7 +549,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, nargs="?", help="Root of the checkout to compare with.")
     parser.add_argument("new", type=Path, nargs="?", help="Root of the checkout to check.")
-    parser.add_argument("--out", type=Path, help="Folder for all outputs.")
+    parser.add_argument("--output-dir", "--out", dest="out", type=Path, help="Folder for all outputs.")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="Run only these cases and those that they need.")
     parser.add_argument("--list", action="store_true", help="List the cases and exit.")
     parser.add_argument("--jobs", type=int, default=1, help="Cases that run at the same time. Default: 1.")

@@ -159,8 +159,6 @@ def _option(name: str, value: Any) -> list[str]:
 
 def generate_training_commands(arguments: Sequence[str]) -> None:
     """Print a command for each point of a grid of settings."""
-    from nip.cli.compat.grid import Grid, commands, read_grid
-
     parser = argparse.ArgumentParser("generate_training_commands.py", description=generate_training_commands.__doc__)
     parser.add_argument("--param_file", type=Path, required=True, help="YAML with the options and their values")
     parser.add_argument("--job_name", required=True, help="each job's name is this and a number")
