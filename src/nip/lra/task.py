@@ -137,7 +137,15 @@ class LabelTask:
         return loss_sum / totals.targets
 
     def after_step(self, run: Run, result: StepResult, seconds: float) -> dict[str, Any]:
-        """No further metrics."""
+        """No further metrics.
+
+        Parameters
+        ----------
+        run : Run
+        result : StepResult
+        seconds : float
+            Wall time of the step.
+        """
         return {}
 
     def evaluation_due(self, run: Run) -> bool:
@@ -186,7 +194,14 @@ class LabelTask:
 
 
 def evaluation_metrics(run: Run, loss: float, accuracy: float) -> dict[str, Any]:
-    """The metrics of an evaluation, as ``metrics.jsonl`` records them."""
+    """The metrics of an evaluation, as ``metrics.jsonl`` records them.
+
+    Parameters
+    ----------
+    run : Run
+    loss, accuracy : float
+        Mean loss in nats, and share of correct predictions.
+    """
     return {"loss": loss, "accuracy": accuracy, "learning_rate": run.state.optimizer.param_groups[0]["lr"]}
 
 

@@ -52,6 +52,12 @@ def colour_class(run: int) -> str:
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) inside [low, high].
 
+    Parameters
+    ----------
+    low, high : float
+    count : int
+        Ticks wanted.
+
     Examples
     --------
     >>> ticks(0, 930)
@@ -70,6 +76,12 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[flo
     """The curve as at most `most` points: means over groups of neighbouring points.
 
     A point whose y is not finite becomes a gap (NaN) only where its whole bucket is; x is each bucket's last.
+
+    Parameters
+    ----------
+    x, y : sequence of float, of the same length
+    most : int
+        Points of the result, at most.
     """
     size = -(-len(x) // most)
     if size <= 1:
@@ -165,6 +177,14 @@ def reference_labels(references: Sequence[Reference], up: Callable[[float], floa
 
 def tick_text(value: float, among: Sequence[float], percent: bool = False) -> str:
     """A tick's number with as many decimals as its neighbours need, thousands set apart.
+
+    Parameters
+    ----------
+    value : float
+    among : sequence of float
+        All ticks of the axis.
+    percent : bool, default=False
+        Whether values are shares, shown in percent.
 
     Examples
     --------

@@ -61,7 +61,16 @@ def write_report(
 
 
 def report_page(runs: Sequence[RunRecord], findings: Sequence[Finding], panels: Sequence[Panel] = ()) -> Element:
-    """The whole page, as a tree that `nip.report.html.render` writes."""
+    """The whole page, as a tree that `nip.report.html.render` writes.
+
+    Parameters
+    ----------
+    runs : sequence of RunRecord
+    findings : sequence of Finding
+        One for each task.
+    panels : sequence of Panel, default=()
+        The studies among the folders.
+    """
     numbers = {run.folder: number for number, run in enumerate(runs)}
     title = sections.title(findings)
     settings = graph_settings(runs)

@@ -170,7 +170,17 @@ def masks(settings: Sequence[Setting]) -> Element:
 
 
 def curves(finding: Finding, numbers: Numbers, *, alone: bool) -> Element:
-    """Loss and accuracy against steps and time, one colour per run."""
+    """Loss and accuracy against steps and time, one colour per run.
+
+    Parameters
+    ----------
+    finding : Finding
+        Its groups' runs are drawn.
+    numbers : mapping of Path to int
+        The number of each run's colour.
+    alone : bool
+        Whether the page has one task only, so that the heading need not name it.
+    """
     runs = sorted((run for group in finding.groups for run in group.runs), key=lambda run: numbers[run.folder])
     labels = run_labels(finding)
     longest = max((run.last_seconds for run in runs), default=0.0)

@@ -17,7 +17,16 @@ from nip.study.outcome import PREDICTORS, Cell, Found, Panel
 
 
 def write_results(study: Path, panel: Panel, outcome: Mapping[str, Any]) -> None:
-    """Write the results into the study's folder: JSON, Markdown, and a chart for each predictor."""
+    """Write the results into the study's folder: JSON, Markdown, and a chart for each predictor.
+
+    Parameters
+    ----------
+    study : Path
+        The study's folder.
+    panel : Panel
+    outcome : mapping
+        The contents of ``results.json``.
+    """
     write_json(study / "results.json", outcome)
     pictures = draw_panel(panel)
     for name, svg in pictures.items():
@@ -72,7 +81,16 @@ def correlation_rows(found: Sequence[Found]) -> list[dict[str, str]]:
 
 
 def to_markdown(panel: Panel, outcome: Mapping[str, Any], pictures: Sequence[str]) -> str:
-    """The results as a Markdown page."""
+    """The results as a Markdown page.
+
+    Parameters
+    ----------
+    panel : Panel
+    outcome : mapping
+        The contents of ``results.json``; its failed runs are listed.
+    pictures : sequence of str
+        Names of the figures, without ``.svg``.
+    """
     lines = [f"# Study of {panel.task}", "", *_table(accuracy_rows(panel)), ""]
     bars = sorted({round(cell.baseline, 4) for cell in panel.cells if cell.baseline is not None})
     if bars:

@@ -54,7 +54,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def warn_of_changes(path: Path, here: Mapping[str, Any], console: Console) -> None:
-    """Warn where a run resumes in another environment than ``environment.json`` at `path` describes."""
+    """Warn where a run resumes in another environment than ``environment.json`` at `path` describes.
+
+    Parameters
+    ----------
+    path : Path
+        The ``environment.json`` of the start before; nothing is compared if it is missing.
+    here : mapping
+        As `environment` returns it.
+    console : Console
+    """
     if path.is_file():
         changed = changes(read_json(path), here)
         if changed:

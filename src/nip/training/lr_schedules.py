@@ -52,7 +52,12 @@ def one_cycle(step: int, total: int, peak: float, warmup: float) -> tuple[float,
 def warmup_cosine(step: int, total: int, peak: float, warmup: float) -> tuple[float, float]:
     """Learning rate and Adam's beta1 of the modern recipe: linear warmup, then cosine decay; beta1 is 0.9.
 
-    The learning rate reaches 0 one step after the last. Parameters as in `one_cycle`.
+    The learning rate reaches 0 one step after the last.
+
+    Parameters
+    ----------
+    step, total, peak, warmup
+        As for `one_cycle`.
 
     Examples
     --------
@@ -68,7 +73,10 @@ def warmup_cosine(step: int, total: int, peak: float, warmup: float) -> tuple[fl
 def warmup_constant(step: int, total: int, peak: float, warmup: float) -> tuple[float, float]:
     """Learning rate and Adam's beta1: linear warmup as in `warmup_cosine`, then constant at the peak.
 
-    Parameters as in `one_cycle`.
+    Parameters
+    ----------
+    step, total, peak, warmup
+        As for `one_cycle`.
 
     Examples
     --------

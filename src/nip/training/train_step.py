@@ -232,6 +232,12 @@ def autocast(accelerator: Accelerator, precision: str | None) -> Iterator[None]:
 
 
 def dropout_seed(seed: int, step: int, process: int) -> int:
-    """The seed of a step's dropout in one process."""
+    """The seed of a step's dropout in one process.
+
+    Parameters
+    ----------
+    seed, step, process : int
+        Of the run; finished steps; the process's rank.
+    """
     digest = hashlib.sha256(f"{seed}/dropout/{step}/{process}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

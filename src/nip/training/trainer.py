@@ -154,13 +154,29 @@ class TrainingTask(Protocol):
         """Learning rate and Adam's beta1 of the next step; None does not change beta1."""
 
     def loss(self, run: Run, micro_batch: MicroBatch, totals: BatchTotals) -> LossSums:
-        """The loss and the correct predictions of a micro-batch."""
+        """The loss and the correct predictions of a micro-batch.
+
+        Parameters
+        ----------
+        run : Run
+        micro_batch : MicroBatch
+        totals : BatchTotals
+            Of the global batch that it belongs to.
+        """
 
     def mean_loss(self, loss_sum: float, totals: BatchTotals) -> float:
         """The mean loss of a batch from the sum over its micro-batches."""
 
     def after_step(self, run: Run, result: StepResult, seconds: float) -> dict[str, Any]:
-        """Update the task's counts in the progress; return further metrics of the step."""
+        """Update the task's counts in the progress; return further metrics of the step.
+
+        Parameters
+        ----------
+        run : Run
+        result : StepResult
+        seconds : float
+            Wall time of the step.
+        """
 
     def evaluation_due(self, run: Run) -> bool:
         """Whether to evaluate after this step."""
