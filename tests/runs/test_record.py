@@ -242,6 +242,7 @@ def test_every_value_that_is_not_optional_must_be_there(tmp_path, record):
         ({"pattern": 3}, "pattern must be text. Got 3"),
         ({"settings": []}, r"settings must be a mapping. Got \[\]"),
         ({"command": "nip lra"}, "command must be a list of words"),
+        ({"layers": {"3": {"block_size": 4}}}, "layer 3 must be null or have a pattern"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path, record, facts, says):

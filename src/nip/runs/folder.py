@@ -244,7 +244,7 @@ def check_same_run(
 
 
 def write_json(path: Path, value: object, *, indent: int = 2) -> None:
-    """Write a JSON file, completely or not at all."""
+    """Write a JSON file, atomically."""
     with replacing(path) as file:
         file.write((json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode())
 

@@ -148,6 +148,14 @@ class RunRecord:
             for name in names:
                 if not isinstance(values[name], kind):
                     raise ValueError(f"a run's {name} must be {wanted}. Got {values[name]!r} instead.")
+        for number, graph in self._layers():
+            if not (graph is None or (isinstance(graph, Mapping) and isinstance(graph.get("pattern"), str))):
+                raise ValueError(f"a run's layer {number} must be null or have a pattern. Got {graph!r} instead.")
+
+    def _layers(self) -> list[tuple[Any, Any]]:
+        if self.layers is None or isinstance(self.layers, str):
+            return []
+        return list(self.layers.items() if isinstance(self.layers, Mapping) else enumerate(self.layers))
 
     @property
     def name(self) -> str:
@@ -156,7 +164,7 @@ class RunRecord:
 
     @property
     def task_label(self) -> str:
-        """The task, with the metric where that is not the accuracy."""
+        """The task, with the metric if that is not the accuracy."""
         return self.task if self.metric == "accuracy" else f"{self.task} ({self.metric})"
 
     @property
@@ -168,13 +176,12 @@ class RunRecord:
 
     @property
     def layer_patterns(self) -> str | None:
-        """The patterns of the layers, where there are several: ``0=local, 3=softmax``, or ``local, softmax``."""
+        """The patterns of single layers, if there are several: ``0=local, 3=softmax``, or ``local, softmax``."""
         if self.layers is None or isinstance(self.layers, str):
             return self.layers
-        several = isinstance(self.layers, Mapping)
-        named = self.layers.items() if isinstance(self.layers, Mapping) else enumerate(self.layers)
-        words = [(number, "softmax" if graph is None else graph["pattern"]) for number, graph in named]
-        return ", ".join(f"{number}={name}" if several else name for number, name in words)
+        names = {number: "softmax" if graph is None else graph["pattern"] for number, graph in self._layers()}
+        numbered = isinstance(self.layers, Mapping)
+        return ", ".join(f"{number}={name}" if numbered else name for number, name in names.items())
 
     @property
     def data_checksum(self) -> str | None:
@@ -209,7 +216,7 @@ _REQUIRED = tuple(
 
 
 def write_record(folder: RunFolder, record: RunRecord) -> None:
-    """Write ``run.json``, completely or not at all."""
+    """Write ``run.json``, atomically."""
     write_json(folder.path / RUN_FILE, record.to_dict())
 
 
