@@ -1,4 +1,4 @@
-"""A small model and data that all tests of finetuning share; nothing is looked for on the hub."""
+"""A small model and data for all tests of finetuning; nothing is downloaded."""
 
 from __future__ import annotations
 

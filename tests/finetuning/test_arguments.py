@@ -1,4 +1,4 @@
-"""Command lines of finetuning, read."""
+"""Parsing of the finetuning commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(words: str, tmp_path: Path) -> arguments.Command:
     return parse([*words.split(), "--output_dir", str(tmp_path)], Own, program="nip own")
 
 
-def test_settings_come_from_the_words_and_defaults_from_none(tmp_path: Path):
+def test_given_flags_are_told_from_defaults(tmp_path: Path):
     command = read(
         "--do_train --task_name x --attention random --param seed=3 num_random_blocks=2 --block_size 8", tmp_path
     )
@@ -41,7 +41,7 @@ def test_params_may_be_repeated(tmp_path: Path):
     assert command.attention.parameters == {"seed": 3, "num_random_blocks": 2}
 
 
-def test_the_best_model_is_taken_where_a_metric_or_patience_says_so(tmp_path: Path):
+def test_a_metric_or_patience_selects_the_best_model(tmp_path: Path):
     readme = "--do_train --do_eval --evaluation_strategy steps --eval_steps 1000 --save_strategy steps --save_steps 700"
     best = read(f"{readme} --metric_for_best_model accuracy", tmp_path).training
     assert best.load_best_model_at_end
@@ -79,7 +79,7 @@ def test_the_best_model_is_taken_where_a_metric_or_patience_says_so(tmp_path: Pa
         ("--do_train --bf16 --fp16 --use_cpu false", ""),
     ],
 )
-def test_what_contradicts_itself_is_refused_in_one_sentence(words: str, sentence: str, tmp_path: Path):
+def test_contradictions_raise_one_sentence(words: str, sentence: str, tmp_path: Path):
     if not sentence:
         read(words, tmp_path)  # both mean bfloat16 here
         return
@@ -99,12 +99,12 @@ def test_half_precision_without_a_gpu(bf16: bool, monkeypatch: pytest.MonkeyPatc
     assert resolve_precision(["--fp16", "false"], frozenset()) == (["--fp16", "false"], [])
 
 
-def test_half_precision_with_a_gpu_stays(monkeypatch: pytest.MonkeyPatch):
+def test_half_precision_with_a_gpu_is_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arguments.torch.accelerator, "is_available", lambda: True)
     assert resolve_precision(["--fp16"], frozenset()) == (["--fp16"], [])
 
 
-def test_a_json_file_spells_the_flags(tmp_path: Path):
+def test_flags_from_a_json_file(tmp_path: Path):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"do_train": True, "param": ["a=1", "b=2"], "seed": 3, "cache_dir": None}))
     assert read_argument_file(file) == ["--do_train", "true", "--param", "a=1", "b=2", "--seed", "3"]
@@ -113,14 +113,14 @@ def test_a_json_file_spells_the_flags(tmp_path: Path):
         read_argument_file(file)
 
 
-def test_a_metric_that_chooses_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_metric_without_effect_gives_a_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     read("--do_train --do_eval --metric_for_best_model accuracy", tmp_path)
     assert "--metric_for_best_model does nothing: without --eval_strategy" in capsys.readouterr().err
     read("--do_train --do_eval --metric_for_best_model accuracy --eval_strategy epoch --save_strategy epoch", tmp_path)
     assert not capsys.readouterr().err
 
 
-def test_one_notice_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_one_notice_per_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     read("--do_train --evaluation_strategy no --overwrite_output_dir", tmp_path)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2

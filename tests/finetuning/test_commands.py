@@ -6,11 +6,11 @@ from nip.finetuning.commands import COMMANDS
 from nip.finetuning.glue.registry import TASKS
 
 
-def test_a_folder_is_cleared_of_every_submission_file():
+def test_the_registry_lists_every_submission_file():
     assert {name for task in TASKS.values() for name in task.submissions} < set(COMMANDS["glue"].outputs)
 
 
-def test_every_command_has_a_module_that_reads_and_runs_it():
+def test_every_command_has_a_module():
     for command in COMMANDS.values():
         module = command.load()
         assert callable(module.read_command) and callable(module.main)

@@ -1,4 +1,4 @@
-"""Files of rows in each form."""
+"""Reading tables in every format, hashes, and the cache of tokenized datasets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = [{"article": "Long, and\ttold.", "abstract": "Short."}, {"article": "Ünd
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "lines.json", "list.json", "data.json", "a.jsonl", "a.parquet"])
-def test_all_forms_give_the_same(tmp_path, name):
+def test_all_formats_give_the_same_rows(tmp_path, name):
     path = tmp_path / name
     if path.suffix == ".parquet":
         datasets.Dataset.from_list(ROWS).to_parquet(path)
@@ -44,7 +44,7 @@ def test_all_forms_give_the_same(tmp_path, name):
         ("a.json", "ÄÖ", "is not UTF-8"),
     ],
 )
-def test_others_are_refused(tmp_path, name, text, says):
+def test_malformed_files_raise(tmp_path, name, text, says):
     path = tmp_path / name
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=says):
@@ -61,11 +61,11 @@ def dataset(rows: list[tuple[int, str]]) -> Any:
 
 
 @given(COLUMNS, COLUMNS)
-def test_keys_are_of_content(one: list[tuple[int, str]], other: list[tuple[int, str]]):
+def test_hashes_depend_on_content(one: list[tuple[int, str]], other: list[tuple[int, str]]):
     assert (dataset_sha256(dataset(one)) == dataset_sha256(dataset(other))) == (one == other)
 
 
-def test_how_it_is_stored_does_not_matter(tmp_path: Path):
+def test_hashes_do_not_depend_on_storage(tmp_path: Path):
     rows = [(i, str(i)) for i in range(2500)]
     plain = dataset(rows)
     plain.save_to_disk(tmp_path / "saved")
@@ -76,7 +76,7 @@ def test_how_it_is_stored_does_not_matter(tmp_path: Path):
     assert dataset_sha256(plain.rename_column("a", "c")) not in keys
 
 
-def test_a_tokenizer_is_its_rules_not_its_last_use(tmp_path: Path):
+def test_the_tokenizer_hash_ignores_its_state(tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path / "one"))
     before = tokenizer_sha256(tokenizer)
     tokenizer("the cat", truncation=True, max_length=3, padding="max_length")
@@ -113,6 +113,6 @@ def test_nothing_is_tokenized_twice(tmp_path: Path, command: Any):
     assert calls == [2, 2, 3, 2]
 
 
-def test_a_files_key_is_that_of_its_bytes(tmp_path: Path):
+def test_the_hash_of_a_file(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"")
     assert file_sha256(tmp_path / "a") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

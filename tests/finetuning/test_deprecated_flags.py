@@ -1,4 +1,4 @@
-"""Old flags in today's terms."""
+"""Translation of deprecated flags."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_every_removed_flag_is_translated_to_flags_that_exist():
         ("--lr_scheduler_kwargs {\"a\":1}", "--lr_scheduler_kwargs {\"a\":1}"),
     ],
 )  # fmt: skip
-def test_a_flag_of_then_becomes_one_of_now(old: str, new: str):
+def test_old_flags_are_translated(old: str, new: str):
     assert translate(old.split(), KNOWN)[0] == new.split()
 
 
-def test_what_is_known_goes_through_without_notice():
+def test_known_flags_give_no_notice():
     words = ["--do_train", "--seed", "3", "--eval_strategy", "steps", "--learning_rate=1e-5", "--warmup_steps", "0"]
     assert translate(words, KNOWN) == (words, [])
 
@@ -87,7 +87,7 @@ def test_a_version_that_still_has_the_old_flag_only_keeps_it():
         ("--no_cuda perhaps", "takes true or false. Got 'perhaps'"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(words: str, sentence: str):
+def test_errors_are_one_sentence(words: str, sentence: str):
     with pytest.raises(ValueError, match=r"^--|^There") as refused:
         translate(words.split(), KNOWN)
     assert sentence in str(refused.value)
@@ -99,7 +99,7 @@ def test_known_flags_are_never_touched(names: list[str], value: int):
     assert translate(words, ALL) == (words, [])
 
 
-def test_names_far_from_all_have_no_neighbour():
+def test_no_suggestion_for_a_dissimilar_name():
     assert unknown_flag("zzz", ["seed"]) == "There is no flag --zzz. --help lists them."
 
 

@@ -1,4 +1,4 @@
-"""The commands that the page on finetuning shows are read as they stand."""
+"""The commands on the documentation page about finetuning are valid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = [shlex.split(line) for line in BLOCKS.splitlines() if line.startswith
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:4]))
-def test_shown_commands_are_read(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_documented_commands_are_valid(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from nip.finetuning.arguments import parse
 
     task = {"glue": GlueArguments, "mlm": MaskedLmArguments}[words[1]]
@@ -29,7 +29,7 @@ def test_shown_commands_are_read(words: list[str], tmp_path: Path, capsys: pytes
     assert command.attention.attention == "hypercube"
 
 
-def test_the_table_names_flags_that_are_translated():
+def test_the_table_lists_translated_flags():
     from nip.finetuning.arguments import AttentionArguments, ModelArguments, RunArguments
 
     training = importlib.import_module("transformers").TrainingArguments

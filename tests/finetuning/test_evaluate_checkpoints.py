@@ -1,4 +1,4 @@
-"""Checkpoints evaluated, predictions of a saved model, and reports about runs."""
+"""Evaluation of checkpoints, predictions of a saved model, and reports on runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: Path, mrpc: Path) -
     return out
 
 
-def test_every_checkpoint_gives_again_what_was_measured_when_it_was_saved(trained: Path, tmp_path: Path):
+def test_checkpoints_reproduce_the_evaluations_of_training(trained: Path, tmp_path: Path):
     found = evaluate_checkpoints(trained, tmp_path / "all.json")
     assert json.loads((tmp_path / "all.json").read_text()) == found
     assert (tmp_path / "all.svg").read_text().startswith("<?xml")
@@ -72,7 +72,7 @@ def test_predictions_of_a_saved_model(trained: Path, tmp_path: Path):
         prediction_argv([])
 
 
-def test_flags_of_training_are_left_out():
+def test_training_flags_are_dropped():
     run = {"command": ["nip", "mlm", "--train_file", "a.txt", "--fp16", "--param", "a=1", "b=2", "--seed", "3"]}
     assert evaluation_argv(run, ["--seed", "4"]) == ["--train_file", "a.txt", "--seed", "4"]
     run["command"] += ["--validation_file", "b.txt"]
@@ -82,7 +82,7 @@ def test_flags_of_training_are_left_out():
     assert without(["--a", "--b-c=1", "--d"], ["b_c"]) == ["--a", "--d"]
 
 
-def test_another_source_stands_in_for_the_runs_own():
+def test_another_source_replaces_the_runs():
     run = {"command": ["nip", "glue", "--task_name", "mrpc", "--data_dir", "GLUE", "--do_train"]}
     assert evaluation_argv(run, ["--validation_file", "v.csv"]) == [
         *("--task_name", "mrpc", "--validation_file", "v.csv")
@@ -94,7 +94,7 @@ def test_another_source_stands_in_for_the_runs_own():
     assert evaluation_argv(run, ["--validation_file", "v.txt"]) == ["--validation_file", "v.txt"]
 
 
-def test_an_evaluation_that_was_stopped_goes_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_evaluation_resumes(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Half-written checkpoints are left out; the model at the end counts where no checkpoint is of its step."""
     copied = tmp_path / "run"
     shutil.copytree(trained, copied)
@@ -116,7 +116,7 @@ def test_an_evaluation_that_was_stopped_goes_on(trained: Path, tmp_path: Path, m
     assert [row["step"] for row in evaluate_checkpoints(copied)] == [2, 4]
     assert evaluated == ["checkpoint-2", "run", "run"]
     evaluate_checkpoints(copied, more=["--seed", "1"])  # other flags, other figures
-    evaluate_checkpoints(copied, more=["--seed", "1"])  # what is complete is made anew
+    evaluate_checkpoints(copied, more=["--seed", "1"])  # a complete evaluation is repeated
     assert evaluated[3:] == ["checkpoint-2", "run"] * 2
 
 
@@ -131,7 +131,7 @@ def test_checkpoints_are_evaluated_over_the_graphs_of_their_layers(model: Path, 
     assert read_record(out).pattern_label == "local with layers 0=global"
 
 
-def test_runs_that_differ_in_more_than_the_seed_are_no_seeds_of_one(trained: Path, tmp_path: Path):
+def test_runs_with_other_settings_are_not_grouped(trained: Path, tmp_path: Path):
     def run(name: str, settings: dict[str, Any], **facts: Any) -> RunRecord:
         folder = tmp_path / name
         shutil.copytree(trained, folder)
@@ -154,7 +154,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_seeds_of_one(trained: Pat
     assert "with layers local, softmax" in labels[3]
 
 
-def test_folders_without_runs_or_checkpoints_are_refused(tmp_path: Path):
+def test_folders_without_runs_or_checkpoints_raise(tmp_path: Path):
     with pytest.raises(ValueError, match="holds no finetuning run"):
         evaluate_checkpoints(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({"kind": "glue", "command": []}))

@@ -1,4 +1,4 @@
-"""Losses: the mean over a whole step, in whatever parts it is computed."""
+"""Losses do not depend on the split into micro-batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nip.finetuning.losses import classification_loss, regression_loss
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_parts_add_up_to_the_whole(seed: int, sizes: list[int]):
+def test_micro_batches_add_up_to_the_batch(seed: int, sizes: list[int]):
     drawn = torch.Generator().manual_seed(seed)
     n = sum(sizes)
     logits = torch.randn(n, 6, 5, generator=drawn, dtype=torch.float64)
@@ -30,7 +30,7 @@ def test_parts_add_up_to_the_whole(seed: int, sizes: list[int]):
     assert classification_loss({"logits": logits}, labels).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_smoothing_is_torchs_own():
+def test_label_smoothing_equals_torchs():
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
     expected = functional.cross_entropy(logits, labels, label_smoothing=0.1)
     assert torch.isclose(
@@ -38,11 +38,11 @@ def test_smoothing_is_torchs_own():
     )
 
 
-def test_numbers():
+def test_regression():
     logits, labels = torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0])
     assert regression_loss({"logits": logits}, labels, torch.tensor(2)).item() == pytest.approx((1 + 4) / 2)
 
 
-def test_a_step_without_questions_has_no_loss():
+def test_a_step_without_labels_has_loss_zero():
     labels = torch.full((1, 3), -100)
     assert classification_loss({"logits": torch.randn(1, 3, 4)}, labels).item() == 0.0

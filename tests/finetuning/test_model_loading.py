@@ -41,7 +41,7 @@ def command(model: str | None = None, *, given: set[str] = frozenset(), **attent
     )
 
 
-def test_positions_are_those_that_a_model_can_read():
+def test_positions_of_model_families():
     assert max_positions(BertConfig(max_position_embeddings=40)) == 40
     assert max_positions(GPT2Config(n_positions=30)) == 30
     assert max_positions(T5Config()) is None
@@ -65,7 +65,7 @@ def test_the_length_fits_model_and_tokenizer(wanted: int | None, extend: str | N
     assert tokenizer.model_max_length >= found
 
 
-def test_lengths_that_cannot_be_are_refused(tmp_path: Path):
+def test_invalid_lengths_raise(tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path))
     config = BertConfig(max_position_embeddings=48)
     with pytest.raises(ValueError, match="49 is longer than the 48 positions of m: give --extend_positions reflect"):
@@ -74,7 +74,7 @@ def test_lengths_that_cannot_be_are_refused(tmp_path: Path):
         sequence_length(command("m"), config, tokenizer, wanted=0, default=128)
 
 
-def test_rotary_positions_limit_nothing_and_offer_no_table(tmp_path: Path):
+def test_rotary_positions_are_unlimited(tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path))
     config = ModernBertConfig(max_position_embeddings=48)
     assert max_positions(config) is None
@@ -83,7 +83,7 @@ def test_rotary_positions_limit_nothing_and_offer_no_table(tmp_path: Path):
 
 
 @pytest.mark.parametrize("config", [XmodConfig, MarkupLMConfig, EsmConfig])
-def test_rows_that_stand_for_no_position_are_no_positions(config: Any):
+def test_padding_rows_are_not_positions(config: Any):
     assert max_positions(config(vocab_size=9, max_position_embeddings=12, pad_token_id=1)) == 10
 
 
@@ -94,38 +94,38 @@ def mlm(model: str | Path, text: Path, *words: str) -> Command:
     return parse([*named, *reader, *files, *words], MaskedLmArguments, program="nip mlm")
 
 
-def loaded(told: Command, seq_len: int = 32, auto: Any = AutoModelForMaskedLM, *, scratch: bool = False) -> list[Any]:
-    config = load_config(told)
-    model = load_model(told, auto, config, load_tokenizer(told), seq_len, scratch=scratch)
+def loaded(
+    command: Command, seq_len: int = 32, auto: Any = AutoModelForMaskedLM, *, scratch: bool = False
+) -> list[Any]:
+    config = load_config(command)
+    model = load_model(command, auto, config, load_tokenizer(command), seq_len, scratch=scratch)
     return [(site.graph and site.graph.name, site.backend) for site in attention_layers(model) if site.role == "self"]
 
 
 @pytest.mark.parametrize("scratch", [False, True])
 @pytest.mark.parametrize("layers", [False, True])
-def test_a_model_goes_on_with_all_the_graphs_that_its_configuration_names(
-    scratch: bool, layers: bool, model: Path, text: Path, tmp_path: Path
-):
+def test_a_saved_model_keeps_all_its_graphs(scratch: bool, layers: bool, model: Path, text: Path, tmp_path: Path):
     """From its weights or from scratch; also where only some of its layers have one."""
     plain = AutoModelForMaskedLM.from_pretrained(model)
     named = {"pattern": None, "layers": {1: "local"}} if layers else {"pattern": "local"}
     nip.sparsify(plain, **named, block_size=4).save_pretrained(tmp_path)
     expected = [None if layers else "local", "local"]
     words = ["--config_name", str(tmp_path)] if scratch else ["--model_name_or_path", str(tmp_path)]
-    told = mlm(model, text, *words)
-    assert [name for name, _ in loaded(told, scratch=scratch)] == expected
-    told = mlm(model, text, *words, "--backend", "gather")
-    assert loaded(told, scratch=scratch) == [(name, "gather") for name in expected]
-    told = mlm(model, text, *words, "--attention", "global")
-    assert [name for name, _ in loaded(told, scratch=scratch)] == ["global", "global"]
+    command = mlm(model, text, *words)
+    assert [name for name, _ in loaded(command, scratch=scratch)] == expected
+    command = mlm(model, text, *words, "--backend", "gather")
+    assert loaded(command, scratch=scratch) == [(name, "gather") for name in expected]
+    command = mlm(model, text, *words, "--attention", "global")
+    assert [name for name, _ in loaded(command, scratch=scratch)] == ["global", "global"]
 
 
-def test_a_pattern_without_a_graph_for_that_length_is_refused_when_the_model_is_loaded(model: Path, text: Path):
-    told = mlm(model, text, "--attention", "generalized_quadrangle", "--block_size", "4")
+def test_a_pattern_without_a_graph_for_the_length_raises(model: Path, text: Path):
+    command = mlm(model, text, "--attention", "generalized_quadrangle", "--block_size", "4")
     with pytest.raises(ValueError, match=r"generalized_quadrangle has no graph for inputs of 32 tokens in blocks of 4"):
-        loaded(told)
+        loaded(command)
 
 
-def test_a_saved_graph_that_is_smaller_than_the_inputs_is_refused(model: Path, text: Path, tmp_path: Path):
+def test_a_saved_graph_that_is_too_small_raises(model: Path, text: Path, tmp_path: Path):
     plain = AutoModelForMaskedLM.from_pretrained(model)
     nip.sparsify(plain, nip.pattern("hypercube", 4), block_size=4).save_pretrained(tmp_path)
     assert loaded(mlm(tmp_path, text, "--tokenizer_name", str(model)), 16)[0][0] == "custom"
@@ -133,7 +133,7 @@ def test_a_saved_graph_that_is_smaller_than_the_inputs_is_refused(model: Path, t
         loaded(mlm(tmp_path, text, "--tokenizer_name", str(model)))
 
 
-def test_weights_that_end_too_early_are_told(model: Path, text: Path, tmp_path: Path):
+def test_truncated_weights_raise(model: Path, text: Path, tmp_path: Path):
     for file in model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
@@ -143,15 +143,15 @@ def test_weights_that_end_too_early_are_told(model: Path, text: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["pegasus", "marian"])
-def test_sines_are_extended_where_the_command_says_so(name: str, model: Path, text: Path, tmp_path: Path):
+def test_sinusoidal_positions_are_extended_on_request(name: str, model: Path, text: Path, tmp_path: Path):
     FAMILIES[name].make("sdpa").save_pretrained(tmp_path)
     words = ["--tokenizer_name", str(model), "--block_size", "4", "--extend_positions", "reflect"]
-    told = mlm(tmp_path, text, *words)
-    found = load_model(told, AutoModelForSeq2SeqLM, load_config(told), load_tokenizer(told), 96)
+    command = mlm(tmp_path, text, *words)
+    found = load_model(command, AutoModelForSeq2SeqLM, load_config(command), load_tokenizer(command), 96)
     assert found.config.max_position_embeddings == 96
 
 
-def test_models_that_are_not_there(tmp_path: Path):
+def test_missing_models_raise(tmp_path: Path):
     for name, sentence in (
         (str(tmp_path), "has no config.json that can be read"),
         (str(tmp_path / "none"), "there is no folder"),
@@ -163,14 +163,14 @@ def test_models_that_are_not_there(tmp_path: Path):
         assert "\n" not in str(unsupported.value)
 
 
-def test_a_tokenizer_may_know_fewer_tokens_than_the_model_but_not_more(tmp_path: Path):
+def test_a_tokenizer_may_have_fewer_tokens_than_the_model_but_not_more(tmp_path: Path):
     folder = str(write_tokenizer(tmp_path))
     tokenizer = load_tokenizer(command(folder), BertConfig(vocab_size=100))
     with pytest.raises(ValueError, match=r"has 26 tokens, but the model's embedding has 25 rows"):
         load_tokenizer(command(folder), BertConfig(vocab_size=len(tokenizer) - 1))
 
 
-def test_a_table_may_lack_the_mask_token_where_nothing_is_masked(tmp_path: Path):
+def test_the_embedding_may_lack_the_mask_token_if_nothing_is_masked(tmp_path: Path):
     """As those of facebook/bart-large-cnn do."""
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path))
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
@@ -181,7 +181,7 @@ def test_a_table_may_lack_the_mask_token_where_nothing_is_masked(tmp_path: Path)
         load_tokenizer(command(str(tmp_path)), config, masks=True)
 
 
-def test_the_models_own_graph_is_taken_where_no_other_is_named():
+def test_the_models_own_graph_is_the_default():
     entry = {"default": {"pattern": "local", "block_size": 4, "parameters": {}}, "layers": None}
     config = SimpleNamespace(nip=entry)
     assert saved_graph(command(), config) == entry

@@ -1,4 +1,4 @@
-"""Output folders: whose they are, and where a run goes on."""
+"""Output folders: claims, checkpoints, cleaning up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_checkpoint(folder: Path, step: int, *, processes: int = 1, state: str 
     return path
 
 
-def test_the_latest_complete_checkpoint_is_taken_and_halves_are_deleted(tmp_path: Path):
+def test_the_latest_complete_checkpoint_is_used_and_incomplete_ones_are_deleted(tmp_path: Path):
     write_checkpoint(tmp_path, 9)
     kept = write_checkpoint(tmp_path, 10)
     write_checkpoint(tmp_path, 20, state='{"global_st')
@@ -32,7 +32,7 @@ def test_the_latest_complete_checkpoint_is_taken_and_halves_are_deleted(tmp_path
     assert (tmp_path / "checkpoint-x").is_dir()
 
 
-def test_where_no_checkpoint_is_complete_none_is_deleted(tmp_path: Path):
+def test_without_a_complete_checkpoint_none_is_deleted(tmp_path: Path):
     for step in (1, 2):
         (write_checkpoint(tmp_path, step) / "rng_state.pth").unlink()
     assert last_checkpoint(tmp_path, 1) is None
@@ -45,7 +45,7 @@ def test_a_checkpoint_has_the_generators_of_all_processes(tmp_path: Path):
     assert last_checkpoint(tmp_path, 2) == kept
 
 
-def test_clearing_leaves_what_is_not_the_runs(tmp_path: Path):
+def test_clearing_keeps_foreign_files(tmp_path: Path):
     write_checkpoint(tmp_path, 1)
     for name in ("result.json", "metrics.jsonl", "run.json", "notes.txt", "MNLI-mm.tsv", "eval_results.json"):
         (tmp_path / name).touch()

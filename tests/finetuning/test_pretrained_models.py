@@ -1,4 +1,4 @@
-"""What pretraining saves goes through ``nip glue`` and ``nip mlm`` as it is: weights, norms, graph and tokenizer."""
+"""Models of ``nip pretrain`` are finetuned by ``nip glue`` and ``nip mlm``: weights, norms, graph and tokenizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pretrained(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize("pretrained", KINDS, indirect=True, ids="-".join)
-def test_glue_goes_on_from_its_weights(pretrained: Path, mrpc: Path, tmp_path: Path):
+def test_glue_finetunes_its_weights(pretrained: Path, mrpc: Path, tmp_path: Path):
     words = f"--model_name_or_path {pretrained} --data_dir {mrpc} --task_name mrpc --do_train --do_eval --do_predict"
     options = f"--max_seq_length 32 --max_steps 2 --learning_rate 0 --weight_decay 0 --output_dir {tmp_path / 'out'}"
     result = glue.main([*words.split(), *options.split()])
@@ -48,7 +48,7 @@ def test_glue_goes_on_from_its_weights(pretrained: Path, mrpc: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("pretrained", KINDS, indirect=True, ids="-".join)
-def test_masked_lm_goes_on_and_gives_it_back(pretrained: Path, text: Path, tmp_path: Path):
+def test_masked_lm_finetunes_and_saves_it(pretrained: Path, text: Path, tmp_path: Path):
     words = f"--model_name_or_path {pretrained} --train_file {text} --validation_file {text} --do_train --do_eval"
     options = f"--max_seq_length 16 --max_steps 2 --learning_rate 0 --weight_decay 0 --output_dir {tmp_path / 'out'}"
     masked_lm.main([*words.split(), *options.split()])

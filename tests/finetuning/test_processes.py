@@ -1,4 +1,4 @@
-"""Runs in processes of their own: killed at any moment, and two of them at once."""
+"""Runs in separate processes: killed at random, and on two processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def commands(tmp_path: Path, kind: str, **settings: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["glue", "mlm", "stream"])
-def test_two_processes_are_one_with_a_batch_of_both(kind: str, tmp_path: Path):
+def test_two_processes_equal_one_with_both_batches(kind: str, tmp_path: Path):
     """The loss neither doubled nor halved: every step's loss and the weights are those of one process."""
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     words = [*commands(tmp_path, kind, **still), "--max_steps", "6", "--use_cpu"]
@@ -59,11 +59,11 @@ def test_two_processes_are_one_with_a_batch_of_both(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["glue", "mlm"])
-def test_killed_again_and_again_it_comes_to_the_same_end(kind: str, tmp_path: Path):
+def test_a_run_killed_repeatedly_gives_the_same_result(kind: str, tmp_path: Path):
     words = [*commands(tmp_path, kind), "--max_steps", "60", "--save_steps", "5", "--save_total_limit", "2"]
     words += ["--logging_steps", "7", "--overwrite_output_dir"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, *words, "--output_dir", str(whole)], env=QUIET, check=True, timeout=280)
+    full, killed = tmp_path / "full", tmp_path / "killed"
+    subprocess.run([sys.executable, *words, "--output_dir", str(full)], env=QUIET, check=True, timeout=280)
     command = [sys.executable, *words, "--output_dir", str(killed)]
     for more in (1, 17, 33):  # as soon as so many lines are there
         process = subprocess.Popen(command, env=QUIET, stderr=subprocess.DEVNULL)
@@ -74,5 +74,5 @@ def test_killed_again_and_again_it_comes_to_the_same_end(kind: str, tmp_path: Pa
                 process.wait()
             time.sleep(0.01)
     subprocess.run(command, env=QUIET, check=True, timeout=280)
-    assert rows(whole) == rows(killed)
-    assert same(whole, killed, 0.0)
+    assert rows(full) == rows(killed)
+    assert same(full, killed, 0.0)

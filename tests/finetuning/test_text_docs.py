@@ -1,4 +1,4 @@
-"""The commands of three pages, read as they are read when typed: flags are known and do not contradict each other."""
+"""The commands on three documentation pages are valid."""
 
 import shlex
 from pathlib import Path
@@ -26,19 +26,19 @@ def flags_of_table(page):
 
 
 @pytest.mark.parametrize("words", commands("question-answering.md"), ids=" ".join)
-def test_questions(words, capsys):
+def test_qa_commands(words, capsys):
     assert words[0] == "qa"
     parse(words[1:], QaArguments, program="nip qa")
 
 
 @pytest.mark.parametrize("words", commands("summarization.md"), ids=" ".join)
-def test_summaries(words, capsys):
+def test_summarization_commands(words, capsys):
     assert words[0] == "summarization"
     parse(words[1:], SummarizationArguments, program="nip summarization", training_class=Seq2SeqTrainingArguments)
 
 
 @pytest.mark.parametrize("words", commands("hpo.md"), ids=" ".join)
-def test_searches(words, capsys):
+def test_search_commands(words, capsys):
     assert words[0] == "hpo"
     read_search(words[1:])
 
@@ -58,7 +58,7 @@ def test_flags_of_tables_exist(page, task, training, capsys):
     assert [flag for flag in flags_of_table(page) if f"{flag} " not in said and f"{flag}," not in said] == []
 
 
-def test_the_spaces_are_as_written(tmp_path):
+def test_the_documented_spaces(tmp_path):
     page = (DOCS / "hpo.md").read_text(encoding="utf-8")
     for row, name in (
         ("learning rate", "learning_rate"),

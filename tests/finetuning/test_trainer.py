@@ -1,4 +1,4 @@
-"""Runs: their losses, restarts, folders, best models; by small models on few examples."""
+"""Runs of small models: losses, restarts, folders, best models."""
 
 from __future__ import annotations
 
@@ -57,23 +57,23 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without dropout: what is computed in parts draws other numbers."""
+    """A model without dropout: micro-batches draw other random numbers."""
     from finetuning_files import write_model
 
     return write_model(tmp_path_factory.mktemp("still"), **NO_DROPOUT)
 
 
 @pytest.mark.parametrize("train", [train_glue, train_mlm])
-def test_a_batch_in_two_parts_is_the_batch(train: Any, still: Path, mrpc: Path, text: Path, tmp_path: Path):
+def test_micro_batches_equal_the_batch(train: Any, still: Path, mrpc: Path, text: Path, tmp_path: Path):
     data = mrpc if train is train_glue else text
     steps = ("--max_steps", "4")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(still, data, whole, "--per_device_train_batch_size", "8", *steps)
-    train(still, data, parts, "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2", *steps)
-    for one, other in zip(rows(whole), rows(parts), strict=True):
+    full, micro = tmp_path / "full", tmp_path / "micro"
+    train(still, data, full, "--per_device_train_batch_size", "8", *steps)
+    train(still, data, micro, "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2", *steps)
+    for one, other in zip(rows(full), rows(micro), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert one["tokens"] == other["tokens"] or train is train_mlm
-    assert same(whole, parts, 2e-5)
+    assert same(full, micro, 2e-5)
 
 
 def test_the_recorded_loss_is_the_models_own(still: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -104,7 +104,7 @@ EVALUATED = "--do_eval --eval_strategy steps --eval_steps 2 --save_steps 2 --log
 
 
 @pytest.mark.parametrize("kind", ["glue", "mlm", "stream", pytest.param("lines", marks=pytest.mark.slow)])
-def test_a_stopped_run_comes_to_the_same_end(
+def test_a_resumed_run_is_bit_identical(
     kind: str, model: Path, mrpc: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Stopped at the fifth step, in the second pass: the same weights, measurements and result as without a stop."""
@@ -116,7 +116,7 @@ def test_a_stopped_run_comes_to_the_same_end(
         more += {"mlm": [], "lines": ["--line_by_line"], "stream": ["--streaming", "--validation_file", str(text)]}[
             kind
         ]
-    train(model, data, tmp_path / "whole", *words, *more)
+    train(model, data, tmp_path / "full", *words, *more)
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, 5)
@@ -126,14 +126,14 @@ def test_a_stopped_run_comes_to_the_same_end(
     (out / "checkpoint-5" / "model.safetensors").write_bytes(b"half")
     train(model, data, out, *words, *more)
     assert "resuming from" in (out / "run.log").read_text()
-    assert same(tmp_path / "whole", out)
-    assert rows(tmp_path / "whole") == rows(out)
-    one, other = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "whole", out))
+    assert same(tmp_path / "full", out)
+    assert rows(tmp_path / "full") == rows(out)
+    one, other = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "full", out))
     timing = ("seconds", "tokens_per_second", "peak_mib")
     assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in other.items() if k not in timing}
 
 
-def test_a_run_that_was_killed_after_its_last_checkpoint_takes_no_further_step(
+def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(
     model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "out"
@@ -144,9 +144,9 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_takes_no_further_step(
         ))  # fmt: skip
         train_glue(model, mrpc, out, *words)
     train_glue(model, mrpc, out, *words)
-    train_glue(model, mrpc, tmp_path / "whole", *words)
+    train_glue(model, mrpc, tmp_path / "full", *words)
     assert json.loads((out / "result.json").read_text())["steps"] == 4
-    assert same(tmp_path / "whole", out)
+    assert same(tmp_path / "full", out)
 
 
 def interrupted() -> None:
@@ -174,7 +174,7 @@ def test_a_finished_run_is_evaluated_not_trained_again(
     assert (out / "mine.txt").read_text() == "kept"
 
 
-def test_a_mistake_deletes_nothing(model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_deletes_nothing(model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "out"
     train_glue(model, mrpc, out, "--max_steps", "2", "--save_steps", "1")
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.suffix != ".log"}
@@ -192,7 +192,7 @@ def test_a_mistake_deletes_nothing(model: Path, mrpc: Path, tmp_path: Path, monk
     assert (out / "result.json").is_file()
 
 
-def test_a_run_that_is_replaced_leaves_no_model_beside_the_new_ones_figures(
+def test_a_replaced_run_leaves_no_model_behind(
     model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "out"
@@ -235,7 +235,7 @@ def test_a_finished_run_of_a_model_with_rms_norm_is_evaluated_again(model: Path,
     assert train_glue(tmp_path / "rms", mrpc, tmp_path / "out", *words)["metrics"] == first["metrics"]
 
 
-def test_a_folder_of_something_else_is_refused(model: Path, mrpc: Path, tmp_path: Path):
+def test_a_folder_with_other_files_raises(model: Path, mrpc: Path, tmp_path: Path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(ValueError, match="is not empty and holds no run"):
         train_glue(model, mrpc, tmp_path, "--max_steps", "2")
@@ -254,7 +254,7 @@ def test_other_data_under_the_same_name_is_another_run(model: Path, tmp_path: Pa
     assert (tmp_path / "out" / "result.json").is_file()
 
 
-def test_what_was_evaluated_stays_where_a_later_command_only_predicts(model: Path, mrpc: Path, tmp_path: Path):
+def test_predicting_keeps_the_evaluation(model: Path, mrpc: Path, tmp_path: Path):
     out = tmp_path / "out"
     tracked = ["--max_steps", "1", "--logging_dir", str(tmp_path / "board"), "--gradient_checkpointing"]
     result = train_glue(model, mrpc, out, *tracked, "--do_eval")
@@ -285,31 +285,31 @@ def test_the_best_model_is_kept_whatever_save_steps_says(model: Path, mrpc: Path
     assert best != 4  # else the test shows nothing
 
 
-def test_a_metric_that_the_task_has_not_is_refused_before_training(model: Path, mrpc: Path, tmp_path: Path):
+def test_an_unknown_metric_raises_before_training(model: Path, mrpc: Path, tmp_path: Path):
     more = "--do_eval --eval_strategy steps --eval_steps 1 --metric_for_best_model pearson --max_steps 4"
     with pytest.raises(ValueError, match=r"'pearson' is no metric of mrpc: it has loss, accuracy, f1"):
         train_glue(model, mrpc, tmp_path / "out", *more.split())
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
-def test_two_processes_may_not_share_a_folder(model: Path, mrpc: Path, tmp_path: Path):
+def test_the_folder_is_locked(model: Path, mrpc: Path, tmp_path: Path):
     import filelock
 
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="Another process is at work"):
         train_glue(model, mrpc, tmp_path, "--max_steps", "2")
 
 
-def test_early_stopping_counts_on_after_a_restart(
+def test_early_stopping_continues_its_count_after_a_restart(
     model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     words = "--do_eval --eval_strategy steps --eval_steps 1 --save_steps 1 --early_stopping_patience 3 --max_steps 40"
     settled = [*words.split(), "--learning_rate", "0.2"]
-    whole = train_glue(model, mrpc, tmp_path / "whole", *settled)
-    assert whole["steps"] == whole["best_step"] + 3 < 40
-    assert whole["planned_steps"] == 40
+    full = train_glue(model, mrpc, tmp_path / "full", *settled)
+    assert full["steps"] == full["best_step"] + 3 < 40
+    assert full["planned_steps"] == 40
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, whole["steps"] - 1)
+        interrupt(patch, full["steps"] - 1)
         train_glue(model, mrpc, tmp_path / "stopped", *settled)
     stopped = train_glue(model, mrpc, tmp_path / "stopped", *settled)
-    assert (stopped["steps"], stopped["best_step"]) == (whole["steps"], whole["best_step"])
-    assert same(tmp_path / "whole", tmp_path / "stopped")
+    assert (stopped["steps"], stopped["best_step"]) == (full["steps"], full["best_step"])
+    assert same(tmp_path / "full", tmp_path / "stopped")

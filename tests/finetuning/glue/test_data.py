@@ -42,7 +42,7 @@ def test_every_task_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch):
     assert bool(examples.labels) == (name != "stsb")
 
 
-def test_what_a_set_of_the_hub_lacks_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_missing_splits_and_columns_of_the_hub_raise(monkeypatch: pytest.MonkeyPatch):
     mirror(monkeypatch, {"train": rows(sentence1=["a"], sentence2=["b"], label=[1])})
     with pytest.raises(ValueError, match="has no split 'validation'; it has train"):
         from_hub("mrpc", ALL, None)
@@ -53,7 +53,7 @@ def test_what_a_set_of_the_hub_lacks_is_told(monkeypatch: pytest.MonkeyPatch):
         from_hub("ax", ALL, None)
 
 
-def test_another_set_of_the_hub(monkeypatch: pytest.MonkeyPatch):
+def test_another_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch):
     data = rows(text=["a", "b", "c"], label=[3, 1, 3])
     asked = mirror(monkeypatch, {"train": data, "validation": data, "test": data.remove_columns("label")})
     examples = from_dataset("imdb", None, ALL, None)
@@ -64,7 +64,7 @@ def test_another_set_of_the_hub(monkeypatch: pytest.MonkeyPatch):
     assert examples.tested[""]["idx"][:] == [0, 1, 2]
 
 
-def test_a_guessed_pair_is_told_and_an_id_is_not_read(tmp_path: Path, capsys):
+def test_a_guessed_pair_gives_a_notice_and_ids_are_not_read(tmp_path: Path, capsys):
     row = '{"sentence": "the cat", "label": "yes", "%s": "c1"}\n{"sentence": "a dog", "label": "no", "%s": "c2"}\n'
     for name, columns in {"text": ("sentence", "text"), "id": ("sentence",), "idx": ("sentence",)}.items():
         file = tmp_path / f"{name}.jsonl"
@@ -73,7 +73,7 @@ def test_a_guessed_pair_is_told_and_an_id_is_not_read(tmp_path: Path, capsys):
         assert ("a pair of texts is read, sentence and text" in capsys.readouterr().err) == (len(columns) == 2)
 
 
-def test_numbers_in_files_are_regressed(tmp_path: Path):
+def test_numeric_labels_mean_regression(tmp_path: Path):
     file = tmp_path / "a.csv"
     file.write_text("sentence1,label\nthe cat,0.5\na dog,2\n")
     examples = from_files({"train": str(file)}, None)
@@ -93,7 +93,7 @@ def test_labels_of_a_test_file_are_not_read(labels: str, tmp_path: Path):
     assert both.tested[""]["label"][:] == [-1, -1]
 
 
-def test_files_that_cannot_be_are_refused(tmp_path: Path):
+def test_malformed_tables_raise(tmp_path: Path):
     for name, content in {
         "one.csv": "sentence1,label\na,yes\nb,yes\n",
         "none.csv": "label,idx\n1,2\n",
@@ -145,7 +145,7 @@ def test_sst2(tmp_path: Path):
     ]
 
 
-def test_mnli_has_two_of_each_and_labels_that_are_words(tmp_path: Path):
+def test_mnli_has_two_evaluation_sets_and_text_labels(tmp_path: Path):
     head = MNLI_HEADER.replace(" ", "\t")
     line = "\t".join(["4", *"bcdefgh", "One.", "Two.", "neutral", "contradiction"])
     for name in ("train", "dev_matched", "dev_mismatched"):
@@ -158,7 +158,7 @@ def test_mnli_has_two_of_each_and_labels_that_are_words(tmp_path: Path):
     assert read_rows(tmp_path, "mnli", "test_mismatched")[0][0]["idx"] == 9
 
 
-def test_qqp_lines_without_an_answer_are_left_out_and_counted(tmp_path: Path):
+def test_qqp_lines_without_a_label_are_dropped_and_counted(tmp_path: Path):
     write(
         tmp_path, "train.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
         "1\t2\t3\tWhy?\tWhy not?\t0", "4\t5\t6\tBroken", "7\t8\t9\tHow?\tHow so?\t1",
@@ -167,7 +167,7 @@ def test_qqp_lines_without_an_answer_are_left_out_and_counted(tmp_path: Path):
     assert ([row["question2"] for row in read], dropped) == (["Why not?", "How so?"], 1)
 
 
-def test_stsb_has_numbers(tmp_path: Path):
+def test_stsb_has_numeric_labels(tmp_path: Path):
     line = "\t".join(["3", *"abcdef", "Hi.", "Ho.", "3.750"])
     write(tmp_path, "dev.tsv", STSB_HEADER.replace(" ", "\t"), line)
     read, _ = read_rows(tmp_path, "stsb", "validation")
@@ -181,19 +181,19 @@ def test_entailment_is_the_first_label(task: str, positive: int, tmp_path: Path)
     assert [row["label"] for row in read_rows(tmp_path, task, "validation")[0]] == [positive, 1 - positive]
 
 
-def test_wnli_counts_entailment_as_one(tmp_path: Path):
+def test_wnli_encodes_entailment_as_one(tmp_path: Path):
     write(tmp_path, "train.tsv", "index\tsentence1\tsentence2\tlabel", "0\tA\tB\t1")
     assert read_rows(tmp_path, "wnli", "train")[0][0]["label"] == 1
     assert TASKS["wnli"].labels[1] == "entailment"
 
 
-def test_ax_is_a_test_set_under_several_names(tmp_path: Path):
+def test_ax_has_a_test_file_of_several_names(tmp_path: Path):
     write(tmp_path / "diagnostic", "diagnostic.tsv", "index\tsentence1\tsentence2", "0\tA\tB")
     folder = task_folder(tmp_path, TASKS["ax"])
     assert read_rows(folder, "ax", "test")[0] == [{"premise": "A", "hypothesis": "B", "label": -1, "idx": 0}]
 
 
-def test_mrpc_as_microsoft_distributes_it(tmp_path: Path):
+def test_mrpc_as_distributed_by_microsoft(tmp_path: Path):
     head = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String"
     train = ['1\t10\t11\tA "b\tC', "0\t12\t13\tD\tE", "1\t14\t15\tF\tG"]
     write(tmp_path, "msr_paraphrase_train.txt", head, *train)
@@ -212,7 +212,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path):
     assert [row["sentence"] for row in read] == ["one\u2028and\x85on", "two\r"]
 
 
-def test_a_folder_is_the_tasks_own_or_the_one_above(tmp_path: Path):
+def test_the_folder_is_the_tasks_or_its_parent(tmp_path: Path):
     inner = write(tmp_path / "STS-B", "dev.tsv", STSB_HEADER.replace(" ", "\t"))
     assert task_folder(tmp_path, TASKS["stsb"]) == inner
     assert task_folder(inner, TASKS["stsb"]) == inner
@@ -222,7 +222,7 @@ def test_a_folder_is_the_tasks_own_or_the_one_above(tmp_path: Path):
         task_folder(tmp_path / "nowhere", TASKS["rte"])
 
 
-def test_files_that_are_another_tasks_or_damaged_are_refused(tmp_path: Path):
+def test_malformed_files_and_those_of_other_tasks_raise(tmp_path: Path):
     write(tmp_path, "train.tsv", "sentence\tlabel", "fun\t1")
     with pytest.raises(ValueError, match="has no column 'sentence1', which rte has"):
         read_split(tmp_path, TASKS["rte"], "train")
@@ -236,7 +236,7 @@ def test_files_that_are_another_tasks_or_damaged_are_refused(tmp_path: Path):
         read_split(tmp_path, TASKS["sst2"], "train")
 
 
-def test_unknown_tasks_are_refused_with_the_names_of_all():
+def test_unknown_tasks_raise_with_all_names():
     with pytest.raises(ValueError, match=r"There is no GLUE task 'glue'. The tasks are cola, .*, ax\."):
         glue_task("glue")
     assert glue_task("MRPC").name == "mrpc"

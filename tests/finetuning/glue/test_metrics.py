@@ -1,4 +1,4 @@
-"""Metrics, against their formulas written out."""
+"""Metrics against their formulas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWERS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, 
 
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @given(ANSWERS)
-def test_of_two_labels(answers: list[tuple[int, int]]):
+def test_classification_metrics(answers: list[tuple[int, int]]):
     predicted, labels = np.array(answers).T
     counted = {pair: answers.count(pair) for pair in ((0, 0), (0, 1), (1, 0), (1, 1))}
     tn, fn, fp, tp = (counted[pair] for pair in ((0, 0), (0, 1), (1, 0), (1, 1)))
@@ -31,7 +31,7 @@ def test_of_two_labels(answers: list[tuple[int, int]]):
 
 
 @given(st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=2, max_size=30))
-def test_of_numbers(pairs: list[tuple[int, int]]):
+def test_regression_metrics(pairs: list[tuple[int, int]]):
     x, y = np.array(pairs, float).T
 
     def r(a: np.ndarray, b: np.ndarray) -> float:

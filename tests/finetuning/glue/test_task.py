@@ -1,4 +1,4 @@
-"""``nip glue``: from words to predictions."""
+"""``nip glue`` from the command line to its predictions."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def submission(path: Path) -> list[list[str]]:
         return list(csv.reader(file, delimiter="\t"))
 
 
-def test_the_readmes_command_as_typed(
+def test_the_documented_command(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """The hub is a mirror of the call; half precision is chosen for the machine."""
@@ -108,7 +108,7 @@ def test_the_readmes_command_as_typed(
     assert [row[0] for row in written[1:]] == ["10", "11", "12", "13"]
     assert {row[1] for row in written[1:]} <= {"0", "1"}
     assert {"metrics.jsonl", "curves.svg", "run.json", "environment.json"} <= {each.name for each in out.iterdir()}
-    # and the folder is a model's: loaded anew, sparse, it answers as it was said to
+    # the folder is a model's: loaded again, it gives the same predictions
     saved = nip.from_pretrained(out, AutoModelForSequenceClassification).eval()
     read = AutoTokenizer.from_pretrained(out)
     test = sets["test"]
@@ -121,7 +121,7 @@ def test_the_readmes_command_as_typed(
     assert [int(row[1]) for row in written[1:]] == answers
 
 
-def test_softmax_is_the_model_as_it_is(mrpc: Path, tmp_path: Path):
+def test_softmax_is_the_unchanged_model(mrpc: Path, tmp_path: Path):
     """Evaluated dense, the loss and predictions are those of transformers alone."""
     folder = tmp_path / "model"
     write_tokenizer(folder)
@@ -151,7 +151,7 @@ def test_softmax_is_the_model_as_it_is(mrpc: Path, tmp_path: Path):
     assert results["softmax"]["metrics"]["loss"] == pytest.approx(found.loss.item(), rel=1e-4)
     assert results["softmax"]["test_accuracy"] == pytest.approx(share)
     assert results["local"]["metrics"]["loss"] != pytest.approx(found.loss.item(), rel=1e-4)
-    losses = [result["metrics"]["loss"] for result in results.values()]  # layers say more than the whole
+    losses = [result["metrics"]["loss"] for result in results.values()]  # layers replace the default
     assert losses[2:] == pytest.approx([losses[1], losses[0]], rel=1e-4)
 
 
@@ -176,7 +176,7 @@ def test_mnli_is_evaluated_and_predicted_twice(model: Path, tmp_path: Path):
     assert not (tmp_path / "out" / "manifest.json").exists()  # only what trains claims the files of a folder
 
 
-def test_numbers_are_predicted_within_their_range(model: Path, tmp_path: Path):
+def test_regression_predictions_are_clipped(model: Path, tmp_path: Path):
     head = "index\tsentence1\tsentence2\tscore"
     tsv(tmp_path, "dev.tsv", head, "0\tthe cat\ta cat\t4.5", "1\tbig dog\tred\t0.2", "2\ta bird sang\tran\t1.0")
     tsv(tmp_path, "test.tsv", head[:25], "5\tthe cat\ta dog")
@@ -191,7 +191,7 @@ def test_numbers_are_predicted_within_their_range(model: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_rows_of_files_with_labels_that_are_words(kind: str, model: Path, tmp_path: Path):
+def test_tables_with_text_labels(kind: str, model: Path, tmp_path: Path):
     rows = [{"sentence1": "the cat", "sentence2": "a dog", "label": name} for name in ("no", "yes", "maybe", "no")]
     for name in ("train", "dev", "test"):
         path = tmp_path / f"{name}.{kind}"
@@ -209,7 +209,7 @@ def test_rows_of_files_with_labels_that_are_words(kind: str, model: Path, tmp_pa
     assert result["baselines"] == {"commonest_label": 0.5}
 
 
-def test_a_test_file_alone_of_a_task_with_two_parts_and_labels_that_say_nothing(model: Path, tmp_path: Path):
+def test_a_single_test_file_of_a_task_with_two_test_sets(model: Path, tmp_path: Path):
     (tmp_path / "mnli.csv").write_text("premise,hypothesis,label\nthe cat,a dog,-1\na bird,red,-1\n")
     out = tmp_path / "out"
     words = f"--model_name_or_path {model} --do_predict --max_seq_length 16 --test_file {tmp_path}/mnli.csv"
@@ -218,7 +218,7 @@ def test_a_test_file_alone_of_a_task_with_two_parts_and_labels_that_say_nothing(
     assert not (out / "MNLI-mm.tsv").exists()
 
 
-def test_training_rows_without_a_label_are_left_out(
+def test_unlabelled_training_rows_are_dropped(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """As SNLI has them."""
@@ -234,7 +234,7 @@ def test_training_rows_without_a_label_are_left_out(
         glue.main([*words.split(), "--output_dir", str(tmp_path / "other")])
 
 
-def test_numbers_have_no_smoothing(model: Path, tmp_path: Path):
+def test_regression_has_no_label_smoothing(model: Path, tmp_path: Path):
     tsv(tmp_path, "train.tsv", "index\tsentence1\tsentence2\tscore", "0\tthe cat\ta cat\t4.5")
     words = (
         f"--model_name_or_path {model} --task_name stsb --data_dir {tmp_path} --do_train --label_smoothing_factor 0.1"
@@ -243,7 +243,7 @@ def test_numbers_have_no_smoothing(model: Path, tmp_path: Path):
         glue.main([*words.split(), "--output_dir", str(tmp_path / "out")])
 
 
-def test_a_models_own_order_of_labels_is_kept(tmp_path: Path):
+def test_the_models_order_of_labels_is_kept(tmp_path: Path):
     """A model that calls its classes otherwise numbered is evaluated by their names."""
     folder = write_tokenizer(tmp_path / "model")
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -270,7 +270,7 @@ def test_a_models_own_order_of_labels_is_kept(tmp_path: Path):
         ("--task_name glue --do_eval", "There is no GLUE task 'glue'"),
         ("--do_eval", "Name a task"),
         ("--task_name mrpc --train_file a.csv --data_dir b --do_train", "Give one source of examples"),
-        ("--data_dir b --do_train", "name it with --task_name"),
+        ("--data_dir b --do_train", "--data_dir needs --task_name"),
         ("--task_name mrpc --train_file a.csv --do_train --do_eval", "--do_eval needs --validation_file."),
         ("--task_name mrpc --train_file a.csv --do_train", "a.csv: no such file"),
         ("--task_name mrpc --data_dir nowhere --do_eval", "there is no folder nowhere"),
@@ -287,7 +287,7 @@ def test_a_models_own_order_of_labels_is_kept(tmp_path: Path):
         ("--task_name mrpc --data_dir GLUE --do_eval --metric_for_best_model accuracy --attention x", "no pattern 'x'"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_sentence(words: str, sentence: str, mrpc: Path, tmp_path: Path):
+def test_errors_are_one_sentence(words: str, sentence: str, mrpc: Path, tmp_path: Path):
     small = write_model(tmp_path / "model", words=WORDS[:20])
     large = write_tokenizer(tmp_path / "large", WORDS)
     words = words.replace("GLUE", str(mrpc)).replace("LARGE", str(large)).replace("MRPC", str(mrpc / "MRPC"))
@@ -303,7 +303,7 @@ def test_what_is_wrong_is_told_in_one_sentence(words: str, sentence: str, mrpc: 
     assert "\n" not in said
 
 
-def test_labels_that_do_not_match_are_refused(model: Path, tmp_path: Path):
+def test_labels_that_do_not_match_raise(model: Path, tmp_path: Path):
     head, rows = "sentence1,label", ["the cat,yes", "a dog,no"]
     (tmp_path / "a.csv").write_text("\n".join([head, *rows]) + "\n")
     (tmp_path / "b.csv").write_text("\n".join([head, *rows, "red,perhaps"]) + "\n")
@@ -325,7 +325,7 @@ def test_labels_that_do_not_match_are_refused(model: Path, tmp_path: Path):
         glue.main(other.replace("a.csv", "d.csv").split())
 
 
-def test_positions_are_extended_where_the_command_says_so(model: Path, mrpc: Path, tmp_path: Path):
+def test_positions_are_extended_on_request(model: Path, mrpc: Path, tmp_path: Path):
     words = (
         f"--model_name_or_path {model} --task_name mrpc --data_dir {mrpc} --max_seq_length 96 --do_train --max_steps 1"
     )
@@ -333,7 +333,7 @@ def test_positions_are_extended_where_the_command_says_so(model: Path, mrpc: Pat
     assert json.loads((tmp_path / "out" / "config.json").read_text())["max_position_embeddings"] == 96
 
 
-def test_a_graph_of_a_file_is_saved_beside_the_weights(model: Path, mrpc: Path, tmp_path: Path):
+def test_a_graph_from_a_file_is_saved_with_the_weights(model: Path, mrpc: Path, tmp_path: Path):
     graph = nip.graphs.rename(nip.pattern("expander", 8, degree=3), "mine")
     graph.save(tmp_path / "mine.npz")
     words = (

@@ -1,4 +1,4 @@
-"""Running text in pieces."""
+"""Reading and tokenizing text."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory):
 @given(
     texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=8), length=st.integers(1, 12)
 )
-def test_joined_texts_lose_nothing(texts: list[str], length: int, tokenizer):
+def test_concatenation_loses_no_token(texts: list[str], length: int, tokenizer):
     made = tokenize_text({"text": [*texts, " ", None]}, tokenizer, "text", length, by_line=False)
-    whole = list(itertools.chain.from_iterable(tokenizer(text)["input_ids"] for text in texts if text))
-    assert list(itertools.chain.from_iterable(made["input_ids"])) == whole
+    full = list(itertools.chain.from_iterable(tokenizer(text)["input_ids"] for text in texts if text))
+    assert list(itertools.chain.from_iterable(made["input_ids"])) == full
     assert all(len(piece) == length for piece in made["input_ids"][:-1])
     for ids, special in zip(made["input_ids"], made["special_tokens_mask"], strict=True):
         assert [token in (2, 3) for token in ids] == [bool(mark) for mark in special]
 
 
 @given(texts=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join), max_size=6))
-def test_lines_are_cut(texts: list[str], tokenizer):
+def test_lines_are_truncated(texts: list[str], tokenizer):
     made = tokenize_text({"text": texts}, tokenizer, "text", 6, by_line=True)
     assert made["input_ids"] == [tokenizer(text, truncation=True, max_length=6)["input_ids"] for text in texts]
 
 
-def test_a_stream_begins_again_with_other_numbers(tmp_path: Path):
+def test_a_stream_restarts_with_new_numbers(tmp_path: Path):
     file = tmp_path / "a.txt"
     file.write_text("a\nb\nc\n")
     stream = datasets.load_dataset("text", data_files=str(file), split="train", streaming=True)
@@ -67,7 +67,7 @@ def test_a_stream_begins_again_with_other_numbers(tmp_path: Path):
         next(iter(empty))
 
 
-def test_which_column_is_the_text():
+def test_the_text_column():
     assert find_text_column(["id", "text"], None, "It") == "text"
     assert find_text_column(["body"], None, "It") == "body"
     assert find_text_column(["id", "body"], "body", "It") == "body"
@@ -78,7 +78,7 @@ def test_which_column_is_the_text():
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_rows_under_data_are_streamed_as_they_are_stored(indent: int | None, tmp_path: Path):
+def test_rows_under_data_are_streamed(indent: int | None, tmp_path: Path):
     file = tmp_path / "a.json"
     file.write_text(json.dumps({"data": [{"text": "one"}, {"text": "two"}]}, indent=indent))
     assert list(stream_file(file)) == list(read_text(file)) == [{"text": "one"}, {"text": "two"}]
@@ -86,7 +86,7 @@ def test_rows_under_data_are_streamed_as_they_are_stored(indent: int | None, tmp
     assert [row["text"] for row in stream_file(file)] == [row["text"] for row in read_text(file)] == ["one", "two"]
 
 
-def test_what_is_no_text_is_refused():
+def test_a_column_without_text_raises():
     data = datasets.Dataset.from_dict({"text": [None, "one"], "data": [None, [{"text": "one"}]], "id": [1, 2]})
     check_text(data, "text", "The set")
     for rows, column in ((data, "data"), (data.to_iterable_dataset(), "id")):
@@ -94,7 +94,7 @@ def test_what_is_no_text_is_refused():
             check_text(rows, column, "The set")
 
 
-def test_texts_to_evaluate_are_taken_off_where_there_are_none(tmp_path: Path):
+def test_the_validation_set_is_split_off_the_training_set(tmp_path: Path):
     file = tmp_path / "a.txt"
     file.write_text("".join(f"{i}\n" for i in range(40)))
     asked = {"dataset": None, "train_file": str(file), "percentage": 10, "cache_dir": None}

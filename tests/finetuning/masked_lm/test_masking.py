@@ -1,4 +1,4 @@
-"""Masks: the right share, and always the same."""
+"""Masks, the loss and metrics of masked tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def example(n: int, number: int) -> dict:
     return {"input_ids": [2, *[7] * (n - 2), 3], "special_tokens_mask": [1, *[0] * (n - 2), 1], "idx": number}
 
 
-def test_shares(tokenizer):
+def test_fractions_of_masked_tokens(tokenizer):
     """15 % asked for, of them 80 % hidden and 10 % another: within five standard deviations."""
     n = 40_000
     batch = MaskingCollator(tokenizer, 0.15, 3)([example(n, 0)])
@@ -54,7 +54,7 @@ def test_shares(tokenizer):
         assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / of)
 
 
-def test_masks_follow_from_seed_pass_and_number_alone(tokenizer):
+def test_masks_depend_on_seed_epoch_and_example_only(tokenizer):
     masking = MaskingCollator(tokenizer, 0.3, 5)
     examples = [example(30, number) for number in (0, 1, 2)]
     before = torch.random.get_rng_state()
@@ -78,7 +78,7 @@ def test_shorter_examples_are_padded(tokenizer):
     assert MaskingCollator(tokenizer, 0.5, 1, 9)([example(6, 0)])["input_ids"].shape == (1, 9)
 
 
-def test_sums_of_each_example():
+def test_reduced_logits():
     drawn = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(3, 5, 7, generator=drawn), torch.randint(7, (3, 5), generator=drawn)
     labels[0, 2:] = labels[2] = -100
@@ -117,7 +117,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_output_layer_sees_the_asked_tokens_alone(family):
+def test_the_output_layer_sees_the_masked_tokens_only(family):
     torch.manual_seed(0)
     config = CONFIG_MAPPING[family](vocab_size=40, max_position_embeddings=32, **FAMILIES[family])
     model = AutoModelForMaskedLM.from_config(config).eval()
@@ -141,18 +141,18 @@ def test_the_output_layer_sees_the_asked_tokens_alone(family):
         return loss.detach(), reduce_logits(scores["logits"].detach(), labels), found
 
     loss, sums, narrow = gradients(True)
-    whole_loss, whole_sums, whole = gradients(False)
+    full_loss, full_sums, full = gradients(False)
     watch.remove()
     assert rows == ([] if family == "mobilebert" else [(asked,), (3, 12)])
-    torch.testing.assert_close(loss, whole_loss)
-    torch.testing.assert_close(sums, whole_sums)
+    torch.testing.assert_close(loss, full_loss)
+    torch.testing.assert_close(sums, full_sums)
     assert sums[1].tolist() == [0, 0, 0] and sums[:, 2].sum() == asked
-    assert narrow.keys() == whole.keys()
-    for name in whole:
-        torch.testing.assert_close(narrow[name], whole[name], msg=name)
+    assert narrow.keys() == full.keys()
+    for name in full:
+        torch.testing.assert_close(narrow[name], full[name], msg=name)
 
 
-def test_nothing_asked_for():
+def test_no_masked_tokens():
     config = CONFIG_MAPPING["bert"](vocab_size=40, max_position_embeddings=32, **TINY)
     model = AutoModelForMaskedLM.from_config(config)
     labels = torch.full((2, 8), -100)

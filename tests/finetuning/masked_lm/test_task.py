@@ -1,4 +1,4 @@
-"""``nip mlm``: from words to perplexity."""
+"""``nip mlm`` from the command line to the perplexity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(words: str, out: Path, **places: Any) -> dict[str, Any]:
     return masked_lm.main([*words.format(**places).split(), "--output_dir", str(out), "--block_size", "4"])
 
 
-def test_the_readmes_command_as_typed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_documented_command(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text = datasets.load_dataset("text", data_files=str(write_text(tmp_path / "a.txt")))["train"]
     asked = []
     sets = datasets.DatasetDict({"train": text, "validation": text.select(range(8))})
@@ -61,7 +61,7 @@ def test_a_stream_of_the_hub(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_perplexity_is_that_of_the_saved_model(model: Path, text: Path, tmp_path: Path):
-    """Of the model loaded anew, over the same masks, computed by hand token by token."""
+    """Of the model loaded again, over the same masks, computed by hand token by token."""
     out = tmp_path / "out"
     words = "--model_name_or_path {model} --train_file {text} --do_train --do_eval --max_steps 6 --max_seq_length 20 "
     result = run(words + "--learning_rate 1e-2 --validation_split_percentage 25", out, model=model, text=text)
@@ -91,7 +91,7 @@ def test_perplexity_is_that_of_the_saved_model(model: Path, text: Path, tmp_path
     assert result["baselines"]["commonest_token"] == pytest.approx(np.bincount(words_of).max() / len(words_of))
 
 
-def test_from_scratch_as_large_as_the_command_says(model: Path, text: Path, tmp_path: Path):
+def test_a_model_from_scratch_of_the_given_size(model: Path, text: Path, tmp_path: Path):
     words = (
         "--model_type bert --config_overrides " + SMALL + " --tokenizer_name {model} --train_file {text} --do_train "
         "--max_steps 2 --max_seq_length 600 --attention local --line_by_line --pad_to_max_length --streaming"
@@ -104,7 +104,7 @@ def test_from_scratch_as_large_as_the_command_says(model: Path, text: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_rows_of_files(kind: str, model: Path, tmp_path: Path):
+def test_tables(kind: str, model: Path, tmp_path: Path):
     data = datasets.Dataset.from_dict({"id": [1, 2, 3], "body": ["the cat sat on the mat and ran"] * 3})
     path = tmp_path / f"a.{kind}"
     {"jsonl": data.to_json, "csv": data.to_csv, "parquet": data.to_parquet}[kind](path)
@@ -155,7 +155,7 @@ def test_rows_of_files(kind: str, model: Path, tmp_path: Path):
         ),
     ],
 )
-def test_what_is_wrong_is_told_in_one_sentence(words: str, sentence: str, model: Path, text: Path, tmp_path: Path):
+def test_errors_are_one_sentence(words: str, sentence: str, model: Path, text: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r".") as refused:
         run(words, tmp_path / "out", model=model, text=text)
     assert sentence in str(refused.value)
@@ -164,7 +164,7 @@ def test_what_is_wrong_is_told_in_one_sentence(words: str, sentence: str, model:
         assert "--extend_positions reflect" in str(refused.value)
 
 
-def test_empty_files_are_refused(model: Path, tmp_path: Path):
+def test_empty_files_raise(model: Path, tmp_path: Path):
     for name, content in (("a.txt", ""), ("b.txt", "\n \n")):
         (tmp_path / name).write_text(content)
         words = "--model_name_or_path {model} --do_eval --validation_file {path}"
@@ -172,7 +172,7 @@ def test_empty_files_are_refused(model: Path, tmp_path: Path):
             run(words, tmp_path / "out", model=model, path=tmp_path / name)
 
 
-def test_training_scores_the_masked_tokens_alone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_logits_are_computed_for_masked_tokens_only(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """And evaluating too."""
     scored = []
     true_loss = masked_lm.classification_loss
@@ -183,9 +183,9 @@ def test_training_scores_the_masked_tokens_alone(model: Path, tmp_path: Path, mo
             scored.append(outputs["logits"].shape) or true_loss(outputs, labels, n, **more)
         ),
     )
-    whole = masked_lm.reduce_logits
+    original = masked_lm.reduce_logits
     monkeypatch.setattr(
-        masked_lm, "reduce_logits", lambda logits, labels: scored.append(logits.shape) or whole(logits, labels)
+        masked_lm, "reduce_logits", lambda logits, labels: scored.append(logits.shape) or original(logits, labels)
     )
     write_text(tmp_path / "a.txt")
     words = "--train_file {text} --do_train --do_eval --max_steps 2 --model_name_or_path {model} --max_seq_length 16"

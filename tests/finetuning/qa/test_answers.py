@@ -1,4 +1,4 @@
-"""Answers from scores against a search of all spans that is written plainly."""
+"""Answers against a plain search of all spans."""
 
 import math
 
@@ -54,7 +54,7 @@ def all_spans(rules, windows, scores):
 
 
 @given(problems())
-def test_every_span_is_looked_at(problem):
+def test_every_span_is_considered(problem):
     rules, windows, scores = problem
     found = find_answers([{"id": "q", "context": CONTEXT}], windows, scores[0], scores[1], rules)
     spans, null = all_spans(rules, windows, scores)
@@ -77,7 +77,7 @@ def test_every_span_is_looked_at(problem):
     assert [entry["start_logit"] + entry["end_logit"] for entry in ours] == pytest.approx([s for s, _ in listed])
 
 
-def test_windows_belong_to_their_question_in_any_order():
+def test_windows_in_any_order():
     scores = np.zeros((2, 3, 5))
     scores[:, 0, 1] = 1  # b: first word
     scores[:, 1, 2] = 1  # a: second word
@@ -87,7 +87,7 @@ def test_windows_belong_to_their_question_in_any_order():
     assert find_answers(examples, windows, *scores).predictions == {"a": "cd", "b": "ef"}
 
 
-def test_no_answer_by_the_window_least_sure_of_it():
+def test_the_score_of_no_answer_is_the_minimum_over_windows():
     scores = np.full((2, 2, 4), -9.0)
     scores[:, 0, 0] = 5  # this window holds no answer, and says so
     scores[:, 1, 0] = 1
@@ -98,7 +98,7 @@ def test_no_answer_by_the_window_least_sure_of_it():
     assert found.null_odds == {"q": pytest.approx(-2.0)}
 
 
-def test_scores_of_padding_do_not_count():
+def test_logits_of_padding_are_ignored():
     scores = np.zeros((2, 1, 6))
     scores[:, 0, 4:] = 50.0
     assert find_answers([{"id": "q", "context": CONTEXT}], [window(1, [3])], *scores).predictions == {"q": "gh"}
@@ -111,7 +111,7 @@ def test_a_context_without_tokens_has_the_empty_answer():
     assert found.nbest["q"][0]["probability"] == 1.0
 
 
-def test_bad_input_is_refused():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match=r"--n_best_size must be an integer of at least 1\. Got 0 instead\."):
         AnswerRules(n_best_size=0)
     with pytest.raises(ValueError, match="needs --version_2_with_negative"):

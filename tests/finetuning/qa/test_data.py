@@ -1,4 +1,4 @@
-"""Sets of questions in each of their forms, and what is wrong with others."""
+"""Reading questions in every format, and their windows."""
 
 import csv
 import json
@@ -63,13 +63,13 @@ def write(path, questions):
 
 
 @pytest.mark.parametrize("name", ["official.json", "field.json", "lines.json", "a.jsonl", "a.csv", "a.parquet"])
-def test_all_forms_give_the_same(tmp_path, name):
+def test_all_formats_give_the_same_rows(tmp_path, name):
     data = read(write(tmp_path / name, QUESTIONS), with_negative=False)
     assert data.to_list() == [{k: row[k] for k in ("id", "question", "context", "answers")} for row in rows(QUESTIONS)]
     assert references(data) == {"when": ["1070", "in 1070"], "who": ["Olav Kyrre"]}
 
 
-def test_a_question_without_answer(tmp_path):
+def test_an_unanswerable_question(tmp_path):
     path = write(tmp_path / "official.json", [NONE, *QUESTIONS])
     assert references(read(path, with_negative=True))["why"] == []
     with pytest.raises(
@@ -82,7 +82,7 @@ def test_a_question_without_answer(tmp_path):
     assert references(read(path, with_negative=True)) == {"when": []}
 
 
-def test_a_file_that_changed_is_read_again(tmp_path):
+def test_a_changed_file_is_read_again(tmp_path):
     path = write(tmp_path / "official.json", QUESTIONS)
     assert len(read(path, with_negative=False)) == 2
     assert len(read(write(path, QUESTIONS[:1]), with_negative=False)) == 1
@@ -116,7 +116,7 @@ def test_a_test_set_needs_no_answers(tmp_path):
         ({"context": None}, "question 'when' has no context"),
     ],
 )
-def test_rows_that_are_wrong(row, says):
+def test_malformed_rows_raise(row, says):
     data = datasets.Dataset.from_list([rows(QUESTIONS)[0] | row]) if "id" not in row else None
     if data is None:
         data = datasets.Dataset.from_list([rows(QUESTIONS)[0] | row, rows(QUESTIONS)[1]])
@@ -124,7 +124,7 @@ def test_rows_that_are_wrong(row, says):
         check_questions(data, "here", with_negative=True)
 
 
-def test_files_that_are_wrong(tmp_path):
+def test_malformed_files_raise(tmp_path):
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "none.json", with_negative=False)
     for name, text, says in (
@@ -200,7 +200,7 @@ def test_windows_cover_the_context_and_find_the_answer(question, stride, new, pa
             assert span == (rows["null"][row],) * 2
 
 
-def test_an_answer_within_words_is_widened_to_them():
+def test_an_answer_inside_words_is_extended_to_them():
     batch = {
         "id": ["q", "none"], "question": ["w1"] * 2, "context": ["w10 w20 w30"] * 2,
         "answers": [{"text": ["0 w2"], "answer_start": [2]}, {"text": [], "answer_start": []}],
@@ -210,7 +210,7 @@ def test_an_answer_within_words_is_widened_to_them():
     assert rows["example_id"] == ["q", "none"]
 
 
-def test_a_question_that_leaves_no_room_is_refused():
+def test_a_question_that_is_too_long_raises():
     batch = {"id": ["q"], "question": ["w1 w2 w3"], "context": ["w4"], "answers": [{"text": [], "answer_start": []}]}
     assert tokenize_windows(batch, word_tokenizer(), WindowRules(9, 2))["input_ids"]
     with pytest.raises(
@@ -219,7 +219,7 @@ def test_a_question_that_leaves_no_room_is_refused():
         tokenize_windows(batch, word_tokenizer(), WindowRules(8, 2))
 
 
-def test_bad_settings_are_refused():
+def test_invalid_settings_raise():
     with pytest.raises(ValueError, match=r"--max_seq_length must be .* at least 1\. Got 0"):
         WindowRules(0)
     with pytest.raises(ValueError, match=r"--doc_stride must be .* at least 0\. Got -1"):

@@ -1,4 +1,4 @@
-"""Exact match and F1 against torchmetrics, the threshold against trying every one."""
+"""Exact match and F1 against torchmetrics, the threshold against exhaustive search."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ answered = st.dictionaries(st.sampled_from("uvwxyz"), st.tuples(texts, rights), 
 
 
 @given(answered)
-def test_version_1_is_that_of_torchmetrics(questions):
+def test_version_1_equals_torchmetrics(questions):
     ours = score_v1(
         {name: said for name, (said, _) in questions.items()}, {n: right for n, (_, right) in questions.items()}
     )
@@ -31,7 +31,7 @@ def test_version_1_is_that_of_torchmetrics(questions):
     assert ours["total"] == len(questions)
 
 
-def test_words_count_as_often_as_they_occur():
+def test_words_are_counted_with_multiplicity():
     assert token_f1("sea sea", "sea") == pytest.approx(2 / 3)
     assert token_f1("the", "a") == 0.0  # no word is left of either
     assert normalize(" The U.S. of  A ") == "us of"
@@ -55,7 +55,7 @@ def test_version_2_by_hand():
 
 
 @given(answered, st.sets(st.sampled_from("uvwxyz")), st.data())
-def test_best_thresholds_are_those_of_trying_all(questions, unanswerable, data):
+def test_best_thresholds_equal_exhaustive_search(questions, unanswerable, data):
     predictions = {name: said or "x" for name, (said, _) in questions.items()}
     references = {name: [] if name in unanswerable else right for name, (_, right) in questions.items()}
     odds = {name: float(data.draw(st.integers(-2, 2))) for name in questions}
@@ -79,7 +79,7 @@ def test_best_threshold_keeps_equal_odds_together():
     assert threshold in (0.0, 1.0)
 
 
-def test_what_cannot_be_scored_is_refused():
+def test_missing_predictions_raise():
     with pytest.raises(ValueError, match="no questions"):
         score_v1({}, {})
     with pytest.raises(ValueError, match=r"1 of 2 questions have no prediction, first 'b'\."):

@@ -1,4 +1,4 @@
-"""`nip qa` from the command line to its files, on a small BERT and small sets in SQuAD's form."""
+"""`nip qa` from the command line to its files, with a small BERT and small datasets in SQuAD's format."""
 
 import json
 import random
@@ -120,7 +120,7 @@ def test_train_evaluate_predict(qa, files, tmp_path, bars):
     assert code == 0 and read(wide / "predictions.json")[asked["id"]] == text
 
 
-def test_questions_without_answer(qa, files):
+def test_unanswerable_questions(qa, files):
     words = ("--validation_file", files / "dev2.json", "--version_2_with_negative", "--do_eval", "--json")
     code, said, _, out = qa(*words)
     assert code == 0
@@ -139,7 +139,7 @@ def test_questions_without_answer(qa, files):
     assert code == 0 and all(read(out / "predictions.json").values())
 
 
-def test_a_set_of_the_hub(qa, files, monkeypatch):
+def test_a_dataset_of_the_hub(qa, files, monkeypatch):
     asked = []
 
     def load(name, config=None, **more):
@@ -173,7 +173,7 @@ def test_a_set_of_the_hub(qa, files, monkeypatch):
     assert code == 2 and "The dataset squad has no test split. It has train, validation." in err
 
 
-def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes(qa, files, tmp_path, monkeypatch):
     words = (
         "--train_file",
         files / "train.json",
@@ -185,7 +185,7 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
         "--learning_rate",
         1e-2,
     )
-    assert qa(*words, out=tmp_path / "whole")[0] == 0
+    assert qa(*words, out=tmp_path / "full")[0] == 0
     from nip.finetuning.recorder import RecordedTrainer
 
     real = RecordedTrainer.training_step
@@ -200,7 +200,7 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
         assert qa(*words)[0] == 2
     code, _, err, out = qa(*words)
     assert code == 0 and "resuming from" in err
-    one, other = (AutoModelForQuestionAnswering.from_pretrained(folder) for folder in (tmp_path / "whole", out))
+    one, other = (AutoModelForQuestionAnswering.from_pretrained(folder) for folder in (tmp_path / "full", out))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
@@ -222,7 +222,7 @@ def test_stopped_and_gone_on(qa, files, tmp_path, monkeypatch):
           "--validation_file", "dev.json", "--save_strategy", "epoch"), "squad: it has loss, exact_match, f1"),
     ],
 )  # fmt: skip
-def test_what_is_refused(qa, files, monkeypatch, words, says, tmp_path):
+def test_errors(qa, files, monkeypatch, words, says, tmp_path):
     monkeypatch.chdir(files)
     code, said, err, _ = qa(*words)
     assert (code, said) == (2, "")

@@ -1,7 +1,7 @@
-"""Stands in for a trial's run: it "learns" by its flags alone, at once, and leaves what a run leaves.
+"""A fake trial: its metrics are a function of its flags, and it writes the files of a run.
 
-Accuracy is 0.9 less the distance of ``--learning_rate`` from 0.3, told over ``--num_train_epochs`` evaluations. Rates
-above 1 make it fail, 0.7 makes it hang after its first evaluation, and a file named by ``--hold`` keeps it waiting.
+Accuracy is 0.9 minus the distance of ``--learning_rate`` from 0.3, reported in ``--num_train_epochs`` evaluations.
+Rates above 1 make it fail, 0.7 makes it hang after its first evaluation, and it waits for the file of ``--hold``.
 """
 
 import json

@@ -12,7 +12,7 @@ def words_of(search, flag):
     return search.argv[search.argv.index(flag) + 1]
 
 
-def test_as_the_papers_search(tmp_path):
+def test_the_papers_search(tmp_path):
     search = read_search(["glue", *MODEL, "--task_name", "mrpc", "--output_dir", str(tmp_path)])
     assert (search.command, search.space, search.sampler, search.trials) == ("glue", FULL, "tpe", 30)
     assert (search.metric, search.direction, search.study) == ("accuracy", "maximize", "glue-mrpc")
@@ -43,7 +43,7 @@ def test_tasks_and_their_metrics(tmp_path):
     assert read_search([*made, "--predict_with_generate"]).metric == "rougeL"
 
 
-def test_what_is_given_is_kept(tmp_path):
+def test_given_flags_are_kept(tmp_path):
     given = ["--evaluation_strategy", "steps", "--eval_steps", "200", "--patience", "0", "--seed=7"]
     search = read_search([*MODEL, "--task_name", "rte", *given, "--output-dir", str(tmp_path), "--workers", "3"])
     assert "--early_stopping_patience" not in search.argv and "--eval_strategy" not in search.argv
@@ -71,7 +71,7 @@ def test_what_is_given_is_kept(tmp_path):
         (["qa"], "Name the data"),
     ],
 )
-def test_what_is_refused_before_anything_is_run(words, says, tmp_path, monkeypatch):
+def test_errors_before_any_trial(words, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=says):
         read_search([*words, *MODEL])

@@ -1,4 +1,4 @@
-"""Searches whose trials are stood in for (`stand_in_trial`), and one of real runs."""
+"""Searches with fake trials (`stand_in_trial`), and one with real runs."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ def page_of(folder):
     return (folder / "search.html").read_text()
 
 
-def test_the_page_needs_nothing_else(tmp_path):
+def test_the_page_is_self_contained(tmp_path):
     space = {**GRID, "weight_decay": (0.1, 0.2)}
     found = run_search(search(tmp_path, space=space, trials=5, argv=("--task_name", "<b>")), STAND_IN)
     page = page_of(tmp_path)
@@ -77,7 +77,7 @@ def test_the_page_needs_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_a_sampler_finds_the_better_ones(tmp_path, direction):
+def test_the_best_trial_of_a_sampler(tmp_path, direction):
     metric = "accuracy" if direction == "maximize" else "loss"
     space = {"learning_rate": Range(0.0, 0.6)}
     settings = {"space": space, "sampler": "tpe", "trials": 8, "metric": metric, "direction": direction}
@@ -87,7 +87,7 @@ def test_a_sampler_finds_the_better_ones(tmp_path, direction):
     assert found["best"]["value"] == (max if direction == "maximize" else min)(values)
 
 
-def test_a_trial_that_falls_behind_is_stopped(tmp_path, monkeypatch):
+def test_an_unpromising_trial_is_pruned(tmp_path, monkeypatch):
     space = {"learning_rate": (0.25, 0.3, 0.35, 0.31, 0.32, 0.7), "num_train_epochs": (3,)}
     seed = next(seed for seed in range(999) if grid_points(space, seed=seed)[-1]["learning_rate"] == 0.7)
 
@@ -101,7 +101,7 @@ def test_a_trial_that_falls_behind_is_stopped(tmp_path, monkeypatch):
     assert stopped["parameters"]["learning_rate"] == 0.7 and stopped["value"] is None
 
 
-def test_a_failed_trial_is_named_and_the_search_goes_on(tmp_path, capsys):
+def test_a_failed_trial_is_reported_and_the_search_continues(tmp_path, capsys):
     space = {"learning_rate": (0.2, 2.0, 0.3)}
     found = run_search(search(tmp_path, space=space), STAND_IN)
     assert found["counts"]["complete"] == 2 and found["best"]["value"] == pytest.approx(0.9)
@@ -115,7 +115,7 @@ def test_a_failed_trial_is_named_and_the_search_goes_on(tmp_path, capsys):
     assert starts(tmp_path) == [0.2, 0.3, 2.0, 2.0]
 
 
-def test_wrong_input_ends_the_search_at_once_and_may_be_corrected(tmp_path):
+def test_invalid_input_ends_the_search_and_can_be_corrected(tmp_path):
     with pytest.raises(ValueError, match="the input is wrong"):
         run_search(search(tmp_path, space={"learning_rate": (11.0, 12.0)}, sampler="random", trials=2), STAND_IN)
     assert len(starts(tmp_path)) == 1
@@ -125,7 +125,7 @@ def test_wrong_input_ends_the_search_at_once_and_may_be_corrected(tmp_path):
     assert len(starts(tmp_path)) == 2
 
 
-def test_one_that_was_taken_for_lost_comes_again(tmp_path, monkeypatch, capsys):
+def test_a_trial_marked_as_lost_is_retried(tmp_path, monkeypatch, capsys):
     real, closed = hpo.read_evaluations, []
 
     def lose(metrics, metric):  # as another machine would, which misses the heartbeat
@@ -143,7 +143,7 @@ def test_one_that_was_taken_for_lost_comes_again(tmp_path, monkeypatch, capsys):
     assert len(starts(tmp_path)) == 5
 
 
-def test_a_metric_that_the_run_lacks(tmp_path):
+def test_a_missing_metric(tmp_path):
     found = run_search(search(tmp_path, metric="f1", trials=1), STAND_IN)
     assert found["best"] is None
     assert found["failed"][0]["error"] == "the run has no metric 'f1'; it has accuracy, loss"
@@ -171,7 +171,7 @@ def wait_until(condition, seconds=120):
         time.sleep(0.05)
 
 
-def test_killed_and_gone_on(tmp_path):
+def test_a_killed_search_resumes(tmp_path):
     hold = tmp_path / "go"
     process = start(tmp_path, hold)
     wait_until(lambda: len(starts(tmp_path)) == 2)

@@ -1,4 +1,4 @@
-"""The spaces of searches."""
+"""Search spaces."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_the_papers_spaces():
     assert default_space("glue", "MNLI") == default_space("glue", "qqp") == default_space("qa", None) == "small"
 
 
-def test_a_file(tmp_path):
+def test_a_space_from_a_file(tmp_path):
     path = tmp_path / "space.json"
     path.write_text('{"attention": ["hypercube", "local"], "learning-rate": {"low": 1e-5, "high": 1e-3, "log": true}}')
     space = read_space(str(path))
@@ -53,14 +53,14 @@ def test_a_file(tmp_path):
         {"low": 0, "high": "1"},
     ],
 )
-def test_entries_that_are_wrong(tmp_path, entry):
+def test_malformed_entries_raise(tmp_path, entry):
     path = tmp_path / "space.json"
     path.write_text(json.dumps({"a": entry}))
     with pytest.raises(ValueError, match=r"space.json: a (must be a list of values, or|names a value twice)"):
         read_space(str(path))
 
 
-def test_files_that_are_wrong(tmp_path):
+def test_malformed_files_raise(tmp_path):
     with pytest.raises(ValueError, match=r"takes full, small or a JSON file. Got 'large'"):
         read_space("large")
     for text, says in (("{", "not valid JSON"), ("[]", "must be a JSON object"), ("{}", "must be a JSON object")):
@@ -69,7 +69,7 @@ def test_files_that_are_wrong(tmp_path):
             read_space(str(tmp_path / "a.json"))
 
 
-def test_what_a_trial_is_told():
+def test_suggestions_and_flags():
     space = {"a": ("x", "y"), "n": Range(1, 4), "f": Range(0.5, 2.5), "on": (True, False)}
     drawn = [suggest(optuna.create_study().ask(), space) for _ in range(20)]
     assert {type(point["n"]) for point in drawn} == {int} and {point["n"] for point in drawn} <= {1, 2, 3, 4}

@@ -1,4 +1,4 @@
-"""Trials in a database: which come next, and that none is lost or tried twice, also by several at once."""
+"""Trials in the database: none is lost or tried twice, with several workers."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +60,7 @@ def test_every_point_is_tried_once(study, sampler):
     assert len(live(study)) == 6
 
 
-def test_several_at_once_try_no_point_twice_and_not_too_many(tmp_path):
+def test_concurrent_workers_try_no_point_twice_and_respect_the_limit(tmp_path):
     url = f"sqlite:///{tmp_path / 'search.db'}"
 
     def worker(index):
@@ -78,7 +78,7 @@ def test_several_at_once_try_no_point_twice_and_not_too_many(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid"])
-def test_who_asks_at_the_same_moment_for_the_last_one(study, sampler):
+def test_two_that_ask_for_the_last_trial_at_the_same_time(study, sampler):
     space = {"x": Range(0.0, 1.0)} if sampler == "random" else SPACE
     if sampler == "grid":
         enqueue(study, {"x": 1, "y": "a"})
@@ -93,7 +93,7 @@ def test_who_asks_at_the_same_moment_for_the_last_one(study, sampler):
     assert [trial.number for trial in live(study)] == [first.number]
 
 
-def test_a_grid_that_is_queued_twice_is_performed_once(study):
+def test_a_grid_that_is_queued_twice_runs_once(study):
     enqueue_grid(study, SPACE, 1, 4)
     for trial in [trial for trial in study.get_trials() if trial.state == TrialState.WAITING]:
         enqueue(study, params_of(trial))  # as another machine would at the same moment
@@ -106,7 +106,7 @@ def test_a_grid_that_is_queued_twice_is_performed_once(study):
     assert sum(trial.state == TrialState.WAITING for trial in live(study)) == 2
 
 
-def test_a_point_under_way_is_left_to_who_has_it(study):
+def test_a_running_point_is_not_run_again(study):
     enqueue(study, {"x": 1, "y": "a"})
     enqueue(study, {"x": 1, "y": "a"})
     first = take(study, "grid")
@@ -115,7 +115,7 @@ def test_a_point_under_way_is_left_to_who_has_it(study):
     assert [trial.number for trial in live(study)] == [first.number]
 
 
-def test_a_finished_value_is_taken_over(study):
+def test_a_finished_value_is_reused(study):
     enqueue(study, {"x": 1, "y": "a"})
     first = take(study, "grid")
     study.tell(first, 0.25)
@@ -133,7 +133,7 @@ def perform_and_die(study, folder, name="dead.lock"):
     return trial
 
 
-def test_a_lost_trial_comes_again_under_its_number(study, tmp_path):
+def test_a_lost_trial_is_retried_under_its_number(study, tmp_path):
     lost = perform_and_die(study, tmp_path)
     requeue_lost(study)
     requeue_lost(study)  # nothing is queued twice
@@ -150,7 +150,7 @@ def test_a_lost_trial_comes_again_under_its_number(study, tmp_path):
     assert take(study, limit=1) is None
 
 
-def test_two_that_queue_a_lost_trial_at_the_same_moment(study, tmp_path):
+def test_two_that_queue_a_lost_trial_at_the_same_time(study, tmp_path):
     lost = perform_and_die(study, tmp_path)
     requeue_lost(study)
     enqueue(study, lost.params, retry_of=lost.number)
@@ -159,7 +159,7 @@ def test_two_that_queue_a_lost_trial_at_the_same_moment(study, tmp_path):
     assert [trial.state for trial in live(study)] == [TrialState.COMPLETE]
 
 
-def test_who_lives_is_left_alone(study, tmp_path):
+def test_running_trials_are_not_touched(study, tmp_path):
     with filelock.FileLock(tmp_path / "mine.lock"):
         perform_and_die(study, tmp_path, "mine.lock")
         other = perform_and_die(study, tmp_path)
@@ -170,7 +170,7 @@ def test_who_lives_is_left_alone(study, tmp_path):
         assert [trial.state for trial in live(study)] == [TrialState.RUNNING] * 3
 
 
-def test_one_on_another_machine_is_lost_when_its_heartbeat_stops(tmp_path, monkeypatch):
+def test_a_trial_on_another_machine_is_lost_when_its_heartbeat_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(search_study, "HEARTBEAT", 1)
     monkeypatch.setattr(search_study, "GRACE", 1)
     storage = open_storage(f"sqlite:///{tmp_path / 'search.db'}")
@@ -185,7 +185,7 @@ def test_one_on_another_machine_is_lost_when_its_heartbeat_stops(tmp_path, monke
     assert [each.state for each in live(study)] == [TrialState.WAITING]
 
 
-def test_a_failure_stays_until_it_is_to_be_tried_again(study, tmp_path):
+def test_a_failed_trial_is_retried_only_on_request(study, tmp_path):
     trial = take(study, limit=1)
     trial.set_user_attr("error", "out of memory")
     study.tell(trial, state=TrialState.FAIL)
@@ -195,7 +195,7 @@ def test_a_failure_stays_until_it_is_to_be_tried_again(study, tmp_path):
     assert take(study, limit=1).user_attrs["retry_of"] == trial.number
 
 
-def test_what_is_drawn_follows_from_the_seed_alone(tmp_path):
+def test_samples_depend_on_the_seed_only(tmp_path):
     drawn = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         study = open_study(open_storage(f"sqlite:///{tmp_path / name}"), "test", "maximize", "none")
@@ -210,7 +210,7 @@ def test_what_is_drawn_follows_from_the_seed_alone(tmp_path):
     assert len(set(drawn[0])) == 12
 
 
-def test_another_search_is_refused(study):
+def test_the_study_of_another_search_raises(study):
     check_same_search(study, {"metric": "f1", "flags": ["--a"]})
     check_same_search(study, {"metric": "f1", "flags": ["--b"]})  # nothing was tried yet
     take(study, limit=1)
@@ -236,7 +236,7 @@ def test_a_storage_that_cannot_be_reached(url, error, says):
     assert "secret" not in str(raised.value)
 
 
-def test_a_file_that_is_no_database(tmp_path):
+def test_a_file_that_is_not_a_database(tmp_path):
     (tmp_path / "a.db").write_text("no database at all, " * 100)
     with pytest.raises(OSError, match="not a database"):
         open_storage(f"sqlite:///{tmp_path / 'a.db'}")

@@ -1,4 +1,4 @@
-"""Columns of texts and summaries, and their tokens."""
+"""Columns of texts and summaries, and their tokenization."""
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -8,7 +8,7 @@ from nip.finetuning.summarization.data import TokenRules, choose_columns, tokeni
 
 
 @pytest.mark.parametrize(
-    ("names", "told", "found"),
+    ("names", "asked", "found"),
     [
         (["id", "article", "highlights"], {}, ("article", "highlights")),  # CNN/DailyMail
         (["article", "abstract", "section_names"], {}, ("article", "abstract")),  # PubMed, arXiv
@@ -19,12 +19,12 @@ from nip.finetuning.summarization.data import TokenRules, choose_columns, tokeni
         (["text"], {"need_summary": False}, ("text", None)),
     ],
 )
-def test_columns(names, told, found):
-    assert choose_columns(names, **told) == found
+def test_columns(names, asked, found):
+    assert choose_columns(names, **asked) == found
 
 
 @pytest.mark.parametrize(
-    ("names", "told", "says"),
+    ("names", "asked", "says"),
     [
         (["a"], {"text": "b"}, r"The data has no column 'b' \(--text_column\)\. It has a\."),
         (["text", "a"], {}, "no column called abstract, .* name it with --summary_column"),
@@ -32,9 +32,9 @@ def test_columns(names, told, found):
         (["text"], {"text": "text", "summary": "text"}, "called|both 'text'"),
     ],
 )
-def test_columns_that_are_missing(names, told, says):
+def test_missing_columns_raise(names, asked, says):
     with pytest.raises(ValueError, match=says):
-        choose_columns(names, **told)
+        choose_columns(names, **asked)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_tokens(tokenizer):
     assert made["input_ids"] == [[4, 5, 6, 1], [1], [6, 1], [4, 1]]
 
 
-def test_padding_is_not_learnt_unless_asked_for(tokenizer):
+def test_padding_is_ignored_by_default(tokenizer):
     batch = {"text": ["a"], "summary": ["b"]}
     for ignored, pad in ((True, -100), (False, 0)):
         rules = TokenRules(3, 4, pad_to_max_length=True, ignore_pad_token_for_loss=ignored)

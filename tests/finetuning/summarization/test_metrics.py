@@ -1,4 +1,4 @@
-"""ROUGE against torchmetrics, which counts for itself; sentences by hand."""
+"""ROUGE against torchmetrics; sentences by hand."""
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ pairs = st.lists(st.tuples(words.map(" ".join), words.map(" ".join)), min_size=1
 
 @settings(max_examples=30)
 @given(pairs)
-def test_it_is_that_of_torchmetrics(pairs):
+def test_rouge_equals_torchmetrics(pairs):
     made, right = map(list, zip(*pairs, strict=True))
     ours = rouge(made, right, stem=False)
     theirs = rouge_of_torchmetrics(made, right, rouge_keys=("rouge1", "rouge2", "rougeL"))
@@ -22,7 +22,7 @@ def test_it_is_that_of_torchmetrics(pairs):
         assert ours[kind] == pytest.approx(100 * float(theirs[f"{kind}_fmeasure"]), abs=1e-3)
 
 
-def test_lsum_looks_at_sentences_and_l_does_not():
+def test_rouge_lsum_splits_sentences():
     made, right = "It rains here. The sun sets.", "The sun sets. It rains here."
     scores = rouge([made], [right])
     assert scores["rougeLsum"] == 100.0
@@ -31,7 +31,7 @@ def test_lsum_looks_at_sentences_and_l_does_not():
     assert scores["rougeLsum"] == 100 * lines["rougeLsum"].fmeasure
 
 
-def test_endings_of_words():
+def test_stemming():
     assert rouge(["cats sitting"], ["cat sits"])["rouge1"] == 100.0
     assert rouge(["cats sitting"], ["cat sits"], stem=False)["rouge1"] == 0.0
 
@@ -50,11 +50,11 @@ def test_sentences(text, lines):
     assert sentence_lines(text).splitlines() == lines
 
 
-def test_an_empty_prediction_scores_nothing():
+def test_an_empty_prediction_scores_zero():
     assert set(rouge([""], ["cat"]).values()) == {0.0}
 
 
-def test_bad_input_is_refused():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match="Got 0 predictions and 0 references"):
         rouge([], [])
     with pytest.raises(ValueError, match="Got 1 predictions and 2 references"):

@@ -150,7 +150,7 @@ def test_train_evaluate_predict(summarize, files, kind, bars):
     assert sparse and all("encoder" in path for path in sparse)
 
 
-def test_each_text_of_a_test_file_has_its_line(summarize, files, tmp_path, monkeypatch):
+def test_one_line_per_text_of_a_test_file(summarize, files, tmp_path, monkeypatch):
     """Also an empty one, and where a summary is missing: then nothing is scored."""
     rows = read_rows(files / "dev.jsonl")
     rows[1]["article"], rows[2]["abstract"] = None, None
@@ -164,7 +164,7 @@ def test_each_text_of_a_test_file_has_its_line(summarize, files, tmp_path, monke
     assert not (out / "predict_results.json").exists()
 
 
-def test_softmax_is_the_model_as_it_is(summarize, files):
+def test_softmax_is_the_unchanged_model(summarize, files):
     words = ("--validation_file", files / "dev.jsonl", "--do_eval", "--max_source_length", 20, "--json")
     code, said, err, _ = summarize(*words, "--attention", "softmax", "--max_target_length", 4)
     assert code == 0, err
@@ -197,7 +197,7 @@ def test_texts_longer_than_the_positions(summarize, files, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bart", "t5"])
-def test_an_encoder_that_is_to_stay_stays(summarize, files, kind):
+def test_a_frozen_encoder_does_not_change(summarize, files, kind):
     words = ("--train_file", files / "train.csv", "--do_train", "--max_steps", 2, "--learning_rate", 1e-2)
     lengths = ("--max_source_length", 20, "--max_target_length", 6)
     code, _, err, out = summarize(*words, *lengths, "--freeze_encoder", model=kind)
@@ -210,18 +210,18 @@ def test_an_encoder_that_is_to_stay_stays(summarize, files, kind):
     assert {name for name in before if "decoder." in name and name.endswith("weight")} & same == set()
 
 
-def test_parts_of_a_step_make_the_step(summarize, files, tmp_path):
+def test_micro_batches_equal_the_batch(summarize, files, tmp_path):
     lengths = ("--max_source_length", 20, "--max_target_length", 6)
     words = ("--train_file", files / "train.csv", "--do_train", "--max_steps", 2, "--seed", 3, *lengths)
-    for name, batch, parts in (("whole", 8, 1), ("parts", 2, 4)):
+    for name, batch, parts in (("full", 8, 1), ("micro", 2, 4)):
         more = ("--per_device_train_batch_size", batch, "--gradient_accumulation_steps", parts)
         assert summarize(*words, *more, out=tmp_path / name)[0] == 0
-    one, other = ([row["loss"] for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts"))
+    one, other = ([row["loss"] for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("full", "micro"))
     assert one == pytest.approx(other, rel=1e-4)
 
 
 @pytest.mark.slow
-def test_two_processes_give_no_text_twice(files, tmp_path):
+def test_two_processes_predict_every_text_once(files, tmp_path):
     words = ("--model_name_or_path", files / "bart", "--test_file", files / "train.csv", "--do_predict", "--use_cpu",
              "--max_source_length", 20, "--max_target_length", 5, "--per_device_eval_batch_size", 5)  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -234,7 +234,7 @@ def test_two_processes_give_no_text_twice(files, tmp_path):
     assert made[0] == made[1] and made[0].count("\n") == 32
 
 
-def test_a_set_of_the_hub(summarize, files, monkeypatch):
+def test_a_dataset_of_the_hub(summarize, files, monkeypatch):
     asked = []
 
     def load(name, config=None, **more):
@@ -252,7 +252,7 @@ def test_a_set_of_the_hub(summarize, files, monkeypatch):
 
 
 @pytest.mark.parametrize("tokenizer_class", [MBartTokenizer, MBart50Tokenizer])
-def test_a_model_of_many_languages(summarize, files, tmp_path, tokenizer_class):
+def test_multilingual_models(summarize, files, tmp_path, tokenizer_class):
     special = [(token, 0.0) for token in VOCABULARY[:4]]
     tokenizer = tokenizer_class(vocab=[*special, *((f"▁{word}", -1.0) for word in WORDS)])
     tokenizer.save_pretrained(tmp_path / "mbart")
@@ -286,7 +286,7 @@ def test_a_model_of_many_languages(summarize, files, tmp_path, tokenizer_class):
     assert all(row[: 1 if is_first else 2].tolist() == ([german] if is_first else [2, german]) for row in made)
 
 
-def test_a_summary_is_a_line(tmp_path):
+def test_one_line_per_summary(tmp_path):
     assert write_summaries(["one\n two", ""], tmp_path / "a.txt").read_text() == "one two\n\n"
 
 
@@ -311,14 +311,14 @@ DEV = ("--do_eval", "--validation_file", "dev.jsonl", "--max_source_length", "20
         ),
     ],
 )
-def test_what_is_refused(summarize, files, monkeypatch, words, says):
+def test_errors(summarize, files, monkeypatch, words, says):
     monkeypatch.chdir(files)
     code, said, err, _ = summarize(*words)
     assert (code, said) == (2, "")
     assert says in err.strip().splitlines()[-1]
 
 
-def test_a_model_that_writes_nothing_is_refused(summarize, files, model, monkeypatch):
+def test_an_encoder_only_model_raises(summarize, files, model, monkeypatch):
     monkeypatch.chdir(files)
     code, _, err, _ = summarize(*DEV, "--model_name_or_path", model, model=None)
     assert (
