@@ -1,4 +1,4 @@
-"""The original's command: it is ``nip checkpoints``, every checkpoint of a run evaluated into one JSON file."""
+"""The original's script, as ``nip checkpoints``: evaluate every checkpoint of a run into one JSON file."""
 
 import sys
 

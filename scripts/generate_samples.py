@@ -1,6 +1,7 @@
-"""The original's command: ``python generate_samples.py --dir SHARDS -o SAMPLES --model_name NAME [--dup_factor N …]``.
+"""The original's script: ``python generate_samples.py --dir SHARDS -o SAMPLES --model_name NAME [--dup_factor N …]``.
 
-It writes samples that are masked once, as ``nip data corpus --masked-once`` does, for `nip.data.corpus.open_corpus`.
+Writes samples that are masked once, as ``nip data corpus --masked-once`` does; `nip.data.corpus.open_corpus` reads
+them.
 """
 
 from nip.cli.compat.corpus_commands import generate_samples, run

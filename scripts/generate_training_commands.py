@@ -1,6 +1,6 @@
-"""The original's command: ``python generate_training_commands.py --param_file GRID.yaml --job_name NAME …``.
+"""The original's script: ``python generate_training_commands.py --param_file GRID.yaml --job_name NAME …``.
 
-It is ``nip pretrain grid``, and prints a command for each point of the grid.
+Prints a command for each point of a grid, as ``nip pretrain grid`` does.
 """
 
 import sys

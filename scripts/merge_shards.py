@@ -1,6 +1,6 @@
-"""The original's command: ``python merge_shards.py --data SHARDS --output_dir FOLDER --ratio N [--grep NAME]``.
+"""The original's script: ``python merge_shards.py --data SHARDS --output_dir FOLDER --ratio N [--grep NAME]``.
 
-It puts N text shards into one.
+Merges N text shards into one.
 """
 
 from nip.cli.compat.corpus_commands import merge_shards, run

@@ -1,4 +1,4 @@
-"""The original's command: it is ``nip glue --do_predict`` with a saved model, whose run says what is not given."""
+"""The original's script, as ``nip glue --do_predict`` with a saved model; flags not given are those of its run."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The original's command: it is ``nip glue``, which takes the same flags."""
+"""The original's script, as ``nip glue`` with the same flags."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The original's command: it is ``nip mlm``, which takes the same flags."""
+"""The original's script, as ``nip mlm`` with the same flags."""
 
 import sys
 

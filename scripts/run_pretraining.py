@@ -1,4 +1,4 @@
-"""The original's command, with its flags: ``nip pretrain`` with dense attention, unless ``--model`` says otherwise."""
+"""The original's script and flags: ``nip pretrain`` with dense attention, unless ``--attention`` names a pattern."""
 
 import sys
 

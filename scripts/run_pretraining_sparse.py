@@ -1,4 +1,4 @@
-"""The original's command, with its flags: ``nip pretrain`` over the hypercube, unless ``--model`` says otherwise."""
+"""The original's script and flags: ``nip pretrain`` over the hypercube, unless ``--attention`` names a pattern."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The original's command: it is ``nip qa``, which takes the same flags."""
+"""The original's script, as ``nip qa`` with the same flags."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The original's command: it is ``nip summarization``, which takes the same flags."""
+"""The original's script, as ``nip summarization`` with the same flags."""
 
 import sys
 

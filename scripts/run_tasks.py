@@ -1,7 +1,7 @@
-"""The original's command: ``python run_tasks.py --model hypercube --task listops --seed 42 [--skip_train 1]``.
+"""The original's script: ``python run_tasks.py --model hypercube --task listops --seed 42 [--skip_train 1]``.
 
-It is ``nip lra`` under the original's protocol, with the original's log in the run folder. The original's pickles are
-found in ``LRA/datasets`` and beside the command, or where ``--data`` says.
+Runs ``nip lra`` with the original's protocol, and writes the original's log. The original's pickles are searched in
+``LRA/datasets`` and next to the script's working directory, or in the folder of ``--data``.
 """
 
 import sys
@@ -14,5 +14,6 @@ if __name__ == "__main__":
     try:
         arguments = with_original_data(lra_arguments(sys.argv[1:]))
     except (ValueError, OSError) as error:
-        sys.exit(f"run_tasks.py: {error}")
+        print(f"run_tasks.py: {error}", file=sys.stderr)
+        sys.exit(2)
     main(["lra", *arguments])

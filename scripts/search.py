@@ -1,4 +1,4 @@
-"""The original's command: it is ``nip hpo``: the original's search had no flags, its settings stood in the file."""
+"""The original's script, as ``nip hpo``: the original had no flags, its settings were in the file."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The original's command: ``python shard_data.py --dir FOLDER -o SHARDS [--num_train_shards N …]``.
+"""The original's script: ``python shard_data.py --dir FOLDER -o SHARDS [--num_train_shards N …]``.
 
-It writes one sentence a line, an empty line after each article.
+Writes one sentence per line, and an empty line after each article.
 """
 
 from nip.cli.compat.corpus_commands import run, shard_data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -9,6 +10,8 @@ import typer
 from typer.core import TyperOption
 
 from nip.cli import app, main
+from nip.finetuning import commands
+from nip.finetuning.search.arguments import read_search
 
 FINETUNING = ("glue", "mlm", "qa", "summarization")
 BY_HAND = (*FINETUNING, "hpo")  # these read their words themselves
@@ -171,3 +174,42 @@ def test_a_bad_value_is_one_sentence_and_leaves_nothing(path, nip, tmp_path):
         assert option.opts[0] in err
         assert err.startswith("nip: ") and err.count("\n") == 1 and err.endswith(".\n")
         assert list(tmp_path.iterdir()) == []
+
+
+TO_EVALUATE = {
+    "glue": "--task_name mrpc",
+    "mlm": "--dataset_name wikitext",
+    "qa": "--dataset_name squad",
+    "summarization": "--dataset_name cnn",
+}
+
+
+@pytest.mark.parametrize("name", FINETUNING)
+def test_finetuning_flags(name):
+    """Hyphens, underscores and --out are alike; every flag of ours has a sentence of help."""
+    read = commands.COMMANDS[name].load().read_command
+    words = f"{TO_EVALUATE[name]} --do_eval --model_name_or_path m".split()
+    one = read([*words, "--output_dir", "a_b", "--block_size=8"], name)
+    other = read([*(word.replace("_", "-") for word in words), "--out", "a_b", "--block-size", "8"], name)
+    ours = ("attention", "model", "run", "task")
+    assert all(getattr(one, part) == getattr(other, part) for part in ours) and one.given == other.given
+    assert one.training.output_dir == other.training.output_dir == "a_b"
+    for part in ours:
+        for field in dataclasses.fields(getattr(one, part)):
+            assert re.fullmatch(r".+\.", field.metadata["help"], re.DOTALL), field.name
+
+
+def test_flags_of_a_search(tmp_path):
+    words = ["glue", "--task_name", "mrpc", "--model_name_or_path", "m"]
+    one = read_search([*words, "--output_dir", str(tmp_path), "--keep_all", "--study_name=a_b", "--n-trials", "3"])
+    assert one == read_search([*words, f"--out={tmp_path}", "--keep-all", "--study", "a_b", "--trials", "3"])
+    assert (one.folder, one.study, one.trials, one.keep_all) == (tmp_path, "a_b", 3, True)
+
+
+@pytest.mark.parametrize("path", BY_HAND)
+def test_a_bad_value_of_a_flag_is_one_sentence_and_leaves_nothing(path, nip, tmp_path):
+    bad = "--workers" if path == "hpo" else "--block_size"
+    code, out, err = nip(path, bad, "many")
+    assert (code, out) == (2, "")
+    assert bad in err and err.startswith("nip: ") and err.count("\n") == 1 and err.endswith(".\n")
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The original's four commands that prepare a corpus, with its flags."""
+"""The original's four scripts that prepare a corpus, with their flags."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def process_data(arguments: Sequence[str]) -> None:
 
     parser = argparse.ArgumentParser("process_data.py", description=process_data.__doc__)
     parser.add_argument(
-        "-f", type=Path, required=True, help="a Wikipedia dump, WikiExtractor's folder, or one of books"
+        "-f", type=Path, required=True, help="Wikipedia dump, folder of WikiExtractor, or folder of books"
     )
-    parser.add_argument("-o", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("-o", type=Path, required=True, help="output folder")
     parser.add_argument("--type", choices=["wiki", "bookcorpus"], required=True)
     parser.add_argument("--n_processes", type=int, default=16)
     options = parser.parse_args(arguments)
@@ -30,11 +30,11 @@ def shard_data(arguments: Sequence[str]) -> None:
     from nip.data.corpus.original import shard_text
 
     parser = argparse.ArgumentParser("shard_data.py", description=shard_data.__doc__)
-    parser.add_argument("--dir", type=Path, required=True, help="with the files that process_data.py made")
-    parser.add_argument("-o", type=Path, required=True, help="the folder of the shards")
+    parser.add_argument("--dir", type=Path, required=True, help="folder with the output of process_data.py")
+    parser.add_argument("-o", type=Path, required=True, help="output folder of the shards")
     parser.add_argument("--num_train_shards", type=int, default=256)
     parser.add_argument("--num_test_shards", type=int, default=256)
-    parser.add_argument("--frac_test", type=float, default=0.1, help="the share of articles in the test shards")
+    parser.add_argument("--frac_test", type=float, default=0.1, help="fraction of articles in the test shards")
     options = parser.parse_args(arguments)
     shards = {"train": options.num_train_shards, "test": options.num_test_shards}
     counts = shard_text(options.dir, options.o, **shards, frac_test=options.frac_test)
@@ -42,13 +42,13 @@ def shard_data(arguments: Sequence[str]) -> None:
 
 
 def merge_shards(arguments: Sequence[str]) -> None:
-    """Several text shards to one."""
+    """Merge text shards."""
     from nip.data.corpus import original
 
     parser = argparse.ArgumentParser("merge_shards.py", description=merge_shards.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the shards")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the shards")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--ratio", type=int, default=1, help="shards that become one")
+    parser.add_argument("--ratio", type=int, default=1, help="number of shards to merge into one")
     parser.add_argument("--grep", default="", help="only shards with this in their name")
     options = parser.parse_args(arguments)
     n = original.merge_shards(options.data, options.output_dir, ratio=options.ratio, grep=options.grep)
@@ -56,19 +56,23 @@ def merge_shards(arguments: Sequence[str]) -> None:
 
 
 def generate_samples(arguments: Sequence[str]) -> None:
-    """Text shards to samples that are masked once, in copies; ``nip data corpus --masked-once`` for such shards."""
+    """Text shards to samples that are masked once, in copies, as ``nip data corpus --masked-once`` makes them."""
     from nip.data.corpus import Settings
 
     parser = argparse.ArgumentParser("generate_samples.py", description=generate_samples.__doc__)
-    parser.add_argument("--dir", required=True, help="the folder of the text shards; train is in the names of some")
-    parser.add_argument("-o", type=Path, required=True, help="the folder of the samples")
-    parser.add_argument("--dup_factor", type=int, default=1, help="copies with other masks")
+    parser.add_argument(
+        "--dir", required=True, help="folder of the text shards; those with train in their name are the training split"
+    )
+    parser.add_argument("-o", type=Path, required=True, help="output folder of the samples")
+    parser.add_argument("--dup_factor", type=int, default=1, help="copies with different masks")
     parser.add_argument("--seed", type=int, default=555)
     parser.add_argument("--vocab_file", help="a vocab.txt instead of the model's tokenizer")
     parser.add_argument("--do_lower_case", type=int, choices=[0, 1], default=1, help="with --vocab_file")
     parser.add_argument("--masked_lm_prob", type=float, default=0.15)
     parser.add_argument("--max_seq_length", type=int, default=512)
-    parser.add_argument("--model_name", required=True, help="whose tokenizer it is: a folder or a name on the Hub")
+    parser.add_argument(
+        "--model_name", required=True, help="model whose tokenizer to use: a folder or a name on the Hub"
+    )
     parser.add_argument("--max_predictions_per_seq", type=int, default=20)
     parser.add_argument("--n_processes", type=int, default=8)
     options = parser.parse_args(arguments)
@@ -89,7 +93,7 @@ def generate_samples(arguments: Sequence[str]) -> None:
 
 
 def run(command: Callable[[Sequence[str]], None]) -> None:
-    """Run a command on the arguments of this process; bad input ends it with one sentence."""
+    """Run a command on the arguments of this process; print bad input as one sentence and exit with code 2."""
     try:
         command(sys.argv[1:])
     except (ValueError, OSError, ImportError) as error:

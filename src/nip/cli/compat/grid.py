@@ -1,6 +1,6 @@
-"""The original's command that prints one command for each point of a grid, with its flags.
+"""A command for each point of a grid of settings: `nip pretrain grid`, and the original's script.
 
-One command for each point of a grid of settings, from a YAML file::
+The grid is a YAML file::
 
     default_parameters:
       dataset: shards
@@ -9,7 +9,7 @@ One command for each point of a grid of settings, from a YAML file::
       learning-rate: [5.0e-4, 1.0e-3]
       model: [hypercube, bigbird]
 
-gives four commands, each with a folder of its own.
+which gives four commands, each with its own run folder.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from typing import Any
 
 import numpy as np
 
-OUTPUT_DIRS = {"output_dir", "output-dir"}  # the original's: runs have folders of their jobs' names in it
+OUTPUT_DIRS = {"output_dir", "output-dir"}  # with a job name: its run folder is in it
 FOLDERS, JOBS = {"out", *OUTPUT_DIRS}, {"job_name", "job-name"}
 SECTIONS = ("default_parameters", "hyperparameters")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Options that all points share, and lists of values of which each point has one.
+    """Options that all points share, and options with a list of values, one of them per point.
 
     Parameters
     ----------
     fixed : dict of str to object
-        None as a value: an option without one.
+        The value None is an option without a value.
     lists : dict of str to list
     """
 
@@ -51,14 +51,14 @@ def read_grid(path: Path) -> Grid:
     Raises
     ------
     ValueError
-        If the file is no such grid; the message says what is wrong.
+        If the file is not YAML, or not a grid.
     """
     import yaml
 
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(found, Mapping) or not isinstance(found.get("hyperparameters"), Mapping):
         raise ValueError(f"{path} must have a section hyperparameters with lists of values.")
     strange = [str(name) for name in found if name not in SECTIONS]
@@ -75,12 +75,12 @@ def read_grid(path: Path) -> Grid:
         lists[str(name)] = several
     both = sorted({str(name) for name in fixed} & set(lists))
     if both:
-        raise ValueError(f"{path}: {both[0]} stands in both sections.")
+        raise ValueError(f"{path}: {both[0]} is in both sections.")
     return Grid({str(name): value for name, value in fixed.items()}, lists)
 
 
 def points(grid: Grid) -> list[dict[str, Any]]:
-    """Every combination of the lists' values, the last list's changing fastest.
+    """Every combination of the lists' values; the last list varies fastest.
 
     Examples
     --------
@@ -91,18 +91,18 @@ def points(grid: Grid) -> list[dict[str, Any]]:
 
 
 def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[str]:
-    """One command for each point, quoted for a shell.
+    """A command for each point, quoted for a shell.
 
-    A point whose folder is not told apart by the grid itself gets its number at the end of the folder's name, and of
-    the job's, so that no two runs share one. In the original's ``output_dir`` the job's name alone does that.
+    Unless the grid gives every point another folder, the point's number is appended to the folder's name and to the
+    job's. With ``output_dir`` and a job's name, the job's name alone distinguishes the folders.
 
     Parameters
     ----------
     grid : Grid
     launcher : str
-        What each command begins with, such as ``torchrun --nproc_per_node 8 -m nip pretrain``.
+        Start of every command, such as ``torchrun --nproc_per_node 8 -m nip pretrain``.
     shuffle : int, optional
-        In an order that this seed decides.
+        Seed of a random order.
 
     Raises
     ------
@@ -115,15 +115,15 @@ def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[s
     nip pretrain --out runs/a-0 --fp16 --lr 0.001
     nip pretrain --out runs/a-1 --fp16 --lr 0.0005
     """
-    begun = shlex.split(launcher)
-    flags = {word.partition("=")[0].lstrip("-") for word in begun if word.startswith("--")}
+    start = shlex.split(launcher)
+    flags = {word.partition("=")[0].lstrip("-") for word in start if word.startswith("--")}
     every, lines = points(grid), []
     named = {*grid.fixed, *grid.lists}
     by_job = bool(named & JOBS and (named | flags) & OUTPUT_DIRS)
     if flags & FOLDERS and (named & FOLDERS or not by_job):
         folder = min(flags & FOLDERS)
         raise ValueError(
-            f"What commands begin with must not have --{folder}: name the folder in the file, as {folder}."
+            f"The start of the commands must not have --{folder}: give the folder in the file, as {folder}."
         )
     folders = [] if by_job else [name for name in (*grid.fixed, *grid.lists) if name in FOLDERS] or ["out"]
     numbered = [
@@ -133,9 +133,9 @@ def commands(grid: Grid, launcher: str, *, shuffle: int | None = None) -> list[s
     for number, point in enumerate(every):
         options = {**grid.fixed, **point}
         for name in numbered:
-            if len(grid.lists.get(name, [])) != len(every):  # else its values tell all points apart
+            if len(grid.lists.get(name, [])) != len(every):  # else each point has its own value
                 options[name] = f"{options.get(name) or 'runs/grid'}-{number}"
-        words = list(begun)
+        words = list(start)
         for name, value in options.items():
             words += _option(name, value)
         lines.append(shlex.join(words))
@@ -160,10 +160,10 @@ def _option(name: str, value: Any) -> list[str]:
 def generate_training_commands(arguments: Sequence[str]) -> None:
     """Print a command for each point of a grid of settings."""
     parser = argparse.ArgumentParser("generate_training_commands.py", description=generate_training_commands.__doc__)
-    parser.add_argument("--param_file", type=Path, required=True, help="YAML with the options and their values")
-    parser.add_argument("--job_name", required=True, help="each job's name is this and a number")
-    parser.add_argument("--init_cmd", default="nip pretrain", help="what each command begins with")
-    parser.add_argument("--shuffle", action="store_true", help="in a random order, the same each time")
+    parser.add_argument("--param_file", type=Path, required=True, help="YAML file of the grid")
+    parser.add_argument("--job_name", required=True, help="prefix of the jobs' names, followed by a number")
+    parser.add_argument("--init_cmd", default="nip pretrain", help="start of every command")
+    parser.add_argument("--shuffle", action="store_true", help="shuffle with a fixed seed")
     options = parser.parse_args(list(arguments))
     try:
         grid = read_grid(options.param_file)

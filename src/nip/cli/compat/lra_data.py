@@ -1,4 +1,4 @@
-"""The original's command finds the original's data: pickles beside it are converted once, without being asked."""
+"""Data of the original's ``run_tasks.py``: its pickles are found and converted on first use."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 
 from nip.cli.output import progress_bar
 
-PLACES = ("LRA/datasets", "datasets", "../datasets", ".")  # below the working directory, as the original's commands ran
+PLACES = ("LRA/datasets", "datasets", "../datasets", ".")  # relative to the working directory
 
 
 def with_original_data(arguments: Sequence[str]) -> list[str]:
-    """The arguments of ``nip lra``, with ``--data`` at the converted pickles of the original where there are any.
+    """Arguments of ``nip lra``, with ``--data`` set to the converted pickles of the original if there are any.
 
-    They are looked for in the folder that ``--data`` names, without one in `PLACES`. The converted form lies in the
-    data folder, below ``original``, for as long as the pickles are the same.
+    They are searched in the folder of ``--data``, or else in `PLACES`. The converted data is in the data folder, in
+    ``original``, and is made again if the pickles change.
 
     Raises
     ------
     ValueError
-        If a pickle is damaged or holds what it may not.
+        If a pickle is damaged, or refused by the restricted unpickler.
     OSError
-        If one of the three is missing, or the converted form cannot be written.
+        If one of the three is missing, or the converted data cannot be written.
     """
     from nip.data import TASKS
     from nip.data.tasks import original_pickles as original
@@ -36,7 +36,7 @@ def with_original_data(arguments: Sequence[str]) -> list[str]:
     named = _value(arguments, "--data")
     if task is None:
         return list(arguments)
-    # what nobody named must be whole to count: the original's own checkout holds the dev pickles alone
+    # unless --data names the folder it must be complete: the original's repository has only the dev pickles
     holds = original.is_whole if named is None else original.recognises
     for place in PLACES if named is None else (named,):
         pickles = Path(place).expanduser()
@@ -46,7 +46,7 @@ def with_original_data(arguments: Sequence[str]) -> list[str]:
 
 
 def converted(task: str, pickles: Path) -> Path:
-    """The data folder with a task's data from pickles, made if it is not there yet. Raises as `with_original_data`."""
+    """The data folder of a task's converted pickles, made on first use. Raises as `with_original_data`."""
     from nip import data
     from nip.runs.folder import LOCK, locked
 
@@ -62,7 +62,7 @@ def converted(task: str, pickles: Path) -> Path:
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:
-    """The value of a flag, given as two words or one; the last one counts."""
+    """The value of a flag, in two words or one; the last one counts."""
     found = None
     for place, word in enumerate(arguments):
         name, equals, value = word.partition("=")

@@ -63,18 +63,18 @@ EPOCHS = {
 DEAD = "it belonged to a kernel that no longer exists"
 NOTHING = {
     "do_validation": "every run is evaluated",
-    "sparse_mask_prediction": "only masked positions go through the output layer in any case",
-    "finetune_checkpoint_at_end": "every run ends with a model to finetune",
-    "hyperextension": "positions are extended by reflection wherever samples grow",
-    "print_steps": "progress is told every half minute",
-    "steps_per_print": "progress is told every half minute",
+    "sparse_mask_prediction": "the output layer always computes only masked positions",
+    "finetune_checkpoint_at_end": "every run ends by saving a model to finetune",
+    "hyperextension": "positions are extended by reflection when samples get longer",
+    "print_steps": "progress is printed every half minute",
+    "steps_per_print": "progress is printed every half minute",
     "num_epochs_between_checkpoints": "checkpoints are written every --checkpoint-minutes",
     "data_loader_type": "each process reads its share of every batch",
-    "num_workers": "the next batch is read while one is computed on",
-    "async_worker": "the next batch is read while one is computed on",
-    "wall_clock_breakdown": "steps, evaluations and checkpoints are timed in any case",
-    "local_rank": "the launcher tells each process its number",
-    "deepspeed": "DeepSpeed is asked for by accelerate launch",
+    "num_workers": "the next batch is prefetched",
+    "async_worker": "the next batch is prefetched",
+    "wall_clock_breakdown": "steps, evaluations and checkpoints are always timed",
+    "local_rank": "the launcher sets the rank of each process",
+    "deepspeed": "accelerate launch enables DeepSpeed",
     "fp16_backend": "mixed precision is torch's own",
     "fp16_opt": "it was a setting of apex; mixed precision is torch's own",
     "prescale_gradients": "gradients of several processes are averaged by the engine",
@@ -126,7 +126,7 @@ def flags(words: Sequence[str]) -> Pairs:
     while left:
         word = left.pop(0)
         if not word.startswith("--") or len(word) == 2:
-            raise ValueError(f"{word!r} is no option; options begin with two hyphens.")
+            raise ValueError(f"{word!r} is not an option; options begin with two hyphens.")
         name, equals, value = word[2:].partition("=")
         text = value if equals else None
         if not equals and left and not left[0].startswith("--"):
@@ -137,17 +137,17 @@ def flags(words: Sequence[str]) -> Pairs:
 
 
 def today(given: Sequence[tuple[str, str | None]]) -> tuple[Pairs, list[str]]:
-    """Options with the original's flags translated, and a line of notice for each that changed more than its name.
+    """Options with the original's flags translated, and a notice for each that changed more than its name.
 
     Parameters
     ----------
     given : sequence of (str, str or None)
-        Names with underscores, and what follows them.
+        Names with underscores, and values.
 
     Raises
     ------
     ValueError
-        If a flag has a value that nothing today stands for, or flags contradict each other.
+        If a flag has a value without an equivalent, or flags contradict each other.
 
     Examples
     --------
@@ -182,7 +182,7 @@ def _renamed(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
         if name.startswith("early_stop_") and not stops:
             notices.append(f"--{name} does nothing without --use_early_stopping.")
         elif name == "num_warmup_steps" and old.get("lr_schedule") != "constant_step":
-            notices.append("--num_warmup_steps goes with --lr_schedule constant_step; --warmup_proportion counts here.")
+            notices.append("--num_warmup_steps needs --lr_schedule constant_step; --warmup_proportion is used instead.")
         else:
             found.append((new, old[name]))
     if stops and not {"early_stop_time", "early_stop_eval_loss"} <= set(old):
@@ -190,7 +190,7 @@ def _renamed(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
 
 
 def _kinds(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
-    """Flags whose values have other names, too."""
+    """Flags whose values are renamed as well."""
     if _on(old, "fp16"):
         found.append(("precision", _half(notices)))
     if _on(old, "add_nsp"):
@@ -208,7 +208,7 @@ def _kinds(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None
 
 
 def _half(notices: list[str]) -> str:
-    """16 bits where a GPU is; a processor takes minutes for what it does in seconds with 32."""
+    """The precision of --fp16: fp16 on a GPU; a CPU is minutes slower than in fp32."""
     if torch.accelerator.is_available():
         return "fp16"
     instead = "bf16" if computes_bf16() else "fp32"
@@ -217,7 +217,7 @@ def _half(notices: list[str]) -> str:
 
 
 def _folders(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
-    """The run's folder carries the job's name and the run's id, as the original's does; ``--out`` alone does not."""
+    """The run folder: ``--output_dir/JOB-ID`` as in the original; ``--out`` alone is the run folder itself."""
     named = dict(found)
     original = "output_dir" in old or "current_run_id" in old
     parts = [part for part in (named.get("job_name"), old.get("current_run_id")) if part and original]
@@ -235,13 +235,13 @@ def _folders(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
             found[:] = [(name, value) for name, value in found if name != "init_from"]
             found.append(("init_from", str(inside)))
         else:
-            notices.append(f"--load_checkpoint_id does nothing: {folder} holds a model itself.")
+            notices.append(f"--load_checkpoint_id does nothing: {folder} is a model folder.")
     if "load_training_checkpoint" in old:
-        notices.append("A stopped run goes on by itself: --load_training_checkpoint gives first weights.")
+        notices.append("A stopped run resumes without a flag: --load_training_checkpoint loads initial weights.")
 
 
 def _steps(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
-    """Flags that count the original's epochs."""
+    """Flags in the original's epochs, converted to steps."""
     named = dict(found)
     counted = [name for name in (*EPOCHS, "num_epochs") if name in old]
     if "gradient_accumulation_steps" in old:
@@ -251,56 +251,56 @@ def _steps(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None
         found[:] = [(name, value) for name, value in found if name != "early_exit_hours"]
     if not counted:
         if "max_steps_per_epoch" in old:
-            notices.append("--max_steps_per_epoch does nothing where no flag counts epochs.")
+            notices.append("--max_steps_per_epoch does nothing without a flag in epochs.")
         return
     each = _steps_of_an_epoch(old, named)
     for name, new in EPOCHS.items():
         if name in old:
-            steps = max(1, _whole(old, name) * each)
+            steps = max(1, _positive(old, name) * each)
             found.append((new, str(steps)))
             notices.append(f"--{name} {old[name]} is now --{new.replace('_', '-')} {steps}: an epoch has {each} steps.")
     if "num_epochs" in old:
-        steps = _whole(old, "num_epochs") * each
-        if "max_steps" not in named or _whole(named, "max_steps") > steps:
+        steps = _positive(old, "num_epochs") * each
+        if "max_steps" not in named or _positive(named, "max_steps") > steps:
             found[:] = [(name, value) for name, value in found if name != "max_steps"]
             found.append(("max_steps", str(steps)))
-            notices.append(f"--num_epochs {old['num_epochs']} ends the run after {steps} steps of {each} an epoch.")
+            notices.append(f"--num_epochs {old['num_epochs']} ends the run after {steps} steps, {each} per epoch.")
 
 
 def _steps_of_an_epoch(old: dict[str, str | None], named: dict[str, str | None]) -> int:
-    """A pass over one shard, of `max_steps_per_epoch` steps at most."""
-    most = _whole(old, "max_steps_per_epoch") if "max_steps_per_epoch" in old else None
+    """Steps of one pass over a shard, at most `max_steps_per_epoch`."""
+    most = _positive(old, "max_steps_per_epoch") if "max_steps_per_epoch" in old else None
     if not named.get("dataset") or not named.get("batch_size"):
         if most is None:
-            raise ValueError("Flags that count epochs need --max_steps_per_epoch, or a dataset and a batch size.")
+            raise ValueError("Flags in epochs need --max_steps_per_epoch, or a dataset and a batch size.")
         return most
     from nip.data.corpus import read_manifest
 
     split = read_manifest(Path(named["dataset"] or "").expanduser())["splits"]["train"]
-    steps = max(1, int(split["samples"]) // len(split["shards"]) // _whole(named, "batch_size"))
+    steps = max(1, int(split["samples"]) // len(split["shards"]) // _positive(named, "batch_size"))
     return steps if most is None else min(most, steps)
 
 
 def _accumulation(old: dict[str, str | None], named: dict[str, str | None], found: Pairs) -> None:
-    """A batch is its parts times how many there are times the processes: what is missing follows from the rest."""
+    """Batch size = micro-batch × accumulation steps × processes: derive the one that is missing, or check all."""
     import os
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    times = _whole(old, "gradient_accumulation_steps")
+    times = _positive(old, "gradient_accumulation_steps")
     if "micro_batch" in named and "batch_size" in named:
-        part, batch = _whole(named, "micro_batch"), _whole(named, "batch_size")
-        if part * times * processes != batch:
+        micro_batch, batch = _positive(named, "micro_batch"), _positive(named, "batch_size")
+        if micro_batch * times * processes != batch:
             raise ValueError(
-                f"--train_batch_size {batch} is not {part} samples × {times} accumulated × {processes} processes = "
-                f"{part * times * processes}."
+                f"--train_batch_size {batch} is not {micro_batch} samples × {times} accumulated × {processes} "
+                f"processes = {micro_batch * times * processes}."
             )
     elif "micro_batch" in named:
-        found.append(("batch_size", str(_whole(named, "micro_batch") * times * processes)))
+        found.append(("batch_size", str(_positive(named, "micro_batch") * times * processes)))
     elif "batch_size" in named:
-        batch = _whole(named, "batch_size")
+        batch = _positive(named, "batch_size")
         if batch % (times * processes):
             raise ValueError(
-                f"--train_batch_size {batch} cannot be computed in {times} parts by {processes} processes each."
+                f"--train_batch_size {batch} is not divisible into {times} micro-batches on {processes} processes."
             )
         found.append(("micro_batch", str(batch // times // processes)))
 
@@ -309,7 +309,7 @@ def _on(old: dict[str, str | None], name: str) -> bool:
     return name in old and (old[name] or "").lower() not in OFF
 
 
-def _whole(values: dict[str, str | None], name: str) -> int:
+def _positive(values: dict[str, str | None], name: str) -> int:
     try:
         found = int(values[name] or "")
     except ValueError:
