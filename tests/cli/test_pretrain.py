@@ -169,8 +169,8 @@ def test_no_flag_of_the_reference_is_missing():
             ["--train_batch_size", "10", "--train_micro_batch_size_per_gpu", "4", "--gradient_accumulation_steps", "2"],
             "--train_batch_size 10 is not 4 samples × 2 accumulated × 1 processes = 8.",
         ),
-        (["--train_batch_size", "10", "--gradient_accumulation_steps", "3"], "cannot be computed in 3 parts"),
-        (["--validation_epochs", "2"], "Flags that count epochs need --max_steps_per_epoch"),
+        (["--train_batch_size", "10", "--gradient_accumulation_steps", "3"], "is not divisible into 3 micro-batches"),
+        (["--validation_epochs", "2"], "Flags in epochs need --max_steps_per_epoch"),
         (
             ["--max_steps_per_epoch", "x", "--num_epochs", "2"],
             "--max_steps_per_epoch must be an integer of",
@@ -192,7 +192,7 @@ def test_flags_of_epochs_and_parts(corpus):
     assert dict(today(flags(shlex.split(many)))[0])["max_steps"] == str(steps)
     samples = json.loads((corpus / "manifest.json").read_text())["splits"]["train"]["samples"]
     assert steps == 3 * (samples // 8)
-    assert notices == [f"--num_epochs 3 ends the run after {steps} steps of {samples // 8} an epoch."]
+    assert notices == [f"--num_epochs 3 ends the run after {steps} steps, {samples // 8} per epoch."]
     given, _ = today(flags(["--train_micro_batch_size_per_gpu", "4", "--gradient_accumulation_steps", "3"]))
     assert dict(given) == {"micro_batch": "4", "batch_size": "12"}
     given, _ = today(flags(["--train_batch_size", "12", "--gradient_accumulation_steps", "3"]))
@@ -242,7 +242,7 @@ def test_flags_that_do_nothing_are_told(name):
         ),
         (["--dataset", "CORPUS", "--max-steps"], "--max-steps needs a value."),
         (["--dataset", "CORPUS", "--max-steps", "1", "--max_steps", "2"], "--max-steps is given twice."),
-        (["CORPUS"], "is no option; options begin with two hyphens."),
+        (["CORPUS"], "is not an option; options begin with two hyphens."),
         (["--dataset", "CORPUS", "--max-steps", "1", "--tied", "perhaps"], "--tied must be true or false."),
         (["--dataset", "CORPUS", "--max-steps", "1", "--model", "cube"], "cube"),
         (["--dataset", "CORPUS", "--max-steps", "1", "--micro-batch", "3"], "--micro-batch must divide --batch-size."),

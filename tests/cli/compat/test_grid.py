@@ -87,19 +87,21 @@ def test_no_two_points_share_a_folder(fixed, lists, launcher, ends):
     [({}, "run --out a"), ({"out": "b"}, "run --out=a"), ({"output_dir": "b", "job_name": "j"}, "run --output_dir a")],
 )
 def test_a_folder_that_all_points_would_share_is_refused(fixed, launcher):
-    with pytest.raises(ValueError, match=r"What commands begin with must not have --out(put_dir)?: name the folder in"):
+    with pytest.raises(
+        ValueError, match=r"The start of the commands must not have --out(put_dir)?: give the folder in"
+    ):
         commands(Grid(fixed, {"seed": [1, 2]}), launcher)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: [", "is no YAML file"),
+        ("a: [", "is not a YAML file"),
         ("- 1", "must have a section hyperparameters"),
         ("hyperparameters: {lr: []}", "lr has no values"),
         ("hyperparameters: {lr: 1}\nmore: 2", "has the section more"),
         ("hyperparameters: {lr: 1}\ndefault_parameters: [1]", "default_parameters must be a mapping"),
-        ("hyperparameters: {lr: 1}\ndefault_parameters: {lr: 2}", "lr stands in both sections"),
+        ("hyperparameters: {lr: 1}\ndefault_parameters: {lr: 2}", "lr is in both sections"),
     ],
 )
 def test_what_is_no_grid(tmp_path, text, says):
@@ -120,4 +122,4 @@ def test_the_original_command(grid):
     (grid.parent / "grid.yaml").write_text("[")
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "is no YAML file" in done.stderr
+    assert "is not a YAML file" in done.stderr
