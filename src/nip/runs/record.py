@@ -93,11 +93,12 @@ class RunRecord:
         Examples a step, over all processes.
     seed : int
     settings : mapping
-        Every setting that the trainer has, and no other.
+        The trainer's own settings, as its configuration has them.
     planned_steps : int or None
         Steps of the run, where they are known in advance.
     command : sequence of str
-        What was typed; empty where the run was started from Python or by a study.
+        The command that repeats the run: as it was typed, or for Long Range Arena as the configuration gives it. Empty
+        where a pretraining run was started from Python.
     folder : Path
         Where the record was read; it is not written, nor is what follows.
     environment : mapping
