@@ -12,12 +12,12 @@ from nip.training import trainer
 from nip.training.checkpoint import TrainState, load_checkpoint, read_tensors
 from nip.training.loss_spikes import SpikeRule
 from nip.training.train_step import Batch, LossSums, MicroBatch, TrainingDivergedError
-from nip.training.trainer import EngineSettings, Run, keep_best, train
+from nip.training.trainer import EngineSettings, Run, TrainingTask, keep_best, train
 
 RULE = SpikeRule(deviations=0.0, bad_steps=2, rollback_every=3, max_rollbacks=1, overflow_limit=10)
 
 
-class Regression:
+class Regression(TrainingTask):
     """y = x · w on samples that are a function of the step; losses of the steps in `bad` are NaN."""
 
     held_out = "dev"
@@ -59,15 +59,6 @@ class Regression:
         loss = float((weight - torch.tensor([1.0, -2.0, 3.0])).square().sum())
         keep_best(run, -loss)
         return {"loss": loss, "accuracy": 0.0}
-
-    def between_steps(self, run):
-        pass
-
-    def on_checkpoint(self, run):
-        pass
-
-    def at_end(self, run):
-        pass
 
 
 def start(folder, **settings):

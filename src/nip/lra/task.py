@@ -21,8 +21,8 @@ from nip.runs.folder import RunFolder
 from nip.training.checkpoint import TrainState, load_checkpoint, write_tensors
 from nip.training.distributed import prepare_model
 from nip.training.lr_schedules import SCHEDULES
-from nip.training.train_step import Batch, BatchTotals, LossSums, MicroBatch, StepResult
-from nip.training.trainer import EngineSettings, Run, diverged, keep_best
+from nip.training.train_step import Batch, BatchTotals, LossSums, MicroBatch
+from nip.training.trainer import EngineSettings, Run, TrainingTask, diverged, keep_best
 
 
 def start_run(
@@ -54,7 +54,7 @@ def start_run(
     return Run(EngineSettings(seed=config.seed, ema=config.ema), folder, state, console)
 
 
-class LabelTask:
+class LabelTask(TrainingTask):
     """Training on the labels of the training set, evaluated by accuracy on the development set.
 
     Parameters
@@ -136,18 +136,6 @@ class LabelTask:
         """The mean over the targets."""
         return loss_sum / totals.targets
 
-    def after_step(self, run: Run, result: StepResult, seconds: float) -> dict[str, Any]:
-        """No further metrics.
-
-        Parameters
-        ----------
-        run : Run
-        result : StepResult
-        seconds : float
-            Wall time of the step.
-        """
-        return {}
-
     def evaluation_due(self, run: Run) -> bool:
         """Every `eval_every` steps, and at the last."""
         return run.progress.step % self.config.eval_every == 0 or run.progress.step == self.config.max_steps
@@ -179,18 +167,12 @@ class LabelTask:
         )
         return evaluation_metrics(run, loss, counts.accuracy)
 
-    def between_steps(self, run: Run) -> None:
-        """Nothing."""
-
     def on_checkpoint(self, run: Run) -> None:
         """Write new best weights, and the original's log after an evaluation."""
         if run.main and run.progress.best_step == run.progress.step:
             write_best(run, self.measure)
         if run.main and self.original_log and run.progress.dev_step == run.progress.step:
             write_original_log(run.folder.path, self.config)
-
-    def at_end(self, run: Run) -> None:
-        """Nothing: the last step was evaluated and saved."""
 
 
 def evaluation_metrics(run: Run, loss: float, accuracy: float) -> dict[str, Any]:

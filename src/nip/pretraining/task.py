@@ -15,13 +15,13 @@ from nip.pretraining.setup import masking_of, micro_batch_size
 from nip.pretraining.throughput import forecast_run
 from nip.pretraining.validation import evaluate
 from nip.training.train_step import Batch, BatchTotals, LossSums, MicroBatch, StepResult
-from nip.training.trainer import Run, checkpoint
+from nip.training.trainer import Run, TrainingTask, checkpoint
 
 FORECAST_AFTER = 4  # steps since the start; the first is a warm-up
 
 
 @dataclass
-class PretrainingTask:
+class PretrainingTask(TrainingTask):
     """Masked-token prediction, and next-sentence prediction if the settings ask for it.
 
     Parameters
@@ -189,9 +189,6 @@ class PretrainingTask:
             if progress.seconds >= HOUR * hours and hours not in progress.kept:
                 export_model(run, self.settings, self.corpus, hours)
                 progress.kept.append(hours)
-
-    def on_checkpoint(self, run: Run) -> None:
-        """Nothing."""
 
     def at_end(self, run: Run) -> None:
         """Start the next stage unless the run is over, and write a checkpoint."""

@@ -18,7 +18,8 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ from torch import Tensor, nn
 
 from nip.atomic import replacing
 from nip.training.distributed import (
-    MOMENTS,
     Weights,
     any_process,
     gather_full,
@@ -40,7 +40,6 @@ from nip.training.distributed import (
     optimizer_states,
     shard_like,
     unwrap,
-    uses_deepspeed,
 )
 from nip.training.loss_spikes import LossSpikeDetector
 
@@ -257,7 +256,7 @@ def load_checkpoint(path: Path, state: TrainState) -> Progress:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not a checkpoint of this model: {error}.") from error
     load_weights(state.accelerator, state.model, weights)
-    _load_states(state, states, shapes)
+    load_optimizer_states(state.accelerator, state.model, state.optimizer, states)
     for group, kept in zip(state.optimizer.param_groups, groups, strict=bool(groups)):
         group.update(kept)
     if state.scaler is not None and header["scaler"] is not None:
@@ -266,18 +265,6 @@ def load_checkpoint(path: Path, state: TrainState) -> Progress:
     state.best = sections["best"]
     state.average = {name: shard_like(own[name], tensor) for name, tensor in sections["average"].items()}
     return progress
-
-
-def _load_states(state: TrainState, states: dict[str, Weights], shapes: Mapping[str, torch.Size]) -> None:
-    if uses_deepspeed(state.accelerator):
-        if not states:  # DeepSpeed's own state cannot be dropped
-            states = {
-                name: {"step": torch.zeros(()), **{key: torch.zeros(shape) for key in MOMENTS}}
-                for name, shape in shapes.items()
-            }
-    else:
-        state.optimizer.state.clear()
-    load_optimizer_states(state.accelerator, state.model, state.optimizer, {k: v for k, v in states.items() if v})
 
 
 def progress_of(header: Mapping[str, Any]) -> Progress:
@@ -295,11 +282,8 @@ def read_progress(path: Path) -> Progress:
     ValueError
         If the file is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return progress_of(json.loads((file.metadata() or {})["nip"]))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or was not written by this version of nip: {error}.") from error
+    with _opened(path) as (_, header):
+        return progress_of(header)
 
 
 def link_checkpoint(path: Path, link: Path) -> None:
@@ -342,12 +326,17 @@ def read_tensors(path: Path) -> tuple[Weights, dict[str, Any]]:
     ValueError
         If the file is damaged or was not written by this version of nip.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["nip"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a mapping
+    with _opened(path) as (file, header):
         if header.pop("format") != FORMAT:
             raise ValueError(f"this version of nip reads format {FORMAT}")
-    except (SafetensorError, ValueError, KeyError) as error:
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 — not a mapping
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Open a file that `write_tensors` wrote; gives it and its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, json.loads((file.metadata() or {})["nip"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or was not written by this version of nip: {error}.") from error
-    return tensors, header

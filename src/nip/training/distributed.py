@@ -263,7 +263,7 @@ def optimizer_states(accelerator: Accelerator, model: torch.nn.Module, optimizer
 def load_optimizer_states(
     accelerator: Accelerator, model: torch.nn.Module, optimizer: Optimizer, states: Mapping[str, Weights]
 ) -> None:
-    """Load what `optimizer_states` gave; an empty mapping changes nothing.
+    """Replace the optimizer's state by what `optimizer_states` gave.
 
     Parameters
     ----------
@@ -272,23 +272,22 @@ def load_optimizer_states(
         As `prepare_model` wraps it.
     optimizer : Optimizer
     states : mapping of str to dict of str to Tensor
-        Of all parameters, or of none.
+        Of all parameters, or of none: then the optimizer starts anew.
     """
-    if not states:
-        return
     named = dict(unwrap(model).named_parameters())
     if uses_deepspeed(accelerator):
         set_state = importlib.import_module("deepspeed.utils").safe_set_full_optimizer_state
         engine: Any = model
-        step = next(iter(states.values()))["step"]
+        step = next(iter(states.values()))["step"] if states else torch.zeros(())
         for group in optimizer.param_groups:
-            for flat in group["params"]:
+            for flat in group["params"]:  # DeepSpeed's state cannot be dropped, only be zero
                 optimizer.state[flat] = {"step": step.clone(), **{key: torch.zeros_like(flat) for key in MOMENTS}}
         _link_states(engine)
         for name, state in states.items():
             for key in MOMENTS:
                 set_state(named[name], state[key].to(accelerator.device), key)
         return
+    optimizer.state.clear()
     for name, state in states.items():
         weight = named[name]
         optimizer.state[weight] = {

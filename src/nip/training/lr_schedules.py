@@ -86,11 +86,7 @@ def warmup_constant(step: int, total: int, peak: float, warmup: float) -> tuple[
     return peak * min(1.0, (step + 1) / (math.floor(warmup * total) + 1)), BETA
 
 
-SCHEDULES: dict[str, Callable[[int, int, float, float], tuple[float, float]]] = {
-    "original": one_cycle,
-    "modern": warmup_cosine,
-    "constant": warmup_constant,
-}
+SCHEDULES = {"original": one_cycle, "modern": warmup_cosine, "constant": warmup_constant}
 """By the name in a configuration of Long Range Arena; the first two are those of the recipe of that name."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -148,7 +148,7 @@ class Lamb(torch.optim.Optimizer):
         low, high = coefficients
         if not 0 <= low <= high:
             raise ValueError(f"LAMB's smallest coefficient must be from 0 to the largest, {high}. Got {low} instead.")
-        defaults: Mapping[str, Any] = {
+        defaults = {
             "lr": lr,
             "betas": betas,
             "eps": eps,
@@ -157,7 +157,7 @@ class Lamb(torch.optim.Optimizer):
             "coefficients": coefficients,
             "adapts": True,
         }
-        super().__init__(params, dict(defaults))
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

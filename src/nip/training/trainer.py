@@ -168,7 +168,7 @@ class TrainingTask(Protocol):
         """The mean loss of a batch from the sum over its micro-batches."""
 
     def after_step(self, run: Run, result: StepResult, seconds: float) -> dict[str, Any]:
-        """Update the task's counts in the progress; return further metrics of the step.
+        """Update the task's counts in the progress; return further metrics of the step, by default none.
 
         Parameters
         ----------
@@ -177,6 +177,7 @@ class TrainingTask(Protocol):
         seconds : float
             Wall time of the step.
         """
+        return {}
 
     def evaluation_due(self, run: Run) -> bool:
         """Whether to evaluate after this step."""
@@ -185,13 +186,16 @@ class TrainingTask(Protocol):
         """Evaluate on held-out samples; return the metrics, ``loss`` and ``accuracy`` at least."""
 
     def between_steps(self, run: Run) -> None:
-        """Called after the evaluation, if there is one, and before the checkpoint."""
+        """Called after the evaluation, if there is one, and before the checkpoint; by default does nothing."""
+        return
 
     def on_checkpoint(self, run: Run) -> None:
-        """Called after a checkpoint was written."""
+        """Called after a checkpoint was written; by default does nothing."""
+        return
 
     def at_end(self, run: Run) -> None:
-        """Called when the loop ends, while metrics can still be recorded."""
+        """Called when the loop ends, while metrics can still be recorded; by default does nothing."""
+        return
 
 
 def train(run: Run, task: TrainingTask) -> None:
