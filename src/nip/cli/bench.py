@@ -12,27 +12,23 @@ import typer
 
 from nip import graphs
 from nip.atomic import replacing
-from nip.cli.options import Json, integer, number, split
+from nip.cli.options import Json, integer, number, option, split
 from nip.cli.output import emit, print_json
 
 ALL_PASSES = ("forward", "backward", "forward+backward")
 ALL_PATTERNS = ",".join(graphs.PATTERNS)
 
-Patterns = Annotated[str, typer.Option("--attention", "--patterns", help="Patterns, comma-separated.")]
-SeqLens = Annotated[str, typer.Option("--seq-len", help="Sequence lengths in tokens, comma-separated.")]
-BlockSize = Annotated[int, typer.Option("--block-size", help="Tokens per block.")]
-Batch = Annotated[int, typer.Option("--batch", help="Sequences per batch.")]
-Heads = Annotated[int, typer.Option("--heads", help="Number of attention heads.")]
-HeadDim = Annotated[int, typer.Option("--head-dim", help="Dimension of a head.")]
-Backend = Annotated[str, typer.Option("--backend", help="Attention backend; auto selects as attend does.")]
-Backends = Annotated[
-    str, typer.Option("--backends", help="Attention backends, comma-separated; auto selects as attend does.")
-]
-Repeats = Annotated[int, typer.Option("--repeats", help="Repetitions; their median is reported.")]
-Memory = Annotated[
-    bool, typer.Option("--memory/--no-memory", help="Also measure peak memory, each in its own process.")
-]
-Output = Annotated[Path | None, typer.Option("--output", "--out", help="Write the table as Markdown to this file.")]
+Patterns = Annotated[str, option("Patterns, comma-separated.", "--attention", "--patterns")]
+SeqLens = Annotated[str, option("Sequence lengths in tokens, comma-separated.", "--seq-len")]
+BlockSize = Annotated[int, option("Tokens per block.", "--block-size")]
+Batch = Annotated[int, option("Sequences per batch.", "--batch")]
+Heads = Annotated[int, option("Number of attention heads.", "--heads")]
+HeadDim = Annotated[int, option("Dimension of a head.", "--head-dim")]
+Backend = Annotated[str, option("Attention backend; auto selects as attend does.", "--backend")]
+Backends = Annotated[str, option("Attention backends, comma-separated; auto selects as attend does.", "--backends")]
+Repeats = Annotated[int, option("Repetitions; their median is reported.", "--repeats")]
+Memory = Annotated[bool, option("Also measure peak memory, each in its own process.", "--memory/--no-memory")]
+Output = Annotated[Path | None, option("Write the table as Markdown to this file.", "--output", "--out")]
 
 
 def register(app: typer.Typer) -> None:
@@ -130,37 +126,30 @@ def attention_command(
         list[str] | None, typer.Argument(metavar="TOKENS", help="Sequence lengths, in addition to --seq-len.")
     ] = None,
     attention: Patterns = "hypercube,bigbird",
-    seq_len: Annotated[
-        str | None,
-        typer.Option("--seq-len", help="Sequence lengths in tokens, comma-separated.", show_default="1024,2048"),
-    ] = None,
+    seq_len: Annotated[str | None, option("Sequence lengths in tokens, comma-separated.", default="1024,2048")] = None,
     backends: Backends = "auto",
     peers: Annotated[
         str,
-        typer.Option(
-            help="Other implementations, comma-separated, or all: flex-window, torch-sparse, hf-longformer, "
+        option(
+            "Other implementations, comma-separated, or all: flex-window, torch-sparse, hf-longformer, "
             "hf-bigbird, and nip-module, which has projections as the previous two do."
         ),
     ] = "",
-    block_size: Annotated[str, typer.Option("--block-size", help="Tokens per block, comma-separated.")] = "16",
+    block_size: Annotated[str, option("Tokens per block, comma-separated.")] = "16",
     batch: Batch = 4,
     heads: Heads = 4,
     head_dim: HeadDim = 32,
-    dtype: Annotated[
-        str, typer.Option(help="Data types, comma-separated: float32, bfloat16, float16, float64.")
-    ] = "float32",
+    dtype: Annotated[str, option("Data types, comma-separated: float32, bfloat16, float16, float64.")] = "float32",
     passes: Annotated[
-        str, typer.Option("--pass", help="Passes, comma-separated, or all: forward, backward, forward+backward.")
+        str, option("Passes, comma-separated, or all: forward, backward, forward+backward.", "--pass")
     ] = "forward,forward+backward",
-    dense_up_to: Annotated[
-        int, typer.Option("--dense-up-to", help="Longest sequence to measure dense attention on, in tokens.")
-    ] = 16384,
+    dense_up_to: Annotated[int, option("Longest sequence to measure dense attention on, in tokens.")] = 16384,
     repeats: Repeats = 7,
-    threads: Annotated[int | None, typer.Option(help="Number of threads.", show_default="torch's default")] = None,
+    threads: Annotated[int | None, option("Number of threads.", default="torch's default")] = None,
     memory: Memory = True,
     output: Output = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Plot time against sequence length, log-log, to this .svg or .png file.")
+        Path | None, option("Plot time against sequence length, log-log, to this .svg or .png file.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -228,18 +217,15 @@ def attention_command(
 def gpu_command(
     attention: Patterns = "hypercube,bigbird,longformer",
     seq_len: Annotated[
-        str | None,
-        typer.Option("--seq-len", help="Sequence lengths in tokens, comma-separated.", show_default="1024 to 65536"),
+        str | None, option("Sequence lengths in tokens, comma-separated.", default="1024 to 65536")
     ] = None,
     block_size: BlockSize = 16,
     batch: Batch = 4,
     heads: Heads = 8,
     head_dim: HeadDim = 64,
-    dtype: Annotated[
-        str, typer.Option(help="Data types, comma-separated: bfloat16, float16, float32.")
-    ] = "bfloat16,float16",
+    dtype: Annotated[str, option("Data types, comma-separated: bfloat16, float16, float32.")] = "bfloat16,float16",
     passes: Annotated[
-        str, typer.Option("--pass", help="Passes, comma-separated: forward, forward+backward.")
+        str, option("Passes, comma-separated: forward, forward+backward.", "--pass")
     ] = "forward,forward+backward",
     repeats: Repeats = 7,
     output: Output = None,
@@ -310,16 +296,16 @@ def scoring_command(
 
 def step_command(
     backends: Backends = "auto",
-    attention: Annotated[str, typer.Option("--attention", "--model", help="Pattern.")] = "hypercube",
+    attention: Annotated[str, option("Pattern.", "--attention", "--model")] = "hypercube",
     ways: Annotated[
         str,
-        typer.Option(
-            help="How to compute a batch, comma-separated: full (padded to --seq-len), own (as in training: "
+        option(
+            "How to compute a batch, comma-separated: full (padded to --seq-len), own (as in training: "
             "micro-batches padded to their longest example), plain (one padded batch, torch's dropout)."
         ),
     ] = "full,own",
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples per step.")] = 32,
-    seq_len: Annotated[int, typer.Option("--seq-len", help="Sequence length to truncate or pad to, in tokens.")] = 2048,
+    batch_size: Annotated[int, option("Examples per step.")] = 32,
+    seq_len: Annotated[int, option("Sequence length to truncate or pad to, in tokens.")] = 2048,
     repeats: Repeats = 7,
     output: Output = None,
     as_json: Json = False,
@@ -344,28 +330,21 @@ def encoder_command(
     seq_len: SeqLens = "512,2048,8192",
     block_size: BlockSize = 16,
     batch: Batch = 1,
-    layers: Annotated[int | None, typer.Option(help="Number of layers.", show_default="6")] = None,
-    width: Annotated[int | None, typer.Option(help="Hidden size.", show_default="384")] = None,
-    heads: Annotated[int | None, typer.Option(help="Number of attention heads.", show_default="12")] = None,
+    layers: Annotated[int | None, option("Number of layers.", default="6")] = None,
+    width: Annotated[int | None, option("Hidden size.", default="384")] = None,
+    heads: Annotated[int | None, option("Number of attention heads.", default="12")] = None,
     model: Annotated[
-        str | None,
-        typer.Option("--model-name-or-path", help="Saved model to measure instead of one with random weights."),
+        str | None, option("Saved model to measure instead of one with random weights.", "--model-name-or-path")
     ] = None,
-    dropout: Annotated[
-        str, typer.Option(help="Dropout probabilities on attention weights, comma-separated.")
-    ] = "0,0.1",
-    hidden_dropout: Annotated[
-        float, typer.Option("--hidden-dropout", help="Dropout probability on activations.")
-    ] = 0.0,
-    dtype: Annotated[str, typer.Option(help="Data type: float32 or bfloat16.")] = "float32",
+    dropout: Annotated[str, option("Dropout probabilities on attention weights, comma-separated.")] = "0,0.1",
+    hidden_dropout: Annotated[float, option("Dropout probability on activations.")] = 0.0,
+    dtype: Annotated[str, option("Data type: float32 or bfloat16.")] = "float32",
     passes: Annotated[
-        str, typer.Option("--pass", help="Passes, comma-separated: training (forward and backward), inference.")
+        str, option("Passes, comma-separated: training (forward and backward), inference.", "--pass")
     ] = "training,inference",
-    optimizer: Annotated[bool, typer.Option("--optimizer", help="Include AdamW's update in a training pass.")] = False,
+    optimizer: Annotated[bool, option("Include AdamW's update in a training pass.", "--optimizer")] = False,
     backend: Backend = "auto",
-    dense_up_to: Annotated[
-        int | None, typer.Option("--dense-up-to", help="Longest sequence to measure dense attention on, in tokens.")
-    ] = None,
+    dense_up_to: Annotated[int | None, option("Longest sequence to measure dense attention on, in tokens.")] = None,
     repeats: Repeats = 7,
     memory: Memory = True,
     output: Output = None,
@@ -403,18 +382,18 @@ def encoder_command(
 def pretrain_command(
     attention: Patterns = "hypercube",
     seq_len: SeqLens = "512,2048,8192",
-    tokens: Annotated[int, typer.Option(help="Tokens per batch; a batch has at least one sample.")] = 8192,
-    layers: Annotated[int, typer.Option(help="Number of layers.")] = 6,
-    width: Annotated[int, typer.Option(help="Hidden size.")] = 384,
+    tokens: Annotated[int, option("Tokens per batch; a batch has at least one sample.")] = 8192,
+    layers: Annotated[int, option("Number of layers.")] = 6,
+    width: Annotated[int, option("Hidden size.")] = 384,
     heads: Heads = 12,
-    vocab_size: Annotated[int, typer.Option("--vocab-size", help="Vocabulary size.")] = 8192,
+    vocab_size: Annotated[int, option("Vocabulary size.")] = 8192,
     block_size: BlockSize = 16,
-    family: Annotated[str, typer.Option(help="Architecture: bert, roberta-prelayernorm or modernbert.")] = "bert",
-    masked: Annotated[float, typer.Option(help="Fraction of tokens to predict.")] = 0.15,
+    family: Annotated[str, option("Architecture: bert, roberta-prelayernorm or modernbert.")] = "bert",
+    masked: Annotated[float, option("Fraction of tokens to predict.")] = 0.15,
     outputs: Annotated[
-        str, typer.Option(help="Positions that the output layer computes, comma-separated: masked, all.")
+        str, option("Positions that the output layer computes, comma-separated: masked, all.")
     ] = "masked",
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 under autocast.")] = False,
+    bf16: Annotated[bool, option("Compute in bfloat16 under autocast.", "--bf16")] = False,
     backend: Backend = "auto",
     repeats: Repeats = 7,
     memory: Memory = True,
@@ -442,14 +421,10 @@ def pretrain_command(
 
 
 def corpus_command(
-    origin: Annotated[
-        Path, typer.Option("--from", help="Text file, or folder of them, whose word frequencies are sampled.")
-    ],
-    tokenizer: Annotated[
-        str, typer.Option(help="Tokenizer: a folder, a vocab.txt, or a name on the Hugging Face Hub.")
-    ],
-    megabytes: Annotated[int, typer.Option(help="Megabytes of text to draw.")] = 100,
-    jobs: Annotated[int, typer.Option(help="Processes; −1 is one per core.")] = -1,
+    origin: Annotated[Path, option("Text file, or folder of them, whose word frequencies are sampled.", "--from")],
+    tokenizer: Annotated[str, option("Tokenizer: a folder, a vocab.txt, or a name on the Hugging Face Hub.")],
+    megabytes: Annotated[int, option("Megabytes of text to draw.")] = 100,
+    jobs: Annotated[int, option("Processes; −1 is one per core.")] = -1,
     output: Output = None,
     as_json: Json = False,
 ) -> None:

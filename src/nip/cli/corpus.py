@@ -9,83 +9,72 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from nip.cli.options import Json, Overwrite
+from nip.cli.options import Json, Overwrite, option
 from nip.cli.output import print_json, progress_bars
 from nip.data.corpus.settings import Settings
 
 SETTINGS = {field.name: field.default for field in fields(Settings)}
 ONLY_MASKED_ONCE = ("dup_factor", "masked_lm_prob", "max_predictions_per_seq", "seed")
 
-_input = partial(typer.Option, rich_help_panel="Input")
-_filter = partial(typer.Option, rich_help_panel="Filters and split")
-_tokenizer = partial(typer.Option, rich_help_panel="Tokenizer")
-_samples = partial(typer.Option, rich_help_panel="Samples")
+_input = partial(option, panel="Input")
+_filter = partial(option, panel="Filters and split")
+_tokenizer = partial(option, panel="Tokenizer")
+_samples = partial(option, panel="Samples")
 
 
 def corpus_command(
-    origin: Annotated[
-        str, typer.Option("--from", help="File, folder, or data set on the Hugging Face Hub as NAME[:CONFIG].")
-    ],
-    output_dir: Annotated[Path, typer.Option("--output-dir", "--out", help="Folder of the corpus.")],
+    origin: Annotated[str, option("File, folder, or data set on the Hugging Face Hub as NAME[:CONFIG].", "--from")],
+    output_dir: Annotated[Path, option("Folder of the corpus.", "--output-dir", "--out")],
     form: Annotated[
         str,
-        _input(
-            help="Documents of plain text: separated by empty lines (text), one a line (lines), one a file (books)."
-        ),
+        _input("Documents of plain text: separated by empty lines (text), one a line (lines), one a file (books)."),
     ] = "text",
-    encoding: Annotated[str, _input(help="Encoding of text files.")] = "utf-8",
-    bad_bytes: Annotated[str, _input(help="Bytes that are invalid in the encoding: refuse or drop.")] = "refuse",
+    encoding: Annotated[str, _input("Encoding of text files.")] = "utf-8",
+    bad_bytes: Annotated[str, _input("Bytes that are invalid in the encoding: refuse or drop.")] = "refuse",
     column: Annotated[
         str | None,
-        _input(
-            help="Column with the text, for JSON lines and parquet.",
-            show_default="text, content, article, body or document",
-        ),
+        _input("Column with the text, for JSON lines and parquet.", default="text, content, article, body or document"),
     ] = None,
-    unicode_form: Annotated[str, _input(help="Unicode normalization: NFC or NFKC.")] = "NFC",
-    min_chars: Annotated[int, _filter(help="Drop documents with fewer characters.")] = 1,
-    max_chars: Annotated[int, _filter(help="Drop documents with more characters; 0 is no limit.")] = 0,
+    unicode_form: Annotated[str, _input("Unicode normalization: NFC or NFKC.")] = "NFC",
+    min_chars: Annotated[int, _filter("Drop documents with fewer characters.")] = 1,
+    max_chars: Annotated[int, _filter("Drop documents with more characters; 0 is no limit.")] = 0,
     exact_duplicates: Annotated[
-        bool, _filter("--exact-duplicates", help="Keep exact duplicates; needs --near-duplicates 0.")
+        bool, _filter("Keep exact duplicates; needs --near-duplicates 0.", "--exact-duplicates")
     ] = False,
     near_duplicates: Annotated[
-        float, _filter(help="Drop documents whose shingles have this Jaccard index with an earlier one; 0 keeps all.")
+        float, _filter("Drop documents whose shingles have this Jaccard index with an earlier one; 0 keeps all.")
     ] = 0.8,
-    frac_test: Annotated[float, _filter(help="Fraction of documents in the test split.")] = 0.1,
+    frac_test: Annotated[float, _filter("Fraction of documents in the test split.")] = 0.1,
     tokenizer: Annotated[
-        str | None, _tokenizer(help="Tokenizer: a folder, a vocab.txt, or a name on the Hugging Face Hub.")
+        str | None, _tokenizer("Tokenizer: a folder, a vocab.txt, or a name on the Hugging Face Hub.")
     ] = None,
     train_tokenizer: Annotated[
-        int, _tokenizer(help="Train a WordPiece tokenizer of this vocabulary size instead; 0 trains none.")
+        int, _tokenizer("Train a WordPiece tokenizer of this vocabulary size instead; 0 trains none.")
     ] = 0,
     lower_case: Annotated[
-        bool, _tokenizer("--lower-case/--cased", help="Lower-case the text, for a trained tokenizer or a vocab.txt.")
+        bool, _tokenizer("Lower-case the text, for a trained tokenizer or a vocab.txt.", "--lower-case/--cased")
     ] = True,
-    max_seq_length: Annotated[int, _samples(help="Tokens per sample, special tokens included.")] = 128,
+    max_seq_length: Annotated[int, _samples("Tokens per sample, special tokens included.")] = 128,
     packing: Annotated[
-        bool, _samples("--packing/--no-packing", help="Pack several documents into a sample instead of padding.")
+        bool, _samples("Pack several documents into a sample instead of padding.", "--packing/--no-packing")
     ] = True,
     masked_once: Annotated[
-        bool, _samples("--masked-once", help="Mask now, in --dup-factor copies, instead of during training.")
+        bool, _samples("Mask now, in --dup-factor copies, instead of during training.", "--masked-once")
     ] = False,
     next_sentence: Annotated[
-        bool, _samples("--next-sentence", help="Make sentence pairs for next-sentence prediction; needs --masked-once.")
+        bool, _samples("Make sentence pairs for next-sentence prediction; needs --masked-once.", "--next-sentence")
     ] = False,
-    dup_factor: Annotated[int, _samples(help="Copies of the data with different masks, with --masked-once.")] = 5,
-    masked_lm_prob: Annotated[float, _samples(help="Fraction of tokens to mask, with --masked-once.")] = 0.15,
+    dup_factor: Annotated[int, _samples("Copies of the data with different masks, with --masked-once.")] = 5,
+    masked_lm_prob: Annotated[float, _samples("Fraction of tokens to mask, with --masked-once.")] = 0.15,
     max_predictions_per_seq: Annotated[
-        int, _samples(help="Maximum number of masked tokens per sample, with --masked-once.")
+        int, _samples("Maximum number of masked tokens per sample, with --masked-once.")
     ] = 20,
-    seed: Annotated[int, _samples(help="Seed of the masks, with --masked-once.")] = 0,
-    shard_mb: Annotated[int, typer.Option(help="Megabytes of text per shard and per unit of work.")] = 32,
-    jobs: Annotated[int, typer.Option(help="Processes; −1 is one per core. The result does not depend on it.")] = -1,
-    licence: Annotated[
-        str, typer.Option(help="Licence of the text, as a note in the manifest.")
-    ] = "as the source says",
+    seed: Annotated[int, _samples("Seed of the masks, with --masked-once.")] = 0,
+    shard_mb: Annotated[int, option("Megabytes of text per shard and per unit of work.")] = 32,
+    jobs: Annotated[int, option("Processes; −1 is one per core. The result does not depend on it.")] = -1,
+    licence: Annotated[str, option("Licence of the text, as a note in the manifest.")] = "as the source says",
     keep_text: Annotated[
-        bool, typer.Option("--keep-text", help="Keep the cleaned documents in the corpus folder, in text/.")
+        bool, option("Keep the cleaned documents in the corpus folder, in text/.", "--keep-text")
     ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,

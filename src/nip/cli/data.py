@@ -22,6 +22,7 @@ from nip.cli.options import (
     SourceName,
     SplitRule,
     TaskName,
+    option,
     split,
 )
 from nip.cli.output import print_json, progress_bar
@@ -141,14 +142,12 @@ def _command_of(task: str) -> Callable[..., None]:
         origin: Origin = None,
         source: SourceName = None,
         split_rule: SplitRule = None,
-        seed: Annotated[int | None, typer.Option("--seed", help="Seed of a generator.", show_default="0")] = None,
+        seed: Annotated[int | None, option("Seed of a generator.", default="0")] = None,
         param: Annotated[
-            list[str] | None,
-            typer.Option("--param", metavar="NAME=VALUE", help="Parameter of the source; repeat for several."),
+            list[str] | None, option("Parameter of the source; repeat for several.", metavar="NAME=VALUE")
         ] = None,
         png: Annotated[
-            Path | None,
-            typer.Option(help="Also write the official files of Pathfinder, images and lists, to this folder."),
+            Path | None, option("Also write the official files of Pathfinder, images and lists, to this folder.")
         ] = None,
         output_dir: OutputFolder = None,
         overwrite: Overwrite = False,
@@ -186,28 +185,21 @@ def _command_of(task: str) -> Callable[..., None]:
     return command
 
 
-def _number(flag: str, says: str, default: int) -> Any:
-    # None unless given, so that an option that has no meaning with --from is noticed
-    return typer.Option(flag, help=says, show_default=f"{default:,}")
-
-
 def listops_command(
     output_dir: OutputFolder = None,
-    seed: Annotated[int | None, _number("--seed", "Seed of the generator.", 0)] = None,
-    train: Annotated[int | None, _number("--train", "Number of training examples.", 96000)] = None,
-    dev: Annotated[int | None, _number("--dev", "Number of development examples.", 2000)] = None,
-    test: Annotated[int | None, _number("--test", "Number of test examples.", 2000)] = None,
-    min_length: Annotated[int | None, _number("--min-length", "Examples have more tokens than this.", 500)] = None,
-    max_length: Annotated[int | None, _number("--max-length", "Examples have fewer tokens than this.", 2000)] = None,
+    seed: Annotated[int | None, option("Seed of the generator.", default="0")] = None,
+    train: Annotated[int | None, option("Number of training examples.", default="96,000")] = None,
+    dev: Annotated[int | None, option("Number of development examples.", default="2,000")] = None,
+    test: Annotated[int | None, option("Number of test examples.", default="2,000")] = None,
+    min_length: Annotated[int | None, option("Examples have more tokens than this.", default="500")] = None,
+    max_length: Annotated[int | None, option("Examples have fewer tokens than this.", default="2,000")] = None,
     max_depth: Annotated[
-        int | None, _number("--max-depth", "Largest depth of an expression tree, including root and digits.", 10)
+        int | None, option("Largest depth of an expression tree, including root and digits.", default="10")
     ] = None,
-    max_args: Annotated[int | None, _number("--max-args", "Largest number of arguments of an operator.", 10)] = None,
+    max_args: Annotated[int | None, option("Largest number of arguments of an operator.", default="10")] = None,
     origin: Origin = None,
     source: SourceName = None,
-    tsv: Annotated[
-        bool, typer.Option("--tsv", help="Also write the official .tsv files, 0.66 GB for the full set.")
-    ] = False,
+    tsv: Annotated[bool, option("Also write the official .tsv files, 0.66 GB for the full set.", "--tsv")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -277,17 +269,14 @@ def _described(count: Statistics) -> dict[str, str]:
 
 
 Place = Annotated[
-    list[str] | None,
-    typer.Option("--from", metavar="SOURCE=PLACE", help="Path of a source's files; repeat for several."),
+    list[str] | None, option("Path of a source's files; repeat for several.", "--from", metavar="SOURCE=PLACE")
 ]
 
 
 def texts_command(
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "--out", help="Folder to write one text file per source to.")
-    ],
+    output_dir: Annotated[Path, option("Folder to write one text file per source to.", "--output-dir", "--out")],
     source: Annotated[
-        str | None, typer.Option(help="Sources, comma-separated: bible, brown, gcide.", show_default="those installed")
+        str | None, option("Sources, comma-separated: bible, brown, gcide.", default="those installed")
     ] = None,
     place: Place = None,
     as_json: Json = False,
@@ -310,17 +299,13 @@ def texts_command(
 
 
 def labelled_texts_command(
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "--out", help="Folder to write one subfolder per set to.")
-    ],
+    output_dir: Annotated[Path, option("Folder to write one subfolder per set to.", "--output-dir", "--out")],
     source: Annotated[
         str | None,
-        typer.Option(
-            help="Sets, comma-separated: genres, questions, synopses.", show_default="those with an installed source"
-        ),
+        option("Sets, comma-separated: genres, questions, synopses.", default="those with an installed source"),
     ] = None,
     place: Place = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of the choice of questions.")] = 0,
+    seed: Annotated[int, option("Seed of the split and of the choice of questions.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write labelled texts, train and validation, for nip glue, nip qa and nip summarization.
@@ -369,12 +354,10 @@ def _find(origins: Mapping[str, TextOrigin], source: str | None, place: Sequence
 
 def show_command(
     task: TaskName,
-    split: Annotated[str, typer.Option(help="Split: train, dev or test.")] = "train",
-    index: Annotated[int, typer.Option(help="Index of the first example to print.")] = 0,
-    count: Annotated[int, typer.Option(help="Number of examples to print.")] = 1,
-    picture: Annotated[
-        Path | None, typer.Option("--image", help="PNG file to draw the examples of an image task to.")
-    ] = None,
+    split: Annotated[str, option("Split: train, dev or test.")] = "train",
+    index: Annotated[int, option("Index of the first example to print.")] = 0,
+    count: Annotated[int, option("Number of examples to print.")] = 1,
+    picture: Annotated[Path | None, option("PNG file to draw the examples of an image task to.", "--image")] = None,
     folder: DataFolder = None,
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nip.cli.options import Json
+from nip.cli.options import Json, option
 from nip.cli.output import print_json
 from nip.finetuning.commands import COMMANDS
 
@@ -48,9 +48,7 @@ def checkpoints(
     run: Annotated[Path, typer.Argument(help="Output folder of a finetuning run.")],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "--out", help="JSON file to write; the plot is next to it.", show_default="RUN/checkpoints.json"
-        ),
+        option("JSON file to write; the plot is next to it.", "--output", "--out", default="RUN/checkpoints.json"),
     ] = None,
     as_json: Json = False,
 ) -> None:

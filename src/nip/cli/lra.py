@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nip import graphs
-from nip.cli.options import Json, Param
+from nip.cli.options import Json, Param, option
 from nip.cli.output import print_json, warnings_to_stderr
 from nip.graphs.pattern import read_parameters
 from nip.lra.config import FOUND, RunConfig
@@ -23,40 +23,37 @@ def register(app: typer.Typer) -> None:
     app.command("lra", rich_help_panel="Train")(lra_command)
 
 
-def _option(says: str, *flags: str, default: str = "recipe", panel: str | None = None) -> Any:
-    # every default is None: what is not given comes from --config, then from the recipe
-    return typer.Option(*flags, help=says, show_default=default or False, rich_help_panel=panel)
-
-
+# Every default is None: what is not given is left to --config, then to the recipe.
 _model, _optimizer, _pretraining, _evaluation = (
-    partial(_option, panel=panel) for panel in ("Model", "Optimization", "Self-pretraining", "Evaluation")
+    partial(option, default="recipe", panel=panel)
+    for panel in ("Model", "Optimization", "Self-pretraining", "Evaluation")
 )
 
 
 def lra_command(
     attention: Annotated[
         str | None,
-        _option(f"Pattern, one of {', '.join(graphs.PATTERNS)}.", "--attention", "--model", default="hypercube"),
+        option(f"Pattern, one of {', '.join(graphs.PATTERNS)}.", "--attention", "--model", default="hypercube"),
     ] = None,
-    task: Annotated[str | None, _option("Task.", default="listops")] = None,
-    seed: Annotated[int | None, _option("Seed of initial weights, example order and dropout.", default="42")] = None,
+    task: Annotated[str | None, option("Task.", default="listops")] = None,
+    seed: Annotated[int | None, option("Seed of initial weights, example order and dropout.", default="42")] = None,
     param: Param = None,
-    graph: Annotated[Path | None, _option("Graph file instead of a pattern.", default="")] = None,
+    graph: Annotated[Path | None, option("Graph file instead of a pattern.")] = None,
     recipe: Annotated[
-        str | None, _option("Recipe that sets model and training: original or modern.", default="original")
+        str | None, option("Recipe that sets model and training: original or modern.", default="original")
     ] = None,
     protocol: Annotated[
         str | None,
-        _option("clean: unpadded tokens, full splits; original: exactly as the paper's code.", default="clean"),
+        option("clean: unpadded tokens, full splits; original: exactly as the paper's code.", default="clean"),
     ] = None,
-    config: Annotated[Path | None, _option("JSON file of settings, such as a run's config.json.", default="")] = None,
-    data: Annotated[Path | None, _option("Data folder.", default="$NIP_DATA, else data/")] = None,
+    config: Annotated[Path | None, option("JSON file of settings, such as a run's config.json.")] = None,
+    data: Annotated[Path | None, option("Data folder.", default="$NIP_DATA, else data/")] = None,
     output_dir: Annotated[
-        Path | None, _option("Run folder.", "--output-dir", "--out", default="runs/TASK-PATTERN-seedSEED")
+        Path | None, option("Run folder.", "--output-dir", "--out", default="runs/TASK-PATTERN-seedSEED")
     ] = None,
-    skip_train: Annotated[bool, _option("Only test the best weights of a run.", "--skip-train", default="")] = False,
+    skip_train: Annotated[bool, option("Only test the best weights of a run.", "--skip-train")] = False,
     original_log: Annotated[
-        bool, _option("Also write the original's log, TASK_MODEL_output.log.", "--original-log", default="")
+        bool, option("Also write the original's log, TASK_MODEL_output.log.", "--original-log")
     ] = False,
     max_steps: Annotated[int | None, _optimizer("Training steps; a larger number continues a finished run.")] = None,
     seq_len: Annotated[int | None, _model("Sequence length in tokens; longer inputs are truncated.")] = None,
@@ -98,7 +95,7 @@ def lra_command(
         int | None, _evaluation("Batches per evaluation.", default="full development set; original protocol: recipe")
     ] = None,
     patience: Annotated[
-        int | None, _evaluation("Stop after this many evaluations without improvement.", default="")
+        int | None, _evaluation("Stop after this many evaluations without improvement.", default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:

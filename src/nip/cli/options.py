@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,35 +16,51 @@ from nip.cli.output import warnings_to_stderr
 if TYPE_CHECKING:
     from nip.graphs import Pattern
 
-# Only the first name of an option is shown; the others are those of earlier versions. Folders are --output-dir, single
-# files --output, and --out is either.
-Attention = Annotated[str | None, typer.Option("--attention", help=f"Pattern, one of {', '.join(graphs.PATTERNS)}.")]
-NumVertices = Annotated[int | None, typer.Option("--n-vertices", help="Number of vertices of the graph.")]
+
+def option(
+    says: str, *names: str, default: str | bool = True, panel: str | None = None, metavar: str | None = None
+) -> Any:
+    """An option with its help.
+
+    Parameters
+    ----------
+    says : str
+        What it does, in one sentence.
+    *names : str
+        With two hyphens; by default that of the parameter. Only the first is shown, the others are of earlier versions.
+        Folders are ``--output-dir``, single files ``--output``; ``--out`` is either.
+    default : str or bool, default=True
+        Default to show where it is not the parameter's own; False shows none.
+    panel : str, optional
+        Group of options in the help.
+    metavar : str, optional
+        The value in the help, if not its type.
+    """
+    return typer.Option(*names, help=says, show_default=default, rich_help_panel=panel, metavar=metavar)
+
+
+Attention = Annotated[str | None, option(f"Pattern, one of {', '.join(graphs.PATTERNS)}.", "--attention")]
+NumVertices = Annotated[int | None, option("Number of vertices of the graph.", "--n-vertices")]
 SeqLen = Annotated[
-    int | None,
-    typer.Option("--seq-len", help="Sequence length in tokens; the graph has ⌈sequence length / block size⌉ vertices."),
+    int | None, option("Sequence length in tokens; the graph has ⌈sequence length / block size⌉ vertices.", "--seq-len")
 ]
-BlockSize = Annotated[int, typer.Option("--block-size", help="Tokens per vertex of the graph.")]
+BlockSize = Annotated[int, option("Tokens per vertex of the graph.", "--block-size")]
 Param = Annotated[
-    list[str] | None,
-    typer.Option("--param", metavar="NAME=VALUE", help="Parameter of the pattern; repeat for several."),
+    list[str] | None, option("Parameter of the pattern; repeat for several.", "--param", metavar="NAME=VALUE")
 ]
-Causal = Annotated[bool, typer.Option("--causal", help="Keep only edges to earlier tokens.")]
+Causal = Annotated[bool, option("Keep only edges to earlier tokens.", "--causal")]
 Depth = Annotated[
-    int | None, typer.Option("--depth", help="Number of attention layers; also computes reach within that many steps.")
+    int | None, option("Number of attention layers; also computes reach within that many steps.", "--depth")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
-_DATA_FOLDER: dict[str, Any] = {
-    "help": "Data folder with one subfolder per task.",
-    "show_default": "$NIP_DATA, else data/",
-}
-OutputFolder = Annotated[Path | None, typer.Option("--output-dir", "--out", "--data", **_DATA_FOLDER)]
-DataFolder = Annotated[Path | None, typer.Option("--data", "--out", **_DATA_FOLDER)]
+Json = Annotated[bool, option("Print one JSON value on standard output.", "--json")]
+_folder = partial(option, "Data folder with one subfolder per task.", default="$NIP_DATA, else data/")
+OutputFolder = Annotated[Path | None, _folder("--output-dir", "--out", "--data")]
+DataFolder = Annotated[Path | None, _folder("--data", "--out")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Task, such as listops.")]
-Origin = Annotated[str | None, typer.Option("--from", help="File or folder to read.")]
-SourceName = Annotated[str | None, typer.Option("--source", help="Format to read, or generator to draw from.")]
-SplitRule = Annotated[str | None, typer.Option("--split-rule", help="Rule that splits what is read.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing data with other settings.")]
+Origin = Annotated[str | None, option("File or folder to read.", "--from")]
+SourceName = Annotated[str | None, option("Format to read, or generator to draw from.", "--source")]
+SplitRule = Annotated[str | None, option("Rule that splits what is read.", "--split-rule")]
+Overwrite = Annotated[bool, option("Replace existing data with other settings.", "--overwrite")]
 
 
 def number_of_vertices(n_vertices: int | None, seq_len: int | None, block_size: int) -> int | None:

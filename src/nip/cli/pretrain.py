@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nip.cli.options import Json, Param, with_options
+from nip.cli.options import Json, Param, option, with_options
 from nip.cli.output import print_json
 from nip.graphs.pattern import read_parameters
 from nip.pretraining.settings import FIELDS, Settings, flag, wrong
@@ -60,13 +60,9 @@ def _option(name: str) -> inspect.Parameter:
     """A setting as an option, whose default None leaves it to the file of --config."""
     field, kind = FIELDS[name], KINDS[name]
     names = [flag(name), "--model"] if name == "model" else [flag(name) + f"/--no-{flag(name)[2:]}" * (kind is bool)]
-    option = typer.Option(
-        *names,
-        help=field.metadata["says"],
-        show_default=False if field.default in (None, ()) or name == "lengths" else _shown(field.default),
-        rich_help_panel=field.metadata["group"].capitalize(),
-    )
-    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    default = False if field.default in (None, ()) or name == "lengths" else _shown(field.default)
+    how = option(field.metadata["says"], *names, default=default, panel=field.metadata["group"].capitalize())
+    annotation = Annotated[kind | None, how]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -76,26 +72,24 @@ def _shown(default: Any) -> str:
 
 def pretrain_command(
     context: typer.Context,
-    dataset: Annotated[str | None, typer.Option(help="Folder of a corpus that nip data corpus made.")] = None,
+    dataset: Annotated[str | None, option("Folder of a corpus that nip data corpus made.")] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Run folder; with --job-name its parent folder.",
             "--output-dir",
             "--out",
-            help="Run folder; with --job-name its parent folder.",
-            show_default="runs/pretraining-PATTERN-SIZE-seedSEED",
+            default="runs/pretraining-PATTERN-SIZE-seedSEED",
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML or JSON file of settings, such as a recipe or a run's run.json.")
+        Path | None, option("YAML or JSON file of settings, such as a recipe or a run's run.json.")
     ] = None,
     param: Param = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Tokenizer, which must be that of the corpus.", show_default="the corpus's")
+        str | None, option("Tokenizer, which must be that of the corpus.", default="the corpus's")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the estimated memory and time without training.")
-    ] = False,
+    dry_run: Annotated[bool, option("Print the estimated memory and time without training.", "--dry-run")] = False,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -291,8 +285,8 @@ def _not_in_files(name: str) -> str:
 
 def grid_command(
     file: Annotated[Path, typer.Argument(help="YAML file of fixed options and lists of values to combine.")],
-    launcher: Annotated[str, typer.Option(help="Start of every command.")] = "nip pretrain",
-    shuffle: Annotated[int | None, typer.Option(metavar="SEED", help="Seed of a random order.")] = None,
+    launcher: Annotated[str, option("Start of every command.")] = "nip pretrain",
+    shuffle: Annotated[int | None, option("Seed of a random order.", metavar="SEED")] = None,
     as_json: Json = False,
 ) -> None:
     """Print a command for each point of a grid of settings.

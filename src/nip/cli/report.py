@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nip.cli.options import Json
+from nip.cli.options import Json, option
 from nip.cli.output import print_json
 
 
@@ -18,9 +18,9 @@ def register(app: typer.Typer) -> None:
 
 def report_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS…", help="Run folders, or folders with run folders.")],
-    output: Annotated[
-        Path, typer.Option("--output", "--out", help="HTML file to write; an existing file is replaced.")
-    ] = Path("report.html"),
+    output: Annotated[Path, option("HTML file to write; an existing file is replaced.", "--output", "--out")] = Path(
+        "report.html"
+    ),
     as_json: Json = False,
 ) -> None:
     """Write a self-contained HTML report on some runs.

@@ -20,6 +20,7 @@ from nip.cli.options import (
     SeqLen,
     check_depth,
     number_of_vertices,
+    option,
     patterns_named,
     read_graph_file,
     read_pattern,
@@ -29,7 +30,7 @@ from nip.graphs.pattern import read_parameters
 
 GraphFile = Annotated[
     Path | None,
-    typer.Option("--graph", help="Graph file instead of a pattern: edge list `i j` from 0, .npz, .npy mask, .graphml."),
+    option("Graph file instead of a pattern: edge list `i j` from 0, .npz, .npy mask, .graphml.", "--graph"),
 ]
 
 
@@ -97,32 +98,30 @@ def _text(field: str, value: object) -> str:
 def compare_command(
     context: typer.Context,
     attention: Annotated[
-        str | None, typer.Option(help="Patterns, comma-separated.", show_default="all that exist at this size")
+        str | None, option("Patterns, comma-separated.", default="all that exist at this size")
     ] = None,
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
-    graph: Annotated[
-        list[Path] | None, typer.Option("--graph", help="Graph file to add at its own size; repeat for several.")
-    ] = None,
+    graph: Annotated[list[Path] | None, option("Graph file to add at its own size; repeat for several.")] = None,
     param: Param = None,
     causal: Causal = False,
     depth: Depth = None,
     sort: Annotated[
         str | None,
-        typer.Option(
-            help="Sort by bottleneck_nip_relative, nip_relative, vertex_nip_relative, diameter, cost, density or "
+        option(
+            "Sort by bottleneck_nip_relative, nip_relative, vertex_nip_relative, diameter, cost, density or "
             "mean_degree; with --depth also by reach or even_reach.",
-            show_default="bottleneck_nip_relative; even_reach with --depth",
+            default="bottleneck_nip_relative; even_reach with --depth",
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Patterns scored in parallel; −1 is one per core (needs joblib).")] = 1,
+    jobs: Annotated[int, option("Patterns scored in parallel; −1 is one per core (needs joblib).")] = 1,
     as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
-    as_html: Annotated[bool, typer.Option("--html", help="Print a self-contained HTML page.")] = False,
+    as_csv: Annotated[bool, option("Print CSV instead of a table.", "--csv")] = False,
+    as_markdown: Annotated[bool, option("Print a Markdown table.", "--markdown")] = False,
+    as_html: Annotated[bool, option("Print a self-contained HTML page.", "--html")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "--out", help="Write to this file instead of standard output.")
+        Path | None, option("Write to this file instead of standard output.", "--output", "--out")
     ] = None,
 ) -> None:
     """Score many graphs and rank them.
@@ -193,11 +192,11 @@ def show_command(
     causal: Causal = False,
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Figure to write, .png, .svg or .html.",
             "--output",
             "--out",
-            help="Figure to write, .png, .svg or .html.",
-            show_default="PATTERN-N.png in the working directory",
+            default="PATTERN-N.png in the working directory",
         ),
     ] = None,
     as_json: Json = False,
@@ -222,20 +221,18 @@ def show_command(
 
 
 def search_command(
-    degree: Annotated[int, typer.Option(help="Largest degree of a vertex, self-loop excluded.")],
+    degree: Annotated[int, option("Largest degree of a vertex, self-loop excluded.")],
     n_vertices: NumVertices = None,
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
-    seed: Annotated[int, typer.Option(help="Seed of random graphs and of the local search.")] = 0,
-    steps: Annotated[int, typer.Option(help="Edge exchanges to try from each of two starting graphs.")] = 2000,
+    seed: Annotated[int, option("Seed of random graphs and of the local search.")] = 0,
+    steps: Annotated[int, option("Edge exchanges to try from each of two starting graphs.")] = 2000,
     seconds: Annotated[
-        float | None, typer.Option("--time", help="Time limit in seconds; results then depend on the machine.")
+        float | None, option("Time limit in seconds; results then depend on the machine.", "--time")
     ] = None,
-    objective: Annotated[
-        str, typer.Option(help="Score to maximize: nip_relative or bottleneck_nip_relative.")
-    ] = "nip_relative",
+    objective: Annotated[str, option("Score to maximize: nip_relative or bottleneck_nip_relative.")] = "nip_relative",
     output: Annotated[
-        Path | None, typer.Option("--output", "--out", help="Write the best graph to this .npz file, for --graph.")
+        Path | None, option("Write the best graph to this .npz file, for --graph.", "--output", "--out")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nip.cli.lra import lra_command, resolve
-from nip.cli.options import Json, split, with_options
+from nip.cli.options import Json, option, split, with_options
 from nip.cli.output import print_json
 from nip.formatting import format_duration, format_percent
 from nip.runs.folder import LOCK, locked
@@ -38,31 +38,26 @@ def register(app: typer.Typer) -> None:
 def study_command(
     attention: Annotated[
         str | None,
-        typer.Option(
-            "--attention", "--patterns", help="Patterns, comma-separated; NAME@seq_len=496 gives one its own settings."
-        ),
+        option("Patterns, comma-separated; NAME@seq_len=496 gives one its own settings.", "--attention", "--patterns"),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.", show_default="0,1,2")] = None,
+    seeds: Annotated[str | None, option("Seeds, comma-separated.", default="0,1,2")] = None,
     depths: Annotated[
-        str | None, typer.Option(help="Numbers of layers, comma-separated; one run for each.", show_default="--layers")
+        str | None, option("Numbers of layers, comma-separated; one run for each.", default="--layers")
     ] = None,
     output_dir: Annotated[
-        Path | None,
-        typer.Option("--output-dir", "--out", help="Folder of the study.", show_default="runs/study-TASK"),
+        Path | None, option("Folder of the study.", "--output-dir", "--out", default="runs/study-TASK")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Parallel runs on this machine.", show_default="1")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Run on this dask scheduler, tcp://HOST:PORT.")] = None,
-    submitit: Annotated[str | None, typer.Option(help="Run through submitit: slurm, local or debug.")] = None,
+    workers: Annotated[int | None, option("Parallel runs on this machine.", default="1")] = None,
+    scheduler: Annotated[str | None, option("Run on this dask scheduler, tcp://HOST:PORT.")] = None,
+    submitit: Annotated[str | None, option("Run through submitit: slurm, local or debug.")] = None,
     job: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE", help="Parameter of submitit, such as slurm_partition=gpu; repeat for several."
-        ),
+        option("Parameter of submitit, such as slurm_partition=gpu; repeat for several.", metavar="NAME=VALUE"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan without running it.")] = False,
-    results: Annotated[bool, typer.Option("--results", help="Only evaluate finished runs.")] = False,
+    dry_run: Annotated[bool, option("Print the plan without running it.", "--dry-run")] = False,
+    results: Annotated[bool, option("Only evaluate finished runs.", "--results")] = False,
     from_paper: Annotated[
-        bool, typer.Option("--from-paper", help="Correlate the paper's own five points instead of runs.")
+        bool, option("Correlate the paper's own five points instead of runs.", "--from-paper")
     ] = False,
     as_json: Json = False,
     **of_lra: Any,
