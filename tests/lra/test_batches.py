@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nip.lra import batches, recipe
 from nip.lra.batches import development_indices, endless_batch, indices_to_test, shuffled
 
 
@@ -67,3 +69,36 @@ def test_test_examples_by_protocol():
     assert len(set(original.tolist())) == 8
     with pytest.raises(ValueError, match="from the 3 of the test set"):
         indices_to_test(3, 4, 0, "original")
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=40),
+    budget=st.integers(1, 3000),
+    processes=st.integers(1, 5),
+)
+def test_groups_of_an_evaluation_cover_all_examples_within_the_budget(lengths, budget, processes):
+    class Some:
+        width = 1
+
+    examples = Some()
+    examples.lengths = np.array(lengths)
+    config = dataclasses.replace(recipe("listops"), seq_len=400)
+    indices = np.argsort(-examples.lengths, kind="stable")
+    groups = batches.split_by_tokens(examples, indices, budget, config, processes)
+    assert np.concatenate(groups).tolist() == indices.tolist()
+    for group in groups:
+        width = batches.padded_length(int(examples.lengths[group].max()), config)
+        per_process = -(-len(group) // processes)
+        assert per_process == 1 or per_process * width <= budget
+        assert width % 16 == 0 and min(400, examples.lengths[group].max()) <= width <= 400
+    assert all(len(group) >= processes for group in groups[:-1])  # only in the last one a process may have no example
+
+
+@given(seq_len=st.integers(1, 5000), block_size=st.sampled_from([1, 8, 16, 64]), data=st.data())
+def test_padded_lengths(seq_len, block_size, data):
+    config = dataclasses.replace(recipe("listops"), seq_len=seq_len, positions=8192, block_size=block_size)
+    longest = data.draw(st.integers(1, 6000))
+    length = batches.padded_length(longest, config)
+    assert min(longest, seq_len) <= length <= seq_len
+    assert length == seq_len or length % block_size == 0
+    assert len({batches.padded_length(n, config) for n in range(1, seq_len + 1)}) <= batches.LENGTHS

@@ -305,3 +305,20 @@ def test_a_damaged_checkpoint_is_named(config, data, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"state\.safetensors is damaged"):
         train(dataclasses.replace(config, max_steps=14), tmp_path / "run", data=data)
+
+
+def test_patience_ends_a_run_that_does_not_improve(config, data, tmp_path, capsys):
+    # a rate so small that no prediction changes: the first evaluation is the best
+    config = dataclasses.replace(config, patience=2, max_steps=40, eval_every=2, learning_rate=1e-30, weight_decay=0.0)
+    result = train(config, tmp_path / "run", data=data)
+    assert (result["best_step"], result["steps"], result["planned_steps"]) == (2, 6, 40)
+    evaluated = [row["step"] for row in read_metrics(RunFolder(tmp_path / "run").metrics) if row["split"] == "dev"]
+    assert evaluated == [2, 4, 6]
+    assert train(config, tmp_path / "run", data=data) == result
+    assert "is finished" in capsys.readouterr().err
+    assert json.loads(RunFolder(tmp_path / "run").result.read_text()) == result
+
+
+def test_without_patience_a_run_takes_all_its_steps(config, data, tmp_path):
+    result = train(dataclasses.replace(config, learning_rate=1e-30), tmp_path / "run", data=data)
+    assert result["steps"] == 12 and "planned_steps" not in result

@@ -1,7 +1,6 @@
-"""The exponential moving average of the weights, and early stopping."""
+"""The exponential moving average of the weights."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch.testing import assert_close
 
 from nip.lra import task as lra_task
 from nip.lra import train
-from nip.runs.folder import RunFolder, read_metrics
+from nip.runs.folder import RunFolder
 from nip.training import trainer
 from nip.training.checkpoint import read_tensors
 from nip.training.ema import swapped_in, update
@@ -76,20 +75,3 @@ def test_the_best_weights_are_the_average_and_a_stopped_run_resumes_it(config, d
     monkeypatch.setattr(trainer, "train_step", true_step)
     train(config, tmp_path / "stopped", data=data)
     assert comparable(tmp_path / "stopped") == comparable(tmp_path / "full")
-
-
-def test_patience_ends_a_run_that_does_not_improve(config, data, tmp_path, capsys):
-    # a rate so small that no prediction changes: the first evaluation is the best
-    config = dataclasses.replace(config, patience=2, max_steps=40, eval_every=2, learning_rate=1e-30, weight_decay=0.0)
-    result = train(config, tmp_path / "run", data=data)
-    assert (result["best_step"], result["steps"], result["planned_steps"]) == (2, 6, 40)
-    evaluated = [row["step"] for row in read_metrics(RunFolder(tmp_path / "run").metrics) if row["split"] == "dev"]
-    assert evaluated == [2, 4, 6]
-    assert train(config, tmp_path / "run", data=data) == result
-    assert "is finished" in capsys.readouterr().err
-    assert json.loads(RunFolder(tmp_path / "run").result.read_text()) == result
-
-
-def test_without_patience_a_run_takes_all_its_steps(config, data, tmp_path):
-    result = train(dataclasses.replace(config, learning_rate=1e-30), tmp_path / "run", data=data)
-    assert result["steps"] == 12 and "planned_steps" not in result

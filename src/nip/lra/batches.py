@@ -184,6 +184,10 @@ def n_tokens(examples: Examples, indices: Indices, config: RunConfig) -> int:
     examples : Examples
     indices : ndarray of shape (n,), int64
     config : RunConfig
+
+    Returns
+    -------
+    int
     """
     sequences = examples.width * indices[:, None] + np.arange(examples.width)
     lengths = examples.offsets[sequences + 1] - examples.offsets[sequences]

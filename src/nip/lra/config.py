@@ -289,6 +289,10 @@ def resolve(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig
     folder : RunFolder
     device_type : str
         As torch names it, such as ``cpu``.
+
+    Returns
+    -------
+    RunConfig
     """
     count = min(8, config.batch_size, max(1, config.batch_size * config.seq_len // MICRO_BATCH_TOKENS))
     defaults = {

@@ -177,6 +177,11 @@ def masked_micro_batches(
     config : RunConfig
     step : int or str
         The step, or the name of an evaluation.
+
+    Yields
+    ------
+    MicroBatch
+        Targets are the original ids at masked tokens, and `IGNORED` elsewhere.
     """
     assert config.mask_share is not None
     groups = list(groups)

@@ -52,6 +52,10 @@ def attention_choice(config: RunConfig, graph: Pattern, device: torch.device) ->
     graph : Pattern
     device : torch.device
 
+    Returns
+    -------
+    Choice
+
     Raises
     ------
     ValueError

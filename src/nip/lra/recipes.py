@@ -192,6 +192,10 @@ def recipe(task: str, protocol: str = "clean", name: str = "original") -> RunCon
     protocol : {"clean", "original"}
     name : {"original", "modern"}
 
+    Returns
+    -------
+    RunConfig
+
     Raises
     ------
     ValueError

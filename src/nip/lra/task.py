@@ -38,6 +38,10 @@ def start_run(
     folder : RunFolder
     accelerator : Accelerator
     console : Console
+
+    Returns
+    -------
+    Run
     """
     model.to(accelerator.device)
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(
@@ -117,6 +121,10 @@ class LabelTask(TrainingTask):
         run : Run
         micro_batch : MicroBatch
         totals : BatchTotals
+
+        Returns
+        -------
+        LossSums
 
         Raises
         ------

@@ -62,6 +62,11 @@ def training_flops(model: PreTrainedModel, n_tokens: int, masked: float) -> Trai
         Of a sample.
     masked : float
         Masked tokens of a sample, on average.
+
+    Returns
+    -------
+    TrainingFlops
+        Per token.
     """
     encoder = _linear_weights(model.base_model, without="pooler")
     head = _linear_weights(model) - _linear_weights(model.base_model)
@@ -87,6 +92,10 @@ def attended_pairs(graph: Pattern, block_size: int, n_tokens: int) -> int:
     graph : Pattern
     block_size, n_tokens : int
         The last block may be shorter.
+
+    Returns
+    -------
+    int
 
     Examples
     --------
@@ -161,6 +170,11 @@ def training_memory(
         Activations are recomputed in the backward pass.
     weight_shards, state_shards : int, default=1
         Processes over which weights and gradients, and the optimizer's state, are sharded.
+
+    Returns
+    -------
+    Memory
+        In bytes, of one process.
     """
     config: Any = model.config
     weights = 4.0 * sum(weight.numel() for weight in model.parameters())

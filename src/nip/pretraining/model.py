@@ -434,6 +434,10 @@ def masked_lm_sums(
     accelerator : Accelerator
     micro_batch : MicroBatch
     precision : {"fp32", "bf16", "fp16"}, optional
+
+    Returns
+    -------
+    MaskedLMSums
     """
     micro_batch = micro_batch.to(accelerator.device)
     with autocast(accelerator, precision):

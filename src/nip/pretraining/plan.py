@@ -193,6 +193,11 @@ def measured_speed(settings: Settings, corpus: Corpus, stage: StagePlan, peak: f
     peak : float
         FLOP/s of the device.
     device : torch.device
+
+    Returns
+    -------
+    float
+        In tokens per second.
     """
     about = int(_SECONDS * UTILIZATION * peak / (stage.flops * stage.length))
     count = max(1, min(stage.micro_batch, about))

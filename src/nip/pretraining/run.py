@@ -345,6 +345,10 @@ def make_record(settings: Settings, data: str, command: Sequence[str]) -> RunRec
         The checksum of the corpus.
     command : sequence of str
         The command line.
+
+    Returns
+    -------
+    RunRecord
     """
     return RunRecord(
         kind=KIND,

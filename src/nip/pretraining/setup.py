@@ -26,6 +26,10 @@ def resolve(settings: Settings, there: Settings | None, device: torch.device) ->
     there : Settings or None
         Of the run in the folder.
     device : torch.device
+
+    Returns
+    -------
+    Settings
     """
     if settings.precision is not None:
         return settings
@@ -67,6 +71,10 @@ def new_model(settings: Settings, vocabulary: Vocabulary, positions: int) -> Pre
         Of the corpus.
     positions : int
         Tokens of the longest input.
+
+    Returns
+    -------
+    PreTrainedModel
     """
     return build_model(
         model_settings(settings, positions),
@@ -119,6 +127,10 @@ def micro_batch_size(settings: Settings, length: int, device: torch.device, proc
         Tokens of a sample.
     device : torch.device
     processes : int
+
+    Returns
+    -------
+    int
     """
     if settings.micro_batch is not None:
         return max(1, settings.micro_batch * settings.lengths[0][0] // length)
@@ -135,6 +147,10 @@ def attention_choice(settings: Settings, length: int, micro_batch: int, device: 
     length, micro_batch : int
         Tokens of a sample, and samples.
     device : torch.device
+
+    Returns
+    -------
+    Choice
 
     Raises
     ------

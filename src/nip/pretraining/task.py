@@ -94,6 +94,10 @@ class PretrainingTask(TrainingTask):
         run : Run
         micro_batch : MicroBatch
         totals : BatchTotals
+
+        Returns
+        -------
+        LossSums
         """
         sums = masked_lm_sums(run.state.model, run.accelerator, micro_batch, self.settings.precision)
         total = total_loss(sums, totals.targets, totals.samples)

@@ -64,6 +64,10 @@ def masked_per_sample(settings: Settings, length: int, corpus: Mapping[str, Any]
     corpus : mapping, optional
         The settings of the corpus; they decide if it was masked when it was made.
 
+    Returns
+    -------
+    float
+
     Examples
     --------
     >>> masked_per_sample(Settings(max_steps=1, max_predictions=20), 128), masked_per_sample(Settings(max_steps=1), 512)
@@ -100,6 +104,11 @@ def matmul_flops(device: torch.device, dtype: torch.dtype, *, side: int, tries: 
     side : int
         Rows and columns.
     tries : int
+
+    Returns
+    -------
+    float
+        In FLOP/s.
     """
     a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2.0 * side**3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(tries))
@@ -113,6 +122,11 @@ def time_step(step: Callable[[], object], device: torch.device, repeats: int = 3
     step : callable
     device : torch.device
     repeats : int, default=3
+
+    Returns
+    -------
+    float
+        In seconds.
     """
     step()
     return statistics.median(timed(step, device) for _ in range(repeats))
@@ -210,6 +224,10 @@ def forecast(
     exit_hours : float, optional
         Hours after which the run ends in any case, which shortens or omits the last stages.
 
+    Returns
+    -------
+    Forecast
+
     Raises
     ------
     ValueError
@@ -265,6 +283,10 @@ def forecast_run(
         Share of the tokens that are not padding.
     weights, corpus : int
         Weights of the model, and tokens of the corpus.
+
+    Returns
+    -------
+    Forecast
     """
     stages = [
         Stage(share, mean_batch_size(settings) * length * fill, speed * flops[stage] / cost)

@@ -30,6 +30,11 @@ def tracked(
     step : int
         Finished steps: what was logged of later steps before a restart is removed if the tracker can do so.
 
+    Yields
+    ------
+    callable
+        Takes metrics by name, and the step.
+
     Raises
     ------
     ImportError

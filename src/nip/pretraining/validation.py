@@ -97,6 +97,11 @@ def commonest_token(corpus: Corpus, held_out: Corpus, samples: int = 256) -> flo
     corpus, held_out : Corpus
     samples : int, default=256
         Number of samples of each in which tokens are counted.
+
+    Returns
+    -------
+    float
+        In [0, 1].
     """
 
     def counts(split: Corpus) -> Counter[int]:

@@ -81,6 +81,11 @@ class LossSpikeDetector:
         deviations : float
             Standard deviations above the running mean at which a loss is a spike; 0: only NaN and Inf are skipped.
 
+        Returns
+        -------
+        str or None
+            None if the step is fine.
+
         Examples
         --------
         >>> LossSpikeDetector().skip_reason(math.nan, 1.0, 10.0)

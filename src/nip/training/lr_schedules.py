@@ -31,6 +31,11 @@ def one_cycle(step: int, total: int, peak: float, warmup: float) -> tuple[float,
     warmup : float
         Share of the steps in which the learning rate rises, in (0, 1].
 
+    Returns
+    -------
+    (float, float)
+        Learning rate and beta1.
+
     References
     ----------
     .. [1] L. N. Smith, N. Topin, "Super-Convergence", arXiv 1708.07120.

@@ -42,6 +42,10 @@ def make_optimizer(
     coefficients : (float, float), default=(0.01, 10.0)
         Of ``lamb``: bounds of its trust ratio, the norm of a matrix over that of its update.
 
+    Returns
+    -------
+    Optimizer
+
     Raises
     ------
     ValueError

@@ -238,6 +238,11 @@ def dropout_seed(seed: int, step: int, process: int) -> int:
     ----------
     seed, step, process : int
         Of the run; finished steps; the process's rank.
+
+    Returns
+    -------
+    int
+        In [0, 2⁶³).
     """
     digest = hashlib.sha256(f"{seed}/dropout/{step}/{process}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -162,6 +162,10 @@ class TrainingTask(Protocol):
         micro_batch : MicroBatch
         totals : BatchTotals
             Of the global batch that it belongs to.
+
+        Returns
+        -------
+        LossSums
         """
 
     def mean_loss(self, loss_sum: float, totals: BatchTotals) -> float:
@@ -176,6 +180,11 @@ class TrainingTask(Protocol):
         result : StepResult
         seconds : float
             Wall time of the step.
+
+        Returns
+        -------
+        dict
+            For the step's line in ``metrics.jsonl``.
         """
         return {}
 
@@ -241,6 +250,10 @@ def take_step(run: Run, task: TrainingTask, batch: Batch) -> StepResult:
     task : TrainingTask
     batch : Batch
         That of the next step.
+
+    Returns
+    -------
+    StepResult
 
     Raises
     ------
