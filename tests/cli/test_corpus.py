@@ -1,4 +1,4 @@
-"""`nip data corpus …` as typed."""
+"""The command `nip data corpus`."""
 
 import json
 
@@ -81,7 +81,7 @@ def test_every_option_arrives(nip, tmp_path):
     assert json.loads(said)["manifest"]["settings"]["packing"] is False
 
 
-def test_options_without_effect_are_told(nip, tmp_path):
+def test_options_without_effect_are_reported(nip, tmp_path):
     source, out = write_texts(tmp_path / "in", 1), tmp_path / "out"
     words = ["--from", source, "--out", out, "--max-seq-length", 32, "--jobs", 1]
     idle = ["--dup-factor", 7, "--masked-lm-prob", 0.2, "--max-predictions-per-seq", 3, "--seed", 1]

@@ -1,4 +1,4 @@
-"""`nip data …` as typed."""
+"""The commands of `nip data`."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ def nip(capsys, tmp_path):
     return run
 
 
-def test_make_look_and_check(nip, tmp_path):
+def test_make_show_and_verify(nip, tmp_path):
     code, out, err = nip("listops", *SMALL, "--seed", 3, "--tsv")
     assert (code, err) == (0, "")
     assert f"{tmp_path / 'data' / 'listops'}: made" in out
@@ -45,7 +45,7 @@ def test_make_look_and_check(nip, tmp_path):
     assert f"label {split.labels[5]}, {split.lengths[5]} tokens\n{decode(split.sequence(5))}\n" in out
 
 
-def test_a_folder_says_itself_what_it_holds(nip, tmp_path, monkeypatch):
+def test_verify_takes_the_folder_itself(nip, tmp_path, monkeypatch):
     nip("listops", *SMALL)
     folder = tmp_path / "data" / "listops"
     code, out, _ = nip("verify", folder, data=())
@@ -84,7 +84,7 @@ def test_json_is_one_value(nip, tmp_path):
 @pytest.mark.parametrize(
     "below", ["", "listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000"]
 )
-def test_official_files_are_taken(nip, tmp_path, below):
+def test_official_files_are_read(nip, tmp_path, below):
     (tmp_path / below).mkdir(parents=True, exist_ok=True)
     for name in ("train", "val", "test"):
         (tmp_path / below / f"basic_{name}.tsv").write_text("Source\tTarget\n( ( ( [MAX 1 ) 2 ) ] )\t2\n")
@@ -119,7 +119,7 @@ def test_bad_input_is_one_sentence(nip, arguments, message, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_another_set_is_refused_and_overwritten(nip):
+def test_other_settings_are_refused_and_overwritten(nip):
     assert nip("listops", *SMALL)[0] == 0
     code, _, err = nip("listops", *SMALL, "--seed", 1)
     assert code == 2
@@ -131,13 +131,13 @@ def test_another_set_is_refused_and_overwritten(nip):
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
-    from nip.cli.data import progress_bar
+    from nip.cli.output import progress_bar
 
-    with progress_bar("ListOps", 3) as told:
-        assert told is None
+    with progress_bar("ListOps", 3) as update:
+        assert update is None
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with progress_bar("ListOps", 3) as told:
-        told(2)
+    with progress_bar("ListOps", 3) as update:
+        update(2)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "2/3" in captured.err
@@ -184,7 +184,7 @@ def test_texts_are_decoded(nip, tmp_path):
     assert json.loads(nip("show", "retrieval", "--json")[1])[0]["texts"] == ["first", "second text"]
 
 
-def test_foreign_ids_are_shown_as_they_are(nip, tmp_path):
+def test_unknown_token_ids_are_printed(nip, tmp_path):
     for split in SPLITS:
         examples = [{"input_ids_0": np.array([16, 3, 9, 0]), "label": np.int64(2)}]
         (tmp_path / f"listops.{split}.pickle").write_bytes(pickle.dumps(examples))
@@ -198,7 +198,7 @@ def test_foreign_ids_are_shown_as_they_are(nip, tmp_path):
     assert "--tsv needs token ids whose meaning is known" in err
 
 
-def test_pathfinder_is_written_officially_and_read_again(nip, tmp_path):
+def test_official_pathfinder_files_are_written_and_read(nip, tmp_path):
     sizes = ["--param", "train=16", "--param", "dev=2", "--param", "test=2"]
     code, out, _ = nip("pathfinder32-curv_baseline", *sizes, "--seed", 3, "--png", tmp_path / "png")
     assert code == 0

@@ -9,7 +9,7 @@ from nip.cli import doctor, main
 from nip.cli.extras import Extra
 
 
-def test_doctor_says_what_is_there(capsys):
+def test_doctor_lists_what_is_installed(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "--json"])
     assert not stop.value.code
@@ -24,7 +24,7 @@ def test_doctor_says_what_is_there(capsys):
     assert found["auto"][0]["reason"] == choice.reason
 
 
-def test_doctor_says_what_to_type_for_what_is_missing(capsys, monkeypatch):
+def test_doctor_prints_how_to_install_what_is_missing(capsys, monkeypatch):
     monkeypatch.setitem(doctor.EXTRAS, "fast", Extra("score faster", ("no_such_package",)))
     with pytest.raises(SystemExit):
         main(["doctor"])

@@ -19,18 +19,18 @@ def distributions(package):
     return {re.sub(r"[-_.]+", "-", name).lower() for name in found}
 
 
-def test_every_extra_is_there():
+def test_extras_are_those_of_the_package():
     assert set(EXTRAS) == set(DECLARED) - BRINGS_NOTHING_OF_ITS_OWN
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_an_extra_brings_what_it_is_said_to(name):
+def test_an_extra_installs_its_packages(name):
     required = {re.split(r"[<>=!~\[ ]", line)[0].lower() for line in DECLARED[name]}
     for package in EXTRAS[name].packages:
         # dask[distributed] is written as one requirement
         assert distributions(package) & required or f"[{package}]" in " ".join(DECLARED[name])
 
 
-def test_a_package_is_brought_by_the_first_that_names_it():
+def test_the_extra_of_a_package_is_the_first_that_names_it():
     assert extra_of("rouge_score") == "finetune" and extra_of("pyarrow") == "data"
     assert extra_of("no_such_package") is None and extra_of(None) is None

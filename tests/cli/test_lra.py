@@ -1,4 +1,4 @@
-"""`nip lra` as typed."""
+"""The command `nip lra`."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def test_a_graph_file(lra, tmp_path):
     folder = tmp_path / "runs" / "listops-ring-seed42"
     assert code == 0 and "self loop" in err
     assert (folder / "pattern.npz").is_file()
-    # the configuration of the run finds the graph beside it, wherever the file has gone
+    # the configuration of the run finds the graph next to it, if the file is gone
     (tmp_path / "ring.txt").unlink()
     assert lra("--config", folder / "config.json", "--out", tmp_path / "second")[0] == 0
     assert read_config(tmp_path / "second" / "config.json").checksum == read_config(folder / "config.json").checksum
@@ -128,7 +128,7 @@ def test_options_come_before_the_file_and_the_file_before_the_recipe(tmp_path):
         resolve({}, path)
 
 
-def test_a_killed_command_typed_again_ends_as_if_nothing_had_been(data, tmp_path):
+def test_a_killed_run_resumes_to_the_same_result(data, tmp_path):
     program = "from nip.cli import main; main()"
     command = [sys.executable, "-c", program, "lra", *SMALL, "--max-steps", "30", "--data", str(data), "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""How the command line ends."""
+"""Exit of the command line."""
 
 import pytest
 from torch import distributed
@@ -7,7 +7,7 @@ from nip.cli import main
 
 
 @pytest.mark.parametrize(("command", "code"), [(["doctor", "--json"], 0), (["score", "no-such-pattern"], 2)])
-def test_the_group_of_processes_is_left_after_success_alone(tmp_path, command, code):
+def test_the_process_group_is_destroyed_only_after_success(tmp_path, command, code):
     distributed.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
         with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""The command line of pretraining: today's options, the original's flags, files of settings, grids."""
+"""The command `nip pretrain`: options, the original's flags, files of settings, grids."""
 
 import json
 import re
@@ -95,7 +95,7 @@ def flags_of(words):
     return list(map(str, words))
 
 
-def test_what_a_run_would_need(nip, corpus):
+def test_dry_run(nip, corpus):
     code, out, err = nip("pretrain", "--dataset", corpus, *SMALL.split(), "--hours", "1", "--dry-run", "--json")
     assert code == 0, err
     plan = json.loads(out)
@@ -108,7 +108,7 @@ def test_what_a_run_would_need(nip, corpus):
 
 
 def test_every_flag_of_the_original(nip, corpus, tmp_path, monkeypatch):
-    """All at once: what they come to, what is said about those that do nothing, and a run."""
+    """All at once: the settings, the notices about those without effect, and a run."""
     words = ["--dataset_path", str(corpus), "--output_dir", str(tmp_path), *shlex.split(ORIGINAL)]
     words += ["--tokenizer_name", str(corpus / "tokenizer")]
     with monkeypatch.context() as there:
@@ -134,7 +134,7 @@ def test_every_flag_of_the_original(nip, corpus, tmp_path, monkeypatch):
 
 
 def test_a_run_in_fp16(nip, corpus, tmp_path):
-    """Asked for by today's name it is what a processor computes, too: with a scaled loss."""
+    """--precision fp16 is computed on a CPU too, with a scaled loss."""
     code, _, err = nip(
         "pretrain",
         "--dataset",
@@ -152,7 +152,7 @@ def test_a_run_in_fp16(nip, corpus, tmp_path):
 
 
 def test_no_flag_of_the_reference_is_missing():
-    """The names that the original's parsers have are spelled out here: each is known, and but for two no other is."""
+    """ORIGINAL lists the flags of the original's parsers: each is known, and only two others are."""
     named = {name for name, _ in flags(shlex.split(f"{ORIGINAL} {OF_OTHER_FILES}"))}
     assert named - {*KNOWN, *FIELDS} == set()
     assert set(KNOWN) - named == {"masked_lm_prob", "max_seq_length"}  # of the original's samples
@@ -177,12 +177,12 @@ def test_no_flag_of_the_reference_is_missing():
         ),
     ],
 )
-def test_what_nothing_today_stands_for(words, says):
+def test_flags_without_an_equivalent_are_refused(words, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         today(flags(words))
 
 
-def test_flags_of_epochs_and_parts(corpus):
+def test_flags_in_epochs_and_micro_batches(corpus):
     given, notices = today(flags(shlex.split(f"--dataset_path {corpus} --train_batch_size 8 --num_epochs 3")))
     steps = int(dict(given)["max_steps"])
     few = f"--dataset_path {corpus} --train_batch_size 8 --num_epochs 3 --max_steps_per_epoch 2"
@@ -216,13 +216,13 @@ def test_folders_of_jobs(words, out):
     assert (dict(given)["out"], notices) == (out, [])
 
 
-def test_an_id_without_a_folder_is_told():
+def test_a_run_id_without_a_folder_is_reported():
     assert today(flags(["--current_run_id", "3"])) == ([], ["--current_run_id does nothing without --output_dir."])
 
 
 @pytest.mark.parametrize("name", NOTHING)
-def test_flags_that_do_nothing_are_told(name):
-    """Each with its reason; off, those that ask for something to be left out, which is done all the same."""
+def test_flags_without_effect_are_reported(name):
+    """With the reason; if off, only flags whose behaviour cannot be switched off."""
     notice = f"--{name} does nothing: {NOTHING[name]}."
     assert today([(name, None)]) == ([], [notice])
     assert today([(name, "false")]) == ([], [notice] if name in ALWAYS else [])
@@ -324,7 +324,7 @@ def test_a_checkpoint_of_the_original_flags(tmp_path):
     assert len(notices) == 2
 
 
-def test_options_that_do_nothing_beside_others_are_told(corpus, capsys):
+def test_options_without_effect_with_others_are_reported(corpus, capsys):
     words = [
         "--dataset",
         str(corpus),
@@ -346,8 +346,8 @@ def test_options_that_do_nothing_beside_others_are_told(corpus, capsys):
     assert said[2:] == ["nip: --max-predictions leaves 6.2 % of 32 tokens to predict."]
 
 
-def test_masking_options_beside_a_corpus_that_was_masked_once(tmp_path, capsys):
-    """They are told, and what was masked then counts in the estimate."""
+def test_masking_options_have_no_effect_on_a_corpus_masked_once(tmp_path, capsys):
+    """They are reported, and the estimate counts the masks of the corpus."""
     write_texts(tmp_path / "texts", n_files=1, per_file=60)
     plans = {}
     for most in (1, 9):
@@ -392,7 +392,7 @@ def test_a_grid(nip, tmp_path):
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("pretrain*.yaml")), ids=lambda path: path.stem)
 def test_recipes(recipe, nip, corpus):
-    """Each holds possible settings, of which the sizes of a small model give an estimate."""
+    """Each has valid settings, which give an estimate for a small model."""
     settings = Settings(**read_file(recipe))
     assert settings.hours is not None
     small = ["--lengths", "32", *SMALL.replace("--batch-size 4", "").split()]

@@ -19,7 +19,7 @@ def nip(capsys):
     return run
 
 
-def test_a_report_is_written_and_the_finding_said(nip, tmp_path):
+def test_a_report_is_written_and_the_finding_printed(nip, tmp_path):
     demo = write_three_runs(tmp_path / "demo")
     code, out, err = nip("report", demo, "--out", tmp_path / "a.html")
     assert (code, err) == (0, "")
@@ -44,7 +44,7 @@ def test_json_is_one_object(nip, tmp_path):
     assert "local reached 35.0 %" in finding["sentence"]
 
 
-def test_the_report_is_called_report_html_unless_named(nip, tmp_path, monkeypatch):
+def test_the_default_file_is_report_html(nip, tmp_path, monkeypatch):
     demo = write_three_runs(tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
     assert nip("report", demo)[0] == 0

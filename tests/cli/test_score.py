@@ -109,7 +109,7 @@ def test_compare_lists_all_patterns_best_first(run):
     assert cube["vertex_nip_relative"] == pytest.approx(2.014, abs=5e-4)
 
 
-def test_depth_adds_what_arrives_within_it(run):
+def test_depth_adds_reach(run):
     one = json.loads(run("score", "hypercube", "--n-vertices", 8, "--depth", 2, "--json")[1])
     assert one["reach"] == pytest.approx(6 / 7) and one["steps"] == 2 and one["log10_least_payload"] is None
     rows = json.loads(run("compare", "hypercube", "local", "--n-vertices", 8, "--depth", 2, "--json")[1])

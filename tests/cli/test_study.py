@@ -1,4 +1,4 @@
-"""`nip study` as typed: with a stand-in for training where many runs are wanted, and once with real ones."""
+"""The command `nip study`: with a stand-in for training, and once with real runs."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def study(capsys, monkeypatch, tmp_path, data):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """A stand-in for training; the names of the runs it was asked for, and those that shall fail."""
+    """A stand-in for training; the names of the runs it executed, and of those that shall fail."""
     asked, failing = [], set()
 
     def here(workers=1):
@@ -65,7 +65,7 @@ def trained(monkeypatch):
     return asked, failing
 
 
-def test_a_study_that_loses_a_run_is_taken_up_and_extended(study, trained, tmp_path):
+def test_a_study_with_a_failed_run_is_resumed_and_extended(study, trained, tmp_path):
     asked, failing = trained
     folder = tmp_path / "study"
     failing.add("hypercube-seed1")
@@ -79,7 +79,7 @@ def test_a_study_that_loses_a_run_is_taken_up_and_extended(study, trained, tmp_p
     # to look at it loses nothing
     code, out, err = study("--out", folder, "--results", "--json")
     assert code == 0 and json.loads(out)["failed"] == outcome["failed"] and "hypercube-seed1 failed" in err
-    # the folder alone goes on, and only with what is missing
+    # the folder alone resumes, only with the missing runs
     asked.clear()
     failing.clear()
     code, out, err = study("--out", folder)
@@ -170,8 +170,8 @@ def test_bad_input_is_one_sentence_and_runs_nothing(study, arguments, says, tmp_
 
 
 @pytest.mark.slow
-def test_a_killed_study_typed_again_ends_as_if_nothing_had_been(data, tmp_path):
-    """Real runs, two at a time; the driver is killed while some are done and others not."""
+def test_a_killed_study_resumes_to_the_same_result(data, tmp_path):
+    """Real runs, two in parallel; the driver is killed when some are done and others are not."""
     command = [sys.executable, "-c", "from nip.cli import main; main()", "study", *PANEL, "--workers", "2"]
     command += ["--max-steps", "40", "--data", str(data), "--json", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""The original's commands for a corpus, one after the other."""
+"""The original's scripts for a corpus, in sequence."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The original's finetuning commands under their old names, run as Python runs a script."""
+"""The original's finetuning scripts, run as Python runs a script."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_help(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "--" in capsys.readouterr().out
 
 
-def test_help_of_a_command_says_what_can_be_typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_help_of_run_glue_predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert run(monkeypatch, "checkpoint_eval.py", "--help") == 0
     assert "Usage: nip checkpoints [OPTIONS]" in capsys.readouterr().out
 
 
-def test_trained_evaluated_and_predicted_by_the_old_names(
+def test_train_evaluate_and_predict_with_the_original_scripts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     model, out = write_model(tmp_path / "model"), tmp_path / "out"

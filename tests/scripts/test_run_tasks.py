@@ -1,4 +1,4 @@
-"""The original's command, typed in its folder."""
+"""The original's run_tasks.py, run in its folder."""
 
 import json
 import os

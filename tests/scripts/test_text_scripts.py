@@ -1,4 +1,4 @@
-"""The original's commands for questions, summaries and searches under their old names."""
+"""The original's scripts for question answering, summarization and searches."""
 
 import runpy
 import sys

@@ -43,7 +43,7 @@ def test_every_point_has_a_command_and_a_folder(grid):
         assert "--fp16" in rest
 
 
-def test_an_order_by_lot_is_the_same_each_time(grid):
+def test_a_seed_fixes_the_order(grid):
     plain = commands(read_grid(grid), "nip pretrain")
     shuffled = commands(read_grid(grid), "nip pretrain", shuffle=1)
     assert sorted(shuffled) == sorted(plain)
@@ -104,7 +104,7 @@ def test_a_folder_that_all_points_would_share_is_refused(fixed, launcher):
         ("hyperparameters: {lr: 1}\ndefault_parameters: {lr: 2}", "lr is in both sections"),
     ],
 )
-def test_what_is_no_grid(tmp_path, text, says):
+def test_files_that_are_not_grids_are_refused(tmp_path, text, says):
     (tmp_path / "grid.yaml").write_text(text)
     with pytest.raises(ValueError, match=says):
         read_grid(tmp_path / "grid.yaml")

@@ -1,4 +1,4 @@
-"""The original's pickles are found where the original's command was typed."""
+"""The original's pickles are found from the working directory."""
 
 import os
 import pickle
@@ -41,7 +41,7 @@ def labels(arguments):
 
 @pytest.mark.parametrize("place", ["LRA/datasets", "datasets", "../datasets", "."])
 @pytest.mark.parametrize("task", [[], ["--task", "listops"], ["--task=listops"]])
-def test_they_are_found_beside_the_command(place, task, here):
+def test_pickles_are_found_in_the_usual_places(place, task, here):
     write(here / place)
     arguments = with_original_data([*task, "--model", "local"])
     assert arguments[:-2] == [*task, "--model", "local"]
@@ -50,7 +50,7 @@ def test_they_are_found_beside_the_command(place, task, here):
 
 
 @pytest.mark.parametrize("flag", [["--data", "mine"], ["--data=mine"]])
-def test_they_are_found_where_they_are_said_to_be(flag, here):
+def test_pickles_are_found_in_the_folder_of_data(flag, here):
     write(here / "mine", shift=3)
     write(here / "LRA" / "datasets")
     arguments = with_original_data(["--seed", "1", *flag, "--model", "local"])
@@ -58,7 +58,7 @@ def test_they_are_found_where_they_are_said_to_be(flag, here):
     assert labels(arguments)[0] == 3
 
 
-def test_pickles_that_nobody_named_count_only_if_all_three_are_there(here):
+def test_unnamed_pickles_count_only_if_complete(here):
     write(here / "LRA/datasets")
     (here / "LRA/datasets/listops.train.pickle").unlink()
     assert with_original_data(["--model", "local"]) == ["--model", "local"]
@@ -66,7 +66,7 @@ def test_pickles_that_nobody_named_count_only_if_all_three_are_there(here):
         with_original_data(["--data", "LRA/datasets"])
 
 
-def test_the_task_may_stand_in_a_file(here):
+def test_the_task_may_be_in_a_config_file(here):
     write(here)
     (here / "image.json").write_text('{"task": "image"}')
     (here / "listops.json").write_text('{"task": "listops"}')
@@ -74,7 +74,7 @@ def test_the_task_may_stand_in_a_file(here):
     assert labels(with_original_data(["--config", "listops.json"])) == list(range(8))
 
 
-def test_without_pickles_nothing_changes(here):
+def test_without_pickles_the_arguments_are_unchanged(here):
     for arguments in ([], ["--task", "listops"], ["--data", "elsewhere"], ["--task", "chess"], ["--task"]):
         assert with_original_data(arguments) == arguments
     write(here / "LRA" / "datasets")
@@ -83,7 +83,7 @@ def test_without_pickles_nothing_changes(here):
     assert not (here.parent / "data").exists()
 
 
-def test_they_are_converted_once_and_again_when_they_change(here, capsys):
+def test_pickles_are_converted_once_and_when_they_change(here, capsys):
     write(here / "LRA" / "datasets")
     first = with_original_data([])
     assert "Converting listops of LRA/datasets into" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from nip.cli.compat.pretraining_flags import today
 @pytest.mark.parametrize(
     ("gpu", "bf16", "precision"), [(True, True, "fp16"), (False, True, "bf16"), (False, False, "fp32")]
 )
-def test_half_precision_of_the_original_is_for_a_gpu(gpu, bf16, precision, monkeypatch):
+def test_fp16_of_the_original_needs_a_gpu(gpu, bf16, precision, monkeypatch):
     monkeypatch.setattr(original_pretraining.torch.accelerator, "is_available", lambda: gpu)
     monkeypatch.setattr(original_pretraining, "computes_bf16", lambda: bf16)
     found, notices = today([("fp16", None)])
