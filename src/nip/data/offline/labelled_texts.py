@@ -1,6 +1,6 @@
-"""Real texts with labels for the finetuning commands, of what packages carry, in the forms that these commands read.
+"""Labelled real texts from packages for the finetuning commands, in the formats that these read.
 
-Three sets: long documents to classify (the Brown corpus), questions on passages (a dictionary), and texts with a
+Three data sets: long documents to classify (the Brown corpus), questions on passages (a dictionary), and texts with a
 summary (descriptions of Debian's packages).
 """
 
@@ -18,16 +18,16 @@ from nip.data.offline import corpora, texts
 from nip.data.offline.corpora import GENRES
 
 PACKAGES = Path("/var/lib/dpkg/status")
-KINDS = {  # the kinds of prose that the corpus's manual (Francis and Kučera, 1979) sets apart, its two largest split
+KINDS = {  # the kinds of prose of the corpus's manual (Francis and Kučera, 1979), the two largest split
     "press": ("news", "editorial", "reviews"),
     "general": ("religion", "hobbies", "lore", "belles lettres", "government"),
     "learned": ("learned",),
     "fiction": ("fiction", "mystery", "science fiction", "adventure", "romance", "humor"),
 }
-ENTRIES = 24  # of the dictionary in a passage
-QUESTIONS = 3  # of a passage
-HELD_OUT = 10  # an example in so many is for validation
-ALIKE = 40  # characters by which two descriptions are of one source
+ENTRIES = 24  # of the dictionary per passage
+QUESTIONS = 3  # per passage
+HELD_OUT = 10  # one in ten examples is for validation
+ALIKE = 40  # equal first characters put two descriptions into one group
 _ENTRY = re.compile(
     r"(?P<word>[A-Z][a-z]+) \\[^\\]+\\(?: \([^)]*\))*,? (?P<part>n|a|adv|v\. t|v\. i)\.,?"
     r"(?: [\[(][^\])]*[\])])*(?: 1\.)?(?: [\[(][^\])]*[\])])* "
@@ -41,14 +41,14 @@ Split = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A set of labelled texts.
+    """A labelled data set.
 
     Parameters
     ----------
     origin : Origin
-        What it is made of.
+        Its source.
     splits : callable
-        Its training and its validation examples, of the file or folder and a seed.
+        From the source's path and a seed to the training and the validation examples.
     suffix : str
         Of its files.
     """
@@ -60,17 +60,17 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class Made:
-    """A set that was written.
+    """A written data set.
 
     Parameters
     ----------
     name : str
     origin : Path
-        What was read.
+        The input.
     train, validation : Path
-        What was written.
+        The output.
     n_train, n_validation : int
-        Examples in each; of questions, the questions.
+        Number of examples, or of questions.
     """
 
     name: str
@@ -82,9 +82,9 @@ class Made:
 
 
 def genres(folder: Path, seed: int) -> tuple[Split, Split]:
-    """The texts of the Brown corpus, of about 2,000 words each, and which of `KINDS` they are.
+    """The texts of the Brown corpus, of about 2,000 words each, labelled with one of `KINDS`.
 
-    Of each genre a fifth is for validation, by lot.
+    A random fifth of each genre is for validation.
     """
     kind_of = {genre: kind for kind, members in KINDS.items() for genre in members}
     lot = random.Random(seed)
@@ -104,7 +104,7 @@ def genres(folder: Path, seed: int) -> tuple[Split, Split]:
 
 
 def meanings(origin: Path) -> Iterator[tuple[str, str, str]]:
-    """Words of the dictionary, what part of speech they are, and their first meaning, in the order of the text."""
+    """Words of the dictionary, their part of speech and first meaning, in the order of the text."""
     for entry in texts.dictionary_documents(origin):
         found = _ENTRY.match(entry)
         if found and 20 <= len(found["meaning"]) <= 200:
@@ -112,9 +112,9 @@ def meanings(origin: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def questions(origin: Path, seed: int) -> tuple[Split, Split]:
-    """Passages of a dictionary, `ENTRIES` words in a row, and what `QUESTIONS` of them mean, in SQuAD's form.
+    """Passages of `ENTRIES` entries of a dictionary, with questions on the meaning of `QUESTIONS` words, as in SQuAD.
 
-    A word that a passage explains twice is not asked for. Of the passages one in `HELD_OUT` is for validation.
+    Words with two entries in a passage are not asked for. One in `HELD_OUT` passages is for validation.
     """
     lot = random.Random(seed)
     known = list(meanings(origin))
@@ -142,10 +142,9 @@ def questions(origin: Path, seed: int) -> tuple[Split, Split]:
 
 
 def synopses(origin: Path, seed: int) -> tuple[Split, Split]:
-    """Descriptions of Debian's packages and the line that sums each up.
+    """Descriptions of Debian's packages, with the one-line synopsis as summary.
 
-    Packages of one source repeat each other's texts: those that begin with the same words are all trained on or all
-    held out.
+    Packages of one source repeat each other's texts: descriptions that begin alike are in the same split.
 
     Parameters
     ----------
@@ -156,7 +155,7 @@ def synopses(origin: Path, seed: int) -> tuple[Split, Split]:
     Raises
     ------
     ValueError
-        If there is no description in it.
+        If there is no description.
     """
     described: dict[str, dict[str, Any]] = {}
     for record in origin.read_text("utf-8", "replace").split("\n\n"):
@@ -191,22 +190,26 @@ SETS: dict[str, LabelledSet] = {
 
 
 def write_set(name: str, origin: Path, out: Path, seed: int = 0) -> Made:
-    """Write a set's ``train`` and ``validation`` files into a folder of its name, each complete or not at all.
+    """Write the ``train`` and ``validation`` files of a data set into a folder of its name, each atomically.
 
     Parameters
     ----------
     name : str
-        Among `SETS`. `questions` are JSON in SQuAD's form, the others JSON lines.
+        A key of `SETS`. `questions` are JSON as in SQuAD, the others JSON lines.
     origin : Path
-        What it is made of.
+        Its source.
     out : Path
-        The folder that the set's folder goes into.
+        Parent of the data set's folder.
     seed : int, default=0
+
+    Returns
+    -------
+    Made
 
     Raises
     ------
     ValueError
-        If what is read is not what it should be, or holds too little.
+        If the source is malformed or too small.
     """
     chosen = SETS[name]
     folder = out / name

@@ -1,6 +1,6 @@
-"""Real English text that packages carry, as plain text files: the King James Version, the Brown corpus, a dictionary.
+"""Real English text from packages as plain text files: the King James Version, the Brown corpus, a dictionary.
 
-Documents are parted by empty lines: a chapter of the Bible, a text of the Brown corpus, an entry of the dictionary.
+Documents are separated by empty lines: a chapter of the Bible, a text of the Brown corpus, an entry of the dictionary.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from nip.data.offline import corpora
 
 GCIDE = Path("/usr/share/dictd/gcide.dict.dz")  # of Debian's package
 _DIGITS = {letter: i for i, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
-_ABOUT = "00-"  # so begin entries that tell of the dictionary itself
+_ABOUT = "00-"  # prefix of entries about the dictionary itself
 _NLTK = "nltk_data/corpora/brown"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a text comes from.
+    """A source text.
 
     Parameters
     ----------
     says : str
-        What it is.
+        Its title.
     package : str
-        How to get it.
+        The command that installs it.
     places : callable
-        Where it may lie.
+        Returns the paths where it may be.
     """
 
     says: str
@@ -42,13 +42,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Written:
-    """A text file that was written.
+    """A written text file.
 
     Parameters
     ----------
     source : str
     origin, file : Path
-        What was read, and what was written.
+        The input and the output.
     documents, characters : int
     """
 
@@ -66,12 +66,12 @@ def bible_documents(path: Path) -> Iterator[str]:
 
 
 def brown_documents(folder: Path) -> Iterator[str]:
-    """The texts of the Brown corpus, without the parts of speech.
+    """The texts of the Brown corpus, without tags.
 
     Raises
     ------
     ValueError
-        If the folder holds none.
+        If the folder has none.
     """
     files = corpora.brown_files(folder)
     if not files:
@@ -81,13 +81,17 @@ def brown_documents(folder: Path) -> Iterator[str]:
 
 
 def dictionary_documents(path: Path) -> Iterator[str]:
-    """The entries of a dictionary of dictd, each once, in the order of the text.
+    """The entries of a dictd dictionary, each once, in the order of the text.
 
     Parameters
     ----------
     path : Path
-        ``NAME.dict.dz`` or ``NAME.dict``, with ``NAME.index`` beside it: a word, where its entry begins and how long
-        it is, in digits of base 64.
+        ``NAME.dict.dz`` or ``NAME.dict``, next to ``NAME.index`` with a line per word: the word, offset and length of
+        its entry, in digits of base 64.
+
+    Yields
+    ------
+    str
 
     Raises
     ------
@@ -128,7 +132,7 @@ def _number(digits: str) -> int:
 def _decoded(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
-    except UnicodeDecodeError:  # a few entries are older than their encoding
+    except UnicodeDecodeError:  # a few entries have an older encoding
         return raw.decode("cp1252", "replace")
 
 
@@ -153,22 +157,26 @@ _DOCUMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
 
 
 def find_origin(source: str, place: Path | None = None, origins: Mapping[str, Origin] = ORIGINS) -> Path:
-    """Where a source lies: where it is said to, else where its package puts it.
+    """The path of a source: the given one, else where its package installs it.
 
     Parameters
     ----------
     source : str
-        Among `origins`.
+        A key of `origins`.
     place : Path, optional
-        Where it is said to lie.
+        The given path.
     origins : mapping of str to Origin, default=ORIGINS
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     ValueError
         If there is no such source.
     FileNotFoundError
-        If it is not there; the message says which package brings it.
+        If it does not exist; the message has the command that installs it.
     """
     if source not in origins:
         raise ValueError(f"There is no text {source!r}. The texts are {', '.join(origins)}.")
@@ -184,18 +192,20 @@ def find_origin(source: str, place: Path | None = None, origins: Mapping[str, Or
 
 
 def write_text(source: str, origin: Path, out: Path) -> Written:
-    """Write a source as one plain-text file, ``SOURCE.txt`` in a folder, complete or not at all.
-
-    A file that is there and is the same is left as it is.
+    """Write a source as one plain text file, ``SOURCE.txt`` in a folder, atomically. An equal file keeps its date.
 
     Parameters
     ----------
     source : str
-        Among `ORIGINS`.
+        A key of `ORIGINS`.
     origin : Path
-        As `find_origin` finds it.
+        From `find_origin`.
     out : Path
-        The folder; it is made where it is missing.
+        The folder; created if it does not exist.
+
+    Returns
+    -------
+    Written
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{source}.txt"
@@ -205,9 +215,9 @@ def write_text(source: str, origin: Path, out: Path) -> Written:
 
 
 def write_anew(file: Path, content: bytes) -> None:
-    """Write a file, complete or not at all; one that holds this already keeps its date.
+    """Write a file atomically; one with the same content keeps its date.
 
-    A corpus that was begun from it is refused once its source has another date (`nip.data.corpus.build`).
+    `nip.data.corpus.build` does not resume a corpus if the date of an input file changed.
     """
     if file.is_file() and file.read_bytes() == content:
         return
