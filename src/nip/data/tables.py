@@ -39,7 +39,7 @@ def csv_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int
                     raise ValueError(f"{path}, line {reader.line_num}: {len(row)} fields instead of {len(header)}.")
                 yield reader.line_num, tuple(row[place] for place in places)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no sound CSV file in UTF-8: {error}.") from error
+        raise ValueError(f"{path} is not a valid CSV file in UTF-8: {error}.") from error
     finally:
         csv.field_size_limit(before)
 
@@ -100,7 +100,7 @@ def _parquet_file(path: Path) -> Iterator[Any]:
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{path} is truncated or no parquet file: {error}") from error
+        raise ValueError(f"{path} is truncated or not a parquet file: {error}") from error
 
 
 def chosen_columns(path: Path | str, names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:

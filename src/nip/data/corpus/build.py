@@ -92,7 +92,7 @@ def build_corpus(
     asked = {"source": origin, "licence": licence, "settings": asdict(settings)}
     source = Path(origin).expanduser().resolve()
     if source == out.resolve() or source in out.resolve().parents:
-        raise ValueError(f"{out} lies in {origin}, which is read. Choose another folder with --output-dir.")
+        raise ValueError(f"{out} is in {origin}, which is the input. Choose another folder with --output-dir.")
     _require_ours(out)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK):
@@ -137,7 +137,7 @@ def _make(
     read = parts_read(work, len(parts))
     names = chunk_names(read)
     if not names:
-        raise ValueError(f"{origin} holds no document to keep: {_counted(read)}.")
+        raise ValueError(f"{origin} contains no document that is kept: {_counted(read)}.")
     begins = np.concatenate([[0], np.cumsum([len(open_chunk(work, name)) for name in names])])
     if not (work / FATES).is_file():
         in_test = None
@@ -147,7 +147,7 @@ def _make(
         write_array(work / FATES, fates(work, names, settings, run("comparing", progress), in_test))
     found = np.load(work / FATES, allow_pickle=False)
     if not (found == Fate.TRAIN).any():
-        raise ValueError(f"{origin} holds no document for the train split: {_counted(read)}.")
+        raise ValueError(f"{origin} contains no document for the train split: {_counted(read)}.")
     _prepare_tokenizer(out, settings, lambda: _train_texts(work, names, begins, found, read))
     spans = zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True)
     tasks = [(out, work, k, name, *span, settings) for k, (name, span) in enumerate(zip(names, spans, strict=True))]
@@ -203,14 +203,14 @@ def _begun(out: Path, asked: dict[str, Any], files: list[list[Any]]) -> list[Any
         changed = [name for name, *_ in [each for each in files if each not in before["files"]]]
         parts: list[Any] = before["parts"]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{begun} is damaged. Begin anew with --overwrite.") from error
+        raise ValueError(f"{begun} is damaged. Start again with --overwrite.") from error
     if changed:
         raise _changed(changed[0], out)
     return parts
 
 
 def _changed(what: str, out: Path) -> ValueError:
-    return ValueError(f"{what} has changed since {out} was begun. Begin anew with --overwrite.")
+    return ValueError(f"{what} has changed since the build of {out} began. Start again with --overwrite.")
 
 
 def _prepare_tokenizer(out: Path, settings: Settings, texts: Callable[[], Iterator[str]] | None) -> None:
@@ -252,7 +252,7 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
             totals = {key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "samples")}
             splits[split] = {**totals, "shards": shards}
     if "train" not in splits:
-        raise ValueError(f"{asked['source']} holds no text for the train split: {_counted(read)}.")
+        raise ValueError(f"{asked['source']} contains no text for the train split: {_counted(read)}.")
     _, vocabulary = load_tokenizer(out / TOKENIZER)
     files = sorted(path for path in (out / TOKENIZER).iterdir() if path.is_file())
     return {
@@ -311,9 +311,7 @@ def _require_ours(out: Path) -> None:
     try:
         read_manifest(out)
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"{out} exists and holds no corpus of nip. Choose another folder with --output-dir."
-        ) from error
+        raise ValueError(f"{out} exists and is not a corpus. Choose another folder with --output-dir.") from error
 
 
 def _empty(out: Path) -> None:

@@ -247,9 +247,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         task = task_in(folder)
         if task is not None:
             raise ValueError(
-                f"{folder} holds the data of {task}, which is no corpus. A corpus is what this makes: nip data corpus"
+                f"{folder} has the data of {task}, not a corpus. Make a corpus with: nip data corpus"
             ) from error
-        raise _damaged(path, f"it is no manifest of a corpus ({type(error).__name__}: {error})") from error
+        raise _damaged(path, f"it is not the manifest of a corpus ({type(error).__name__}: {error})") from error
     if (kind, version) != (KIND, FORMAT):
         raise _damaged(
             path, f"it describes {kind!r} of format {version!r}; this version of nip reads {KIND!r} {FORMAT}"
@@ -286,7 +286,7 @@ def verify(folder: Path) -> dict[str, int]:
             shard = corpus._shard(k)
             ids = shard.input_ids if isinstance(shard, MaskedOnce) else shard.tokens
             if ids.size and int(ids.max()) >= corpus.vocabulary.size:
-                raise _damaged(folder / entry["name"], f"it holds token ids beyond {corpus.vocabulary.size - 1}")
+                raise _damaged(folder / entry["name"], f"it has token ids above {corpus.vocabulary.size - 1}")
             if len(shard) != entry["samples"]:
                 raise _damaged(folder / entry["name"], f"it has {len(shard)} samples, not {entry['samples']}")
         counts[split] = len(corpus)

@@ -84,7 +84,7 @@ def find_files(origin: Path) -> list[Path]:
     found = (path for path in origin.rglob("*") if path.is_file())
     files = [path for path in found if not any(part.startswith(".") for part in path.relative_to(origin).parts)]
     if not files:
-        raise ValueError(f"{origin} holds no file: there is nothing to read.")
+        raise ValueError(f"{origin} contains no files.")
     return sorted(files, key=lambda path: path.relative_to(origin).parts)
 
 
@@ -119,7 +119,7 @@ def find_form(path: Path, textual: str = "text") -> str:
         raise ValueError(f"{path} is encoded in UTF-16 or UTF-32. Convert it first: iconv -t UTF-8 {path.name}")
     zero = head.find(b"\0")
     if zero >= 0:
-        raise ValueError(f"{path} is no text: byte {zero} is 0. Move binary files out of the folder.")
+        raise ValueError(f"{path} is not text: byte {zero} is 0. Move binary files out of the folder.")
     begin = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if begin.startswith(b"<mediawiki"):
         return "wikipedia"
@@ -128,7 +128,7 @@ def find_form(path: Path, textual: str = "text") -> str:
     if _JSON_OF_MANY_LINES.match(begin):
         each = ".[]" if begin.startswith(b"[") else "."
         raise ValueError(
-            f"{path} is JSON, but not one object a line, as is wanted. Convert it: jq -c {each} {path.name}"
+            f"{path} is JSON, but not one object per line, which is required. Convert it: jq -c {each} {path.name}"
         )
     return "jsonl" if begin.startswith((b'{"', b"{'", b"{ ")) else textual
 
@@ -234,7 +234,7 @@ def open_bytes(path: Path) -> IO[bytes]:
         If its name ends in .zst, .zip, .7z or .tar.
     """
     if path.suffix in (".zst", ".zip", ".7z", ".tar", ".tgz"):
-        raise ValueError(f"{path} is packed in a form that is not read. Unpack it first; .gz, .bz2 and .xz are read.")
+        raise ValueError(f"{path} has an unsupported compression. Unpack it first; .gz, .bz2 and .xz are supported.")
     opener = _OPENERS.get(path.suffix)
     return path.open("rb") if opener is None else opener(path, "rb")  # type: ignore[operator]
 
@@ -283,8 +283,8 @@ def _unpacking(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        raise ValueError(f"{path} is cut short or damaged: {error}.") from error
+        raise ValueError(f"{path} is truncated or damaged: {error}.") from error
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ValueError(f"{path} is cut short or damaged: {error}.") from error  # bz2 has no class of its own
+        raise ValueError(f"{path} is truncated or damaged: {error}.") from error  # bz2 has no class of its own

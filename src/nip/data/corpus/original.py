@@ -50,7 +50,7 @@ def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcor
     if kind == "wiki":
         strange = [file for file, form in files if form == "books"]
         if strange:
-            raise ValueError(f"{strange[0]} is neither a dump of Wikipedia nor of WikiExtractor's making.")
+            raise ValueError(f"{strange[0]} is neither a dump of Wikipedia nor output of WikiExtractor.")
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{kind}_one_article_per_line.txt"
     with tempfile.TemporaryDirectory(dir=out, prefix=".") as work:
@@ -59,7 +59,7 @@ def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcor
         pieces = [Path(work) / f"{number}.txt" for number in range(len(parts))]
         run(_write_lines, list(zip(parts, pieces, strict=True)))
         if not any(piece.stat().st_size for piece in pieces):
-            raise ValueError(f"{origin} holds no article.")
+            raise ValueError(f"{origin} contains no article.")
         with replacing(path) as file:
             for piece in pieces:
                 with piece.open("rb") as lines:

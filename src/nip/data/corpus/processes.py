@@ -56,8 +56,8 @@ def _results(function: Callable[..., Any], arguments: list[tuple[Any, ...]], job
         yield from joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls)
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            "A worker process was killed, mostly for want of memory. What is finished stays: the same command goes on, "
-            "with fewer --jobs if need be."
+            "A worker process was killed, probably because memory was full. The same command resumes, "
+            "if necessary with fewer --jobs."
         ) from error
 
 

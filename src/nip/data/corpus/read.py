@@ -94,9 +94,9 @@ def _decoded(
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, byte {offset}: the line is no JSON ({error}).") from error
+            raise ValueError(f"{path}, byte {offset}: the line is not JSON ({error}).") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, byte {offset}: the line is no JSON object.")
+            raise ValueError(f"{path}, byte {offset}: the line is not a JSON object.")
         text = _cell(row[chosen_columns(path, list(row), [columns])[0]], path, f"byte {offset}")
     elif form == "wikipedia":
         text = article(text, path, offset)
@@ -223,7 +223,7 @@ def _between(
         if length > _PAGE:
             raise ValueError(f"{piece.path}, byte {start}: a page of more than {_PAGE:,} bytes.")
     if lines is not None:
-        raise ValueError(f"{piece.path} is cut short: what begins at byte {start} has no {closes.decode()}.")
+        raise ValueError(f"{piece.path} is truncated: the element at byte {start} has no {closes.decode()}.")
 
 
 def _stretches(file: IO[bytes], piece: Piece) -> Iterator[tuple[int, bytes]]:
@@ -305,7 +305,7 @@ def article(page: str, path: Path, offset: int) -> str:
     try:
         found = ElementTree.fromstring(page)
     except ElementTree.ParseError as error:
-        raise ValueError(f"{path}, byte {offset}: the page is no XML ({error}).") from error
+        raise ValueError(f"{path}, byte {offset}: the page is not XML ({error}).") from error
     if found.findtext("ns", "0") != "0" or found.find("redirect") is not None:
         return ""
     return plain(found.findtext("revision/text") or "")

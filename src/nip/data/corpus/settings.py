@@ -115,7 +115,7 @@ class Settings:
         if self.form not in TEXTUAL and self.form not in FORMS:
             raise _wrong("form", f"one of {', '.join(TEXTUAL)}", repr(self.form))
         if self.form not in TEXTUAL:
-            raise ValueError(f"--form {self.form} need not be said: such files are known by their content.")
+            raise ValueError(f"--form {self.form} is not needed: such files are recognised by their content.")
         if self.unicode_form not in UNICODE_FORMS:
             raise _wrong("unicode_form", f"one of {', '.join(UNICODE_FORMS)}", repr(self.unicode_form))
         if self.bad_bytes not in ("refuse", "drop"):
@@ -126,7 +126,7 @@ class Settings:
         except LookupError:
             plain = False
         if not plain:
-            raise _wrong("encoding", "a known encoding whose line ends are the byte 10", repr(self.encoding))
+            raise _wrong("encoding", "a known encoding with the byte 10 as line end", repr(self.encoding))
         if (self.tokenizer is None) == (self.train_tokenizer == 0):
             raise ValueError("Name a tokenizer with --tokenizer, or train one with --train-tokenizer SIZE.")
         if self.exact_duplicates and self.near_duplicates:
@@ -135,9 +135,9 @@ class Settings:
                 "add --near-duplicates 0."
             )
         if self.next_sentence and not self.masked_once:
-            raise ValueError("--next-sentence belongs to samples that are masked once: add --masked-once.")
+            raise ValueError("--next-sentence requires samples that are masked in advance: add --masked-once.")
         if self.masked_once and not self.packing:
-            raise ValueError("--no-packing belongs to samples that are masked on the fly; --masked-once never packs.")
+            raise ValueError("--no-packing is for samples that are masked during training; --masked-once never packs.")
 
 
 def _wrong(name: str, must_be: str, got: object) -> ValueError:

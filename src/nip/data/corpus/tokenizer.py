@@ -105,13 +105,13 @@ def existing_tokenizer(name: str, *, lower_case: bool) -> tuple[Tokenizer, dict[
         try:
             lines = path.read_text("utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no vocabulary: it is not encoded in UTF-8.") from error
+            raise ValueError(f"{path} is not a vocabulary: it is not encoded in UTF-8.") from error
         missing = [token for token in SPECIAL.values() if token not in lines]
         if missing:
-            raise ValueError(f"{path} is no vocabulary of BERT's: it has no line {', '.join(missing)}.")
+            raise ValueError(f"{path} is not a vocabulary of BERT's: it lacks {', '.join(missing)}.")
         repeated = [token for token, n in Counter(lines).items() if n > 1]
         if repeated:
-            raise ValueError(f"{path} is no vocabulary: the line {repeated[0]!r} is there twice.")
+            raise ValueError(f"{path} is not a vocabulary: the line {repeated[0]!r} is repeated.")
         return _from_vocabulary({token: i for i, token in enumerate(lines)}, lower_case), wordpiece_config(lower_case)
     return _of_transformers(name)
 
@@ -204,11 +204,11 @@ def _of_transformers(name: str) -> tuple[Tokenizer, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"There is no tokenizer {name}, neither a folder nor a name that can be fetched: {first}"
+            f"There is no tokenizer {name}, neither in a folder nor on the Hugging Face Hub: {first}"
         ) from error
     tokenizer = getattr(found, "backend_tokenizer", None)
     if tokenizer is None:
-        raise ValueError(f"The tokenizer {name} has no fast form (tokenizer.json), which a corpus needs.")
+        raise ValueError(f"The tokenizer {name} has no fast version (tokenizer.json), which a corpus needs.")
     tokens = {f"{key}_token": getattr(found, f"{key}_token", None) for key in SPECIAL}
     tokens["cls_token"] = tokens["cls_token"] or found.bos_token
     tokens["sep_token"] = tokens["sep_token"] or found.eos_token

@@ -67,7 +67,7 @@ def read_bible(path: Path) -> list[Text]:
         books.setdefault(book, []).extend(verses)
     missing = [book for book in BOOKS if book not in books]
     if missing:
-        raise ValueError(f"{path} holds no verse of {', '.join(missing)}.")
+        raise ValueError(f"{path} has no verse of {', '.join(missing)}.")
     return [Text(book, label, b" ".join(books[book])) for label, book in enumerate(BOOKS)]
 
 
@@ -87,32 +87,32 @@ def read_chapters(path: Path) -> dict[tuple[str, int], list[bytes]]:
     Raises
     ------
     ValueError
-        If the file is damaged or cut short.
+        If the file is damaged or truncated.
     """
     data = Path(path).read_bytes()
     if not data.startswith(_HEADER):
-        raise ValueError(f"{path} is no bible.data: it does not begin with {_HEADER.decode()!r}.")
+        raise ValueError(f"{path} is not bible.data: it does not begin with {_HEADER.decode()!r}.")
     try:
         window, n_windows = struct.unpack_from(">2I", data, 0x54)
         start = 0x5C + 4 * (n_windows + 1)
         (end,) = struct.unpack_from(">I", data, start - 4)
     except struct.error as error:
-        raise ValueError(f"{path} is cut short.") from error
+        raise ValueError(f"{path} is truncated.") from error
     if end != len(data) or data[start : start + 2] != _MAGIC:
-        raise ValueError(f"{path} is cut short or damaged: its table ends at {end} and the file at {len(data)}.")
+        raise ValueError(f"{path} is truncated or damaged: its table ends at {end} and the file at {len(data)}.")
     try:
         content = decompress(data[start:], limit=n_windows * window)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
     if len(content) <= (n_windows - 1) * window:
-        raise ValueError(f"{path} is damaged: it holds {len(content)} bytes and should fill {n_windows} windows.")
+        raise ValueError(f"{path} is damaged: it has {len(content)} bytes, which do not fill {n_windows} windows.")
     chapters: dict[tuple[str, int], list[bytes]] = {}
     for number, line in enumerate(content.splitlines()[1:], start=2):
         found = _VERSE.fullmatch(line)
         if found:
             chapters.setdefault((found[1].decode(), int(found[2])), []).append(found[3])
         elif line:
-            raise ValueError(f"{path}, line {number} of the text: {line[:40]!r} is no verse.")
+            raise ValueError(f"{path}, line {number} of the text: {line[:40]!r} is not a verse.")
     return chapters
 
 
@@ -179,7 +179,7 @@ def decompress(data: bytes, limit: int) -> bytes:
             elif code == len(known) and before:
                 piece = before + before[:1]
             else:
-                raise ValueError("it holds a code that stands for nothing yet")
+                raise ValueError("it has an undefined code")
             out.append(piece)
             size += len(piece)
             if size > limit:
@@ -210,7 +210,7 @@ def read_brown(folder: Path) -> list[Text]:
     for label, genre in enumerate(GENRES):
         n = sum(text.label == label for text in texts)
         if n < 3:
-            raise ValueError(f"{folder} holds {n} texts of the genre {genre}; three are needed, one for each split.")
+            raise ValueError(f"{folder} has {n} texts of the genre {genre}; three are needed, one for each split.")
     return texts
 
 
@@ -226,7 +226,7 @@ def untagged(path: Path) -> bytes:
     for word in path.read_bytes().split():
         spelled, slash, tag = word.rpartition(b"/")
         if not (spelled and slash and tag):
-            raise ValueError(f"{path} is no text of the Brown corpus: {word[:40]!r} has no tag.")
+            raise ValueError(f"{path} is not a text of the Brown corpus: {word[:40]!r} has no tag.")
         words.append(spelled)
     return b" ".join(words)
 

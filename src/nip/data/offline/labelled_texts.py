@@ -215,7 +215,7 @@ def write_set(name: str, origin: Path, out: Path, seed: int = 0) -> Made:
     folder = out / name
     splits = dict(zip(("train", "validation"), chosen.splits(origin, seed), strict=True))
     if any(not examples for examples in splits.values()):
-        raise ValueError(f"{origin} holds too little for {name}: both splits need an example.")
+        raise ValueError(f"{origin} is too small for {name}: both splits need an example.")
     folder.mkdir(parents=True, exist_ok=True)
     files, counts = {}, {}
     for split, examples in splits.items():

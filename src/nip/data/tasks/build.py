@@ -76,11 +76,11 @@ def build(
         takes = f"takes {', '.join(found.split_rules)}" if found.split_rules else "leaves no choice"
         raise ValueError(f"There is no split rule {split_rule!r} of the source {found.name}, which {takes}.")
     if seed is not None and not found.seeded:
-        raise ValueError(f"The source {found.name} of {task.name} draws nothing; a seed cannot be given with it.")
+        raise ValueError(f"The source {found.name} of {task.name} is not random; it takes no seed.")
     made = find_task(found.makes or task.name)
     home = data_folder(folder) / made.name
     if overwrite and origin is not None and Path(origin).expanduser().resolve() == home.resolve():
-        raise ValueError(f"{origin} would be replaced, with the files that are read. Move them elsewhere first.")
+        raise ValueError(f"--overwrite would delete {origin}, which is the input. Move it elsewhere first.")
     plan = found.plan(
         Request(task=made, origin=origin, seed=seed or 0, split_rule=split_rule, parameters=given, progress=progress)
     )

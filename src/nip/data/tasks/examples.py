@@ -145,7 +145,7 @@ class Examples:
             If the task has no labels of tokens, or an index is out of range.
         """
         if self.targets is None:
-            raise ValueError(f"The tokens of {self.task.name} have no labels of their own.")
+            raise ValueError(f"The tokens of {self.task.name} have no labels.")
         return self._padded(self.targets, self._chosen(indices, length, "batch_targets"), length)
 
     def _bounds(self, sequence: int) -> tuple[int, int]:
@@ -168,10 +168,10 @@ class Examples:
     def _checked(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         chosen = np.asarray(indices)
         if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
-            raise ValueError(f"Examples are chosen by a list of integers. Got {indices!r} instead.")
+            raise ValueError(f"Examples are selected by a list of integers. Got {indices!r} instead.")
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise ValueError(
-                f"The {self.split} split of {self.task.name} holds the examples 0 … {len(self) - 1}. "
+                f"The {self.split} split of {self.task.name} has the examples 0 … {len(self) - 1}. "
                 f"Got {chosen.min()} … {chosen.max()} instead."
             )
         return chosen.astype(np.int64)

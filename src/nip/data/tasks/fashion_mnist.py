@@ -52,17 +52,19 @@ def read_idx(path: Path, n_axes: int) -> NDArray[np.uint8]:
         with gzip.open(path) as file:
             header = file.read(4 + 4 * n_axes)
             if len(header) < 4 + 4 * n_axes or header[:4] != bytes([0, 0, 8, n_axes]):
-                raise ValueError(f"{path} is no IDX file of bytes with {n_axes} axes: it begins with {header[:4]!r}.")
+                raise ValueError(
+                    f"{path} is not an IDX file of bytes with {n_axes} axes: it begins with {header[:4]!r}."
+                )
             shape = tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))
             size = int(np.prod(shape, dtype=object))
             if size > LARGEST:
-                raise ValueError(f"{path} says that it holds {size} bytes; the limit is {LARGEST}.")
+                raise ValueError(f"{path} states a size of {size} bytes; the limit is {LARGEST}.")
             content = file.read(size + 1)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}.") from error
+        raise ValueError(f"{path} is damaged or truncated: {error}.") from error
     if len(content) != size:
         what = "more than" if len(content) > size else f"{len(content)} of"
-        raise ValueError(f"{path} is damaged: it holds {what} the {size} bytes that its header says.")
+        raise ValueError(f"{path} is damaged: it has {what} the {size} bytes that its header states.")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -90,10 +92,10 @@ def read_pictures(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[n
     pictures, labels = read_idx(of_pictures, 3), read_idx(of_labels, 1)
     if pictures.shape[1:] != (SIDE, SIDE):
         raise ValueError(
-            f"{of_pictures} must hold pictures of {SIDE} × {SIDE} pixels. Got {pictures.shape[1:]} instead."
+            f"{of_pictures} must have pictures of {SIDE} × {SIDE} pixels. Got {pictures.shape[1:]} instead."
         )
     if len(pictures) != len(labels):
-        raise ValueError(f"{of_pictures} holds {len(pictures)} pictures and {of_labels} {len(labels)} labels.")
+        raise ValueError(f"{of_pictures} has {len(pictures)} pictures and {of_labels} {len(labels)} labels.")
     framed = np.pad(pictures, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
     return framed.reshape(len(framed), -1), labels.astype(np.int64)
 

@@ -153,7 +153,7 @@ def _plan_files(request: Request, source: str, name: str, suffix: str, read: Cal
 def _python_batches(path: Path) -> Iterator[Batch]:
     held = pickles.load(path)
     if not isinstance(held, dict):
-        raise ValueError(f"{path} holds no dict with data and labels.")
+        raise ValueError(f"{path} is not a dict with data and labels.")
     by_name = {name.decode("latin1") if isinstance(name, bytes) else name: value for name, value in held.items()}
     data, labels = by_name.get("data"), by_name.get("labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _RECORD - 1:
@@ -166,7 +166,7 @@ def _python_batches(path: Path) -> Iterator[Batch]:
 def _binary_batches(path: Path) -> Iterator[Batch]:
     size = path.stat().st_size
     if not size or size % _RECORD:
-        raise ValueError(f"{path} is truncated: its {size:,} bytes are no multiple of the {_RECORD} of a picture.")
+        raise ValueError(f"{path} is truncated: its {size:,} bytes are not a multiple of the {_RECORD} of a picture.")
     records = np.memmap(path, np.uint8, mode="r").reshape(-1, _RECORD)
     for first in range(0, len(records), _ROWS):
         rows = np.array(records[first : first + _ROWS])

@@ -95,10 +95,10 @@ def _example(element: Any, task: Task) -> tuple[int, list[NDArray[np.integer]]]:
 def _ids(held: Any, name: str, task: Task) -> NDArray[np.integer]:
     ids = np.asarray(held)
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be one row of integers")
+        raise ValueError(f"{name} must be one-dimensional integers")
     if ids.size and not (ids.min() >= 0 and ids.max() < task.vocab_size):
         outside = int(ids.min() if ids.min() < 0 else ids.max())
-        raise ValueError(f"{name} holds the id {outside}; the vocabulary of {task.name} is 0 … {task.vocab_size - 1}")
+        raise ValueError(f"{name} has the id {outside}; the vocabulary of {task.name} is 0 … {task.vocab_size - 1}")
     if task.shape:
         if ids.size != task.max_length:
             raise ValueError(f"{name} has {ids.size} pixels instead of {task.max_length}")

@@ -103,7 +103,9 @@ def split_passages(
         order = _order(len(of_class), seed, label)
         for split, chosen in zip(SPLITS, np.split(order, [len(order) - 2 * share, len(order) - share]), strict=True):
             if not chosen.size:
-                raise ValueError(f"Class {label} has too little text to be split: cut it shorter than {length} bytes.")
+                raise ValueError(
+                    f"Class {label} is too small for three splits: use passages shorter than {length} bytes."
+                )
             dealt[split] += [passage for i in chosen for passage in of_class[i]]
     return dealt
 
@@ -143,7 +145,7 @@ def paired(passages: Sequence[Passage], n: int, task: Task, split: str, *, seed:
         by_text.setdefault(passage.text, []).append(passage)
     groups = [group for group in by_text.values() if len(group) > 1]
     if len(groups) < 2:
-        raise ValueError(f"The {split} split has no two texts with two passages; cut them shorter.")
+        raise ValueError(f"The {split} split has fewer than two texts with two passages; use shorter passages.")
     pool = [passage for group in groups for passage in group]
     sizes = np.repeat([len(group) for group in groups], [len(group) for group in groups])  # of each passage's text
     starts = np.repeat(np.cumsum([0, *(len(group) for group in groups)])[:-1], [len(group) for group in groups])

@@ -44,7 +44,7 @@ def elements(path: Path) -> Iterator[Any]:
     """
     last = yield from _read(path, streaming=True)
     if not isinstance(last, list):
-        raise ValueError(f"{path} holds no list but {_kind(last)}.")
+        raise ValueError(f"{path} is not a list but {_kind(last)}.")
 
 
 def load(path: Path) -> Any:
@@ -96,7 +96,7 @@ class _Bounded:
 
     def read(self, n: int) -> bytes:
         if n > self.left:
-            raise ValueError(f"{n} bytes are announced, {self.left} are left")
+            raise ValueError(f"{n} bytes are expected, {self.left} are left")
         self.left -= n
         return self.file.read(n)
 
@@ -118,11 +118,11 @@ def _read(path: Path, *, streaming: bool) -> Generator[Any, None, Any]:
             return (yield from _Machine(streaming=streaming).run(_Bounded(file, path.stat().st_size)))
         except _RefusedError as refused:
             raise ValueError(
-                f"{path} holds {refused}, which is refused: only numpy arrays, numbers, text and plain containers are "
-                f"read from a pickle."
+                f"{path} contains {refused}, which is refused: only numpy arrays, numbers, text and plain containers "
+                f"are read from a pickle."
             ) from None
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path} is truncated or no sound pickle ({type(error).__name__}: {error}).") from error
+            raise ValueError(f"{path} is truncated or not a valid pickle ({type(error).__name__}: {error}).") from error
 
 
 class _Machine:
@@ -240,7 +240,7 @@ def _admitted(name: str) -> _Name:
 
 def _require(value: Any, *kinds: type[Any]) -> Any:
     if not isinstance(value, kinds):
-        raise ValueError(f"{_kind(value)} is where a {kinds[0].__name__.strip('_').lower()} should be")
+        raise ValueError(f"{_kind(value)} instead of a {kinds[0].__name__.strip('_').lower()}")
     return value
 
 
@@ -258,7 +258,7 @@ def _text(value: Any) -> str:
 
 def _one_of(value: str, values: str) -> str:
     if len(value) != 1 or value not in values:
-        raise ValueError(f"{value!r} is none of {values}")
+        raise ValueError(f"{value!r} is not one of {values}")
     return value
 
 

@@ -48,7 +48,7 @@ def pixels_of(picture: Any, where: Path | str, shape: tuple[int, int], mode: str
         if isinstance(picture, bytes):
             picture = Image.open(io.BytesIO(picture), formats=["PNG"])
         if not isinstance(picture, Image.Image):
-            raise ValueError(f"{where} holds no picture but {type(picture).__name__}.")
+            raise ValueError(f"{where} is not a picture but {type(picture).__name__}.")
         if picture.size != (shape[1], shape[0]) or picture.mode != mode:
             raise ValueError(
                 f"{where}: the picture must have {shape[1]} × {shape[0]} pixels of mode {mode}. "
@@ -56,7 +56,7 @@ def pixels_of(picture: Any, where: Path | str, shape: tuple[int, int], mode: str
             )
         return np.asarray(picture, dtype=np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where} is truncated or no PNG picture: {error}") from error
+        raise ValueError(f"{where} is truncated or not a PNG picture: {error}") from error
 
 
 def sheet(examples: Examples, indices: Sequence[int], path: Path, *, columns: int = 10) -> None:
@@ -135,5 +135,5 @@ def in_letters(pixels: NDArray[np.uint8]) -> str:
 def _shape(examples: Examples) -> tuple[int, int]:
     shape = examples.task.shape
     if shape is None:
-        raise ValueError(f"The examples of {examples.task.name} are no images.")
+        raise ValueError(f"The examples of {examples.task.name} are not images.")
     return shape

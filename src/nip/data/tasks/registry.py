@@ -73,8 +73,8 @@ class Task:
         fits = {
             "a name for every token id": bool(self.tokens) == named,
             "a shape": (self.shape is not None) == (self.kind == "pixels"),
-            "as many tokens as pixels": self.shape is None or self.shape[0] * self.shape[1] == self.max_length,
-            "a vocabulary that holds its ids": self.ids.stop <= self.vocab_size,
+            "one token per pixel": self.shape is None or self.shape[0] * self.shape[1] == self.max_length,
+            "a vocabulary that contains its ids": self.ids.stop <= self.vocab_size,
             "the parts of every token id or of none": len(self.parts) in (0, self.vocab_size),
             "a name for every class or none": len(self.classes) in (0, self.n_classes),
         }

@@ -231,7 +231,7 @@ def find_source(task: Task, origin: str | None, name: str | None = None) -> Sour
         if not named:
             raise ValueError(f"There is no source {name!r} of {task.name}. Its sources are: {listed}.")
         if origin is None and named[0].recognises is not None and not named[0].usual:
-            raise ValueError(f"The source {name} of {task.name} reads files: say where they are with --from.")
+            raise ValueError(f"The source {name} of {task.name} reads files: name them with --from.")
         if origin is not None and named[0].recognises is None:
             raise ValueError(f"The source {name} of {task.name} reads no files: leave out --from, or --source.")
         return named[0]
@@ -240,7 +240,7 @@ def find_source(task: Task, origin: str | None, name: str | None = None) -> Sour
         for way in own:
             if way.recognises is None or way.usual:
                 return way
-        raise ValueError(f"{task.name} is not drawn but read: say with --from from where. Its sources are: {listed}.")
+        raise ValueError(f"{task.name} is read from files: name them with --from. Its sources are: {listed}.")
     path = Path(origin).expanduser()
     if not path.exists():
         named = [way for way in ways if way.name == "hub"]
@@ -250,4 +250,4 @@ def find_source(task: Task, origin: str | None, name: str | None = None) -> Sour
     for way in own:
         if way.recognises is not None and way.recognises(path, task):
             return way
-    raise ValueError(f"{path} has none of the forms that are read for {task.name}. Its sources are: {listed}.")
+    raise ValueError(f"{path} has none of the formats of {task.name}. Its sources are: {listed}.")

@@ -143,4 +143,4 @@ def _counted(counts: NDArray[np.integer]) -> dict[int, int]:
 def _require_listops(examples: Examples) -> None:
     if examples.task.name != "listops" or examples.foreign:
         given = "token ids of unknown meaning" if examples.foreign else f"a split of {examples.task.name}"
-        raise ValueError(f"Statistics are of ListOps expressions. Got {given} instead.")
+        raise ValueError(f"Statistics are only for ListOps expressions. Got {given} instead.")

@@ -86,9 +86,9 @@ def open_split(task_name: str, split: str, folder: Path | None = None) -> Exampl
     if offsets[0] != 0 or offsets[-1] != expected["tokens"] or (lengths < 1).any():
         raise _damaged(home / f"{split}.offsets.npy", "its offsets do not ascend from 0 to the number of tokens")
     if task.shape and (lengths != task.max_length).any():
-        raise _damaged(home / f"{split}.offsets.npy", f"it holds images of other than {task.max_length} pixels")
+        raise _damaged(home / f"{split}.offsets.npy", f"it has images of other than {task.max_length} pixels")
     if labels.min() < 0 or labels.max() >= task.n_classes:
-        raise _damaged(home / f"{split}.labels.npy", f"it holds labels outside 0 … {task.n_classes - 1}")
+        raise _damaged(home / f"{split}.labels.npy", f"it has labels outside 0 … {task.n_classes - 1}")
     foreign = manifest["tokens"] is None
     return Examples(task, split, arrays["tokens"], offsets, labels, arrays.get("targets"), foreign)
 
@@ -118,11 +118,11 @@ def read_manifest(task_name: str, folder: Path | None = None) -> dict[str, Any]:
         for split in SPLITS:
             sizes = manifest["splits"][split]
             if not all(type(sizes[key]) is int and sizes[key] > 0 for key in ("examples", "tokens")):
-                raise ValueError(f"the sizes of its {split} split are no positive integers")
+                raise ValueError(f"the sizes of its {split} split are not positive integers")
             if not all(isinstance(sizes["sha256"][part], str) for part in parts(task)):
-                raise ValueError(f"the checksums of its {split} split are no text")
+                raise ValueError(f"the checksums of its {split} split are not text")
     except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it is no manifest ({type(error).__name__}: {error})") from error
+        raise _damaged(path, f"it is not a manifest ({type(error).__name__}: {error})") from error
     if described[0] != FORMAT:
         raise _damaged(path, f"its format is {described[0]!r} and this version of nip reads {FORMAT}")
     if described[1] != task.name or described[2] not in (None, task.tokens):
@@ -194,7 +194,7 @@ def verify(task_name: str, folder: Path | None = None) -> dict[str, int]:
         examples = open_split(task.name, split, folder)
         fault = ids_outside(examples)
         if fault:
-            raise _damaged(home / f"{split}.tokens.npy", f"it holds {fault}")
+            raise _damaged(home / f"{split}.tokens.npy", f"it has {fault}")
         if task.kind == "expression" and not examples.foreign:
             from nip.data.tasks.listops import kernels
 
@@ -254,7 +254,7 @@ def _damaged(path: Path, why: str) -> ValueError:
 
 def not_ours(home: Path) -> ValueError:
     """The error for a folder that is not a task's data."""
-    return ValueError(f"{home} exists and holds no data of nip. Choose another folder with --output-dir, or remove it.")
+    return ValueError(f"{home} exists and is not data of nip. Choose another folder with --output-dir, or remove it.")
 
 
 def write_task(
@@ -342,11 +342,11 @@ def _require_replaceable(home: Path, task: Task, *, overwrite: bool) -> None:
     if not (home / MANIFEST).is_file():
         raise not_ours(home)
     if not overwrite:
-        raise ValueError(f"{home} exists already; --overwrite replaces it.")
+        raise ValueError(f"{home} exists; --overwrite replaces it.")
     own = {MANIFEST, *(f"{split}.{part}.npy" for split in SPLITS for part in parts(task))}
     others = sorted(path.name for path in home.iterdir() if path.name not in own and path.suffix != ".tsv")
     if others:
-        raise ValueError(f"{home} also holds {', '.join(others)}, which --overwrite would lose. Move it away first.")
+        raise ValueError(f"{home} also contains {', '.join(others)}, which --overwrite would delete. Move it first.")
 
 
 def _remove_abandoned(home: Path) -> None:
@@ -381,7 +381,7 @@ def _write_split(task: Task, name: str, pieces: Iterable[Examples], folder: Path
             examples += len(piece)
             tokens += int(piece.tokens.size)
         if not examples:
-            raise ValueError(f"The {name} split of {task.name} would hold no example.")
+            raise ValueError(f"The {name} split of {task.name} has no example.")
     sums = {part: file_sha256(folder / f"{name}.{part}.npy") for part in types}
     return {"examples": examples, "tokens": tokens, "sha256": sums}, foreign
 

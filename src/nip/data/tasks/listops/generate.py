@@ -112,8 +112,8 @@ def _distinct(
             idle = 0 if len(pieces) > before else idle + 1
             if idle == PATIENCE:
                 raise ValueError(
-                    f"ListOps found only {len(pieces)} different examples of the {wanted} asked for: the last "
-                    f"{PATIENCE * ATTEMPTS} trees held no new one. Ask for fewer, or allow more lengths."
+                    f"ListOps found only {len(pieces)} of {wanted} different examples: the last "
+                    f"{PATIENCE * ATTEMPTS} trees contained no new one. Ask for fewer, or allow more lengths."
                 )
     return np.concatenate(pieces), np.array([len(piece) for piece in pieces], dtype=np.int64)
 

@@ -137,7 +137,7 @@ def evaluate(tokens: Iterable[int]) -> int:
     value = None
     for token in tokens:
         if value is not None:
-            raise ValueError("This is no ListOps expression: tokens follow its end.")
+            raise ValueError("This is not a ListOps expression: tokens follow its end.")
         if token in OPERATORS:
             unfinished.append((token, []))
             continue
@@ -145,16 +145,16 @@ def evaluate(tokens: Iterable[int]) -> int:
             done = int(token) - ZERO
         elif token == CLOSE:
             if not unfinished or not unfinished[-1][1]:
-                raise ValueError("This is no ListOps expression: a bracket closes nothing, or no arguments.")
+                raise ValueError("This is not a ListOps expression: a closing bracket has no operator or no arguments.")
             done = _apply(*unfinished.pop())
         else:
-            raise ValueError(f"This is no ListOps expression: {token!r} is no token of it.")
+            raise ValueError(f"This is not a ListOps expression: {token!r} is not a token.")
         if unfinished:
             unfinished[-1][1].append(done)
         else:
             value = done
     if value is None:
-        raise ValueError("This is no ListOps expression: it is empty or ends before its last bracket.")
+        raise ValueError("This is not a ListOps expression: it is empty or ends before its last bracket.")
     return value
 
 

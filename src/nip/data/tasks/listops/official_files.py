@@ -64,8 +64,8 @@ def read_tsv_file(path: Path, split: str) -> Examples:
     tokens, offsets, labels, lines, (fault, line, start, stop) = kernels.parse_lines(text, len(header) + 1)
     if fault != kernels.SOUND:
         why = {
-            kernels.UNKNOWN_TOKEN: "{} is no token; the tokens are " + " ".join(TOKENS[1:]),
-            kernels.NO_TARGET: "there is no tab with a label behind the expression",
+            kernels.UNKNOWN_TOKEN: "{} is not a token; the tokens are " + " ".join(TOKENS[1:]),
+            kernels.NO_TARGET: "there is no tab with a label after the expression",
             kernels.NO_LABEL: "the label must be one of 0 … 9, not {}",
             kernels.NO_TOKENS: "there is no expression before the tab",
         }[fault]
@@ -76,9 +76,9 @@ def read_tsv_file(path: Path, split: str) -> Examples:
     wrong = np.flatnonzero(values != labels)
     if wrong.size:
         first = wrong[0]
-        why = f"the label is {labels[first]}, the expression is worth {values[first]}"
+        why = f"the label is {labels[first]}, the value of the expression is {values[first]}"
         if values[first] < 0:
-            why = "brackets and arguments make no whole expression"
+            why = "brackets and arguments do not make a complete expression"
         raise _malformed(path, int(lines[first]), why)
     return Examples(TASKS["listops"], split, tokens, offsets, labels)
 

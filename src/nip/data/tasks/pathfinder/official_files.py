@@ -38,7 +38,7 @@ def plan(request: Request) -> Plan:
     """Read the pictures of a level. `SPLIT_RULES` are the three ways to split that are in use."""
     task, rule = request.task, request.split_rule or SPLIT_RULES[0]
     if rule != "shuffled" and request.seed:
-        raise ValueError(f"The split rule {rule} draws nothing; only 'shuffled' takes a seed.")
+        raise ValueError(f"The split rule {rule} is not random; only 'shuffled' takes a seed.")
     root = _root(request.path, task)
     if root is None:
         raise FileNotFoundError(f"There is no metadata/*.npy in {request.path}.")
@@ -119,7 +119,7 @@ def _metadata(root: Path) -> tuple[str, list[Row]]:
             if fields:
                 rows.append(_row(fields, f"{path}, line {number}"))
     if not rows:
-        raise ValueError(f"The files in {root / 'metadata'} name no picture.")
+        raise ValueError(f"The files in {root / 'metadata'} list no picture.")
     return digest.hexdigest(), rows
 
 
@@ -137,7 +137,7 @@ def _fields(path: Path) -> Iterator[list[str]]:
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if table.ndim != 2 or table.dtype.kind not in "US":
-        raise ValueError(f"{path} must hold a table of text. Got shape {table.shape} of type {table.dtype}.")
+        raise ValueError(f"{path} must be a table of text. Got shape {table.shape} of type {table.dtype}.")
     yield from table.astype(str).tolist()
 
 
@@ -146,7 +146,7 @@ def _row(fields: list[str], where: str) -> Row:
         raise ValueError(f"{where}: there must be at least {_LABEL + 1} columns. Got {len(fields)}.")
     name = PurePosixPath(fields[0], fields[_NAME])
     if name.is_absolute() or ".." in name.parts:
-        raise ValueError(f"{where}: {str(name)!r} leads out of the folder.")
+        raise ValueError(f"{where}: {str(name)!r} is outside the folder.")
     label = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}.get(fields[_LABEL])
     if label is None:
         raise ValueError(f"{where}: the label must be 0 or 1. Got {fields[_LABEL][:40]!r} instead.")
@@ -162,7 +162,7 @@ def _pictures(root: Path, rows: list[Row], task: Task) -> Iterator[tuple[int, li
 
 def _size(path: Path) -> int:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}, which the metadata name.")
+        raise FileNotFoundError(f"There is no {path}, which the metadata list.")
     return path.stat().st_size
 
 
