@@ -67,7 +67,7 @@ def test_the_command_times_every_step(text, vocabulary, tmp_path, capsys, jobs):
         ({"--from": "nowhere"}, "There is no file or folder nowhere"),
         ({"--from": "empty.txt"}, "has no words"),
         ({"--from": "packed.gz"}, "packed.gz is not UTF-8 text"),
-        ({"--tokenizer": "empty.txt"}, "is no vocabulary"),
+        ({"--tokenizer": "empty.txt"}, "is not a vocabulary"),
     ],
 )
 def test_what_is_refused(text, vocabulary, tmp_path, capsys, monkeypatch, options, says):

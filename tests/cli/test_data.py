@@ -62,7 +62,7 @@ def test_verify_takes_the_folder_itself(nip, tmp_path, monkeypatch):
     other = folder.rename(tmp_path / "expressions")
     code, _, err = nip("verify", other, data=())
     assert code == 2 and "holds the data of listops, which must be in a folder of that name" in err
-    with pytest.raises(ValueError, match="holds the data of listops, which is no corpus"):
+    with pytest.raises(ValueError, match="has the data of listops, not a corpus"):
         read_corpus(other)
 
 
@@ -127,7 +127,7 @@ def test_other_settings_are_refused_and_overwritten(nip):
     assert nip("listops", *SMALL, "--seed", 1, "--overwrite")[0] == 0
     code, _, err = nip("show", "listops", "--split", "dev", "--index", 6)
     assert code == 2
-    assert "holds the examples 0 … 5" in err
+    assert "has the examples 0 … 5" in err
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):

@@ -292,12 +292,12 @@ def test_a_nan_loss_stops_every_task(task, any_data, small, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("task", "file", "value", "says"),
     [
-        ("retrieval", "labels", 2, r"train\.labels\.npy is damaged: it holds labels outside 0 … 1"),
-        ("fashion-mnist", "labels", 10, r"train\.labels\.npy is damaged: it holds labels outside 0 … 9"),
+        ("retrieval", "labels", 2, r"train\.labels\.npy is damaged: it has labels outside 0 … 1"),
+        ("fashion-mnist", "labels", 10, r"train\.labels\.npy is damaged: it has labels outside 0 … 9"),
         ("retrieval", "tokens", 257, r"train set of retrieval contains the token id 257; it must be in \[0, 257\)"),
         ("probe", "tokens", 146, r"train set of probe contains the token id 146; it must be in \[0, 146\)"),
         ("probe", "targets", 9, r"train set of probe contains the label of a token 9; it must be in \[0, 9\)"),
-        ("image", "offsets", 1023, "it holds images of other than 1024 pixels"),
+        ("image", "offsets", 1023, "it has images of other than 1024 pixels"),
     ],
 )
 def test_data_of_another_task_is_refused(task, file, value, says, any_data, small, tmp_path):

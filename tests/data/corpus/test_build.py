@@ -203,7 +203,7 @@ def test_another_corpus_is_not_touched(texts, whole, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "precious").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="exists and holds no corpus"):
+        with pytest.raises(ValueError, match="exists and is not a corpus"):
             build_corpus(str(texts), tmp_path / "other", Settings(**SMALL), overwrite=overwrite)
     assert fingerprint(whole) == before and (tmp_path / "other" / "precious").is_file()
     shutil.copytree(whole, tmp_path / "copy")
@@ -233,7 +233,7 @@ def test_killed_while_overwriting_it_is_still_a_corpus(texts, whole, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         build_corpus(str(texts), out, Settings(**SMALL), licence="ours", overwrite=True)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"plan\.json is damaged\. Begin anew with --overwrite"):
+    with pytest.raises(ValueError, match=r"plan\.json is damaged\. Start again with --overwrite"):
         build_corpus(str(texts), out, Settings(**SMALL), licence="ours")
     assert build_corpus(str(texts), out, Settings(**SMALL), licence="ours", overwrite=True)
     assert fingerprint(out) == fingerprint(whole)
@@ -256,7 +256,7 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path, monkeypatch):
         build_corpus(str(source), tmp_path / "out", Settings(**SMALL))
     monkeypatch.undo()
     (source / "0.txt").write_text("Something else.")
-    with pytest.raises(ValueError, match=r"0\.txt has changed since .* Begin anew with --overwrite"):
+    with pytest.raises(ValueError, match=r"0\.txt has changed since the build of .* Start again with --overwrite"):
         build_corpus(str(source), tmp_path / "out", Settings(**SMALL))
     with pytest.raises(ValueError, match="holds another corpus: shard_mb is 32 there and 1 here"):
         build_corpus(str(source), tmp_path / "out", Settings(**SMALL, shard_mb=1))
@@ -265,12 +265,12 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "settings", "message"),
     [
-        ({}, {}, "holds no file"),
-        ({"a.txt": b" \n\n "}, {}, "holds no document to keep: 0 documents were read"),
+        ({}, {}, "contains no files"),
+        ({"a.txt": b" \n\n "}, {}, "contains no document that is kept: 0 documents were read"),
         ({"a.txt": b"short"}, {"min_chars": 9}, "1 documents were read, 1 were too short and 0 too long"),
-        ({"a.txt": b"text", "b.png": b"\x89PNG\0"}, {}, r"b\.png is no text: byte 4 is 0"),
+        ({"a.txt": b"text", "b.png": b"\x89PNG\0"}, {}, r"b\.png is not text: byte 4 is 0"),
         ({"a.txt": b"caf\xe9"}, {}, r"a\.txt, byte 3: .* not encoded in utf-8"),
-        ({"test.txt": b"text"}, {"split_by_name": True}, "holds no document for the train split"),
+        ({"test.txt": b"text"}, {"split_by_name": True}, "contains no document for the train split"),
         ({"a.txt": b"text"}, {"train_tokenizer": 0, "tokenizer": "nowhere/at/all"}, "There is no tokenizer nowhere"),
     ],
 )
@@ -287,7 +287,7 @@ def test_sources_that_are_not_there(tmp_path):
         build_corpus(str(tmp_path / "none"), tmp_path / "out", Settings(**SMALL))
     source = write_texts(tmp_path / "in", 1)
     for inside in (source, source / "out"):
-        with pytest.raises(ValueError, match=r"lies in .*, which is read"):
+        with pytest.raises(ValueError, match=r"is in .*, which is the input"):
             build_corpus(str(source), inside, Settings(**SMALL), overwrite=True)
     assert (source / "0.txt").is_file() and not (source / "out").exists()
 
@@ -300,7 +300,7 @@ def test_sources_that_are_not_there(tmp_path):
         ({"near_duplicates": -0.1}, "--near-duplicates must be from 0 to 1"),
         ({"unicode_form": "NFD"}, "--unicode-form must be one of NFC, NFKC"),
         ({"form": "csv"}, "--form must be one of text, lines, books"),
-        ({"form": "parquet"}, "--form parquet need not be said"),
+        ({"form": "parquet"}, "--form parquet is not needed"),
         ({"encoding": "utf-16"}, "--encoding must be a known encoding"),
         ({"bad_bytes": "keep"}, "--bad-bytes must be refuse or drop"),
         ({"encoding": "nonsense"}, "--encoding must be a known encoding"),
@@ -324,7 +324,8 @@ def test_a_finished_corpus_of_a_source_that_changed_is_told(tmp_path):
     assert not build_corpus(str(source), out, Settings(**SMALL))
     (source / "1.txt").write_text("One more.")
     with pytest.raises(
-        ValueError, match=r"in has changed since .*out was made: 1 file\(s\) of .*, 2 file\(s\) of .* --overwrite"
+        ValueError,
+        match=r"in has changed since .*out was made: 1 file\(s\) of .*, 2 file\(s\) of .* --overwrite",
     ):
         build_corpus(str(source), out, Settings(**SMALL))
     shutil.rmtree(source)

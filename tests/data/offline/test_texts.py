@@ -61,10 +61,10 @@ def test_a_damaged_dictionary_is_refused(dictionary):
     index = dictionary.with_name("small.index")
     whole = index.read_text()
     index.write_text(whole + "zebra\tA!\tB\n")
-    with pytest.raises(ValueError, match=r"line 1006: .* is no entry"):
+    with pytest.raises(ValueError, match=r"line 1006: .* is not an entry"):
         list(texts.dictionary_documents(dictionary))
     index.write_text(whole + "zebra\t////\tB\n")
-    with pytest.raises(ValueError, match="cut short: line 1006"):
+    with pytest.raises(ValueError, match="truncated: line 1006"):
         list(texts.dictionary_documents(dictionary))
     index.unlink()
     with pytest.raises(FileNotFoundError, match=r"There is no .*small\.index"):
@@ -109,7 +109,7 @@ def test_the_command(dictionary, bible, tmp_path, monkeypatch, capsys):
         (["--source", "gcide"], "apt install dict-gcide"),
         (["--source", "moby"], "There is no text 'moby'. The texts are bible, brown, gcide."),
         (["--from", "brown"], "--from takes SOURCE=PLACE"),
-        (["--source", "brown", "--from", f"brown={tmp_path / 'out'}"], "holds no text of the Brown corpus"),
+        (["--source", "brown", "--from", f"brown={tmp_path / 'out'}"], "has no text of the Brown corpus"),
     ):
         with pytest.raises(SystemExit) as stop:
             main([*words, *wrong])

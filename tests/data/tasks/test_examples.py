@@ -35,7 +35,7 @@ def test_arrays_of_indices_are_taken(small):
 
 @pytest.mark.parametrize("indices", [[50], [-1], [0, 50], [0.5], [[0]], ["a"]])
 def test_indices_outside_the_split_are_refused(small, indices):
-    with pytest.raises(ValueError, match=r"holds the examples 0 … 49. Got|list of integers"):
+    with pytest.raises(ValueError, match=r"has the examples 0 … 49. Got|list of integers"):
         small["test"].batch(indices, 8)
 
 

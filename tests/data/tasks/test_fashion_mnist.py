@@ -68,7 +68,7 @@ def test_the_folder_is_recognised(folder, tmp_path):
 
 def test_image_never_means_fashion_unasked(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(fashion, "USUAL", folder)
-    with pytest.raises(ValueError, match="image is not drawn but read"):
+    with pytest.raises(ValueError, match="image is read from files"):
         build("image", tmp_path)
     assert build("fashion-mnist", tmp_path)
 
@@ -89,15 +89,15 @@ WHOLE = idx(pictures_and_labels(49, 1)[0])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (packed(WHOLE)[:-300], "cut short"),
-        (packed(WHOLE[:-1]), r"holds 38415 of the 38416 bytes"),
-        (packed(WHOLE + b"x"), r"holds more than the 38416 bytes"),
-        (packed(b"\0\0\x09\x03" + WHOLE[4:]), "no IDX file of bytes with 3 axes"),
-        (packed(b"\0\0\x08\x01" + WHOLE[4:]), "no IDX file of bytes with 3 axes"),
-        (packed(WHOLE[:11]), "no IDX file"),
-        (packed(b""), "no IDX file"),
-        (b"", "no IDX file"),
-        (WHOLE, "damaged or cut short: Not a gzipped file"),
+        (packed(WHOLE)[:-300], "truncated"),
+        (packed(WHOLE[:-1]), r"it has 38415 of the 38416 bytes"),
+        (packed(WHOLE + b"x"), r"it has more than the 38416 bytes"),
+        (packed(b"\0\0\x09\x03" + WHOLE[4:]), "not an IDX file of bytes with 3 axes"),
+        (packed(b"\0\0\x08\x01" + WHOLE[4:]), "not an IDX file of bytes with 3 axes"),
+        (packed(WHOLE[:11]), "not an IDX file"),
+        (packed(b""), "not an IDX file"),
+        (b"", "not an IDX file"),
+        (WHOLE, "damaged or truncated: Not a gzipped file"),
         (packed(WHOLE)[:12] + b"\xff" * 40 + packed(WHOLE)[52:], "damaged"),
         (packed(WHOLE[:4] + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 28)), "the limit is"),
         (packed(idx(np.zeros((49, 28, 27), np.uint8))), r"28 × 28 pixels. Got \(28, 27\)"),

@@ -146,7 +146,7 @@ def truncate(path):
 @pytest.mark.parametrize(
     ("write", "name", "damage", "told"),
     [
-        (write_binary, "data_batch_2.bin", truncate, "is truncated: its .* no multiple of the 3073"),
+        (write_binary, "data_batch_2.bin", truncate, "is truncated: its .* not a multiple of the 3073"),
         (write_binary, "test_batch.bin", lambda path: path.write_bytes(b""), "is truncated"),
         (
             write_binary,
@@ -154,8 +154,8 @@ def truncate(path):
             lambda path: path.write_bytes(b"\x0a" + bytes(3072)),
             "label 0 must be one of",
         ),
-        (write_python3, "data_batch_3", truncate, "is truncated or no sound pickle"),
-        (write_python3, "test_batch", lambda path: path.write_bytes(pickle.dumps([1])), "holds no dict"),
+        (write_python3, "data_batch_3", truncate, "is truncated or not a valid pickle"),
+        (write_python3, "test_batch", lambda path: path.write_bytes(pickle.dumps([1])), "is not a dict"),
         (
             write_python3,
             "test_batch",
@@ -192,9 +192,9 @@ def test_damaged_files_are_named(write, name, damage, told, tmp_path):
     [
         (png(np.zeros((28, 32, 3), np.uint8)), 1, "must have 32 × 32 pixels of mode RGB. Got 32 × 28"),
         (png(np.zeros((32, 32), np.uint8)), 1, "Got 32 × 32 of mode L"),
-        (b"GIF89a", 1, "truncated or no PNG"),
-        (png(np.zeros((32, 32, 3), np.uint8))[:60], 1, "truncated or no PNG"),
-        (None, 1, "holds no picture"),
+        (b"GIF89a", 1, "truncated or not a PNG"),
+        (png(np.zeros((32, 32, 3), np.uint8))[:60], 1, "truncated or not a PNG"),
+        (None, 1, "is not a picture"),
         (png(np.zeros((32, 32, 3), np.uint8)), 10, "label must be one of 0 … 9. Got 10"),
     ],
 )

@@ -101,15 +101,15 @@ def without(name):
         ("text", first(label=np.int64(2)), "label must be one of 0 … 1, not 2"),
         ("text", first(label=-1), "label must be one of 0 … 1, not -1"),
         ("text", first(label=0.5), "label must be one of 0 … 1, not 0.5"),
-        ("text", first(input_ids_0=np.array([1, 257])), "holds the id 257; the vocabulary of text is 0 … 256"),
-        ("text", first(input_ids_0=np.array([1, -4])), "holds the id -4"),
-        ("text", first(input_ids_0=np.array([1.0, 2.0])), "one row of integers"),
-        ("text", first(input_ids_0=np.ones((2, 2), int)), "one row of integers"),
+        ("text", first(input_ids_0=np.array([1, 257])), "has the id 257; the vocabulary of text is 0 … 256"),
+        ("text", first(input_ids_0=np.array([1, -4])), "has the id -4"),
+        ("text", first(input_ids_0=np.array([1.0, 2.0])), "one-dimensional integers"),
+        ("text", first(input_ids_0=np.ones((2, 2), int)), "one-dimensional integers"),
         ("text", without("label"), "a dict with input_ids_0 and label"),
         ("retrieval", without("input_ids_1"), "a dict with input_ids_0, input_ids_1 and label"),
         ("image", first(input_ids_0=np.ones(784, np.int32)), "has 784 pixels instead of 1024"),
-        ("image", first(input_ids_0=np.full(1024, 256)), "holds the id 256"),
-        ("listops", first(input_ids_0=np.array([32])), "holds the id 32; the vocabulary of listops is 0 … 31"),
+        ("image", first(input_ids_0=np.full(1024, 256)), "has the id 256"),
+        ("listops", first(input_ids_0=np.array([32])), "has the id 32; the vocabulary of listops is 0 … 31"),
     ],
 )
 def test_what_does_not_fit_is_named(task, change, told, tmp_path):
@@ -134,5 +134,5 @@ def test_a_truncated_pickle_leaves_nothing(tmp_path):
 def test_an_empty_split_is_refused(tmp_path):
     write(tmp_path / "LRA", "text")
     (tmp_path / "LRA" / "text.dev.pickle").write_bytes(pickle.dumps([]))
-    with pytest.raises(ValueError, match="The dev split of text would hold no example"):
+    with pytest.raises(ValueError, match="The dev split of text has no example"):
         build("text", tmp_path / "data", origin=str(tmp_path / "LRA"))

@@ -162,11 +162,11 @@ def test_the_same_files_and_seed_give_the_same_bytes_on_every_machine(files, tmp
 
 
 def test_stand_ins_are_never_meant_unasked(files, tmp_path):
-    with pytest.raises(ValueError, match="has none of the forms that are read for text"):
+    with pytest.raises(ValueError, match="has none of the formats of text"):
         build("text", tmp_path / "data", origin=str(files / "brown"))
-    with pytest.raises(ValueError, match="text is not drawn but read"):
+    with pytest.raises(ValueError, match="text is read from files"):
         build("text", tmp_path / "data")
-    with pytest.raises(ValueError, match="brown of text reads files: say where"):
+    with pytest.raises(ValueError, match="brown of text reads files: name them"):
         build("text", tmp_path / "data", source="brown")
 
 
@@ -176,7 +176,7 @@ def test_stand_ins_are_never_meant_unasked(files, tmp_path):
         ("bible-books", {"length": 0}, "'length' parameter of passages must be an integer of at least 1"),
         ("bible-books", {"length": 4001}, "'length' parameter of passages must be at most 4000"),
         ("bible-books", {"train": 5}, "no parameter 'train'"),
-        ("bible-books", {"length": 4000}, "Class 0 has too little text"),
+        ("bible-books", {"length": 4000}, "Class 0 is too small"),
         ("bible-pairs", {"length": 300, "dev": 0}, "'dev' parameter of pairs"),
     ],
 )

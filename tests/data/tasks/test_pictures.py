@@ -50,9 +50,9 @@ def test_letters_grow_with_the_level():
 
 
 def test_what_is_no_image_is_not_drawn(small, tmp_path):
-    with pytest.raises(ValueError, match="The examples of listops are no images"):
+    with pytest.raises(ValueError, match="The examples of listops are not images"):
         pictures.sheet(small["dev"], [0], tmp_path / "sheet.png")
-    with pytest.raises(ValueError, match="holds the examples 0 … 8"):
+    with pytest.raises(ValueError, match="has the examples 0 … 8"):
         pictures.sheet(images(9), [9], tmp_path / "sheet.png")
     assert not list(tmp_path.iterdir())
 
@@ -67,5 +67,5 @@ def test_pixels_are_those_that_were_drawn(mode):
         assert np.array_equal(pictures.pixels_of(form, "there", (4, 6), mode), drawn)
     jpeg = io.BytesIO()
     Image.fromarray(drawn).save(jpeg, format="JPEG")
-    with pytest.raises(ValueError, match="there is truncated or no PNG"):
+    with pytest.raises(ValueError, match="there is truncated or not a PNG"):
         pictures.pixels_of(jpeg.getvalue(), "there", (4, 6), mode)

@@ -41,10 +41,10 @@ def test_the_other_tasks_are_as_in_the_original():
 @pytest.mark.parametrize(
     ("change", "need"),
     [
-        ({"shape": (32, 31)}, "as many tokens as pixels"),
+        ({"shape": (32, 31)}, "one token per pixel"),
         ({"shape": None}, "a shape"),
         ({"tokens": ("", "a")}, "a name for every token id"),
-        ({"vocab_size": 255}, "a vocabulary that holds its ids"),
+        ({"vocab_size": 255}, "a vocabulary that contains its ids"),
         ({"parts": ((0,), (1,))}, "the parts of every token id or of none"),
         ({"classes": ("cat",)}, "a name for every class or none"),
     ],

@@ -23,7 +23,7 @@ def test_every_task_can_be_made(task):
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_what_must_be_read_is_what_has_no_source_of_its_own(task):
     if task.read:
-        with pytest.raises(ValueError, match="say with --from from where"):
+        with pytest.raises(ValueError, match="name them with --from"):
             find_source(task, None)
     else:
         find_source(task, None)
@@ -67,19 +67,19 @@ def test_forms_are_recognised(files, task, name, tmp_path):
 def test_another_level_is_not_taken(tmp_path):
     (tmp_path / "pathfinder32" / "curv_contour_length_9" / "metadata").mkdir(parents=True)
     (tmp_path / "pathfinder32" / "curv_contour_length_9" / "metadata" / "0.npy").write_text("")
-    with pytest.raises(ValueError, match="has none of the forms that are read for pathfinder32-curv_baseline"):
+    with pytest.raises(ValueError, match="has none of the formats of pathfinder32-curv_baseline"):
         find_source(TASKS["pathfinder32-curv_baseline"], str(tmp_path))
 
 
 def test_what_is_not_there_is_said(tmp_path):
     image = TASKS["image"]
-    with pytest.raises(ValueError, match=r"image is not drawn but read: say with --from from where.*binary \(a folder"):
+    with pytest.raises(ValueError, match=r"image is read from files: name them with --from.*binary \(a folder"):
         find_source(image, None)
     with pytest.raises(ValueError, match=r"no source 'idx' of image. Its sources are: .*python \("):
         find_source(image, None, "idx")
-    with pytest.raises(ValueError, match="source python of image reads files: say where they are with --from"):
+    with pytest.raises(ValueError, match="source python of image reads files: name them with --from"):
         find_source(image, None, "python")
-    with pytest.raises(ValueError, match="has none of the forms that are read for image"):
+    with pytest.raises(ValueError, match="has none of the formats of image"):
         find_source(image, str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"There is no /no/such/folder. The sources of image are"):
         find_source(image, "/no/such/folder")
@@ -92,7 +92,7 @@ def test_what_is_not_there_is_said(tmp_path):
         ("text", {"origin": ".", "source": "csv", "parameters": {"a": 1}}, "the source csv, which takes none"),
         ("text", {"origin": ".", "source": "csv", "split_rule": "s4"}, "takes carved, test-as-dev"),
         ("listops", {"split_rule": "s4"}, "no split rule 's4' of the source drawn, which leaves no choice"),
-        ("text", {"origin": ".", "source": "csv", "seed": 1}, "draws nothing; a seed cannot be given"),
+        ("text", {"origin": ".", "source": "csv", "seed": 1}, "is not random; it takes no seed"),
         ("listops", {"origin": ".", "source": "drawn"}, "The source drawn of listops reads no files: leave out --from"),
     ],
 )

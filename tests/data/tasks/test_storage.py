@@ -99,7 +99,7 @@ def test_whether_it_is_there(written, tmp_path_factory):
 
 
 def test_only_overwriting_replaces(small, written):
-    with pytest.raises(ValueError, match="exists already; --overwrite replaces it"):
+    with pytest.raises(ValueError, match="exists; --overwrite replaces it"):
         write_task(small, written, DESCRIPTION)
     (written / "listops" / "basic_train.tsv").write_text("of the old set")
     write_task(small, written, DESCRIPTION | {"source": "second"}, overwrite=True)
@@ -110,14 +110,14 @@ def test_only_overwriting_replaces(small, written):
 
 def test_what_is_not_ours_is_never_replaced(small, written, tmp_path_factory):
     (written / "listops" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"also holds notes.txt"):
+    with pytest.raises(ValueError, match=r"also contains notes.txt"):
         write_task(small, written, DESCRIPTION, overwrite=True)
     foreign = tmp_path_factory.mktemp("foreign")
     (foreign / "listops").mkdir()
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="holds no data of nip"):
+        with pytest.raises(ValueError, match="is not data of nip"):
             write_task(small, foreign, DESCRIPTION, overwrite=overwrite)
-    with pytest.raises(ValueError, match="holds no data of nip"):
+    with pytest.raises(ValueError, match="is not data of nip"):
         storage.stored("listops", foreign, DESCRIPTION)
 
 
@@ -243,7 +243,7 @@ def damage_sizes(folder):
         (damage_labels, r"labels outside 0 … 9"),
         (damage_offsets, r"offsets do not ascend"),
         (damage_presence, r"train.labels.npy is damaged: it is missing"),
-        (damage_manifest, r"manifest.json is damaged: it is no manifest"),
+        (damage_manifest, r"manifest.json is damaged: it is not a manifest"),
         (damage_format, r"its format is 2 and this version of nip reads 1"),
         (damage_tokens, r"other token ids"),
         (damage_sizes, r"sizes of its dev split"),
@@ -462,7 +462,7 @@ def test_pairs_and_targets_are_padded_and_masked_by_length(data):
 
 def test_what_is_not_there_is_not_asked_for():
     single = piece(TEXT, [1, 2], [0, 2], [0])
-    with pytest.raises(ValueError, match="tokens of text have no labels of their own"):
+    with pytest.raises(ValueError, match="tokens of text have no labels"):
         single.batch_targets([0], 2)
     with pytest.raises(ValueError, match=r"has 1 sequences, numbered from 0. Got 1"):
         single.sequence(0, 1)

@@ -139,8 +139,8 @@ def test_sets_of_the_hub_are_read_through_its_library(tmp_path):
     [
         ("train.csv", '3,2,"a"', "train.csv, line .*: the label must be 0 or 1"),
         ("train.csv", "3,1", "2 fields instead of 3"),
-        ("test.csv", '3,1,"no end', "no sound CSV file"),
-        ("test.csv", b"3,1,\xff", "no sound CSV file in UTF-8"),
+        ("test.csv", '3,1,"no end', "not a valid CSV file"),
+        ("test.csv", b"3,1,\xff", "not a valid CSV file in UTF-8"),
     ],
 )
 def test_a_wrong_line_is_named(name, line, told, tmp_path):
@@ -175,7 +175,7 @@ def test_wrong_parquet_files_are_named(columns, told, tmp_path):
     with pytest.raises(ValueError, match=told):
         build("text", tmp_path / "data", origin=str(tmp_path / "files"))
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="is truncated or no parquet file"):
+    with pytest.raises(ValueError, match="is truncated or not a parquet file"):
         build("text", tmp_path / "data", origin=str(tmp_path / "files"))
 
 

@@ -77,13 +77,13 @@ def test_values_worked_by_hand(text, value):
     "text", ["", "[MIN", "[MIN ]", "]", "1 2", "[MIN 1 ] 2", "[MIN 1 ] ]", "[MIN 1 [MAX 2 ]", "1 ]"]
 )
 def test_what_is_no_expression_is_refused(text):
-    with pytest.raises(ValueError, match="no ListOps expression"):
+    with pytest.raises(ValueError, match="not a ListOps expression"):
         evaluate(encode(text))
 
 
 @pytest.mark.parametrize("token", [0, 16, -1])
 def test_what_is_no_token_is_refused(token):
-    with pytest.raises(ValueError, match="no token"):
+    with pytest.raises(ValueError, match="not a token"):
         evaluate([1, token, 5])
 
 

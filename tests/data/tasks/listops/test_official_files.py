@@ -82,7 +82,7 @@ def test_lines_are_read_as_encode_reads_them(tmp_path_factory, pieces):
         tokens = encode(source)
     except ValueError:
         path.write_text(f"Source\tTarget\n{source}\t0\n")
-        with pytest.raises(ValueError, match=r"line 2: '.*' is no token"):
+        with pytest.raises(ValueError, match=r"line 2: '.*' is not a token"):
             read_tsv_file(path, "dev")
         return
     for label in range(10):
@@ -90,7 +90,7 @@ def test_lines_are_read_as_encode_reads_them(tmp_path_factory, pieces):
         try:
             read = read_tsv_file(path, "dev")
         except ValueError as error:
-            assert "line 2: the label is" in str(error) or "no whole expression" in str(error)
+            assert "line 2: the label is" in str(error) or "do not make a complete expression" in str(error)
         else:
             assert read.sequence(0).tolist() == tokens.tolist()
 
@@ -98,11 +98,11 @@ def test_lines_are_read_as_encode_reads_them(tmp_path_factory, pieces):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("[FIRST 1 2 ]\t1", r"'\[FIRST' is no token; the tokens are \[MIN \[MAX"),
-        ("[MAX 1 12 ]\t1", "'12' is no token"),
-        ("[MAXX 1 2 ]\t1", r"'\[MAXX' is no token"),
-        ("[MA 1 2 ]\t1", r"'\[MA' is no token"),
-        ("[MAX 1,2 ]\t1", "'1,2' is no token"),
+        ("[FIRST 1 2 ]\t1", r"'\[FIRST' is not a token; the tokens are \[MIN \[MAX"),
+        ("[MAX 1 12 ]\t1", "'12' is not a token"),
+        ("[MAXX 1 2 ]\t1", r"'\[MAXX' is not a token"),
+        ("[MA 1 2 ]\t1", r"'\[MA' is not a token"),
+        ("[MAX 1,2 ]\t1", "'1,2' is not a token"),
         ("[MAX 1 2 ]", "there is no tab"),
         ("[MAX 1 2 ]\t", "the label must be one of 0 … 9, not ''"),
         ("[MAX 1 2 ]\t10", "the label must be one of 0 … 9, not '10'"),
@@ -111,13 +111,13 @@ def test_lines_are_read_as_encode_reads_them(tmp_path_factory, pieces):
         ("[MAX 1 2 ]\t2\t3", r"not '2\\t3'"),
         ("\t3", "there is no expression before the tab"),
         ("( )\t3", "there is no expression before the tab"),
-        ("[MAX 1 2\t2", "no whole expression"),
-        ("[MAX 1 2 ] ]\t2", "no whole expression"),
-        ("[MAX ]\t2", "no whole expression"),
-        ("1 2\t2", "no whole expression"),
-        ("[MAX 1 2 ]\t3", "the label is 3, the expression is worth 2"),
-        ("[MAX é 2 ]\t2", "'é' is no token"),
-        ("x" * 100 + "\t2", "'x{37}…' is no token"),
+        ("[MAX 1 2\t2", "do not make a complete expression"),
+        ("[MAX 1 2 ] ]\t2", "do not make a complete expression"),
+        ("[MAX ]\t2", "do not make a complete expression"),
+        ("1 2\t2", "do not make a complete expression"),
+        ("[MAX 1 2 ]\t3", "the label is 3, the value of the expression is 2"),
+        ("[MAX é 2 ]\t2", "'é' is not a token"),
+        ("x" * 100 + "\t2", "'x{37}…' is not a token"),
     ],
 )
 def test_a_malformed_line_is_named(line, why, tmp_path):
@@ -136,7 +136,7 @@ def test_a_malformed_line_is_named(line, why, tmp_path):
         (b"\xff\xfe\x00", "line 1: the header"),
         (b"Source\tTarget", "line 2: there is no example"),
         (b"Source\tTarget\n", "line 2: there is no example"),
-        (b"Source\tTarget\n\xff\t2\n", "line 2: '�' is no token"),
+        (b"Source\tTarget\n\xff\t2\n", "line 2: '�' is not a token"),
     ],
 )
 def test_a_malformed_file_is_named(content, why, tmp_path):

@@ -153,17 +153,17 @@ def save(array, **options):
     [
         (metadata("imgs/2 sample_3.png 3"), "2.npy, line 4: there must be at least 4 columns"),
         (metadata("imgs/2 sample_3.png 3 2"), "2.npy, line 4: the label must be 0 or 1. Got '2'"),
-        (metadata("../../etc passwd 3 1"), "leads out of the folder"),
-        (metadata("/etc passwd 3 1"), "leads out of the folder"),
-        (metadata("imgs/2 sample_99.png 3 1"), "There is no .*sample_99.png, which the metadata name"),
+        (metadata("../../etc passwd 3 1"), "is outside the folder"),
+        (metadata("/etc passwd 3 1"), "is outside the folder"),
+        (metadata("imgs/2 sample_99.png 3 1"), "There is no .*sample_99.png, which the metadata list"),
         (save(np.array([["a", 1]], dtype=object), allow_pickle=True), "2.npy cannot be read: Object arrays"),
-        (save(np.zeros((3, 4))), r"must hold a table of text. Got shape \(3, 4\) of type float64"),
+        (save(np.zeros((3, 4))), r"must be a table of text. Got shape \(3, 4\) of type float64"),
         (lambda root: (root / "metadata" / "2.npy").write_bytes(b"\xff\xfe\x00"), "neither text nor an array"),
         (
             lambda root: (root / "metadata" / "a.npy").write_text(""),
             "a.npy: the name of a metadata file must be a number",
         ),
-        (lambda root: (root / "imgs/2/sample_0.png").write_bytes(b"no"), "sample_0.png is truncated or no PNG"),
+        (lambda root: (root / "imgs/2/sample_0.png").write_bytes(b"no"), "sample_0.png is truncated or not a PNG"),
         (
             lambda root: (root / "imgs/2/sample_0.png").write_bytes((root / "imgs/2/sample_1.png").read_bytes()[:500]),
             "sample_0.png is truncated",
