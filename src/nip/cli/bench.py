@@ -52,7 +52,16 @@ def bench_command() -> None:
 
 
 def collect(measured: Iterable[Any], measure: Any, output: Path | None) -> list[Any]:
-    """All rows; the file is rewritten after each, so that an interrupted benchmark keeps those measured so far."""
+    """All rows; the file is rewritten after each, so that an interrupted benchmark keeps those measured so far.
+
+    Parameters
+    ----------
+    measured : iterable
+        Rows, measured as they are taken.
+    measure : module
+        Of `nip.bench`, with ``to_markdown``.
+    output : Path, optional
+    """
     from rich.console import Console
 
     rows: list[Any] = []

@@ -59,13 +59,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="data", rich_help_panel="Data")
 
 
-def make(task: str, out: Path | None, *, origin: str | None, source: str | None, **asked: Any) -> dict[str, Any]:
+def make(task: str, folder: Path | None, *, origin: str | None, source: str | None, **asked: Any) -> dict[str, Any]:
     """Make a task's data unless it exists; return what `--json` prints.
 
     Parameters
     ----------
     task : str
-    out : Path, optional
+    folder : Path, optional
         The data folder.
     origin, source : str, optional
         Of ``--from`` and ``--source``.
@@ -80,26 +80,35 @@ def make(task: str, out: Path | None, *, origin: str | None, source: str | None,
     expected = [parameters.get(split, size) for split, size in zip(data.SPLITS, made_task.sizes, strict=True)]
     # a size that is not an integer is left to the source, which reports it
     with progress_bar(made_task.name, sum(size for size in expected if isinstance(size, int))) as progress:
-        made = data.build(task, out, origin=origin, source=source, progress=progress, **asked)
-    splits = {name: data.open_split(made_task.name, name, out) for name in data.SPLITS}
+        made = data.build(task, folder, origin=origin, source=source, progress=progress, **asked)
+    splits = {name: data.open_split(made_task.name, name, folder) for name in data.SPLITS}
     return {
-        "folder": str(data.data_folder(out) / made_task.name),
+        "folder": str(data.data_folder(folder) / made_task.name),
         "made": made,
         "seconds": round(time.perf_counter() - began, 3),
-        "manifest": data.read_manifest(made_task.name, out),
+        "manifest": data.read_manifest(made_task.name, folder),
         "statistics": {name: data.counts(split) for name, split in splits.items()},
         "baselines": data.baselines(splits["train"], splits["test"]),
     }
 
 
-def write_png(task: str, folder: Path, out: Path | None) -> Path:
-    """Write the official files of a Pathfinder set; return the folder of its level."""
+def write_png(task: str, output_dir: Path, folder: Path | None) -> Path:
+    """Write the official files of a Pathfinder task; return the folder of its level.
+
+    Parameters
+    ----------
+    task : str
+    output_dir : Path
+        Folder to write to.
+    folder : Path, optional
+        The data folder.
+    """
     from nip import data
     from nip.data.tasks.pathfinder import write_pictures
 
-    splits = {name: data.open_split(task, name, out) for name in data.SPLITS}
+    splits = {name: data.open_split(task, name, folder) for name in data.SPLITS}
     with progress_bar("PNG", sum(map(len, splits.values()))) as progress:
-        return write_pictures(splits, folder, progress=progress)
+        return write_pictures(splits, output_dir, progress=progress)
 
 
 def print_made(made: dict[str, Any]) -> None:

@@ -64,7 +64,20 @@ Overwrite = Annotated[bool, option("Replace existing data with other settings.",
 
 
 def number_of_vertices(n_vertices: int | None, seq_len: int | None, block_size: int) -> int | None:
-    """The n of --n-vertices or --seq-len; None if neither is given."""
+    """The number of vertices of ``--n-vertices`` or ``--seq-len``; None if neither is given.
+
+    Parameters
+    ----------
+    n_vertices, seq_len : int, optional
+        Vertices, or tokens.
+    block_size : int
+        Tokens per vertex.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or one is below 1.
+    """
     if block_size < 1:
         raise ValueError(f"--block-size must be an integer of at least 1. Got {block_size} instead.")
     if n_vertices is not None and seq_len is not None:
