@@ -34,7 +34,9 @@ def initial_weights(monkeypatch, settings, corpus, out):
     """The initial weights of a run."""
 
     def stop(run, task):
-        seen.update({name: weight.detach().clone() for name, weight in run.state.bare_model.model.named_parameters()})
+        seen.update(
+            {name: weight.detach().clone() for name, weight in run.state.unwrapped_model.model.named_parameters()}
+        )
         raise KeyboardInterrupt
 
     seen = {}

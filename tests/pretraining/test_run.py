@@ -153,7 +153,7 @@ def test_positions_and_moments_are_extended_by_reflection(settings, corpora, tmp
 
     def observe(run, task, batch):
         if run.progress.step == 4:
-            model = run.state.bare_model.model
+            model = run.state.unwrapped_model.model
             seen["length"] = task.length
             seen["weights"] = {n: w.detach().clone() for n, w in model.named_parameters()}
             table = model.bert.embeddings.position_embeddings.weight

@@ -55,7 +55,7 @@ class Regression(TrainingTask):
         return run.progress.step % 4 == 0
 
     def validate(self, run):
-        weight = run.state.bare_model.weight.detach()[0]
+        weight = run.state.unwrapped_model.weight.detach()[0]
         loss = float((weight - torch.tensor([1.0, -2.0, 3.0])).square().sum())
         keep_best(run, -loss)
         return {"loss": loss, "accuracy": 0.0}

@@ -107,7 +107,7 @@ def pretrained_weights(run: Run, config: RunConfig, splits: Mapping[str, Example
 
 def load_encoder(run: Run, weights: Weights) -> None:
     """Load the weights that the model of a run has in common with a denoiser."""
-    own = run.state.bare_model.state_dict()
+    own = run.state.unwrapped_model.state_dict()
     load_weights(run.accelerator, run.state.model, {name: weight for name, weight in weights.items() if name in own})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -122,10 +123,9 @@ def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, r
         "training_seconds": round(progress.training_seconds, 3),
     }
     if run.main and record:
-        run.metrics = Metrics(folder.metrics, progress.metrics_bytes)
-        run.record("test", {"loss": loss, "accuracy": counts.accuracy, "learning_rate": None})
-        run.metrics.secure()
-        run.metrics.close()
+        with closing(Metrics(folder.metrics, progress.metrics_bytes)) as run.metrics_file:
+            run.record("test", {"loss": loss, "accuracy": counts.accuracy, "learning_rate": None})
+            run.metrics_file.secure()
         write_json(folder.result, result)
     run.console.note(format_result(result))
     return result

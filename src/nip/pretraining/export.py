@@ -164,7 +164,7 @@ def write_model(run: Run, settings: Settings, corpus: Corpus, folder: Path, weig
 
 def model_weights(run: Run) -> dict[str, Tensor]:
     """The model's weights, gathered and on the CPU, by their names in its ``state_dict``; called by all processes."""
-    objective = run.state.bare_model
+    objective = run.state.unwrapped_model
     assert isinstance(objective, MaskedLMObjective)
     weights = gather_full(objective.model.state_dict(), keep=run.main)
     return {name: weight.detach().cpu() for name, weight in weights.items()}

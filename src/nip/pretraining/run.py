@@ -41,14 +41,7 @@ from nip.training.checkpoint import Progress, TrainState, load_checkpoint, read_
 from nip.training.distributed import new_accelerator, prepare_model, uses_deepspeed
 from nip.training.loss_spikes import SpikeRule
 from nip.training.optimizers import make_optimizer
-from nip.training.trainer import (
-    EngineSettings,
-    Run,
-    checkpoint,
-    diverged,
-    link_rollback_checkpoint,
-    train,
-)
+from nip.training.trainer import EngineSettings, Run, checkpoint, diverged, link_rollback_checkpoint, train
 
 TASK = "masked language model"
 TEST_FACTOR = 4  # samples of the final evaluation, over those of the others
@@ -323,9 +316,9 @@ def finish(run: Run, task: PretrainingTask, record: RunRecord) -> dict[str, Any]
     weights = model_weights(run)
     if run.main:
         with writing(folder, "the result"):
-            with closing(Metrics(folder.metrics, progress.metrics_bytes)) as run.metrics:
+            with closing(Metrics(folder.metrics, progress.metrics_bytes)) as run.metrics_file:
                 run.record("test", {"loss": measured.loss, "accuracy": counts.accuracy, "learning_rate": None})
-                run.metrics.secure()
+                run.metrics_file.secure()
             folder.config.unlink(missing_ok=True)
             write_json(folder.result, result)
             write_model(run, settings, task.corpus, folder.path, weights)

@@ -134,9 +134,9 @@ class PretrainingTask(TrainingTask):
             more["loss_scale"] = result.loss_scale
         if run.main and progress.step % settings.log_every == 0:
             rate = run.state.optimizer.param_groups[0]["lr"]
-            figures = {"loss": result.loss, "accuracy": result.accuracy, "learning_rate": rate}
+            metrics = {"loss": result.loss, "accuracy": result.accuracy, "learning_rate": rate}
             speed = {"tokens_per_second": tokens / seconds, "samples_per_second": samples / seconds}
-            run.log({**figures, **more, **speed, "mfu": flops / seconds / self.peak}, progress.step)
+            run.log({**metrics, **more, **speed, "mfu": flops / seconds / self.peak}, progress.step)
         self._print_forecast(run)
         return more
 
@@ -150,7 +150,7 @@ class PretrainingTask(TrainingTask):
             return
         self.forecast_done = True
         tokens, seconds = self._first
-        objective = run.state.bare_model
+        objective = run.state.unwrapped_model
         assert isinstance(objective, MaskedLMObjective)
         forecast = forecast_run(
             self.settings,
@@ -174,17 +174,17 @@ class PretrainingTask(TrainingTask):
         settings, progress = self.settings, run.progress
         found = evaluate(run, settings, self.validation, settings.eval_samples)
         run.tick()
-        figures: dict[str, Any] = {"loss": found.loss, "accuracy": found.counts.accuracy}
+        metrics: dict[str, Any] = {"loss": found.loss, "accuracy": found.counts.accuracy}
         if found.sentence_accuracy is not None:
-            figures["sentence_accuracy"] = found.sentence_accuracy
+            metrics["sentence_accuracy"] = found.sentence_accuracy
         if run.main:
-            run.log({f"dev_{name}": value for name, value in figures.items()}, progress.step)
+            run.log({f"dev_{name}": value for name, value in metrics.items()}, progress.step)
         accuracy = 100 * found.counts.accuracy
         run.console.say(f"step {progress.step:,}: held-out loss {found.loss:.4f}, accuracy {accuracy:.2f} %")
         limit = settings.early_stop_loss
         if limit is not None and progress.seconds >= 60 * settings.early_stop_minutes and not found.loss <= limit:
             progress.stopped = f"the held-out loss was {found.loss:.4f} after {progress.seconds / 60:.1f} minutes"
-        return {**figures, "learning_rate": None, "length": self.length}
+        return {**metrics, "learning_rate": None, "length": self.length}
 
     def between_steps(self, run: Run) -> None:
         """Export the model after each of `Settings.finetune_hours`."""

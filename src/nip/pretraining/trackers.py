@@ -43,7 +43,7 @@ def tracked(
     names = [name for name in settings.trackers if name != "none"]
     check_installed(settings)
     if not names:
-        yield lambda figures, at: None
+        yield lambda metrics, at: None
         return
     from accelerate.tracking import filter_trackers
 
@@ -63,7 +63,7 @@ def tracked(
     }
     accelerator.init_trackers(settings.project, config=values, init_kwargs={key: special[key] for key in names})
     try:
-        yield lambda figures, at: accelerator.log(figures, step=at)
+        yield lambda metrics, at: accelerator.log(metrics, step=at)
     finally:
         if accelerator.is_main_process:  # accelerate's end_training would end the process group too
             for tracker in accelerator.trackers:

@@ -152,7 +152,7 @@ class TrainState:
     resize: Resize | None = None
 
     @property
-    def bare_model(self) -> nn.Module:
+    def unwrapped_model(self) -> nn.Module:
         """The model without the accelerator's wrapper."""
         return unwrap(self.model)
 
@@ -164,8 +164,8 @@ class TrainState:
     def full_weights(self) -> Weights:
         """The parameters, gathered; called by all processes, empty in all but the first."""
         # after an evaluation FSDP reshards its parameters only in `state_dict`
-        weights = self.bare_model.state_dict()
-        return gather_full({name: weights[name] for name, _ in self.bare_model.named_parameters()}, keep=self.main)
+        weights = self.unwrapped_model.state_dict()
+        return gather_full({name: weights[name] for name, _ in self.unwrapped_model.named_parameters()}, keep=self.main)
 
 
 def save_checkpoint(path: Path, state: TrainState) -> bool:
@@ -228,7 +228,7 @@ def load_checkpoint(path: Path, state: TrainState) -> Progress:
         If the file is damaged or does not belong to this model.
     """
     tensors, header = read_tensors(path)
-    shapes = {name: weight.shape for name, weight in state.bare_model.named_parameters()}
+    shapes = {name: weight.shape for name, weight in state.unwrapped_model.named_parameters()}
     try:
         progress = progress_of(header)
         sections: dict[str, Weights] = {"weights": {}, "best": {}, "average": {}}
@@ -261,7 +261,7 @@ def load_checkpoint(path: Path, state: TrainState) -> Progress:
         group.update(kept)
     if state.scaler is not None and header["scaler"] is not None:
         state.scaler.load_state_dict(header["scaler"])
-    own = state.bare_model.state_dict()
+    own = state.unwrapped_model.state_dict()
     state.best = sections["best"]
     state.average = {name: shard_like(own[name], tensor) for name, tensor in sections["average"].items()}
     return progress

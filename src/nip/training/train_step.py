@@ -19,14 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from nip.training import PRECISIONS
 from nip.training.checkpoint import TrainState
-from nip.training.distributed import (
-    accumulate,
-    all_reduce_sum,
-    backward,
-    discard_gradients,
-    update,
-    uses_deepspeed,
-)
+from nip.training.distributed import accumulate, all_reduce_sum, backward, discard_gradients, update, uses_deepspeed
 
 DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 OVERFLOW = "the loss scale was too large"

@@ -77,9 +77,9 @@ class Run:
     folder: RunFolder
     state: TrainState
     console: Console
-    log: Callable[[dict[str, float], int], None] = lambda figures, step: None
+    log: Callable[[dict[str, float], int], None] = lambda metrics, step: None
     """Passes the metrics of a step to experiment trackers."""
-    metrics: Metrics | None = None
+    metrics_file: Metrics | None = None
     """The open ``metrics.jsonl``: while the loop runs, in the first process."""
     last_tick: float = field(default_factory=lambda: perf_counter())  # noqa: PLW0108 — tests replace the clock
 
@@ -111,20 +111,20 @@ class Run:
 
     def averaged(self) -> AbstractContextManager[None]:
         """Use the moving average of the weights, if there is one, inside the block."""
-        return ema.swapped_in(self.state.bare_model, self.state.average)
+        return ema.swapped_in(self.state.unwrapped_model, self.state.average)
 
-    def record(self, split: str, figures: Mapping[str, Any]) -> None:
+    def record(self, split: str, metrics: Mapping[str, Any]) -> None:
         """Append the metrics of a split to ``metrics.jsonl``; NaN and Inf become null."""
-        if self.metrics is not None:
-            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
+        if self.metrics_file is not None:
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
             counts = {"tokens": self.progress.tokens, "seconds": round(self.progress.seconds, 3)}
-            self.metrics.write({"step": self.progress.step, "split": split, **finite, **counts})
+            self.metrics_file.write({"step": self.progress.step, "split": split, **finite, **counts})
 
     def event(self, text: str) -> None:
         """Print a message, and append it to ``metrics.jsonl``."""
         self.console.say(text)
-        if self.metrics is not None:
-            self.metrics.write({"step": self.progress.step, "split": "event", "event": text})
+        if self.metrics_file is not None:
+            self.metrics_file.write({"step": self.progress.step, "split": "event", "event": text})
 
     @property
     def rollback_checkpoint(self) -> Path:
@@ -217,9 +217,9 @@ def train(run: Run, task: TrainingTask) -> None:
         kept.
     """
     progress, settings, state = run.progress, run.settings, run.state
-    run.metrics = Metrics(run.folder.metrics, progress.metrics_bytes) if run.main else None
+    run.metrics_file = Metrics(run.folder.metrics, progress.metrics_bytes) if run.main else None
     if settings.ema is not None and not state.average:
-        state.average = {name: weight.clone() for name, weight in state.bare_model.state_dict().items()}
+        state.average = {name: weight.clone() for name, weight in state.unwrapped_model.state_dict().items()}
     saved_at = monotonic()
     try:
         if settings.spikes is not None and any_process(
@@ -236,9 +236,9 @@ def train(run: Run, task: TrainingTask) -> None:
             saved_at = evaluate_and_checkpoint(run, task, saved_at)
         task.at_end(run)
     finally:
-        if run.metrics is not None:
+        if run.metrics_file is not None:
             with suppress(OSError):  # a full disk, which the checkpoint has reported
-                run.metrics.close()
+                run.metrics_file.close()
 
 
 def take_step(run: Run, task: TrainingTask, batch: Batch) -> StepResult:
@@ -281,7 +281,7 @@ def take_step(run: Run, task: TrainingTask, batch: Batch) -> StepResult:
     progress.tokens += result.totals.tokens
     progress.samples += result.totals.samples
     if settings.ema is not None:
-        ema.update(state.average, state.bare_model.state_dict(), settings.ema, progress.step)
+        ema.update(state.average, state.unwrapped_model.state_dict(), settings.ema, progress.step)
     return result
 
 
@@ -299,14 +299,14 @@ def report_step(run: Run, task: TrainingTask, result: StepResult, seconds: float
     progress, settings = run.progress, run.settings
     if settings.spikes is not None:
         handle_loss_spike(run, result, settings.spikes)
-    figures = {
+    metrics = {
         "loss": result.loss,
         "accuracy": result.accuracy,
         "learning_rate": run.state.optimizer.param_groups[0]["lr"],
         **task.after_step(run, result, seconds),
     }
     if progress.step % settings.log_every == 0:
-        run.record("train", figures)
+        run.record("train", metrics)
     done = max(task.share_done(run), 1e-9)
     run.console.step(
         progress.step,
@@ -377,15 +377,15 @@ def evaluate_and_checkpoint(run: Run, task: TrainingTask, saved_at: float) -> fl
     progress, settings = run.progress, run.settings
     evaluated = task.evaluation_due(run)
     if evaluated:
-        figures = task.validate(run)
+        metrics = task.validate(run)
         run.tick()
         progress.evaluations += 1
         progress.dev_step, progress.dev_loss, progress.dev_accuracy = (
             progress.step,
-            figures["loss"],
-            figures["accuracy"],
+            metrics["loss"],
+            metrics["accuracy"],
         )
-        run.record(task.held_out, figures)
+        run.record(task.held_out, metrics)
     task.between_steps(run)
     if settings.spikes is None:
         due = evaluated
@@ -411,8 +411,8 @@ def checkpoint(run: Run) -> None:
     """
     progress = run.progress
     with writing(run.folder, "the checkpoint"):
-        if run.metrics is not None:
-            progress.metrics_bytes = run.metrics.secure()
+        if run.metrics_file is not None:
+            progress.metrics_bytes = run.metrics_file.secure()
         began = run.tick()
         finite = save_checkpoint(run.folder.checkpoint, run.state)
     if not finite:
@@ -434,7 +434,7 @@ def keep_best(run: Run, score: float) -> bool:
     better = not progress.best_step or score > progress.best_score
     if better:
         progress.best_score, progress.best_step = score, progress.step
-        weights = gather_full(state.average or state.bare_model.state_dict(), keep=run.main)
+        weights = gather_full(state.average or state.unwrapped_model.state_dict(), keep=run.main)
         state.best = {name: tensor.clone() for name, tensor in weights.items()}
     return better
 
