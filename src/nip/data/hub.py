@@ -36,7 +36,16 @@ def load(name: str, split: str) -> Any:
 
 
 def load_shard(name: str, split: str, shard: int) -> Any:
-    """The rows of one shard of a split."""
+    """The rows of one shard of a split.
+
+    Parameters
+    ----------
+    name : str
+        A data set on the hub.
+    split : str
+    shard : int
+        Counted from 0.
+    """
     stream = load(name, split)
     return stream.shard(num_shards=stream.num_shards, index=shard)
 

@@ -39,7 +39,15 @@ EXTENSIONS = ("reflect", "tile", "interpolate")
 
 
 def flag(help: str, default: Any = None, **metadata: Any) -> Any:
-    """A field of a dataclass of flags."""
+    """A field of a dataclass of flags.
+
+    Parameters
+    ----------
+    help : str
+    default : object, default=None
+    **metadata
+        Further metadata of `HfArgumentParser`, such as ``aliases``.
+    """
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -97,7 +105,7 @@ def read_layers(text: str) -> dict[int, str] | list[str]:
     Raises
     ------
     ValueError
-        If a pattern is unknown, a layer is no number or named twice, or both forms are mixed.
+        If a pattern is unknown, a layer is not a number or is named twice, or both forms are mixed.
     """
     pairs = [tuple(map(str.strip, part.rpartition("=")[::2])) for part in text.split(",")]
     if not all(name for _, name in pairs) or len({"=" in part for part in text.split(",")}) > 1:

@@ -404,7 +404,16 @@ def flag(name: str) -> str:
 
 
 def wrong(name: str, must_be: str, got: object) -> ValueError:
-    """The error about an impossible value."""
+    """The error about an impossible value.
+
+    Parameters
+    ----------
+    name : str
+        The field.
+    must_be : str
+        What is expected.
+    got : object
+    """
     return ValueError(f"{flag(name)} must be {must_be}. Got {got!r} instead.")
 
 

@@ -118,7 +118,7 @@ def masking_of(settings: Settings, length: int) -> Masking:
 def micro_batch_size(settings: Settings, length: int, device: torch.device, processes: int) -> int:
     """Samples of a micro-batch: `Settings.micro_batch`, or by default a number that suits the device.
 
-    The setting is for the first stage; micro-batches of longer samples have as many tokens.
+    The setting is for the first stage; micro-batches of longer samples have the same number of tokens.
 
     Parameters
     ----------

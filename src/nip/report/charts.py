@@ -165,7 +165,7 @@ def line_chart(
 
 
 def reference_labels(references: Sequence[Reference], up: Callable[[float], float]) -> list[tuple[Reference, float]]:
-    """Where each reference's text begins: beside its line, moved up where it would lie on the text below."""
+    """The height of each reference's label: at its line, moved up where it would overlap the label below."""
     placed: list[tuple[Reference, float]] = []
     for reference in sorted(references, key=lambda r: r.y):
         height = LINE * len(reference.lines)
@@ -176,7 +176,7 @@ def reference_labels(references: Sequence[Reference], up: Callable[[float], floa
 
 
 def tick_text(value: float, among: Sequence[float], percent: bool = False) -> str:
-    """A tick's number with as many decimals as its neighbours need, thousands set apart.
+    """A tick's number with the decimals that tell it from its neighbours, and separators of thousands.
 
     Parameters
     ----------

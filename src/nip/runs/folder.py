@@ -244,7 +244,15 @@ def check_same_run(
 
 
 def write_json(path: Path, value: object, *, indent: int = 2) -> None:
-    """Write a JSON file, atomically."""
+    """Write a JSON file, atomically.
+
+    Parameters
+    ----------
+    path : Path
+    value : object
+        JSON values.
+    indent : int, default=2
+    """
     with replacing(path) as file:
         file.write((json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode())
 
@@ -296,7 +304,7 @@ def write_manifest(path: Path, command: Sequence[str], owned: Iterable[str], *, 
     path : Path
         The run folder.
     command : sequence of str
-        What was typed; empty where the run was started from Python.
+        The command that repeats the run; empty where it was started from Python.
     owned : iterable of str
         Names and glob patterns, relative to the folder, of the files that the command writes.
     finished : bool

@@ -78,7 +78,18 @@ class MaskedOnce:
         return int(self.lengths.shape[0])
 
     def read(self, rows: Array, batch: Batch, into: Array, vocabulary: Vocabulary) -> None:
-        """Write some samples of the shard into a batch of padding; see `nip.data.corpus.shards.Packed.read`."""
+        """Write some samples of the shard into a batch of padding; see `nip.data.corpus.shards.Packed.read`.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (b,), int64
+            Numbers of the samples in the shard.
+        batch : Batch
+            Changed in place.
+        into : ndarray of shape (b,), int64
+            Rows of the batch that they fill.
+        vocabulary : Vocabulary
+        """
         assert batch.masked is not None
         first, both = (self.lengths[rows, i].astype(np.int64)[:, None] for i in (0, 1))
         place = np.arange(batch.input_ids.shape[1])
@@ -141,14 +152,34 @@ def masked_arrays(
 
 
 def singles(found: Sentences, d: int, length: int, draw: random.Random) -> Iterator[tuple[Span, None, bool]]:
-    """The single-segment samples of document d: token span, None, False."""
+    """The single-segment samples of document d: token span, None, False.
+
+    Parameters
+    ----------
+    found : Sentences
+    d : int
+        The document's number.
+    length : int
+        Tokens of a sample at most, special tokens included.
+    draw : random.Random
+    """
     most = length - 2
     for begin, end in _filled(found, d, _target(most, draw)):
         yield _shortened(found.ends[begin], found.ends[end], most, draw), None, False
 
 
 def pairs(found: Sentences, d: int, length: int, draw: random.Random) -> Iterator[tuple[Span, Span, bool]]:
-    """The sentence pairs of document d: two token spans, and whether the second is random."""
+    """The sentence pairs of document d: two token spans, and whether the second is random.
+
+    Parameters
+    ----------
+    found : Sentences
+    d : int
+        The document's number.
+    length : int
+        Tokens of a sample at most, special tokens included.
+    draw : random.Random
+    """
     most = length - 3
     target = _target(most, draw)
     i, last = found.documents[d], found.documents[d + 1]

@@ -77,7 +77,17 @@ def fates(folder: Path, names: list[str], settings: Settings, run: Run, in_test:
 
 
 def repeated(folder: Path, names: list[str], begins: Array) -> Iterator[Array]:
-    """The numbers of the documents that have the hash of an earlier one, found in one share of the hashes at a time."""
+    """The numbers of the documents that have the hash of an earlier one, found in one share of the hashes at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        With the files of hashes.
+    names : list of str
+        The parts of the corpus.
+    begins : ndarray of shape (n_parts + 1,), int64
+        The number of each part's first document, and of all documents.
+    """
     for hashes, numbers in _shares(lambda k: _hashes(folder, names[k]), begins):
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal ones keep the order of the corpus
         same = (hashes[order][1:] == hashes[order][:-1]).all(axis=1)

@@ -179,7 +179,16 @@ class Packed:
 
 
 def kept(chunk: Chunk, fates: Array, fate: Fate) -> Iterator[list[str]]:
-    """The documents of a chunk that have a fate, in lists of about `_BATCH` characters."""
+    """The documents of a chunk that have a fate, in lists of about `_BATCH` characters.
+
+    Parameters
+    ----------
+    chunk : Chunk
+    fates : ndarray of shape (n_documents,)
+        The fate of each document of the chunk.
+    fate : Fate
+        The one that is wanted.
+    """
     texts = (chunk.document(i).decode() for i in np.flatnonzero(fates == fate).tolist())
     return by_size(texts, _BATCH)
 

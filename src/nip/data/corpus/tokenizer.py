@@ -117,7 +117,16 @@ def existing_tokenizer(name: str, *, lower_case: bool) -> tuple[Tokenizer, dict[
 
 
 def save_tokenizer(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> None:
-    """Write the folder of a tokenizer, atomically."""
+    """Write the folder of a tokenizer, atomically.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    config : dict
+        The contents of ``tokenizer_config.json``.
+    folder : Path
+        Replaced if it exists.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

@@ -111,7 +111,16 @@ def split_passages(
 
 
 def classified(passages: Sequence[Passage], task: Task, split: str, *, seed: int = 0) -> Examples:
-    """Passages and their classes as examples, in random order."""
+    """Passages and their classes as examples, in random order.
+
+    Parameters
+    ----------
+    passages : sequence of Passage
+    task : Task
+    split : str
+    seed : int, default=0
+        Of the order.
+    """
     chosen = [passages[i] for i in _order(len(passages), seed, 1000 + SPLITS.index(split))]
     return _examples(task, split, [each.content for each in chosen], [each.label for each in chosen])
 

@@ -174,7 +174,15 @@ def _attend(
 
 
 def graph_of(site: Site, n_tokens: int, grows: bool) -> Pattern:
-    """Return the graph of a layer for an input of `n_tokens`; see `Site.graph_for`."""
+    """Return the graph of a layer for an input of `n_tokens`; see `Site.graph_for`.
+
+    Parameters
+    ----------
+    site : Site
+    n_tokens : int
+    grows : bool
+        Whether keys are added token by token, as in generation.
+    """
     if torch.compiler.is_compiling():
         # torch.compile can read an object's attributes but not return a Pattern from an untraced call.
         _keep_graph(site, n_tokens, grows)

@@ -319,7 +319,16 @@ def parse_lines(text: Array, start: int) -> tuple[Array, Array, Array, Array, tu
 
 @compiled
 def official_lines(tokens: Array, offsets: Array, labels: Array) -> Array:
-    """The lines of the official file as bytes: every application in parentheses, one argument at a time."""
+    """The lines of the official file as bytes: every application in parentheses, one argument at a time.
+
+    Parameters
+    ----------
+    tokens : ndarray of shape (n_tokens,)
+        Token ids of all examples, one after the other.
+    offsets : ndarray of shape (n + 1,), int64
+        Where each example begins.
+    labels : ndarray of shape (n,)
+    """
     n = labels.size
     # with parentheses and spaces a digit takes at most 6 bytes, an operator with its closing bracket 15
     text = np.empty(8 * (offsets[n] - offsets[0]) + 16 * n, np.uint8)
