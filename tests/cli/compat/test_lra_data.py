@@ -117,6 +117,6 @@ def test_a_hostile_pickle_is_one_sentence(here):
     done = run("--model", "local")
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(
-        "run_tasks.py: LRA/datasets/listops.dev.pickle holds the name 'posix.system'"
+        "run_tasks.py: LRA/datasets/listops.dev.pickle contains the name 'posix.system'"
     )
     assert "Traceback" not in done.stderr

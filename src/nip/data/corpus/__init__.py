@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from nip.data.corpus.batch import Batch
-from nip.data.corpus.build import build_corpus
-from nip.data.corpus.corpus import Corpus, open_corpus, read_manifest, verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from nip.data.corpus.settings import Settings
-from nip.data.masking import Masked, Masking, Vocabulary, mask
+
+if TYPE_CHECKING:
+    from nip.data.corpus.batch import Batch
+    from nip.data.corpus.build import build_corpus
+    from nip.data.corpus.corpus import Corpus, open_corpus, read_manifest, verify
+    from nip.data.masking import Masked, Masking, Vocabulary, mask
 
 __all__ = [
     "Batch",
@@ -21,3 +26,17 @@ __all__ = [
     "read_manifest",
     "verify",
 ]
+
+# Loaded on first use: they need numba, which the settings must not wait for.
+_LAZY = {
+    "Batch": "nip.data.corpus.batch",
+    "build_corpus": "nip.data.corpus.build",
+    **dict.fromkeys(("Corpus", "open_corpus", "read_manifest", "verify"), "nip.data.corpus.corpus"),
+    **dict.fromkeys(("Masked", "Masking", "Vocabulary", "mask"), "nip.data.masking"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'nip.data.corpus' has no attribute {name!r}")
