@@ -1,6 +1,7 @@
 """Trials in the database: none is lost or tried twice, with several workers."""
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import filelock
@@ -91,6 +92,18 @@ def test_two_that_ask_for_the_last_trial_at_the_same_time(study, sampler):
     assert close_redundant(study, second, sampler, 1)
     assert not close_redundant(study, first, sampler, 1)
     assert [trial.number for trial in live(study)] == [first.number]
+
+
+def test_a_trial_waits_for_the_parameters_of_those_before_it(study):
+    """The first has its number but no parameters yet when the second, at the same point, is checked."""
+    point = {"x": (1,)}
+    first, second = study.ask(), study.ask()
+    suggest(second, point)
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(lambda: (time.sleep(0.2), suggest(first, point)))
+        assert close_redundant(study, second, "random", 5)
+        drawn.result()
+    assert not close_redundant(study, first, "random", 5)
 
 
 def test_a_grid_that_is_queued_twice_runs_once(study):

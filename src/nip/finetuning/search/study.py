@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from nip.finetuning.search.space import Space, Value, grid_points, has_range, sp
 from nip.runs.folder import locked
 
 HEARTBEAT, GRACE = 20, 90  # seconds
+DRAWING_SECONDS = 5.0  # at most from a trial's number to its parameters
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "hyperband", "none")
 
@@ -318,7 +320,7 @@ def close_redundant(study: optuna.Study, trial: optuna.Trial, sampler: str, limi
     bool
         Whether the trial was redundant.
     """
-    trials = study.get_trials(deepcopy=False)
+    trials = _trials_with_points(study, trial)
     counted = counted_trials(trials)
     own = next(each for each in trials if each.number == trial.number)
     same = [
@@ -343,6 +345,20 @@ def close_redundant(study: optuna.Study, trial: optuna.Trial, sampler: str, limi
     else:
         return False
     return True
+
+
+def _trials_with_points(study: optuna.Study, trial: optuna.Trial) -> list[FrozenTrial]:
+    """All trials, once the running ones before this one have drawn their parameters: of equal points the first stays.
+
+    A process that died in between is waited for a few seconds only.
+    """
+    deadline = time.monotonic() + DRAWING_SECONDS
+    while True:
+        trials = study.get_trials(deepcopy=False)
+        earlier = [each for each in trials if each.number < trial.number and each.state == TrialState.RUNNING]
+        if all(len(each.params) >= len(trial.params) for each in earlier) or time.monotonic() > deadline:
+            return trials
+        time.sleep(0.01)
 
 
 def _key(point: dict[str, Value]) -> str:
