@@ -168,8 +168,8 @@ import sys
 import torch
 from nip.training.distributed import new_accelerator, prepare_model
 accelerator = new_accelerator()
-class Layer(torch.nn.Linear): ...
-model = torch.nn.Sequential(Layer(100, 100))
+class EncoderLayer(torch.nn.Linear): ...
+model = torch.nn.Sequential(EncoderLayer(100, 100))
 model, optimizer = prepare_model(accelerator, model, torch.optim.AdamW(model.parameters()), "fp32")
 own = sum(getattr(each, "_local_tensor", each).numel() for group in optimizer.param_groups for each in group["params"])
 assert 5000 <= own <= 5100, own
