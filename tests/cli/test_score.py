@@ -135,6 +135,38 @@ def test_compare_in_every_form(run, tmp_path):
     assert "<table>" in (tmp_path / "table.html").read_text()
 
 
+def test_compare_over_several_sizes(run, tmp_path):
+    sizes = ("--n-vertices", "16,32", "--attention", "hypercube,softmax")
+    code, out, _ = run("compare", *sizes)
+    assert code == 0 and "N=16" in out and "N=32" in out
+    records = json.loads(run("compare", *sizes, "--json")[1])
+    assert [(r["pattern"], r["n_vertices"]) for r in records] == [
+        ("hypercube", 32), ("hypercube", 16), ("softmax", 16), ("softmax", 32),
+    ]  # fmt: skip
+    assert run("compare", *sizes, "--markdown")[1].splitlines()[0] == "| pattern | N=16 | N=32 |"
+    assert "<img" in run("compare", *sizes, "--html")[1]
+    for ending in ("svg", "png"):
+        code, out, _ = run("compare", *sizes, "--output", tmp_path / f"curve.{ending}")
+        assert code == 0 and "hypercube" in out and (tmp_path / f"curve.{ending}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--n-vertices", "16,16"), "names each size once"),
+        (("--n-vertices", ","), "names each size once"),
+        (("--n-vertices", "16,x"), "--n-vertices must be an integer. Got 'x'"),
+        (("--n-vertices", "16,0"), "--n-vertices must be an integer of at least 1. Got 0"),
+        (("--n-vertices", "16,32", "--output", "a.svg", "--json"), "is a figure"),
+        (("--n-vertices", "16", "--output", "a.svg"), "Say in which form"),
+        (("--n-vertices", "16,32", "--seq-len", "64"), "say the same thing twice"),
+    ],
+)
+def test_compare_refuses_sizes(run, options, says):
+    code, out, err = run("compare", *options)
+    assert (code, out) == (2, "") and says in err
+
+
 def test_compare_gives_parameters_to_the_patterns_that_have_them(run):
     rows = json.loads(run("compare", "local", "bigbird", "--n-vertices", 32, "--param", "seed=5", "--json")[1])
     parameters = {row["pattern"]: row["parameters"] for row in rows}

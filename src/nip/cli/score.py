@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +20,13 @@ from nip.cli.options import (
     Param,
     SeqLen,
     check_depth,
+    integer,
     number_of_vertices,
     option,
     patterns_named,
     read_graph_file,
     read_pattern,
+    split,
 )
 from nip.cli.output import emit, print_json
 from nip.graphs.pattern import read_parameters
@@ -100,7 +103,12 @@ def compare_command(
     attention: Annotated[
         str | None, option("Patterns, comma-separated.", default="all that exist at this size")
     ] = None,
-    n_vertices: NumVertices = None,
+    n_vertices: Annotated[
+        str | None,
+        option(
+            "Number of vertices; several, comma-separated, give a score over the size.", "--n-vertices", metavar="N,…"
+        ),
+    ] = None,
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
     graph: Annotated[list[Path] | None, option("Graph file to add at its own size; repeat for several.")] = None,
@@ -121,28 +129,44 @@ def compare_command(
     as_markdown: Annotated[bool, option("Print a Markdown table.", "--markdown")] = False,
     as_html: Annotated[bool, option("Print a self-contained HTML page.", "--html")] = False,
     output: Annotated[
-        Path | None, option("Write to this file instead of standard output.", "--output", "--out")
+        Path | None,
+        option(
+            "Write to this file instead of standard output; with several sizes also .png or .svg, the curve.",
+            "--output",
+            "--out",
+        ),
     ] = None,
 ) -> None:
     """Score many graphs and rank them.
 
+    With several sizes, a table and a figure show one score (--sort, default nip_relative) over the number of vertices.
+
     Example: nip compare --seq-len 2048 --block-size 16
 
     Example: nip compare --attention hypercube,bigbird --seq-len 2048 --block-size 16 --depth 4
+
+    Example: nip compare --n-vertices 256,512,1024,2048 --output curve.svg
     """
-    from nip.scoring import table
+    from nip.scoring import curve, draw, table
 
     if sum((as_json, as_csv, as_markdown, as_html)) > 1:
         raise ValueError("--json, --csv, --markdown and --html exclude each other. Give one of them.")
-    if output is not None and not (as_json or as_csv or as_markdown or as_html):
+    given = [integer(part, "--n-vertices") for part in split(n_vertices)] if n_vertices is not None else [None]
+    if len(set(given)) < max(1, len(given)):
+        raise ValueError(f"--n-vertices names each size once, comma-separated. Got {n_vertices!r} instead.")
+    sizes = [number_of_vertices(size, seq_len, block_size) for size in given]
+    picture = output is not None and len(sizes) > 1 and output.suffix.lower() in draw.ENDINGS and not as_html
+    if output is not None and not (picture or as_json or as_csv or as_markdown or as_html):
         raise ValueError(f"Say in which form to write {output}: --json, --csv, --markdown or --html.")
+    if picture and (as_json or as_csv or as_markdown):
+        raise ValueError(f"{output} is a figure; leave the other form out, or name another --output.")
     check_depth(depth)
-    n = number_of_vertices(n_vertices, seq_len, block_size)
+    n = sizes[0]
     parameters = read_parameters(param or [])
     chosen = [read_graph_file(file, None, causal=causal) for file in graph or ()]
-    every = graphs.PATTERNS if n is None else graphs.names_at(n)
     named = patterns_named(context, attention)
-    names = list(named or (() if graph and n is None else every))
+    at_size = {size: list(named or _every(size, alone=not graph)) for size in sizes}
+    names = list(dict.fromkeys(name for members in at_size.values() for name in members))
     for name in names:
         if Path(name).suffix in {".csv", ".html", ".md", ".json"}:
             raise ValueError(f"There is no pattern {name!r}. To write a file use --output {name}.")
@@ -152,33 +176,48 @@ def compare_command(
             raise ValueError(f"None of the patterns {', '.join(names)} has a parameter {parameter!r}.")
     if names and n is None:
         raise ValueError("Say how large the graphs are: --n-vertices N, or --seq-len L with --block-size B.")
-    for name in names:
-        own = {key: value for key, value in parameters.items() if key in known[name]}
-        try:
-            chosen.append(graphs.pattern(name, n or 1, causal=causal, **own))
-        except ImportError as error:
-            if named:
-                raise
-            print(f"nip: {name} is left out. {error}", file=sys.stderr)
+    for size, members in at_size.items():
+        for name in members:
+            own = {key: value for key, value in parameters.items() if key in known[name]}
+            try:
+                chosen.append(graphs.pattern(name, size or 1, causal=causal, **own))
+            except ImportError as error:
+                if named:
+                    raise
+                print(f"nip: {name} is left out. {error}", file=sys.stderr)
+    if len(sizes) > 1 and sort is None:
+        sort = curve.DEFAULT_SCORE if depth is None else table.default_sort(depth)
     rows = table.compare(chosen, block_size, sort=sort, depth=depth, jobs=jobs)
-    sizes = sorted({row.score.n_vertices for row in rows})
+    sort = sort or table.default_sort(depth)
+    shown = ", ".join(str(size) for size in sorted({row.score.n_vertices for row in rows}))
     title = (
-        f"{', '.join(map(str, sizes))} vertices of {block_size} token{'s' * (block_size > 1)}; "
-        f"NIP relative to the complete graph; sorted by {sort or table.default_sort(depth)}"
+        f"{shown} vertices of {block_size} token{'s' * (block_size > 1)}; "
+        f"NIP relative to the complete graph; {'sorted by' if len(sizes) == 1 else 'shown is'} {sort}"
         + (f"; reach within {depth} step{'s' * (depth > 1)}" if depth is not None else "")
     )
+    records = [table.cells(row) for row in rows] if len(sizes) == 1 else curve.curve_rows(rows, sort)
     if as_json:
         emit(table.to_json(rows), output)
     elif as_csv:
         emit(table.to_csv(rows), output)
     elif as_markdown:
-        emit(table.to_markdown(rows), output)
+        emit(table.markdown_table(records), output)
     elif as_html:
-        emit(table.to_html(rows, title), output)
+        drawn = "" if len(sizes) == 1 else draw.image(curve.curve_figure(rows, sort, block_size), title)
+        emit(table.html_page(records, title, drawn), output)
     else:
         from rich.console import Console
 
-        Console().print(table.to_console(rows, title))
+        Console().print(table.console_table(records, title))
+        if picture and output is not None:
+            print(f"wrote {curve.save_curve(rows, output, sort, block_size)}", file=sys.stderr)
+
+
+def _every(n: int | None, *, alone: bool) -> Sequence[str]:
+    """The patterns to compare where none is named: all that exist at that size; without a size only for the message."""
+    if n is None:
+        return list(graphs.PATTERNS) if alone else []
+    return graphs.names_at(n)
 
 
 def show_command(

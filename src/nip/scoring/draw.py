@@ -120,22 +120,56 @@ def save_figure(pattern: Pattern, path: str | os.PathLike[str], block_size: int 
     ValueError
         If the extension is none of these.
     """
-    path = Path(path)
-    ending = path.suffix.lower()
+    check_ending(path)
+    return write_figure(figure(pattern, block_size), path, f"{pattern.name} on {pattern.n} vertices")
+
+
+def check_ending(path: str | os.PathLike[str]) -> str:
+    """The extension of a figure's file name in lower case; ValueError if figures have no such format."""
+    ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(f"A figure's file name must end in {', '.join(ENDINGS)}. Got {str(path)!r} instead.")
-    content = _render(figure(pattern, block_size), "svg" if ending == ".svg" else "png")
+    return ending
+
+
+def write_figure(drawn: Figure, path: str | os.PathLike[str], title: str) -> Path:
+    """Write a figure as ``.png``, ``.svg`` or a self-contained ``.html`` page, atomically.
+
+    Parameters
+    ----------
+    drawn : matplotlib.figure.Figure
+    path : path-like
+        The extension determines the format.
+    title : str
+        Of the page.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        If the extension is none of these.
+    """
+    path, ending = Path(path), check_ending(path)
     if ending == ".html":
-        title = html.escape(f"{pattern.name} on {pattern.n} vertices")
-        data = base64.b64encode(content).decode()
-        content = (
+        page = (
             '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f"<title>{title}</title>"
-            f'<img alt="{title}" style="max-width:100%" src="data:image/png;base64,{data}"></html>'
-        ).encode()
+            f"<title>{html.escape(title)}</title>{image(drawn, title)}</html>"
+        )
+        content = page.encode()
+    else:
+        content = _render(drawn, ending[1:])
     with replacing(path) as file:
         file.write(content)
     return path
+
+
+def image(drawn: Figure, title: str) -> str:
+    """The figure as an HTML element that contains its pixels."""
+    data = base64.b64encode(_render(drawn, "png")).decode()
+    return f'<img alt="{html.escape(title)}" style="max-width:100%" src="data:image/png;base64,{data}">'
 
 
 def _render(drawn: Figure, form: str) -> bytes:

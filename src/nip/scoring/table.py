@@ -7,7 +7,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,11 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """A Markdown table."""
-    table = [cells(row) for row in rows]
+    return markdown_table([cells(row) for row in rows])
+
+
+def markdown_table(table: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table of rows, heading → text."""
     if not table:
         return ""
     lines = ["| " + " | ".join(table[0]) + " |", "| --- |" + " ---: |" * (len(table[0]) - 1)]
@@ -195,7 +199,20 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 def to_html(rows: Sequence[Row], title: str) -> str:
     """A self-contained HTML page with the table."""
-    table = [cells(row) for row in rows]
+    return html_page([cells(row) for row in rows], title)
+
+
+def html_page(table: Sequence[Mapping[str, str]], title: str, picture: str = "") -> str:
+    """A self-contained HTML page with a table.
+
+    Parameters
+    ----------
+    table : sequence of mapping
+        Rows, heading → text.
+    title : str
+    picture : str, optional
+        An HTML element that follows the table.
+    """
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in (table[0] if table else {}))
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in record.values()) + "</tr>" for record in table
@@ -209,23 +226,28 @@ def to_html(rows: Sequence[Row], title: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{style}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"<div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></body></html>\n"
+        f"<div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{picture}</body></html>\n"
     )
 
 
 def to_console(rows: Sequence[Row], title: str) -> Table:
     """A rich table for the terminal."""
+    return console_table([cells(row) for row in rows], title)
+
+
+def console_table(records: Sequence[Mapping[str, str]], title: str) -> Table:
+    """A rich table for the terminal, of rows, heading → text."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, heading in enumerate(cells(rows[0]) if rows else ["pattern"]):
+    for i, heading in enumerate(records[0] if records else ["pattern"]):
         table.add_column(
             heading.replace(" ", "\n").replace("diameter", "dia-\nmeter"),
             justify="right" if i else "left",
             no_wrap=True,
         )
-    for row in rows:
-        table.add_row(*map(escape, cells(row).values()))
+    for record in records:
+        table.add_row(*map(escape, record.values()))
     return table
