@@ -11,7 +11,7 @@ import pytest
 
 from nip.cli import main
 from nip.cli.lra import lra_command, resolve
-from nip.data import Rule, build_listops
+from nip.data import Rule, build, build_listops
 from nip.study import execute
 from nip.study.panel import read_plan
 from run_folders import write_run
@@ -108,6 +108,21 @@ def test_dry_run_and_results_train_nothing(study, trained, tmp_path):
     assert "6 runs in" in study(*PANEL, "--dry-run")[1]
 
 
+def test_several_tasks_are_one_study(study, trained, data, tmp_path):
+    splits = {"train": 20, "dev": 4, "test": 4, "seq_len": 64, "pairs": 4, "queries": 2, "values": 4}
+    build("probe", data, parameters=splits, overwrite=True)
+    code, out, _ = study(*PANEL, "--task", "listops,probe", "--json")
+    outcome = json.loads(out)
+    assert code == 0 and list(outcome["tasks"]) == ["listops", "probe"] and len(outcome["average"]["cells"]) == 3
+    folder = tmp_path / "runs" / "study-listops+probe"
+    assert outcome["folder"] == str(folder.resolve())
+    assert (folder / "probe-local-seed1").is_dir() and (folder / "average-reach.svg").is_file()
+    for cell in outcome["average"]["cells"]:
+        of_tasks = [c for t in outcome["tasks"].values() for c in t["cells"] if c["pattern"] == cell["pattern"]]
+        assert cell["accuracy"]["mean"] == pytest.approx(sum(c["accuracy"]["mean"] for c in of_tasks) / 2)
+    assert study("--out", folder, "--results")[1].count("test accuracy in percent") == 3
+
+
 def test_every_option_of_nip_lra_reaches_the_runs(study, trained, tmp_path):
     from nip.cli.study import OTHERWISE
 
@@ -159,6 +174,10 @@ def test_from_paper(study):
             "--from-paper uses the paper's points alone. Leave --max-steps out.",
         ),
         (["--seeds", "0,1"], "Say which patterns to study: --attention A,B,…"),
+        ([*PANEL, "--results", "--out", "nowhere"], "There is no study in"),
+        ([*PANEL, "--task", ","], "--task names no task."),
+        ([*PANEL, "--task", "listops,listops"], "--task names listops twice."),
+        ([*PANEL, "--task", "listops,chess"], "There is no task 'chess' to train on."),
     ],
 )
 def test_bad_input_is_one_sentence_and_runs_nothing(study, arguments, says, tmp_path, monkeypatch):
@@ -166,7 +185,7 @@ def test_bad_input_is_one_sentence_and_runs_nothing(study, arguments, says, tmp_
     code, out, err = study(*arguments)
     assert (code, out) == (2, "")
     assert says in err and err.startswith("nip: ") and err.count("\n") == 1
-    assert not list(tmp_path.rglob("plan.json"))
+    assert not list(tmp_path.rglob("plan.json")) and not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.slow

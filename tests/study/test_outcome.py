@@ -14,7 +14,7 @@ from nip.report.study_tables import accuracy_rows, correlation_rows, to_console,
 from nip.scoring.reach import reach
 from nip.study import panel
 from nip.study.execute import Outcome
-from nip.study.outcome import evaluate, native_vertices
+from nip.study.outcome import evaluate, native_vertices, panels, to_dict
 from run_folders import small_config, write_run
 
 PATTERNS = "softmax,hypercube,local,bigbird,projective_plane@seq_len=224"
@@ -146,7 +146,7 @@ def test_an_accuracy_has_no_interval_beyond_its_scale(tmp_path):
 
 def test_all_forms_say_the_same(study, found, tmp_path, capsys):
     outcome = {**found.to_dict(), "failed": [{"run": "local-seed1", "error": "no memory", "log": "x"}]}
-    write_results(tmp_path, found, outcome)
+    write_results(tmp_path, [found], outcome)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(outcome))
     text = (tmp_path / "results.md").read_text()
     assert text == to_markdown(found, outcome, list(draw_panel(found)))
@@ -214,3 +214,91 @@ def test_a_changed_run_is_refused(tmp_path):
     write_run(tmp_path, dataclasses.replace(run.config, dropout=0.5), name=run.name)
     with pytest.raises(ValueError, match="holds another run: dropout"):
         evaluate(tmp_path, [run])
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    """Three patterns on two tasks of other lengths, two seeds; one run is not finished."""
+    folder = tmp_path_factory.mktemp("tasks")
+
+    def configure(own):
+        return small_config(**{"seq_len": 512 if own["task"] == "text" else 256, **own})
+
+    members = panel.read_members("softmax,hypercube,local")
+    runs = panel.plan(members, (0, 1), (), configure, tasks=["listops", "text"])
+    for number, run in enumerate(runs):
+        write_run(folder, run.config, name=run.name, correct=700 + 15 * number, finished=run.name != "text-local-seed1")
+    return folder, runs
+
+
+def test_runs_on_several_tasks_have_folders_of_their_own(two_tasks):
+    names = [run.name for run in two_tasks[1]]
+    assert names[:4] == [
+        "listops-softmax-seed0",
+        "listops-hypercube-seed0",
+        "listops-local-seed0",
+        "text-softmax-seed0",
+    ]
+    assert len(set(names)) == 12
+
+
+def test_accuracies_are_averaged_over_tasks(two_tasks):
+    listops, text, mean = panels(*two_tasks)
+    assert [listops.task, text.task] == ["listops", "text"] and "average of listops, text" in mean.task
+    for cell in mean.cells:
+        of_tasks = [next(c for c in each.cells if c.label == cell.label) for each in (listops, text)]
+        for seed, accuracy in cell.accuracies.items():
+            assert accuracy == pytest.approx(sum(each.accuracies[seed] for each in of_tasks) / 2)
+        assert cell.accuracy.mean == pytest.approx(sum(cell.accuracies.values()) / len(cell.accuracies))
+    local = next(cell for cell in mean.cells if cell.label == "local")
+    assert list(local.accuracies) == [0] and local.missing == ("text-local-seed1",)
+    assert any("a seed counts where" in note for note in mean.notes)
+
+
+def test_the_average_is_correlated_with_the_scores_of_the_longest_graphs(two_tasks):
+    *_, mean = panels(*two_tasks)
+    assert any("text, 512 tokens" in note for note in mean.notes)
+    cube = next(cell for cell in mean.cells if cell.label == "hypercube")
+    assert cube.graph.vertices.n_vertices == cube.config.n_blocks == 512 // cube.config.block_size
+    values = [cell.graph.predictors()["log10_nip_vertices"] for cell in mean.cells]
+    means = [cell.accuracy.mean for cell in mean.cells]
+    one = next(f for f in mean.found if f.predictor == "log10_nip_vertices" and f.correlation.kind == "spearman")
+    assert one.correlation.r == pytest.approx(stats.spearmanr(values, means).statistic)
+
+
+def test_the_outcome_on_several_tasks(two_tasks, tmp_path):
+    found = panels(*two_tasks)
+    outcome = {**to_dict(found), "failed": [{"run": "text-local-seed1", "error": "no memory", "log": "x"}]}
+    write_results(tmp_path, found, outcome)
+    there = json.loads((tmp_path / "results.json").read_text())
+    assert list(there["tasks"]) == ["listops", "text"] and len(there["average"]["cells"]) == 3
+    page = (tmp_path / "results.md").read_text()
+    assert page.count("# Study of ") == 3 and page.count("text-local-seed1 failed: no memory") == 1
+    for picture_file in tmp_path.glob("*.svg"):
+        assert f"({picture_file.name})" in page
+    assert (tmp_path / "average-reach.svg").is_file() and (tmp_path / "text-reach.svg").is_file()
+
+
+def test_a_pattern_on_one_task_only_has_no_average(two_tasks, tmp_path):
+    folder, runs = two_tasks
+    *_, mean = panels(folder, [run for run in runs if not run.name.startswith("text-local")])
+    assert {cell.label for cell in mean.cells} == {"softmax", "hypercube"}
+    assert any(note.endswith("left out of the average: local.") for note in mean.notes)
+
+
+def test_one_task_is_as_before(study, found):
+    assert to_dict(panels(*study)) == found.to_dict()
+
+
+def test_recipes_of_other_depths_are_averaged_and_noted(tmp_path):
+    def configure(own):
+        return small_config(**{"repeats": 1 if own["task"] == "text" else 2, **own})
+
+    runs = panel.plan(panel.read_members("softmax,local"), (0,), (1, 2), configure, tasks=["listops", "text"])
+    for run in runs:
+        write_run(tmp_path, run.config, name=run.name)
+    *_, mean = panels(tmp_path, runs)
+    assert sorted((cell.label, cell.layers) for cell in mean.cells) == [
+        ("local", 1), ("local", 2), ("softmax", 1), ("softmax", 2),
+    ]  # fmt: skip
+    assert "The tasks' recipes apply attention a different number of times: listops 2 or 4, text 1 or 2." in mean.notes

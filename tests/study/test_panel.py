@@ -55,7 +55,7 @@ def test_members_that_are_none(text, says):
 def test_plans_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--seeds names no seed"):
         planned(seeds=())
-    with pytest.raises(ValueError, match="--depths names a number twice"):
+    with pytest.raises(ValueError, match="--depths names 2 twice"):
         planned(depths=(2, 2))
     with pytest.raises(ValueError, match="has a depth of its own"):
         planned("local@layers=3", depths=(2,))

@@ -64,10 +64,13 @@ def study_command(
 ) -> None:
     """Train a panel of patterns, and correlate accuracy with graph scores, reach and payload.
 
-    The options of nip lra apply to all runs. Rerun the same command, or only --output-dir FOLDER, to resume. If a run
+    The options of nip lra apply to all runs. --task takes several tasks, comma-separated: then the accuracies averaged
+    over the tasks follow those of each. Rerun the same command, or only --output-dir FOLDER, to resume. If a run
     fails, the others continue and the exit code is 1.
 
     Example: nip study --attention softmax,hypercube,local --task listops --seeds 0,1,2 --max-steps 1000
+
+    Example: nip study --attention softmax,hypercube,bigbird --task listops,text,retrieval,image --seeds 0,1,2
 
     Example: nip study --from-paper --json
     """
@@ -80,10 +83,12 @@ def study_command(
         return
     from nip.report.study_tables import failures, to_console, write_results
     from nip.study import panel
-    from nip.study.outcome import evaluate
+    from nip.study.outcome import panels, to_dict
 
     performer = _performer(workers, scheduler, submitit, job or [])
     study = _folder(output_dir, passed)
+    if results and not study.is_dir():
+        raise ValueError(f"There is no study in {study}: --results evaluates runs that are there. Leave it out to run.")
     runs = panel.read_plan(study)
     if attention is not None:
         runs = panel.extended(runs, _planned(attention, "0,1,2" if seeds is None else seeds, depths, passed))
@@ -99,17 +104,17 @@ def study_command(
         failed = [each for each in failures(study) if each["run"] in names]
     else:
         failed = _execute(study, runs, waiting, performer)
-    found = evaluate(study, runs)
-    outcome = {**found.to_dict(), "failed": failed}
-    if not results or study.is_dir():
-        write_results(study, found, outcome)
+    found = panels(study, runs)
+    outcome = {**to_dict(found), "failed": failed}
+    write_results(study, found, outcome)
     if as_json:
         print_json({**outcome, "folder": str(study)})
     else:
-        to_console(found)
+        for one in found:
+            to_console(one)
         print(study, file=sys.stderr)
-    for one in failed:
-        print(f"nip: {one['run']} failed: {one['error']} ({one['log']})", file=sys.stderr)
+    for each in failed:
+        print(f"nip: {each['run']} failed: {each['error']} ({each['log']})", file=sys.stderr)
     if failed and not results:
         raise typer.Exit(1)
 
@@ -117,7 +122,8 @@ def study_command(
 def _folder(output_dir: Path | None, passed: dict[str, Any]) -> Path:
     from nip.data import runs_folder
 
-    folder = output_dir if output_dir is not None else runs_folder() / f"study-{passed.get('task', 'listops')}"
+    tasks = "+".join(split(passed.get("task", "listops")))
+    folder = output_dir if output_dir is not None else runs_folder() / f"study-{tasks}"
     return folder.expanduser().resolve()
 
 
@@ -125,13 +131,17 @@ def _planned(patterns: str, seeds: str, depths: str | None, passed: dict[str, An
     from nip.study import panel
 
     file, data = passed.get("config"), passed.get("data")
-    given = {name: value for name, value in passed.items() if name not in ("config", "data")}
+    given = {name: value for name, value in passed.items() if name not in ("config", "data", "task")}
+    tasks = split(passed["task"]) if "task" in passed else []
+    if "task" in passed and not tasks:
+        raise ValueError("--task names no task.")
     return panel.plan(
         panel.read_members(patterns),
         _integers(seeds, "--seeds"),
         _integers(depths or "", "--depths"),
         lambda own: resolve({**given, **own}, file),
         data=None if data is None else str(data),
+        tasks=tasks,
     )
 
 

@@ -14,8 +14,8 @@ from nip.report.scores import graph_settings
 from nip.report.study_section import study_section
 from nip.report.style import SCRIPT, STYLE
 from nip.runs.record import RunRecord, find_records
+from nip.study import outcome
 from nip.study.finding import Finding, find
-from nip.study.outcome import Panel, evaluate
 from nip.study.panel import read_plan
 
 # Enforced by the browser: the page loads nothing.
@@ -52,7 +52,7 @@ def write_report(
     runs = find_records(folders)
     findings = find(runs)
     plans = {path: read_plan(path) for path in dict.fromkeys(folders)}
-    panels = [evaluate(path, planned) for path, planned in plans.items() if planned]
+    panels = [each for path, planned in plans.items() if planned for each in outcome.panels(path, planned)]
     page = "<!doctype html>\n" + render(report_page(runs, findings, panels)) + "\n"
     # A lone surrogate, which JSON can spell, has no UTF-8 form.
     with replacing(out) as file:
@@ -60,7 +60,9 @@ def write_report(
     return runs, findings
 
 
-def report_page(runs: Sequence[RunRecord], findings: Sequence[Finding], panels: Sequence[Panel] = ()) -> Element:
+def report_page(
+    runs: Sequence[RunRecord], findings: Sequence[Finding], panels: Sequence[outcome.Panel] = ()
+) -> Element:
     """The whole page, as a tree that `nip.report.html.render` writes.
 
     Parameters
@@ -69,7 +71,7 @@ def report_page(runs: Sequence[RunRecord], findings: Sequence[Finding], panels: 
     findings : sequence of Finding
         One for each task.
     panels : sequence of Panel, default=()
-        The studies among the folders.
+        Of the studies among the folders.
     """
     numbers = {run.folder: number for number, run in enumerate(runs)}
     title = sections.title(findings)

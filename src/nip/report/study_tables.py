@@ -16,24 +16,31 @@ from nip.scoring.table import relative_text
 from nip.study.outcome import PREDICTORS, Cell, Found, Panel
 
 
-def write_results(study: Path, panel: Panel, outcome: Mapping[str, Any]) -> None:
+def write_results(study: Path, panels: Sequence[Panel], outcome: Mapping[str, Any]) -> None:
     """Write the results into the study's folder: JSON, Markdown, and a chart for each predictor.
 
     Parameters
     ----------
     study : Path
         The study's folder.
-    panel : Panel
+    panels : sequence of Panel
+        As `nip.study.outcome.panels` returns them; with several the names of the charts begin with the task.
     outcome : mapping
         The contents of ``results.json``.
     """
     write_json(study / "results.json", outcome)
-    pictures = draw_panel(panel)
-    for name, svg in pictures.items():
-        with replacing(study / f"{name}.svg") as file:
-            file.write(svg.encode())
+    pages = []
+    for number, panel in enumerate(panels):
+        last = number == len(panels) - 1
+        prefix = "" if len(panels) == 1 else "average-" if last else f"{panel.task}-"
+        pictures = {prefix + name: svg for name, svg in draw_panel(panel).items()}
+        for name, svg in pictures.items():
+            with replacing(study / f"{name}.svg") as file:
+                file.write(svg.encode())
+        failed = outcome.get("failed", []) if last else []
+        pages.append(to_markdown(panel, {"failed": failed}, list(pictures)))
     with replacing(study / "results.md") as file:
-        file.write(to_markdown(panel, outcome, list(pictures)).encode())
+        file.write("\n".join(pages).encode())
 
 
 def accuracy_rows(panel: Panel) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nip.graphs import Pattern
@@ -186,6 +187,96 @@ def evaluate(study: Path, runs: Sequence[PlannedRun]) -> Panel:
     cells.sort(key=lambda cell: (cell.depth, cell.layers, -cell.accuracy.mean if cell.accuracy else 1.0))
     tasks = sorted({run.config.task for run in runs})
     return Panel(", ".join(tasks), tuple(cells), tuple(_correlations(cells)), tuple(_notes(cells, tasks)))
+
+
+def panels(study: Path, runs: Sequence[PlannedRun]) -> list[Panel]:
+    """The outcome of a study by task, in the order of the plan; for several tasks also their average, as the last.
+
+    Parameters
+    ----------
+    study : Path
+    runs : sequence of PlannedRun
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        If a run's folder is damaged or contains another run.
+    """
+    by_task: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        by_task.setdefault(run.config.task, []).append(run)
+    found = [evaluate(study, group) for group in by_task.values()]
+    return found if len(found) == 1 else [*found, average(found)]
+
+
+def average(of_tasks: Sequence[Panel]) -> Panel:
+    """Accuracies averaged over tasks, as the paper's tables do, and their correlations with the graphs' scores.
+
+    A seed counts where it has finished all tasks. A pattern that is not planned for every task, at the same number
+    of depths, is left out. The scores and the depth are those of the task with the longest inputs, since the
+    graphs of one name differ by length.
+
+    Parameters
+    ----------
+    of_tasks : sequence of Panel
+        At least two.
+    """
+    by_label: dict[str, list[list[Cell]]] = {}
+    for panel in of_tasks:
+        own: dict[str, list[Cell]] = {}
+        for cell in sorted(panel.cells, key=lambda cell: (cell.layers, cell.depth)):
+            own.setdefault(cell.label, []).append(cell)
+        for label, there in own.items():
+            by_label.setdefault(label, []).append(there)
+    everywhere = {
+        label: of
+        for label, of in by_label.items()
+        if len(of) == len(of_tasks) and len({len(there) for there in of}) == 1
+    }
+    complete = [group for of in everywhere.values() for group in zip(*of, strict=True)]
+    cells = [_mean_of(group) for group in complete]
+    cells.sort(key=lambda cell: (cell.depth, cell.layers, -cell.accuracy.mean if cell.accuracy else 1.0))
+    notes = []
+    if partial := sorted(set(by_label) - set(everywhere)):
+        notes.append(f"Not planned for every task and depth, and left out of the average: {', '.join(partial)}.")
+    if any(len({cell.depth for cell in group}) > 1 for group in complete):
+        depths = ", ".join(f"{panel.task} {' or '.join(map(str, panel.depths()))}" for panel in of_tasks)
+        notes.append(f"The tasks' recipes apply attention a different number of times: {depths}.")
+    if cells:
+        longest = max((cell.config for cell in cells), key=lambda config: config.seq_len)
+        notes.append(
+            "Scores and depth are those of the task with the longest inputs: "
+            f"{longest.task}, {longest.seq_len:,} tokens."
+        )
+    if missing := sum(len(cell.missing) for cell in cells):
+        notes.append(f"{missing} runs have no result yet; a seed counts where all its tasks have one.")
+    title = f"the average of {', '.join(panel.task for panel in of_tasks)}"
+    return Panel(title, tuple(cells), tuple(_correlations(cells)), tuple(notes))
+
+
+def _mean_of(group: Sequence[Cell]) -> Cell:
+    seeds = [seed for seed in group[0].accuracies if all(seed in cell.accuracies for cell in group)]
+    accuracies = {seed: fmean(cell.accuracies[seed] for cell in group) for seed in seeds}
+    bars = [cell.baseline for cell in group if cell.baseline is not None]
+    longest = max(group, key=lambda cell: cell.config.seq_len)
+    return replace(
+        longest,
+        accuracies=accuracies,
+        missing=tuple(name for cell in group for name in cell.missing),
+        accuracy=_accuracy(list(accuracies.values())) if accuracies else None,
+        baseline=fmean(bars) if len(bars) == len(group) else None,
+        runs=(),
+    )
+
+
+def to_dict(found: Sequence[Panel]) -> dict[str, Any]:
+    """The outcome of `panels` as JSON values: the one task's, or those of ``tasks`` and their ``average``."""
+    if len(found) == 1:
+        return found[0].to_dict()
+    *of_tasks, mean = found
+    of_mean = {name: value for name, value in mean.to_dict().items() if name not in ("settings", "runs")}
+    return {"tasks": {panel.task: panel.to_dict() for panel in of_tasks}, "average": of_mean}
 
 
 def _cell_of(study: Path, label: str, group: Sequence[PlannedRun], scores: dict[tuple[str, int], Score]) -> Cell:

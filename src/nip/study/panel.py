@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,9 @@ def plan(
     configure: Configure,
     *,
     data: str | None = None,
+    tasks: Sequence[str] = (),
 ) -> list[PlannedRun]:
-    """The runs of a panel, ordered by seed, so that an interrupted study has runs of every pattern.
+    """The runs of a panel, ordered by seed, so that an interrupted study has runs of every task and pattern.
 
     Parameters
     ----------
@@ -154,34 +156,39 @@ def plan(
         Returns the configuration for the given settings, or raises a ValueError.
     data : str, optional
         The data folder of patterns without one of their own.
+    tasks : sequence of str, default=()
+        Every pattern is trained on each; the names of runs on several tasks begin with the task. Empty means the
+        configuration's one task.
 
     Raises
     ------
     ValueError
         If there is no seed, something is given twice, or a setting is impossible.
     """
-    for option, values in (("--seeds", seeds), ("--depths", depths)):
+    for option, values in (("--seeds", seeds), ("--depths", depths), ("--task", tasks)):
         if len(set(values)) < len(values):
-            raise ValueError(f"{option} names a number twice. Name each once.")
+            twice = next(value for value in values if list(values).count(value) > 1)
+            raise ValueError(f"{option} names {twice} twice. Name each once.")
     if not seeds:
         raise ValueError("--seeds names no seed.")
     if depths and DEPTH not in _SETTINGS:
         raise ValueError("Runs have no setting for the depth.")
     runs: dict[str, PlannedRun] = {}
-    for seed in seeds:
-        for depth in depths or (None,):
-            for member in members:
-                if depth is not None and DEPTH in member.settings:
-                    raise ValueError(f"{member.label} has a depth of its own. Leave it or --depths out.")
-                own = {DEPTH: depth} if depth is not None else {}
-                config = configure({**own, **member.settings, "seed": seed})
-                name = _safe(member.label) + (f"-depth{depth}" if depth is not None else "") + f"-seed{seed}"
-                if name in runs:
-                    raise ValueError(f"{member.label} and {runs[name].label} would share the folder {name}.")
-                folder = member.data if member.data is not None else data
-                runs[name] = PlannedRun(
-                    name, member.label, config, None if folder is None else str(Path(folder).expanduser().resolve())
-                )
+    for seed, task, depth, member in product(seeds, tasks or (None,), depths or (None,), members):
+        if depth is not None and DEPTH in member.settings:
+            raise ValueError(f"{member.label} has a depth of its own. Leave it or --depths out.")
+        own: dict[str, Any] = {} if depth is None else {DEPTH: depth}
+        if task is not None:
+            own["task"] = task
+        config = configure({**own, **member.settings, "seed": seed})
+        prefix = f"{_safe(str(task))}-" if len(tasks) > 1 else ""
+        name = prefix + _safe(member.label) + (f"-depth{depth}" if depth is not None else "") + f"-seed{seed}"
+        if name in runs:
+            raise ValueError(f"{member.label} and {runs[name].label} would share the folder {name}.")
+        folder = member.data if member.data is not None else data
+        runs[name] = PlannedRun(
+            name, member.label, config, None if folder is None else str(Path(folder).expanduser().resolve())
+        )
     return list(runs.values())
 
 
