@@ -46,7 +46,7 @@ COMMANDS = {
     for command in (
         FinetuningCommand(
             "glue",
-            "nip.finetuning.glue.task",
+            "nip.finetuning.glue.benchmark",
             "Finetune a text classifier on a GLUE task, a dataset of the hub, or files.",
             "accuracy",
             (

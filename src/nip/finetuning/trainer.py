@@ -157,6 +157,18 @@ def run_command(command: Command, *, kind: str, task: str, prepare: Callable[[Co
     return result
 
 
+def default_output_dir(command: Command, kind: str, task: str) -> str:
+    """The output folder where none is given: ``KIND-TASK-PATTERN-seedSEED`` in the folder of runs.
+
+    Parameters
+    ----------
+    command : Command
+    kind, task : str
+    """
+    pattern = Path(command.attention.graph).stem if command.attention.graph else command.attention.attention
+    return str(runs_folder() / f"{kind}-{task}-{pattern}-seed{command.training.seed}")
+
+
 @contextmanager
 def claimed_run(command: Command, kind: str, task: str) -> Iterator[Claim]:
     """Claim the output folder; nothing is deleted yet.
@@ -173,8 +185,7 @@ def claimed_run(command: Command, kind: str, task: str) -> Iterator[Claim]:
     """
     training = command.training
     if "output_dir" not in command.given:
-        pattern = Path(command.attention.graph).stem if command.attention.graph else command.attention.attention
-        training.output_dir = str(runs_folder() / f"{kind}-{task}-{pattern}-seed{training.seed}")
+        training.output_dir = default_output_dir(command, kind, task)
     if command.run.tensorboard_dir is not None:
         os.environ["TENSORBOARD_LOGGING_DIR"] = command.run.tensorboard_dir
         if "report_to" not in command.given:
