@@ -232,6 +232,20 @@ def test_any_scale_keeps_forbidden_pairs_forbidden(backend, name, scale):
     cases.check(call, backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [-0.2, 0.2])
+def test_the_sign_of_the_scale_costs_no_precision(backend, dtype, scale):
+    """In half precision q, k, v are what they are: only the result is rounded, for scores of hundreds too."""
+    torch.manual_seed(0)
+    q, k, v = (size * x for size, x in zip((8, 8, 1), torch.randn(3, 2, 4, 120, 32).unbind(), strict=True))
+    call = cases.Call(*(x.to(dtype) for x in (q, k, v)), nip.pattern("hypercube", 8), 16, {"scale": scale})
+    if call.refusal(backend):
+        return
+    exact = nip.attend(*(x.double() for x in call.inputs), call.pattern, 16, scale=scale, backend="reference")
+    error = (call.attend(backend).double() - exact).abs().max() / exact.abs().max()
+    assert error < torch.finfo(dtype).eps
+
+
 def test_padding_queries_of_several_documents_stay_in_theirs(backend):
     real = torch.arange(12)[None] < 8  # the last block attends to other blocks, but not to itself
     ids = torch.tensor([[1] * 4 + [2] * 4 + [1, 1, 2, 2]])

@@ -34,7 +34,11 @@ def attend_dense(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options) -> Tensor:
     grouped, scale = q.shape[1] != k.shape[1], options.scale
-    if scale <= 0:  # torch multiplies the −inf of forbidden pairs by the scale
+    # torch multiplies the −inf of forbidden pairs by the scale, so it must be positive. In half precision a change of
+    # sign is exact, a product with the scale would be rounded before the scores are.
+    if scale < 0:
+        q, scale = -q, -scale
+    elif scale == 0:
         q, scale = q * scale, 1.0
     if layout.complete and options.key_padding_mask is None and options.segment_ids is None:
         return scaled_dot_product_attention(
