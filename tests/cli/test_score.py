@@ -82,6 +82,23 @@ def test_a_graph_file_is_scored(run, tmp_path):
         assert json.loads(run("score", "--graph", file, "--json")[1])["nip"] == nip.score(pattern("longformer", 9)).nip
 
 
+def test_how_a_graph_file_is_read(run, tmp_path):
+    path = tmp_path / "petersen.txt"
+    path.write_text("".join(f"{i + 1} {j + 1}\n" for i, j in nx.petersen_graph().edges))
+    code, out, err = run("score", "--graph", path, "--json")
+    assert (code, json.loads(out)["nip_relative"]) == (0, 0) and "--first-vertex 1" in err
+    code, out, err = run("score", "--graph", path, "--first-vertex", 1, "--json", "--output", tmp_path / "graph.npz")
+    assert json.loads(out)["nip_relative"] == pytest.approx(1.5) and "no edge" not in err
+    assert json.loads(run("score", "--graph", tmp_path / "graph.npz", "--json")[1])["nip_relative"] == pytest.approx(
+        1.5
+    )
+    for command in (("compare", "--json"), ("show", "--output", tmp_path / "a.png", "--json")):
+        assert "no edge" not in run(*command, "--graph", path, "--relabel")[2]
+    for command in ("score", "compare", "show"):
+        code, out, err = run(command, "--attention", "hypercube", "--n-vertices", 8, "--undirected")
+        assert (code, out) == (2, "") and "say how a graph file is read" in err
+
+
 def test_a_line_of_4096_vertices_keeps_its_logarithm(run):
     record = json.loads(run("score", "local", "--n-vertices", 4096, "--json")[1])
     assert record["nip"] == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,6 +90,22 @@ def number_of_vertices(n_vertices: int | None, seq_len: int | None, block_size: 
     return n_vertices if seq_len is None else -(-seq_len // block_size)
 
 
+@dataclass(frozen=True)
+class GraphReading:
+    """How a graph file is read: the options of `nip.graphs.read_graph`."""
+
+    first_vertex: int | None = None
+    relabel: bool = False
+    undirected: bool = False
+
+
+FirstVertex = Annotated[int | None, option("Smallest id in an edge list of --graph.", "--first-vertex", default="0")]
+Relabel = Annotated[
+    bool, option("Number the vertices of --graph that have an edge, and leave out the others.", "--relabel")
+]
+Undirected = Annotated[bool, option("Read the arcs of --graph in both directions.", "--undirected")]
+
+
 def check_depth(depth: int | None) -> None:
     """Raise ValueError unless --depth is a number of layers."""
     if depth is not None and depth < 1:
@@ -100,7 +118,13 @@ def patterns_named(context: typer.Context, attention: str | None) -> list[str]:
 
 
 def read_pattern(
-    names: Sequence[str], graph: Path | None, n: int | None, parameters: dict[str, Any], *, causal: bool
+    names: Sequence[str],
+    graph: Path | None,
+    n: int | None,
+    parameters: dict[str, Any],
+    *,
+    causal: bool,
+    reading: GraphReading = GraphReading(),
 ) -> Pattern:
     """The one pattern of a command line: by name and size, or from a graph file.
 
@@ -115,6 +139,8 @@ def read_pattern(
     parameters : dict
         Of ``--param``.
     causal : bool
+    reading : GraphReading
+        How a graph file is read.
 
     Raises
     ------
@@ -129,7 +155,8 @@ def read_pattern(
             raise ValueError(f"Give --attention or --graph, not both. Got {name!r} and {graph}.")
         if parameters:
             raise ValueError(f"--param belongs to a pattern; the graph in {graph} has no parameters.")
-        return read_graph_file(graph, n, causal=causal)
+        return read_graph_file(graph, n, causal=causal, reading=reading)
+    check_reading(reading)
     if name is None:
         raise ValueError(f"Name a pattern with --attention ({', '.join(graphs.PATTERNS)}) or give --graph FILE.")
     graphs.pattern_parameters(name)  # an unknown name is reported before a missing size
@@ -138,10 +165,30 @@ def read_pattern(
     return graphs.pattern(name, n, causal=causal, **parameters)
 
 
-def read_graph_file(path: Path, n: int | None, *, causal: bool) -> Pattern:
-    """Read a graph file, and print what was dropped or merged on standard error."""
+def check_reading(reading: GraphReading) -> None:
+    """Raise ValueError if an option on graph files is given without one."""
+    if reading != GraphReading():
+        raise ValueError("--first-vertex, --relabel and --undirected say how a graph file is read. Give --graph FILE.")
+
+
+def read_graph_file(path: Path, n: int | None, *, causal: bool, reading: GraphReading = GraphReading()) -> Pattern:
+    """Read a graph file, and print what was dropped, merged or interpreted on standard error.
+
+    Parameters
+    ----------
+    path : Path
+    n : int, optional
+        Number of vertices.
+    causal : bool
+    reading : GraphReading
+
+    Raises
+    ------
+    ValueError
+        If the file is malformed, or has another number of vertices.
+    """
     with warnings_to_stderr():
-        read = graphs.read_graph(path, n=n)
+        read = graphs.read_graph(path, n=n, **dataclasses.asdict(reading))
     if n is not None and read.n != n:
         raise ValueError(f"{path} has {read.n} vertices, not the {n} asked for. Leave --n-vertices and --seq-len out.")
     return graphs.causal(read) if causal else read

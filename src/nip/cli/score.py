@@ -15,11 +15,16 @@ from nip.cli.options import (
     BlockSize,
     Causal,
     Depth,
+    FirstVertex,
+    GraphReading,
     Json,
     NumVertices,
     Param,
+    Relabel,
     SeqLen,
+    Undirected,
     check_depth,
+    check_reading,
     integer,
     number_of_vertices,
     option,
@@ -33,7 +38,7 @@ from nip.graphs.pattern import read_parameters
 
 GraphFile = Annotated[
     Path | None,
-    option("Graph file instead of a pattern: edge list `i j` from 0, .npz, .npy mask, .graphml.", "--graph"),
+    option("Graph file instead of a pattern: edge list, .npz, .npy, .mtx, .graphml and others.", "--graph"),
 ]
 
 
@@ -52,23 +57,37 @@ def score_command(
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
     graph: GraphFile = None,
+    first_vertex: FirstVertex = None,
+    relabel: Relabel = False,
+    undirected: Undirected = False,
     param: Param = None,
     causal: Causal = False,
     depth: Depth = None,
     as_json: Json = False,
+    output: Annotated[
+        Path | None,
+        option("Also write the graph to this .npz file, for --graph of any command.", "--output", "--out"),
+    ] = None,
 ) -> None:
     """Score one graph: Normalized Information Payload, with and without bottlenecks.
 
     Example: nip score --attention hypercube --n-vertices 2048
 
     Example: nip score --attention hypercube --seq-len 2048 --block-size 16 --depth 4
+
+    Example: nip score --graph edges.txt --first-vertex 1 --output graph.npz
     """
     from nip.scoring import reach, score
 
     check_depth(depth)
     n = number_of_vertices(n_vertices, seq_len, block_size)
     names = patterns_named(context, attention)
-    chosen = read_pattern(names, graph, n, read_parameters(param or []), causal=causal)
+    reading = GraphReading(first_vertex, relabel, undirected)
+    chosen = read_pattern(names, graph, n, read_parameters(param or []), causal=causal, reading=reading)
+    if output is not None:
+        if output.suffix != ".npz":
+            raise ValueError(f"--output must end in .npz. Got {str(output)!r} instead.")
+        print(f"wrote {chosen.save(output)}", file=sys.stderr)
     result = score(chosen, block_size).to_dict()
     if depth is not None:
         result |= reach(chosen, depth, block_size).to_dict()
@@ -112,6 +131,9 @@ def compare_command(
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
     graph: Annotated[list[Path] | None, option("Graph file to add at its own size; repeat for several.")] = None,
+    first_vertex: FirstVertex = None,
+    relabel: Relabel = False,
+    undirected: Undirected = False,
     param: Param = None,
     causal: Causal = False,
     depth: Depth = None,
@@ -163,7 +185,10 @@ def compare_command(
     check_depth(depth)
     n = sizes[0]
     parameters = read_parameters(param or [])
-    chosen = [read_graph_file(file, None, causal=causal) for file in graph or ()]
+    reading = GraphReading(first_vertex, relabel, undirected)
+    if not graph:
+        check_reading(reading)
+    chosen = [read_graph_file(file, None, causal=causal, reading=reading) for file in graph or ()]
     named = patterns_named(context, attention)
     at_size = {size: list(named or _every(size, alone=not graph)) for size in sizes}
     names = list(dict.fromkeys(name for members in at_size.values() for name in members))
@@ -227,6 +252,9 @@ def show_command(
     seq_len: SeqLen = None,
     block_size: BlockSize = 1,
     graph: GraphFile = None,
+    first_vertex: FirstVertex = None,
+    relabel: Relabel = False,
+    undirected: Undirected = False,
     param: Param = None,
     causal: Causal = False,
     output: Annotated[
@@ -250,7 +278,8 @@ def show_command(
 
     n = number_of_vertices(n_vertices, seq_len, block_size)
     names = patterns_named(context, attention)
-    chosen = read_pattern(names, graph, n, read_parameters(param or []), causal=causal)
+    reading = GraphReading(first_vertex, relabel, undirected)
+    chosen = read_pattern(names, graph, n, read_parameters(param or []), causal=causal, reading=reading)
     path = save_figure(chosen, output or Path(f"{chosen.name}-{chosen.n}.png"), block_size)
     if as_json:
         rows = [dataclasses.asdict(row) for row in payload_by_distance(chosen, block_size)]

@@ -7,18 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from nip.graphs.compose import causal, corner, lift, permute, rename, undirected, union
-from nip.graphs.exchange import (
-    GraphFileWarning,
-    from_mask,
-    from_networkx,
-    from_scipy,
-    read_graph,
-    to_mask,
-    to_networkx,
-    to_scipy,
-    write_graph,
-)
+from nip.graphs.exchange import from_mask, from_networkx, from_scipy, to_mask, to_networkx, to_scipy
 from nip.graphs.expander import expander
+from nip.graphs.graph_files import GraphFileWarning, read_graph, write_graph
 from nip.graphs.hypercube import hypercube
 from nip.graphs.pattern import Pattern
 from nip.graphs.polygons import SMALLEST, generalized_quadrangle, projective_plane
