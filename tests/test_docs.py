@@ -70,6 +70,7 @@ def test_commands_are_real(words, tmp_path, monkeypatch, capsys):
         assert all((ROOT / path).exists() or (ROOT / "scripts" / path).exists() for path in paths)
     elif words[1] in RUN:
         monkeypatch.chdir(tmp_path)
+        Path("edges.txt").write_text("1 2\n2 3\n")
         with pytest.raises(SystemExit) as stop:
             main(words[1:])
         assert not stop.value.code, capsys.readouterr().err

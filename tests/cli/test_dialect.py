@@ -22,7 +22,7 @@ NAMES_PATTERN = {
 }
 FILLS_FOLDER = {"lra", "pretrain", "study", "hpo", *FINETUNING}  # and all that makes data
 READS_DATA = {"data show", "data verify"}
-WRITES_FILE = {"compare", "show", "search", "report", "checkpoints", *(f"bench {name}" for name in BENCHMARKS)}
+WRITES_FILE = {"score", "compare", "show", "search", "report", "checkpoints", *(f"bench {name}" for name in BENCHMARKS)}
 OLD_NAMES = {
     **{command: [("--attention", "--patterns")] for command in NAMES_PATTERN if command.startswith("bench")},
     "study": [("--attention", "--patterns")],
