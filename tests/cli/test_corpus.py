@@ -94,6 +94,47 @@ def test_options_without_effect_are_reported(nip, tmp_path):
     assert (code, err) == (0, "nip: --cased does nothing with a tokenizer that is not a vocab.txt.\n")
 
 
+def test_words_that_the_tokenizer_does_not_know_are_reported(nip, tmp_path):
+    source = write_texts(tmp_path / "in", 1)
+    assert nip("corpus", "--from", source, "--out", tmp_path / "a", *ASKED)[0] == 0
+    (tmp_path / "zh").mkdir()
+    (tmp_path / "zh" / "a.txt").write_text("the graph 猫 joins 坐 blocks\n\n" * 3 + "the graph of tokens" * 99)
+    words = ["--tokenizer", tmp_path / "a" / "tokenizer", "--frac-test", 0, "--near-duplicates", 0, "--jobs", 1]
+    code, _, err = nip("corpus", "--from", tmp_path / "zh", "--out", tmp_path / "b", *words)
+    split = open_corpus(tmp_path / "b").manifest["splits"]["train"]
+    assert (code, err, split["unknown"]) == (0, "", 2)
+    (tmp_path / "zh" / "b.txt").write_text("猫坐在屋顶上。" * 9)
+    code, _, err = nip("corpus", "--from", tmp_path / "zh", "--out", tmp_path / "c", *words)
+    assert (
+        code == 0
+        and err.startswith("nip: train: ")
+        and err.endswith(
+            " % of the tokens are unknown to the tokenizer; another one may know their words or characters.\n"
+        )
+    )
+
+
+def test_a_corpus_of_earlier_rules_is_reported_and_not_continued(nip, tmp_path):
+    source, out = write_texts(tmp_path / "in", 1), tmp_path / "out"
+    words = ["corpus", "--from", source, "--out", out, *ASKED]
+    assert nip(*words)[0] == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["rules"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert len(open_corpus(out)) > 0
+    code, _, err = nip(*words)
+    assert code == 0 and "out was made by an earlier version of nip, which read text by other rules" in err
+    (out / "manifest.json").rename(out / "plan.json")
+    keys = {key: manifest[key] for key in ("source", "licence", "settings")}
+    (out / "plan.json").write_text(json.dumps({"asked": keys, "files": [], "parts": []}))
+    path = source / "0.txt"
+    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns]]
+    (out / "plan.json").write_text(json.dumps({"asked": keys, "files": files, "parts": []}))
+    code, _, err = nip(*words)
+    assert code == 2 and "was begun by another version of nip" in err and "--overwrite" in err
+    assert nip(*words, "--overwrite")[0] == 0 and nip("verify", out)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

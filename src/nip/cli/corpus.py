@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from nip.cli.output import print_json, progress_bars
 from nip.data.corpus.settings import Settings
 
 SETTINGS = {field.name: field.default for field in fields(Settings)}
+LOSS = 0.01  # share of the tokens above which a loss is reported
 ONLY_MASKED_ONCE = ("dup_factor", "masked_lm_prob", "max_predictions_per_seq", "seed")
 
 _input = partial(option, panel="Input")
@@ -128,12 +130,22 @@ def make_corpus(origin: str, output_dir: Path, settings: Settings, *, as_json: b
         Passed to `nip.data.corpus.build_corpus`.
     """
     from nip.data.corpus import build_corpus, read_manifest
+    from nip.data.corpus.corpus import RULES
 
     began = time.perf_counter()
     with progress_bars() as progress:
         made = build_corpus(origin, output_dir, settings, progress=progress, **how)
     seconds = time.perf_counter() - began
     manifest = read_manifest(output_dir)
+    if manifest.get("rules", 1) < RULES:
+        print(
+            f"nip: {output_dir} was made by an earlier version of nip, which read text by other rules; "
+            "--overwrite makes it again.",
+            file=sys.stderr,
+        )
+    for name, split in manifest["splits"].items():
+        for lost in losses(split):
+            print(f"nip: {name}: {lost}", file=sys.stderr)
     if as_json:
         found = {"folder": str(output_dir), "made": made, "seconds": round(seconds, 3), "manifest": manifest}
         print_json(found, ensure_ascii=False)
@@ -150,8 +162,36 @@ def make_corpus(origin: str, output_dir: Path, settings: Settings, *, as_json: b
             f"{name}: {split['documents']:,} documents, {split['tokens']:,} tokens, {split['samples']:,} samples of "
             f"{manifest['settings']['max_seq_length']}, {len(split['shards'])} shards"
         )
+        if "sampled" in split:
+            print(
+                f"{name}: {split['tokens']:,} tokens in, {split['sampled']:,} tokens out, in each copy of the samples"
+            )
     if settings.frac_test and "test" not in manifest["splits"]:
         print("The test split is empty: there are too few documents.")
+
+
+def losses(split: Mapping[str, Any]) -> list[str]:
+    """A sentence for each reason for which more than one per cent of a split's tokens are lost.
+
+    Examples
+    --------
+    >>> losses({"tokens": 1000, "unknown": 20, "sampled": 1000})
+    ['2.0 % of the tokens are unknown to the tokenizer; another one may know their words or characters.']
+    """
+    tokens = split["tokens"]
+    unknown, lost = split.get("unknown", 0), tokens - split.get("sampled", tokens)
+    found = []
+    if unknown > LOSS * tokens:
+        found.append(
+            f"{100 * unknown / tokens:.1f} % of the tokens are unknown to the tokenizer; "
+            "another one may know their words or characters."
+        )
+    if lost > LOSS * tokens:
+        found.append(
+            f"{100 * lost / tokens:.1f} % of the tokens are in no sample: "
+            "a document of a single token has no second segment where its shard has no other document."
+        )
+    return found
 
 
 def verify_corpus(folder: Path, *, as_json: bool) -> None:

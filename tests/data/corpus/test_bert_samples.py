@@ -1,5 +1,4 @@
 import random
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -106,21 +105,86 @@ def toy(lengths):
     return Sentences(np.arange(sum(flat)), np.cumsum([0, *flat]).tolist(), documents)
 
 
-def test_singles_keep_all_but_what_is_too_long():
-    found = toy([[5] * 40, [300], [3]])
+def overlong_and_short():
+    """Documents whose sentences have between 1 and 300 tokens."""
+    draw = random.Random(3)
+    return toy([[draw.choice([1, 2, 5, 9, 29, 30, 31, 75, 300]) for _ in range(n)] for n in (40, 1, 7, 1, 1, 12)])
+
+
+@pytest.mark.parametrize("found", [toy([[5] * 40, [300], [3]]), overlong_and_short()], ids=["few", "many"])
+def test_singles_have_every_token_once(found):
     for seed in range(20):
         draw = random.Random(seed)
-        kept = [span for d in range(3) for span, _, _ in singles(found, d, 32, draw)]
-        assert all(0 < end - begin <= 30 for begin, end in kept)
-        assert all(a[1] <= b[0] for a, b in pairwise(kept))
-    ends = {next(singles(toy([[300]]), 0, 32, random.Random(seed)))[0][0] for seed in range(30)}
-    assert len(ends) > 5 and abs(np.mean(list(ends)) - 135) < 20  # cut from both sides alike
+        spans = [span for d in range(len(found.documents) - 1) for span, _, _ in singles(found, d, 32, draw)]
+        assert all(0 < end - begin <= 30 for begin, end in spans)
+        assert [token for span in spans for token in range(*span)] == list(range(found.tokens.size))
+        document_ends = {found.ends[i] for i in found.documents}
+        assert document_ends <= {0, *(end for _, end in spans)}
+
+
+def test_singles_of_short_documents_end_with_sentences():
+    assert list(singles(toy([[10, 10, 10]]), 0, 32, random.Random(1))) == [((0, 30), None, False)]
+    spans = [span for span, _, _ in singles(toy([[12] * 5]), 0, 32, random.Random(1))]
+    assert spans == [(0, 30), (30, 60)]  # BERT's code drops 6 tokens of every 36
+
+
+@pytest.mark.parametrize("found", [toy([[5] * 40, [300], [3]]), overlong_and_short()], ids=["few", "many"])
+def test_pairs_have_every_token_once(found):
+    n_random = n_pairs = 0
+    for seed in range(20):
+        draw = random.Random(seed)
+        own = []
+        for d in range(len(found.documents) - 1):
+            begin, end = (found.ends[found.documents[i]] for i in (d, d + 1))
+            for first, second, is_random in pairs(found, d, 32, draw):
+                assert first[0] < first[1] and second[0] < second[1]
+                assert first[1] - first[0] + second[1] - second[0] <= 29
+                own += range(*first)
+                n_pairs += 1
+                n_random += is_random
+                if is_random:
+                    assert not begin <= second[0] < end
+                else:
+                    assert second[0] == first[1]
+                    own += range(*second)
+        assert own == list(range(found.tokens.size))
+    assert 0.4 < n_random / n_pairs < 0.8
 
 
 def test_pairs_of_single_sentences():
-    only = toy([[4]])
-    assert list(pairs(only, 0, 32, random.Random(0))) == []  # there is nothing to follow it
+    assert list(pairs(toy([[1]]), 0, 32, random.Random(0))) == []  # there is nothing to follow it
+    ((first, second, is_random),) = pairs(toy([[4]]), 0, 32, random.Random(0))
+    assert (first[0], first[1], second[1], is_random) == (0, second[0], 4, False)
     two = toy([[4], [6]])
     assert list(pairs(two, 0, 32, random.Random(0))) == [((0, 4), (4, 10), True)]
     following = toy([[4, 6, 5, 3]])
     assert all(not is_random for *_, is_random in pairs(following, 0, 32, random.Random(0)))
+
+
+@pytest.mark.parametrize("next_sentence", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the cat sat on the mat. ",
+        "the cat sat on the mat and ",
+        "Кот сидел на крыше. ",
+        "кот сидел на крыше ",
+        "猫坐在屋顶上。",
+        "猫坐在屋顶上",
+    ],
+)
+def test_texts_of_every_script_are_in_the_samples(tmp_path, text, next_sentence):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("\n\n".join(text * (100 + k) for k in range(6)))
+    common = {"train_tokenizer": 120, "frac_test": 0, "near_duplicates": 0, "max_seq_length": LENGTH}
+    build_corpus(str(tmp_path / "in"), tmp_path / "packed", Settings(**common))
+    once = Settings(**common, masked_once=True, next_sentence=next_sentence, dup_factor=2)
+    build_corpus(str(tmp_path / "in"), tmp_path / "once", once)
+    packed, masked = open_corpus(tmp_path / "packed"), open_corpus(tmp_path / "once")
+    split = masked.manifest["splits"]["train"]
+    assert split["sampled"] == split["tokens"] == packed.tokens > 500
+    if not next_sentence:
+        batch = masked.samples(np.arange(len(masked)))
+        plain = (batch.segment_ids > 0).sum() - 2 * len(masked)
+        assert plain == 2 * packed.tokens
+    assert len(masked) < 2 * 2.5 * packed.tokens / LENGTH

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import random
@@ -14,8 +15,8 @@ import pytest
 
 from nip.data.corpus import Settings, build_corpus, open_corpus, read_manifest, verify
 from nip.data.corpus.normalize import normalize
-from nip.data.corpus.tokenizer import load_tokenizer
-from text_corpora import documents, fingerprint, write_texts
+from nip.data.corpus.tokenizer import SPECIAL, load_tokenizer
+from text_corpora import WORDS, documents, fingerprint, write_texts
 
 SMALL = {"train_tokenizer": 200, "max_seq_length": 32}
 
@@ -86,6 +87,21 @@ def test_bytes_do_not_depend_on_the_processes(many_parts, tmp_path):
     build_corpus(str(folder), tmp_path / "out", settings, jobs=2, progress=lambda *step: told.append(step))
     assert fingerprint(tmp_path / "out") == expected
     assert told[:7] == [("reading", k, 6) for k in range(7)] and told[-1] == ("tokenizing", 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("packing", "checksum"),
+    [(True, "f950cd11b330ce9f"), (False, "bfafb426d9d0bf62")],
+)
+def test_shards_keep_their_bytes_from_version_to_version(tmp_path, packing, checksum):
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = [*SPECIAL.values(), *WORDS, ".", ",", *letters, *(f"##{letter}" for letter in letters)]
+    (tmp_path / "vocab.txt").write_text("\n".join(dict.fromkeys(words)) + "\n")
+    settings = Settings(tokenizer=str(tmp_path / "vocab.txt"), max_seq_length=32, packing=packing)
+    build_corpus(str(write_texts(tmp_path / "in", 3)), tmp_path / "out", settings)
+    made = {name: digest for name, digest in fingerprint(tmp_path / "out").items() if name.endswith(".npy")}
+    assert len(made) == 6
+    assert hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16] == checksum
 
 
 def test_splits_by_name(many_parts):

@@ -1,15 +1,16 @@
 """Step 3 of a corpus with ``--masked-once``, as in BERT's code: samples masked in advance, in several copies.
 
-Sentences of a document are concatenated until a sample is full; one in ten documents aims at a shorter length; a sample
-that is too long loses tokens at both ends. With sentence pairs, the second segment is the continuation in half of the
-cases, else from another document of the same shard. A shard has the arrays ``input_ids`` (n, L), ``positions`` and
-``position_labels`` (n, P), ``lengths`` (n, 2: of the first segment and of both, special tokens included) and, with
-pairs, ``next_sentence`` (n,).
+Sentences of a document are concatenated until a sample is full; one in ten documents aims at a shorter length. What
+does not fit continues in the next sample, so no token is lost; BERT's code cuts it away. With sentence pairs, the
+second segment is the continuation in half of the cases, else from another document of the same shard. A shard has the
+arrays ``input_ids`` (n, L), ``positions`` and ``position_labels`` (n, P), ``lengths`` (n, 2: of the first segment and
+of both, special tokens included) and, with pairs, ``next_sentence`` (n,).
 """
 
 from __future__ import annotations
 
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from nip.counter_rng import key
 from nip.data.corpus.batch import Batch, token_type
 from nip.data.corpus.normalize import sentences
 from nip.data.corpus.settings import Settings
-from nip.data.corpus.tokenizer import Encoder
+from nip.data.corpus.tokenizer import Encoder, count_unknown
 from nip.data.masking import IGNORED, Masking, Vocabulary, mask
 
 if TYPE_CHECKING:
@@ -125,14 +126,18 @@ def masked_arrays(
     -------
     arrays : dict of str to ndarray
     counts : dict of str to int
+        Also ``sampled``: how many of the documents' tokens are in every copy of the samples.
     """
-    found = _tokenized(batches, tokenizer, token_type(vocabulary.size))
+    found, without_tokens = _tokenized(batches, tokenizer, token_type(vocabulary.size))
     length = settings.max_seq_length
     samples: list[tuple[Span, Span | None, bool]] = []
+    sampled = []
     for copy in range(settings.dup_factor):
         draw = random.Random(int(key(settings.seed, number, copy)))
+        begin = len(samples)
         for d in range(len(found.documents) - 1):
             samples.extend(pairs(found, d, length, draw) if settings.next_sentence else singles(found, d, length, draw))
+        sampled.append(sum(map(_own_tokens, samples[begin:])))
     how = Masking(settings.masked_lm_prob, settings.max_predictions_per_seq)
     parts: dict[str, list[Array]] = {part: [] for part in _PARTS}
     for begin in range(0, len(samples), _AT_ONCE):
@@ -147,7 +152,14 @@ def masked_arrays(
     arrays = {part: np.concatenate(values) for part, values in parts.items() if values}
     if settings.next_sentence:
         arrays["next_sentence"] = np.array([is_random for _, _, is_random in samples], np.uint8)
-    counts = {"documents": len(found.documents) - 1, "tokens": int(found.tokens.size), "samples": len(samples)}
+    counts = {
+        "documents": len(found.documents) - 1,
+        "without_tokens": without_tokens,
+        "tokens": int(found.tokens.size),
+        "unknown": count_unknown(tokenizer, found.tokens),
+        "sampled": min(sampled),
+        "samples": len(samples),
+    }
     return arrays, counts
 
 
@@ -164,8 +176,12 @@ def singles(found: Sentences, d: int, length: int, draw: random.Random) -> Itera
     draw : random.Random
     """
     most = length - 2
-    for begin, end in _filled(found, d, _target(most, draw)):
-        yield _shortened(found.ends[begin], found.ends[end], most, draw), None, False
+    target = _target(most, draw)
+    begin, last = found.ends[found.documents[d]], found.ends[found.documents[d + 1]]
+    while begin < last:
+        end = _full(found, begin, last, target, most)
+        yield (begin, end), None, False
+        begin = end
 
 
 def pairs(found: Sentences, d: int, length: int, draw: random.Random) -> Iterator[tuple[Span, Span, bool]]:
@@ -182,34 +198,47 @@ def pairs(found: Sentences, d: int, length: int, draw: random.Random) -> Iterato
     """
     most = length - 3
     target = _target(most, draw)
-    i, last = found.documents[d], found.documents[d + 1]
-    while i < last:
-        end = i + 1
-        while end < last and found.ends[end] - found.ends[i] < target:
-            end += 1
-        cut = i + 1 + _below(end - i - 1, draw) if end - i > 1 else end
+    begin, last = found.ends[found.documents[d]], found.ends[found.documents[d + 1]]
+    while begin < last:
+        end = _full(found, begin, last, target, most)
+        inner = range(bisect_right(found.ends, begin), bisect_left(found.ends, end))  # ends of sentences between them
+        if inner:
+            cut = found.ends[inner[_below(len(inner), draw)]]
+        elif _is_end(found, begin) and _is_end(found, end):
+            cut = end  # a single sentence
+        else:
+            cut = _between(begin, end, draw)  # a stretch of one that continues
         other = _other_document(found, d, draw)
-        is_random = other is not None and (end - i == 1 or draw.random() < 0.5)
+        is_random = other is not None and (cut == end or draw.random() < 0.5)
         if is_random:
             assert other is not None
             start = found.documents[other] + _below(found.documents[other + 1] - found.documents[other], draw)
-            stop = start + 1
-            wanted = target - (found.ends[cut] - found.ends[i])
-            while stop < found.documents[other + 1] and found.ends[stop] - found.ends[start] < wanted:
-                stop += 1
-            second, after = (found.ends[start], found.ends[stop]), cut  # unused sentences are used again
-        elif cut < end:
-            second, after = (found.ends[cut], found.ends[end]), end
+            wanted = target - (cut - begin)
+            stop = bisect_left(found.ends, found.ends[start] + wanted, start + 1, found.documents[other + 1])
+            size = found.ends[stop] - found.ends[start]
+            cut = min(cut, begin + most - min(size, most // 2))  # the rest continues
+            second = _shortened(found.ends[start], found.ends[stop], most - (cut - begin), draw)
+            after = cut
         else:
-            i = end
-            continue
-        yield *_shortened_pair((found.ends[i], found.ends[cut]), second, most, draw), is_random
-        i = after
+            if cut == end:
+                cut = _between(begin, end, draw)  # no other document
+            second, after = (cut, end), end
+        if second[0] < second[1]:
+            yield (begin, cut), second, is_random
+        begin = after
 
 
-def _tokenized(batches: Iterator[list[str]], tokenizer: Tokenizer, kind: np.dtype[Any]) -> Sentences:
+def _own_tokens(sample: tuple[Span, Span | None, bool]) -> int:
+    """Number of tokens of a sample without those of a random second segment, which are in other samples too."""
+    first, second, is_random = sample
+    return first[1] - first[0] + (0 if second is None or is_random else second[1] - second[0])
+
+
+def _tokenized(batches: Iterator[list[str]], tokenizer: Tokenizer, kind: np.dtype[Any]) -> tuple[Sentences, int]:
+    """The sentences of the documents as tokens, and the number of documents that have none."""
     tokens: list[Array] = []
     ends, documents = [0], [0]
+    without_tokens = 0
     encode = Encoder(tokenizer, kind)
     for texts in batches:
         split = [sentences(text) for text in texts]
@@ -222,16 +251,25 @@ def _tokenized(batches: Iterator[list[str]], tokenizer: Tokenizer, kind: np.dtyp
                     ends.append(ends[-1] + ids.size)
             if len(ends) - 1 > documents[-1]:
                 documents.append(len(ends) - 1)
-    return Sentences(np.concatenate(tokens) if tokens else np.empty(0, kind), ends, documents)
+            else:
+                without_tokens += 1
+    return Sentences(np.concatenate(tokens) if tokens else np.empty(0, kind), ends, documents), without_tokens
 
 
-def _filled(found: Sentences, d: int, target: int) -> Iterator[Span]:
-    """Runs of sentences of document d with at least `target` tokens each; the last may have fewer."""
-    begin, last = found.documents[d], found.documents[d + 1]
-    for end in range(begin + 1, last + 1):
-        if end == last or found.ends[end] - found.ends[begin] >= target:
-            yield begin, end
-            begin = end
+def _full(found: Sentences, begin: int, last: int, target: int, most: int) -> int:
+    """The end of the sentences from token `begin` on that have at least `target` tokens, cut after `most`."""
+    end = found.ends[min(bisect_left(found.ends, begin + target), len(found.ends) - 1)]
+    return min(end, begin + most, last)
+
+
+def _is_end(found: Sentences, token: int) -> bool:
+    """Whether a sentence ends, or begins, at this token."""
+    return found.ends[bisect_left(found.ends, token)] == token
+
+
+def _between(begin: int, end: int, draw: random.Random) -> int:
+    """A token after `begin` and before `end`; `end` if there is none."""
+    return begin + 1 + _below(end - begin - 1, draw) if end - begin > 1 else end
 
 
 def _target(most: int, draw: random.Random) -> int:
@@ -256,18 +294,6 @@ def _shortened(begin: int, end: int, most: int, draw: random.Random) -> Span:
     excess = max(0, end - begin - most)
     front = sum(draw.random() < 0.5 for _ in range(excess))
     return begin + front, end - (excess - front)
-
-
-def _shortened_pair(one: Span, other: Span, most: int, draw: random.Random) -> tuple[Span, Span]:
-    """Two spans cut to at most `most` tokens together, each removed from the longer one at a random end."""
-    spans = [list(one), list(other)]
-    while sum(end - begin for begin, end in spans) > most:
-        longer = max(spans, key=lambda span: span[1] - span[0])
-        if draw.random() < 0.5:
-            longer[0] += 1
-        else:
-            longer[1] -= 1
-    return (spans[0][0], spans[0][1]), (spans[1][0], spans[1][1])
 
 
 def _rows(

@@ -21,7 +21,7 @@ import numpy as np
 from nip.atomic import replacing
 from nip.data import hub
 from nip.data.corpus.clean import Read, chunk_names, clean_part, open_chunk, parts_read, write_array
-from nip.data.corpus.corpus import FORMAT, KIND, read_manifest
+from nip.data.corpus.corpus import FORMAT, KIND, RULES, read_manifest
 from nip.data.corpus.dedup import Fate, fates
 from nip.data.corpus.files import Piece, cut, find_files, find_form, unpack_large
 from nip.data.corpus.processes import Progress, Run, runner
@@ -186,7 +186,7 @@ def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], 
             parts = [(piece,) for part in parts for piece in part]
     planned = [[asdict(piece) for piece in part] for part in parts]
     if before is None:
-        write_json(out / PLAN, {"asked": asked, "files": files, "parts": planned}, indent=1)
+        write_json(out / PLAN, {"asked": asked, "rules": RULES, "files": files, "parts": planned}, indent=1)
     elif before != planned:
         raise _changed(origin, out)
     return parts
@@ -206,6 +206,11 @@ def _begun(out: Path, asked: dict[str, Any], files: list[list[Any]]) -> list[Any
         raise ValueError(f"{begun} is damaged. Start again with --overwrite.") from error
     if changed:
         raise _changed(changed[0], out)
+    if before.get("rules") != RULES:
+        raise ValueError(
+            f"The build of {out} was begun by another version of nip, which reads text by other rules. "
+            "Start again with --overwrite."
+        )
     return parts
 
 
@@ -249,7 +254,7 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
     for split in SPLITS:
         shards = [each[split] for each in made if split in each]
         if shards:
-            totals = {key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "samples")}
+            totals = {key: sum(shard[key] for shard in shards) for key in shards[0] if key not in ("name", "files")}
             splits[split] = {**totals, "shards": shards}
     if "train" not in splits:
         raise ValueError(f"{asked['source']} contains no text for the train split: {_counted(read)}.")
@@ -257,6 +262,7 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
     files = sorted(path for path in (out / TOKENIZER).iterdir() if path.is_file())
     return {
         "format": FORMAT,
+        "rules": RULES,
         "kind": KIND,
         **asked,
         "documents": {

@@ -35,6 +35,9 @@ from nip.runs.folder import file_sha256
 Array = NDArray[Any]
 
 FORMAT = 1
+# Of the rules by which text is read and sampled. Manifests of rules before 2 have no number: text that was too long for
+# a sample that is masked once was lost.
+RULES = 2
 KIND = "corpus"
 _OPEN = 200  # shards at a time: each uses a few file descriptors, of which a process usually has 1,024
 

@@ -20,10 +20,17 @@ LONGEST = 1 << 22  # characters of a document; longer ones are split to bound me
 _INVISIBLE = "\u00ad\u200b\u2060\ufeff"
 _PRINTABLE = bytes(range(32, 127))  # of ASCII
 _REMOVED = ("Cc", "Cs")  # categories: control characters and surrogates
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z0-9À-Þ])")
-_ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'“])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|cf|No|Vol|Fig|Gen|Col)\.$"
+# Marks that end a sentence where white space follows: also Urdu, Arabic, Hindi, Armenian, Amharic, Burmese, Khmer ones.
+_MARKS = ".!?…‼⁇⁈⁉۔؟।॥։።፧။។"
+_WIDE = "。！？｡"  # of Chinese and Japanese, which write no space after them
+_SENTENCE_END = re.compile(
+    rf"(?<=[{_MARKS}])[\"'”’»)\]]*(\s+)(?=[—–]? ?[\"'“‘„«(\[¿¡]*([^\W_]))"
+    rf"|(?<=[{_WIDE}])[{_WIDE}”’」』）》〉】〕)\]]*(\s*)(?=[^\s{_WIDE}])"
 )
+_ABBREVIATIONS = r"(?:[^\W\d_]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|cf|No|Vol|Fig|Gen|Col)\.$"
+_ABBREVIATION = re.compile(rf"(?:^|[\s(\"'“{_WIDE}]){_ABBREVIATIONS}")
+_LOWER_CASE_ABBREVIATION = re.compile(_ABBREVIATION.pattern, re.IGNORECASE)
+_FEW_CAPITALS = 200  # lower-case letters to a capital, above which a text is taken as written without capitals
 
 
 def normalize(text: str, form: UnicodeForm = "NFC") -> str:
@@ -92,22 +99,41 @@ def pieces(text: str, longest: int = LONGEST) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    r"""The sentences of a normalized document: lines, split where a full stop precedes a capital or a digit.
+    r"""The sentences of a normalized document: lines, split after a mark that ends a sentence.
 
-    A rule without a model: it knows a few abbreviations and single initials, and splits wrongly at others.
+    After a full stop and its like, a sentence begins with a capital, a digit, or a letter of a script without
+    capitals; in a text that is written without capitals, with any letter. Chinese and Japanese marks need neither that
+    nor white space. A rule without a model: it knows a few abbreviations and single letters, and splits wrongly at
+    others.
 
     Examples
     --------
     >>> sentences('Dr. No came. "Why?" He left.\nThe end')
     ['Dr. No came.', '"Why?"', 'He left.', 'The end']
+    >>> sentences("the cat sat . the dog ran .")
+    ['the cat sat .', 'the dog ran .']
+    >>> sentences("他来了。“为什么？”她走了。")
+    ['他来了。', '“为什么？”', '她走了。']
     """
+    lower_case = _is_lower_case(text)
+    abbreviation = _LOWER_CASE_ABBREVIATION if lower_case else _ABBREVIATION
     found = []
     for line in text.split("\n"):
         begin = 0
         for end in _SENTENCE_END.finditer(line):
-            if not _ABBREVIATION.search(line, max(begin, end.start(1) - 8), end.start(1)):
-                found.append(line[begin : end.start(1)])
-                begin = end.end(1)
+            space, following = (1, end[2]) if end[2] else (3, "")
+            stop = end.start(space)
+            if stop <= begin or (following.islower() and not lower_case):
+                continue
+            if following and abbreviation.search(line, max(begin - 1, stop - 8, 0), stop):
+                continue
+            found.append(line[begin:stop])
+            begin = end.end(space)
         if begin < len(line):
             found.append(line[begin:])
     return found
+
+
+def _is_lower_case(text: str) -> bool:
+    """Whether a text is written without capitals, but for a few."""
+    return sum(map(str.isupper, text)) * _FEW_CAPITALS < sum(map(str.islower, text))

@@ -27,7 +27,7 @@ from nip.data.corpus.bert_samples import masked_arrays
 from nip.data.corpus.clean import Chunk, by_size, open_chunk, write_array
 from nip.data.corpus.dedup import Fate
 from nip.data.corpus.settings import Settings
-from nip.data.corpus.tokenizer import Encoder, load_tokenizer
+from nip.data.corpus.tokenizer import Encoder, count_unknown, load_tokenizer
 from nip.data.masking import Vocabulary
 from nip.runs.folder import file_sha256, write_json
 
@@ -240,15 +240,25 @@ def _packed_arrays(
     kind = token_type(vocabulary.size)
     tokens: list[Array] = []
     lengths: list[int] = []
+    without_tokens = 0
     encode = Encoder(tokenizer, kind)
     for texts in batches:
         for ids in encode(texts):
             if ids.size:
                 tokens.append(ids)
                 lengths.append(ids.size)
+            else:
+                without_tokens += 1
     documents = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=documents[1:])
     samples = pack(documents, settings.max_seq_length, packing=settings.packing)
     flat = np.concatenate(tokens) if tokens else np.empty(0, kind)
     arrays = {"tokens": flat, "documents": documents, "samples": samples}
-    return arrays, {"documents": len(lengths), "tokens": int(flat.size), "samples": samples.size - 1}
+    counts = {
+        "documents": len(lengths),
+        "without_tokens": without_tokens,
+        "tokens": int(flat.size),
+        "unknown": count_unknown(tokenizer, flat),
+        "samples": samples.size - 1,
+    }
+    return arrays, counts

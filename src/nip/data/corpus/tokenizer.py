@@ -247,6 +247,15 @@ def _vocabulary(tokenizer: Tokenizer, config: dict[str, Any], name: str) -> Voca
     return Vocabulary(size=size, special=tuple(sorted(special)), **ids)
 
 
+def count_unknown(tokenizer: Tokenizer, ids: Array) -> int:
+    """How many of the ids are the tokenizer's id of what its vocabulary lacks; 0 if it has no such id."""
+    model = tokenizer.model
+    unknown = getattr(model, "unk_id", None)  # Unigram's
+    if unknown is None and getattr(model, "unk_token", None) is not None:
+        unknown = tokenizer.token_to_id(model.unk_token)
+    return 0 if unknown is None else int((ids == unknown).sum())
+
+
 class Encoder:
     """Returns what ``tokenizer.encode_batch_fast(texts, add_special_tokens=False)`` returns, as arrays.
 
