@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import numpy as np
@@ -152,3 +153,26 @@ def test_parameters_are_read_as_json_or_text():
     assert read_parameters(["a=1", "b=true", "c=True", "d=x y"]) == {"a": 1, "b": True, "c": True, "d": "x y"}
     with pytest.raises(ValueError, match="twice"):
         read_parameters(["a=1", "a=2"])
+
+
+INTEGERS = [np.int64, np.int32, np.uint8, np.int16]
+
+
+@pytest.mark.parametrize("integer", INTEGERS)
+@pytest.mark.parametrize("name", PATTERNS)
+def test_numpy_integers_are_integers(integer, name, tmp_path):
+    parameters = {k: v for k, v in pattern(name, 32).parameters.items() if isinstance(v, int)}
+    given = {k: v if isinstance(v, bool) else integer(v) for k, v in parameters.items()}
+    made = pattern(name, integer(32), **given)
+    assert made == pattern(name, 32) and type(made.n) is int
+    assert json.loads(json.dumps(dict(made.parameters))) == pattern(name, 32).parameters
+    loaded = Pattern.load(made.save(tmp_path / "graph.npz"))
+    assert (loaded, loaded.parameters) == (made, made.parameters)
+
+
+def test_parameters_that_cannot_be_saved_are_named_and_nothing_is_written(tmp_path):
+    marked = Pattern.from_edges(3, [0], [1], parameters={"made_by": np.float32(0.5), "of": {1, 2}})
+    assert type(marked.parameters["made_by"]) is float
+    with pytest.raises(ValueError, match=r"parameters must be JSON values.*set"):
+        marked.save(tmp_path / "graph.npz")
+    assert list(tmp_path.iterdir()) == []

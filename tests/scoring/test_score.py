@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,3 +81,10 @@ def test_underflow_keeps_the_logarithm():
 def test_graphs_and_scores_do_not_load_torch():
     code = "import sys, nip; nip.score(nip.pattern('hypercube', 8)); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("block_size", [np.int64(16), np.uint8(16)])
+def test_numpy_integers_give_the_same_score(block_size):
+    graph = pattern("random", np.int64(8), seed=np.int64(3))
+    plain = score(pattern("random", 8, seed=3), 16)
+    assert json.dumps(score(graph, block_size).to_dict()) == json.dumps(plain.to_dict())

@@ -1,3 +1,4 @@
+import json
 import time
 from itertools import pairwise
 
@@ -105,3 +106,10 @@ def test_time_ends_the_exchanges():
 def test_refused(options, says):
     with pytest.raises(ValueError, match=says):
         search(**{"n": 8, "degree": 3, **options})
+
+
+def test_numpy_integers_give_the_same_graphs():
+    plain = search(8, 3, steps=5, block_size=2)
+    same = search(np.int64(8), np.int32(3), seed=np.uint8(0), steps=np.int64(5), block_size=np.uint8(2))
+    assert [one.pattern for one in same] == [one.pattern for one in plain]
+    assert [json.dumps(one.score.to_dict()) for one in same] == [json.dumps(one.score.to_dict()) for one in plain]

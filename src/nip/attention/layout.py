@@ -123,8 +123,8 @@ def block_layout(pattern: Pattern, block_size: int, n_tokens: int, *, is_causal:
     >>> layout.n_padded, layout.indices.tolist()
     (48, [0, 1, 0, 1, 2, 1, 2])
     """
-    check_int("block_size", block_size, "attend", minimum=1)
-    check_int("n_tokens", n_tokens, "attend", minimum=1)
+    block_size = check_int("block_size", block_size, "attend", minimum=1)
+    n_tokens = check_int("n_tokens", n_tokens, "attend", minimum=1)
     if not isinstance(pattern, Pattern):
         raise ValueError(f"The 'pattern' parameter of attend must be a nip.Pattern. Got {pattern!r} instead.")
     needed = -(-n_tokens // block_size)

@@ -144,7 +144,7 @@ def bench_attention(
     ValueError
         If a pattern, backend, pass or peer is unknown, or none supports any case.
     """
-    check_int("repeats", repeats, "bench attention", minimum=1)
+    repeats = check_int("repeats", repeats, "bench attention", minimum=1)
     groups, missing = plan(cases, backends, directions, rivals, dense_up_to)
     if left_out is not None:
         for reason in missing:

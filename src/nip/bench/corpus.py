@@ -93,8 +93,8 @@ def bench_corpus(origin: Path, tokenizer: str, megabytes: int, *, jobs: int) -> 
     OSError
         If the text does not exist, or the disk is full.
     """
-    check_int("megabytes", megabytes, "bench corpus", minimum=1)
-    check_int("jobs", jobs, "bench corpus", minimum=1)
+    megabytes = check_int("megabytes", megabytes, "bench corpus", minimum=1)
+    jobs = check_int("jobs", jobs, "bench corpus", minimum=1)
     existing_tokenizer(tokenizer, lower_case=True)
     machine = this_machine()
     with TemporaryDirectory() as folder:

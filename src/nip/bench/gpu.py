@@ -171,7 +171,7 @@ def bench_gpu(
     ValueError
         If a pattern or a pass is unknown, or a number is below 1.
     """
-    check_int("repeats", repeats, "bench gpu", minimum=1)
+    repeats = check_int("repeats", repeats, "bench gpu", minimum=1)
     for direction in directions:
         if direction not in DIRECTIONS:
             raise ValueError(f"There is no pass {direction!r}. The passes are {', '.join(DIRECTIONS)}.")

@@ -82,7 +82,7 @@ class Encoder:
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "batch", "layers", "width", "heads", "block_size"):
-            check_int(name, getattr(self, name), "bench encoder", minimum=1)
+            object.__setattr__(self, name, check_int(name, getattr(self, name), "bench encoder", minimum=1))
         if self.width % self.heads:
             raise ValueError(
                 f"The heads of bench encoder must divide its width {self.width}. Got {self.heads} instead."
@@ -178,7 +178,7 @@ def bench_encoder(
     ValueError
         If a name is unknown or a number is below 1.
     """
-    check_int("repeats", repeats, "bench encoder", minimum=1)
+    repeats = check_int("repeats", repeats, "bench encoder", minimum=1)
     for direction in passes:
         if direction not in PASSES:
             raise ValueError(f"There is no pass {direction!r}. The passes are {', '.join(PASSES)}.")

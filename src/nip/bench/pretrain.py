@@ -52,7 +52,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "batch", "layers", "width", "heads", "vocab_size", "block_size"):
-            check_int(name, getattr(self, name), "bench pretrain", minimum=1)
+            object.__setattr__(self, name, check_int(name, getattr(self, name), "bench pretrain", minimum=1))
         if not 0 < self.masked <= 1:
             raise ValueError(f"The share of masked tokens must be above 0, at most 1. Got {self.masked} instead.")
         if self.family not in ARCHITECTURES:
@@ -167,7 +167,7 @@ def bench_pretraining(
     ValueError
         If a pattern or an output is unknown or a number is below 1.
     """
-    check_int("repeats", repeats, "bench pretrain", minimum=1)
+    repeats = check_int("repeats", repeats, "bench pretrain", minimum=1)
     for output in outputs:
         if output not in OUTPUTS:
             raise ValueError(f"There is no output {output!r}. The outputs are {', '.join(OUTPUTS)}.")

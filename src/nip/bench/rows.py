@@ -35,7 +35,7 @@ class Case:
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "block_size", "batch", "heads", "head_dim"):
-            check_int(name, getattr(self, name), "bench attention", minimum=1)
+            object.__setattr__(self, name, check_int(name, getattr(self, name), "bench attention", minimum=1))
         if self.dtype not in DTYPES:
             raise ValueError(
                 f"The 'dtype' parameter of bench attention must be float16, bfloat16, float32 or float64. "

@@ -74,12 +74,11 @@ def bench_scoring(
     ValueError
         If a pattern is unknown, or a number is below 1.
     """
-    check_int("block_size", block_size, "bench scoring", minimum=1)
-    check_int("repeats", repeats, "bench scoring", minimum=1)
+    block_size = check_int("block_size", block_size, "bench scoring", minimum=1)
+    repeats = check_int("repeats", repeats, "bench scoring", minimum=1)
     for name in patterns:
         graphs.pattern_parameters(name)
-    for length in lengths:
-        check_int("seq_len", length, "bench scoring", minimum=1)
+    lengths = [check_int("seq_len", length, "bench scoring", minimum=1) for length in lengths]
     return _measure(patterns, lengths, block_size, repeats)
 
 

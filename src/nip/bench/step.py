@@ -120,7 +120,7 @@ def bench_step(
     ValueError
         If a name is unknown, a number is below 1, or a backend does not support the step.
     """
-    check_int("repeats", repeats, "bench step", minimum=1)
+    repeats = check_int("repeats", repeats, "bench step", minimum=1)
     for way in ways:
         if way not in WAYS:
             raise ValueError(f"There is no way {way!r} to compute a batch. The ways are {', '.join(WAYS)}.")

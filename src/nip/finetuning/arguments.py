@@ -73,7 +73,7 @@ class AttentionArguments:
     def __post_init__(self) -> None:
         if self.graph is None:
             graphs.pattern_parameters(self.attention)  # raises with the known names
-        check_int("block_size", self.block_size, "attention", minimum=1)
+        object.__setattr__(self, "block_size", check_int("block_size", self.block_size, "attention", minimum=1))
         if self.backend not in ("auto", *BACKENDS):
             raise ValueError(f"--backend takes one of auto, {', '.join(BACKENDS)}. Got {self.backend!r} instead.")
         if self.extend_positions is not None and self.extend_positions not in EXTENSIONS:
@@ -162,7 +162,7 @@ class RunArguments:
         limits = ("max_train_samples", "max_eval_samples", "max_predict_samples")
         for name in ("early_stopping_patience", "preprocessing_num_workers", *limits):
             if getattr(self, name) is not None:
-                check_int(name, getattr(self, name), "a run", minimum=1)
+                object.__setattr__(self, name, check_int(name, getattr(self, name), "a run", minimum=1))
         if self.early_stopping_threshold < 0:
             raise ValueError(
                 f"--early_stopping_threshold must be at least 0. Got {self.early_stopping_threshold} instead."

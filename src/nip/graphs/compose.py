@@ -56,7 +56,7 @@ def corner(pattern: Pattern, n: int) -> Pattern:
     >>> corner(hypercube(8), 3).row(1).tolist()
     [0, 2]
     """
-    check_int("n", n, "corner", minimum=1)
+    n = check_int("n", n, "corner", minimum=1)
     if n > pattern.n:
         raise ValueError(f"The 'n' parameter of corner must be at most the pattern's n = {pattern.n}. Got {n} instead.")
     rows = pattern.edge_rows
@@ -113,7 +113,7 @@ def lift(pattern: Pattern, block_size: int) -> Pattern:
     vertices and about ``block_size²`` times the edges. It is for tests and small graphs: scoring and attention do not
     need it.
     """
-    check_int("block_size", block_size, "lift", minimum=1)
+    block_size = check_int("block_size", block_size, "lift", minimum=1)
     b = block_size
     block_rows = np.concatenate([pattern.edge_rows, np.arange(pattern.n)])
     block_columns = np.concatenate([pattern.indices, np.arange(pattern.n)])

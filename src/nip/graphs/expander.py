@@ -51,12 +51,12 @@ def expander(n: int, *, degree: int | None = None, seed: int = 0) -> Pattern:
     >>> expander(100)
     <Pattern expander, n=100, degree=7, seed=0; mean degree 7>
     """
-    check_int("n", n, "expander", minimum=1)
-    check_int("seed", seed, "expander", minimum=0)
+    n = check_int("n", n, "expander", minimum=1)
+    seed = check_int("seed", seed, "expander", minimum=0)
     if degree is None:
         degree = (n - 1).bit_length()
         degree += n * degree % 2
-    check_int("degree", degree, "expander", minimum=0)
+    degree = check_int("degree", degree, "expander", minimum=0)
     if degree >= n or n * degree % 2 or degree < min(n - 1, 2):
         raise ValueError(
             f"The 'degree' parameter of expander must be from {min(n - 1, 2)} to {n - 1} on {n} vertices, and "
@@ -69,7 +69,7 @@ def expander(n: int, *, degree: int | None = None, seed: int = 0) -> Pattern:
             continue
         if 2 * degree > n - 1:
             edges = np.setdiff1d(np.ravel_multi_index(np.triu_indices(n, 1), (n, n)), edges)
-        parameters = {"degree": int(degree), "seed": int(seed)}
+        parameters = {"degree": degree, "seed": seed}
         made = Pattern.from_edges(n, edges // n, edges % n, symmetric=True, name="expander", parameters=parameters)
         if connected_components(to_scipy(made))[0] == 1:
             return made

@@ -47,7 +47,7 @@ def hypercube(n: int) -> Pattern:
     ----------
     .. [1] "What Dense Graph Do You Need for Self-Attention?", ICML 2022, arXiv 2205.14014.
     """
-    check_int("n", n, "hypercube", minimum=1)
+    n = check_int("n", n, "hypercube", minimum=1)
     position = np.arange(n)
     bits = (n - 1).bit_length()
     # The mirror image of i in its aligned block of 2^(k+1) positions has the lowest k + 1 bits of i inverted.

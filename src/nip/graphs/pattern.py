@@ -70,7 +70,7 @@ class Pattern:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        check_int("n", self.n, "Pattern", minimum=1)
+        n = check_int("n", self.n, "Pattern", minimum=1)
         indptr = np.array(self.indptr, dtype=np.int64)
         indices = np.array(self.indices, dtype=np.int64)
         if indptr.shape != (self.n + 1,) or indptr[0] != 0 or indptr[-1] != indices.size or (np.diff(indptr) < 0).any():
@@ -97,10 +97,12 @@ class Pattern:
             )
         indptr.setflags(write=False)
         indices.setflags(write=False)
-        object.__setattr__(self, "n", int(self.n))
+        object.__setattr__(self, "n", n)
         object.__setattr__(self, "indptr", indptr)
         object.__setattr__(self, "indices", indices)
-        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+        object.__setattr__(
+            self, "parameters", MappingProxyType({k: python_number(v) for k, v in self.parameters.items()})
+        )
         object.__setattr__(self, "causal", bool(self.causal))
 
     @classmethod
@@ -137,7 +139,7 @@ class Pattern:
         ValueError
             If an edge joins a vertex outside 0 … n − 1 or, in a causal pattern, attends to a later one.
         """
-        check_int("n", n, "Pattern", minimum=1)
+        n = check_int("n", n, "Pattern", minimum=1)
         i = np.asarray(rows, dtype=np.int64)
         j = np.asarray(columns, dtype=np.int64)
         for end in (i, j):
@@ -206,13 +208,25 @@ class Pattern:
         return Pattern, (self.n, self.indptr, self.indices, self.name, dict(self.parameters), self.causal)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the graph, its name and its parameters to an ``.npz`` file, atomically."""
+        """Write the graph, its name and its parameters to an ``.npz`` file, atomically.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is no JSON value; nothing is written then.
+        """
         path = Path(path)
         header = {"format": FILE_FORMAT, "name": self.name, "parameters": dict(self.parameters), "causal": self.causal}
+        try:
+            text = json.dumps(header)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"A pattern's parameters must be JSON values to be saved. Got {self!r}: {error}."
+            ) from error
         with replacing(path) as file:
             np.savez_compressed(
                 file,
-                nip_pattern=np.array(json.dumps(header)),
+                nip_pattern=np.array(text),
                 n=np.array(self.n),
                 indptr=self.indptr,
                 indices=self.indices,
@@ -239,8 +253,13 @@ class Pattern:
             raise ValueError(f"{path} is not a pattern file as Pattern.save writes it: {error}") from error
 
 
-def check_int(parameter: str, value: object, caller: str, *, minimum: int) -> None:
-    """Raise ValueError unless `value` is an integer of at least `minimum`.
+def python_number(value: Any) -> Any:
+    """Return a numpy number as a Python number, which can be written as JSON; any other value as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_int(parameter: str, value: object, caller: str, *, minimum: int) -> int:
+    """Return `value`, which may be a numpy integer, as an int.
 
     Parameters
     ----------
@@ -248,11 +267,26 @@ def check_int(parameter: str, value: object, caller: str, *, minimum: int) -> No
         The parameter and the function that the message names.
     value : object
     minimum : int
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If the value is not an integer of at least `minimum`.
+
+    Examples
+    --------
+    >>> check_int("n", np.int64(8), "hypercube", minimum=1)
+    8
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
         raise ValueError(
             f"The '{parameter}' parameter of {caller} must be an integer of at least {minimum}. Got {value!r} instead."
         )
+    return int(value)
 
 
 def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:

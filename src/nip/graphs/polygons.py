@@ -178,9 +178,9 @@ def _zeros(f: Field, coefficients: tuple[int, int, int], v: int) -> list[int] | 
 
 
 def _at_size(name: str, n: int, order: int | None) -> Pattern:
-    check_int("n", n, name, minimum=SMALLEST[name])
+    n = check_int("n", n, name, minimum=SMALLEST[name])
     q = _choose_order(name, n) if order is None else order
-    check_int("order", q, name, minimum=2)
+    q = check_int("order", q, name, minimum=2)
     native = native_size(name, q)
     if 2 * n < native:
         raise ValueError(f"The {name} of order {q} has {native} vertices; n must be at least half. Got n={n} instead.")
@@ -192,7 +192,7 @@ def _at_size(name: str, n: int, order: int | None) -> Pattern:
     graph = Pattern.from_edges(n, point, point.max() + 1 + line, symmetric=True)
     cyclic = name == "projective_plane" and n == native
     ordered = permute(graph, np.arange(n).reshape(2, -1).T.ravel() if cyclic else path_order(graph))
-    return Pattern(n, ordered.indptr, ordered.indices, name=name, parameters={"order": int(q)})
+    return Pattern(n, ordered.indptr, ordered.indices, name=name, parameters={"order": q})
 
 
 def _choose_order(name: str, n: int) -> int:

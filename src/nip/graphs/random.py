@@ -111,9 +111,9 @@ def local_random(
 def _window_global_random(
     name: str, n: int, *, num_global: int = 0, num_random: int, num_window: int = 0, seed: int, symmetric: bool
 ) -> Pattern:
-    check_int("n", n, name, minimum=1)
-    check_int("num_random_blocks", num_random, name, minimum=0)
-    check_int("seed", seed, name, minimum=0)
+    n = check_int("n", n, name, minimum=1)
+    num_random = check_int("num_random_blocks", num_random, name, minimum=0)
+    seed = check_int("seed", seed, name, minimum=0)
     if not isinstance(symmetric, bool):
         raise ValueError(f"The 'symmetric' parameter of {name} must be true or false. Got {symmetric!r} instead.")
     hubs, leaves = global_edges(n, num_global, name)

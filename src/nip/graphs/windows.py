@@ -18,7 +18,7 @@ def complete(n: int) -> Pattern:
     >>> complete(4).row(1).tolist()
     [0, 2, 3]
     """
-    check_int("n", n, "softmax", minimum=1)
+    n = check_int("n", n, "softmax", minimum=1)
     columns = np.tile(np.arange(n), n)
     others = columns[np.arange(n * n) % (n + 1) != 0]  # without the diagonal
     return Pattern(n, np.arange(n + 1) * (n - 1), others, name="softmax")
@@ -34,7 +34,7 @@ def local_window(n: int, *, num_sliding_window_blocks: int = 3) -> Pattern:
     >>> local_window(5).row(2).tolist()
     [1, 3]
     """
-    check_int("n", n, "local", minimum=1)
+    n = check_int("n", n, "local", minimum=1)
     rows, columns = window_edges(n, num_sliding_window_blocks, "local")
     parameters = {"num_sliding_window_blocks": num_sliding_window_blocks}
     return Pattern.from_edges(n, rows, columns, name="local", parameters=parameters)
@@ -48,7 +48,7 @@ def global_tokens(n: int, *, num_global_blocks: int = 1) -> Pattern:
     >>> global_tokens(4).row(0).tolist(), global_tokens(4).row(2).tolist()
     ([1, 2, 3], [0])
     """
-    check_int("n", n, "global", minimum=1)
+    n = check_int("n", n, "global", minimum=1)
     rows, columns = global_edges(n, num_global_blocks, "global")
     parameters = {"num_global_blocks": num_global_blocks}
     return Pattern.from_edges(n, rows, columns, symmetric=True, name="global", parameters=parameters)
@@ -75,7 +75,7 @@ def longformer(n: int, *, num_global_blocks: int = 1, num_sliding_window_blocks:
     >>> longformer(6).row(3).tolist()
     [0, 2, 4]
     """
-    check_int("n", n, "longformer", minimum=1)
+    n = check_int("n", n, "longformer", minimum=1)
     rows, columns = map(
         np.concatenate,
         zip(
@@ -104,7 +104,7 @@ def window_edges(n: int, num_sliding_window_blocks: int, caller: str) -> Edges:
     -------
     rows, columns : ndarray of shape (n_edges,)
     """
-    check_int("num_sliding_window_blocks", num_sliding_window_blocks, caller, minimum=0)
+    num_sliding_window_blocks = check_int("num_sliding_window_blocks", num_sliding_window_blocks, caller, minimum=0)
     reach = min(num_sliding_window_blocks // 2, n - 1)
     rows = np.repeat(np.arange(n), 2 * reach + 1)
     columns = rows + np.tile(np.arange(-reach, reach + 1), n)
@@ -128,6 +128,6 @@ def global_edges(n: int, num_global_blocks: int, caller: str) -> Edges:
     -------
     rows, columns : ndarray of shape (n_edges,)
     """
-    check_int("num_global_blocks", num_global_blocks, caller, minimum=0)
+    num_global_blocks = check_int("num_global_blocks", num_global_blocks, caller, minimum=0)
     rows, columns = np.divmod(np.arange(min(num_global_blocks, n) * n), n)
     return rows, columns

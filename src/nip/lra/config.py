@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nip.graphs.pattern import check_int
+from nip.graphs.pattern import check_int, python_number
 from nip.runs.folder import RunFolder, check_same_run, read_json
 
 PROTOCOLS = ("original", "clean")
@@ -180,7 +180,7 @@ class RunConfig:
             if value is None and name in _OPTIONAL:
                 continue
             if name in _INTEGERS:
-                check_int(name, value, "a run", minimum=_INTEGERS[name])
+                object.__setattr__(self, name, check_int(name, value, "a run", minimum=_INTEGERS[name]))
             elif name in _NUMBERS:
                 wanted, holds = _NUMBERS[name]
                 is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -221,7 +221,7 @@ class RunConfig:
             )
         if self.protocol == "original" and self.eval_steps is None:
             raise ValueError("The original's protocol evaluates on a number of batches: eval_steps must be given.")
-        object.__setattr__(self, "parameters", dict(self.parameters))
+        object.__setattr__(self, "parameters", {k: python_number(v) for k, v in self.parameters.items()})
 
     @property
     def n_blocks(self) -> int:

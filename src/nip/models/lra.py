@@ -116,7 +116,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         sizes = "vocab_size n_classes length positions block_size width heads head_dim inner_width layers repeats"
         for name in (*sizes.split(), *(["head_width"] if self.head_width is not None else [])):
-            check_int(name, getattr(self, name), "EncoderConfig", minimum=1)
+            object.__setattr__(self, name, check_int(name, getattr(self, name), "EncoderConfig", minimum=1))
         if self.parts and len(self.parts) != self.vocab_size:
             raise ValueError(
                 f"The 'parts' parameter of EncoderConfig must have one entry per token id, {self.vocab_size} in "

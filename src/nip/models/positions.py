@@ -83,7 +83,7 @@ def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
     ----------
     .. [1] What Dense Graph Do You Need for Self-Attention?, arXiv 2205.14014.
     """
-    check_int("n", n, "extend_positions", minimum=1)
+    n = check_int("n", n, "extend_positions", minimum=1)
     if method not in METHODS:
         raise ValueError(
             f"The 'method' parameter of extend_positions must be one of {', '.join(METHODS)}. Got {method!r} instead."

@@ -58,7 +58,7 @@ def rotations(
             [1.0000, 0.0100],
             [2.0000, 0.0200]])
     """
-    check_int("length", length, "rotations", minimum=1)
+    length = check_int("length", length, "rotations", minimum=1)
     unit = 2 if columns is None else 4
     if head_dim < unit or head_dim % unit:
         axes = "a sequence" if columns is None else "an image"
@@ -69,7 +69,7 @@ def rotations(
     if columns is None:
         angles = _angles(position, head_dim // 2, BASE)
     else:
-        check_int("columns", columns, "rotations", minimum=1)
+        columns = check_int("columns", columns, "rotations", minimum=1)
         by_axis = (_angles(axis, head_dim // 4, IMAGE_BASE) for axis in (position // columns, position % columns))
         angles = torch.cat(list(by_axis), dim=-1)
     return angles.cos(), angles.sin()

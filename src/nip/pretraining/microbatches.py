@@ -67,8 +67,8 @@ def training_micro_batches(
     ValueError
         If the batch is not a multiple of the processes, or a number is out of range.
     """
-    check_int("position", position, "training_micro_batches", minimum=0)
-    check_int("micro_batch", micro_batch, "training_micro_batches", minimum=1)
+    position = check_int("position", position, "training_micro_batches", minimum=0)
+    micro_batch = check_int("micro_batch", micro_batch, "training_micro_batches", minimum=1)
     if count < 1 or count % processes:
         raise ValueError(f"{processes} processes cannot share a batch of {count} samples equally.")
     own = np.arange(position + process, position + count, processes)
@@ -113,7 +113,7 @@ def held_out_micro_batches(
     MicroBatch
         The same number in every process; one without samples left gets a sample without targets.
     """
-    check_int("micro_batch", micro_batch, "held_out_micro_batches", minimum=1)
+    micro_batch = check_int("micro_batch", micro_batch, "held_out_micro_batches", minimum=1)
     n = len(corpus) if limit is None else min(limit, len(corpus))
     step = micro_batch * processes
     for begin in range(0, n, step):

@@ -119,7 +119,7 @@ class ModelSettings:
         from transformers.activations import ACT2FN
 
         for name in _INTEGERS:
-            check_int(name, getattr(self, name), "the model", minimum=1)
+            object.__setattr__(self, name, check_int(name, getattr(self, name), "the model", minimum=1))
         legal: Collection[str]
         for name, legal in (("architecture", ARCHITECTURES), ("norm", NORMS), ("hidden_act", ACT2FN.keys())):
             if getattr(self, name) not in legal:

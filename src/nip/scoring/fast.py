@@ -91,7 +91,7 @@ def token_payload(pattern: Pattern, block_size: int = 1, *, compiled: bool = swe
     Takes O(n · (n + edges)) steps for the plain score and up to three times that with the discounted one; O(n + edges)
     memory with numba.
     """
-    check_int("block_size", block_size, "score", minimum=1)
+    block_size = check_int("block_size", block_size, "score", minimum=1)
     degrees = token_degrees(pattern, block_size)
     mean_degree = float(degrees.mean())
     max_degree = int(degrees.max())

@@ -46,7 +46,7 @@ def payload_by_distance(pattern: Pattern, block_size: int = 1) -> list[PayloadAt
     >>> [(row.distance, row.pairs, round(10**row.log10_mean, 3)) for row in cube]
     [(1, 24, 0.333), (2, 24, 0.222), (3, 8, 0.222)]
     """
-    check_int("block_size", block_size, "payload_by_distance", minimum=1)
+    block_size = check_int("block_size", block_size, "payload_by_distance", minimum=1)
     degrees = token_degrees(pattern, block_size)
     with np.errstate(divide="ignore"):
         inverse = np.where(degrees > 0, 1 / degrees, 0.0)

@@ -92,8 +92,8 @@ def reach(pattern: Pattern, steps: int, block_size: int = 1) -> Reach:
     >>> round(two.reach, 4), two.log10_least_payload, round(two.even_reach, 3)
     (0.8571, -inf, 0.841)
     """
-    check_int("steps", steps, "reach", minimum=1)
-    check_int("block_size", block_size, "reach", minimum=1)
+    steps = check_int("steps", steps, "reach", minimum=1)
+    block_size = check_int("block_size", block_size, "reach", minimum=1)
     if pattern.causal and block_size > 1:
         pattern, block_size = lift(pattern, block_size), 1
     n, b = pattern.n, block_size

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from nip.graphs.pattern import Pattern
+from nip.graphs.pattern import Pattern, check_int
 from nip.graphs.polygons import SMALLEST, native_size
 from nip.scoring import sweep
 from nip.scoring.fast import token_payload
@@ -124,6 +124,7 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
     ----------
     .. [1] "What Dense Graph Do You Need for Self-Attention?", ICML 2022, arXiv 2205.14014.
     """
+    block_size = check_int("block_size", block_size, "score", minimum=1)
     tokens = token_payload(pattern, block_size)
     n_tokens = pattern.n * block_size
     connected = math.isfinite(tokens.diameter)
@@ -140,7 +141,7 @@ def score(pattern: Pattern, block_size: int = 1) -> Score:
         pattern=pattern.name,
         parameters=dict(pattern.parameters),
         n_vertices=pattern.n,
-        block_size=int(block_size),
+        block_size=block_size,
         n_tokens=n_tokens,
         density=(tokens.mean_degree + 1) / n_tokens,
         mean_degree=tokens.mean_degree,

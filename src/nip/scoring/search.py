@@ -91,11 +91,11 @@ def search(
     >>> round(best.score.nip_relative, 4), best.score.max_degree  # that of the graph K3,3
     (1.3889, 3)
     """
-    check_int("n", n, "search", minimum=2)
-    check_int("degree", degree, "search", minimum=1)
-    check_int("seed", seed, "search", minimum=0)
-    check_int("steps", steps, "search", minimum=0)
-    check_int("block_size", block_size, "search", minimum=1)
+    n = check_int("n", n, "search", minimum=2)
+    degree = check_int("degree", degree, "search", minimum=1)
+    seed = check_int("seed", seed, "search", minimum=0)
+    steps = check_int("steps", steps, "search", minimum=0)
+    block_size = check_int("block_size", block_size, "search", minimum=1)
     if objective not in OBJECTIVES:
         raise ValueError(f"The search's 'objective' must be one of {', '.join(OBJECTIVES)}. Got {objective!r} instead.")
     if seconds is not None and not seconds > 0:

@@ -103,7 +103,7 @@ def compare(
         If `sort` is unknown or needs a depth, or the depth is not an integer of at least 1.
     """
     if depth is not None:
-        check_int("depth", depth, "compare", minimum=1)
+        depth = check_int("depth", depth, "compare", minimum=1)
     if sort is None:
         sort = default_sort(depth)
     if sort not in SORTS:

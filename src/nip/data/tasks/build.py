@@ -12,6 +12,7 @@ from nip.data.tasks.registry import SPLITS, TASKS, find_task
 from nip.data.tasks.source import Progress, Request
 from nip.data.tasks.sources import find_source
 from nip.data.tasks.storage import stored, write_task
+from nip.graphs.pattern import python_number
 from nip.locations import data_folder
 
 
@@ -67,7 +68,7 @@ def build(
     """
     task = find_task(task_name)
     found = find_source(task, origin, source)
-    given = parameters or {}
+    given = {name: python_number(value) for name, value in (parameters or {}).items()}
     unknown = [name for name in given if name not in found.parameters]
     if unknown:
         takes = f"takes {', '.join(found.parameters)}" if found.parameters else "takes none"
@@ -82,7 +83,14 @@ def build(
     if overwrite and origin is not None and Path(origin).expanduser().resolve() == home.resolve():
         raise ValueError(f"--overwrite would delete {origin}, which is the input. Move it elsewhere first.")
     plan = found.plan(
-        Request(task=made, origin=origin, seed=seed or 0, split_rule=split_rule, parameters=given, progress=progress)
+        Request(
+            task=made,
+            origin=origin,
+            seed=python_number(seed or 0),
+            split_rule=split_rule,
+            parameters=given,
+            progress=progress,
+        )
     )
     if not overwrite and stored(made.name, folder, plan.description):
         return False

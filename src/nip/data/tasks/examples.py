@@ -87,7 +87,7 @@ class Examples:
 
         They can then be padded to more: ``examples.cut(1000).batch(indices, 1024)``.
         """
-        check_int("length", length, "cut", minimum=1)
+        length = check_int("length", length, "cut", minimum=1)
         return replace(self, kept=length if self.kept is None else min(length, self.kept))
 
     def sequence(self, index: int, part: int = 0) -> NDArray[np.integer]:
@@ -162,7 +162,7 @@ class Examples:
         return rows if self.task.pair else rows[:, 0]
 
     def _chosen(self, indices: Sequence[int] | NDArray[np.integer], length: int, owner: str) -> NDArray[np.int64]:
-        check_int("length", length, owner, minimum=1)
+        length = check_int("length", length, owner, minimum=1)
         return self._checked(indices)
 
     def _checked(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:

@@ -89,8 +89,8 @@ def split_passages(
     ValueError
         If a number is out of range, or a class is too small.
     """
-    check_int("length", length, "passages", minimum=1)
-    check_int("seed", seed, "passages", minimum=0)
+    length = check_int("length", length, "passages", minimum=1)
+    seed = check_int("seed", seed, "passages", minimum=0)
     if length > LONGEST:
         raise ValueError(f"The 'length' parameter of passages must be at most {LONGEST}. Got {length} instead.")
     lots: dict[int, list[list[Passage]]] = {}
@@ -148,7 +148,7 @@ def paired(passages: Sequence[Passage], n: int, task: Task, split: str, *, seed:
     ValueError
         If `n` is out of range, or fewer than two texts have two passages.
     """
-    check_int(split, n, "pairs", minimum=1)
+    n = check_int(split, n, "pairs", minimum=1)
     by_text: dict[int, list[Passage]] = {}
     for passage in passages:
         by_text.setdefault(passage.text, []).append(passage)

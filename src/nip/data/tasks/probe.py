@@ -53,8 +53,10 @@ class ProbeRule:
     def __post_init__(self) -> None:
         least = {"pairs": 1, "queries": 1, "values": 2}
         for name, minimum in least.items():
-            check_int(name, getattr(self, name), "the probe", minimum=minimum)
-        check_int("seq_len", self.seq_len, "the probe", minimum=self.pairs + self.queries)
+            object.__setattr__(self, name, check_int(name, getattr(self, name), "the probe", minimum=minimum))
+        object.__setattr__(
+            self, "seq_len", check_int("seq_len", self.seq_len, "the probe", minimum=self.pairs + self.queries)
+        )
         for name, maximum in {"pairs": PROBE_KEYS, "values": PROBE_VALUES, "seq_len": 1 << 20}.items():
             if getattr(self, name) > maximum:
                 raise ValueError(
@@ -97,8 +99,8 @@ def draw_probe(
     (['.', '?10', '10=0', '?5', '.', '5=0'], [0, 1, 0, 1, 0, 0])
     """
     rule = rule or ProbeRule()
-    check_int("n", n, "the probe", minimum=1)
-    check_int("seed", seed, "the probe", minimum=0)
+    n = check_int("n", n, "the probe", minimum=1)
+    seed = check_int("seed", seed, "the probe", minimum=0)
     return (_chunk(start, min(CHUNK, n - start), rule, split, seed, task) for start in range(0, n, CHUNK))
 
 
@@ -183,18 +185,14 @@ def plan(request: Request) -> Plan:
     """Draw a set; parameters are the numbers of sequences ``train``, ``dev`` and ``test``, and those of `ProbeRule`."""
     names = {field.name for field in fields(ProbeRule)}
     rule = ProbeRule(**{name: value for name, value in request.parameters.items() if name in names})
-    sizes = request.sizes
-    for name, value in sizes.items():
-        check_int(name, value, "the probe", minimum=1)
-    check_int("seed", request.seed, "the probe", minimum=0)
+    sizes = {name: check_int(name, value, "the probe", minimum=1) for name, value in request.sizes.items()}
+    seed = check_int("seed", request.seed, "the probe", minimum=0)
     return Plan(
         {
             "source": "drawn by nip",
-            "parameters": {"seed": request.seed, **sizes, **asdict(rule)},
+            "parameters": {"seed": seed, **sizes, **asdict(rule)},
             "split_rule": "Every split is drawn from random numbers of its own.",
             "licence": "Made from random numbers, it holds nobody's text.",
         },
-        lambda: {
-            split: draw_probe(sizes[split], rule, split=split, seed=request.seed, task=request.task) for split in SPLITS
-        },
+        lambda: {split: draw_probe(sizes[split], rule, split=split, seed=seed, task=request.task) for split in SPLITS},
     )

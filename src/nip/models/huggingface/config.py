@@ -256,11 +256,11 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
         if "pattern" not in rest:
             raise ValueError(f"A mapping for a layer's graph must have the key 'pattern'. Got {dict(spec)!r} instead.")
         return layer_graph(rest.pop("pattern"), rest.pop("block_size", block_size), rest)
-    check_int("block_size", block_size, "sparsify", minimum=1)
+    block_size = check_int("block_size", block_size, "sparsify", minimum=1)
     if isinstance(spec, Pattern):
         if parameters:
             raise ValueError(f"A Pattern takes no parameters. Got {', '.join(parameters)}.")
-        return LayerGraph(CUSTOM, int(block_size), custom=spec)
+        return LayerGraph(CUSTOM, block_size, custom=spec)
     if not isinstance(spec, str):
         raise ValueError(
             "A layer's graph must be a pattern's name, a Pattern, a mapping with the key 'pattern', or None for dense "
@@ -268,4 +268,4 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
         )
     known = pattern_parameters(spec)
     pattern(spec, 64, **parameters)  # raises on unknown parameters and invalid values
-    return LayerGraph(spec, int(block_size), {k: v for k, v in parameters.items() if k in known or k == "causal"})
+    return LayerGraph(spec, block_size, {k: v for k, v in parameters.items() if k in known or k == "causal"})

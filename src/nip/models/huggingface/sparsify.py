@@ -104,9 +104,10 @@ def sparsify(
     default = layer_graph(pattern, block_size, parameters)
     several: Mapping[int, LayerGraph | None] | Sequence[LayerGraph | None] | None = None
     if isinstance(layers, Mapping):
-        for index in layers:
-            check_int("layers", index, "sparsify", minimum=0)
-        several = {int(index): layer_graph(spec, block_size) for index, spec in layers.items()}
+        several = {
+            check_int("layers", index, "sparsify", minimum=0): layer_graph(spec, block_size)
+            for index, spec in layers.items()
+        }
     elif layers is not None:
         if isinstance(layers, str) or not layers:
             raise ValueError(
@@ -116,7 +117,7 @@ def sparsify(
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"There is no attention backend {backend!r}. The backends are auto, {', '.join(BACKENDS)}.")
     if max_tokens is not None:
-        check_int("max_tokens", max_tokens, "sparsify", minimum=1)
+        max_tokens = check_int("max_tokens", max_tokens, "sparsify", minimum=1)
     return _apply(model, GraphConfig(default, several, backend, max_tokens, decoder))
 
 

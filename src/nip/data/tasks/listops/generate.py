@@ -69,7 +69,7 @@ def generate(
     rule = rule or Rule()
     for split, size in zip(SPLITS, sizes, strict=True):
         check_int(split, size, "ListOps", minimum=1)
-    check_int("seed", seed, "ListOps", minimum=0)
+    seed = check_int("seed", seed, "ListOps", minimum=0)
     tokens, lengths = _distinct(rule, sum(sizes), seed, workers or usable_cores(), progress)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     splits = {}

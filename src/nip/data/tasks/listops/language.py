@@ -61,10 +61,12 @@ class Rule:
     max_length: int = 2000
 
     def __post_init__(self) -> None:
-        check_int("max_depth", self.max_depth, "ListOps", minimum=2)
-        check_int("max_args", self.max_args, "ListOps", minimum=2)
-        check_int("min_length", self.min_length, "ListOps", minimum=1)
-        check_int("max_length", self.max_length, "ListOps", minimum=self.min_length + 2)
+        object.__setattr__(self, "max_depth", check_int("max_depth", self.max_depth, "ListOps", minimum=2))
+        object.__setattr__(self, "max_args", check_int("max_args", self.max_args, "ListOps", minimum=2))
+        object.__setattr__(self, "min_length", check_int("min_length", self.min_length, "ListOps", minimum=1))
+        object.__setattr__(
+            self, "max_length", check_int("max_length", self.max_length, "ListOps", minimum=self.min_length + 2)
+        )
         for field in fields(self):
             if getattr(self, field.name) > LARGEST:
                 raise ValueError(

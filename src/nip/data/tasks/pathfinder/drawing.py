@@ -136,8 +136,8 @@ def draw(level: str, index: int, *, seed: int = 0) -> Drawing:
     ((32, 32), 255, 28)
     """
     found = find_level(level)
-    check_int("index", index, "Pathfinder", minimum=0)
-    check_int("seed", seed, "Pathfinder", minimum=0)
+    index = check_int("index", index, "Pathfinder", minimum=0)
+    seed = check_int("seed", seed, "Pathfinder", minimum=0)
     return _draw(found, index, seed)
 
 
@@ -169,8 +169,9 @@ def draw_many(
         If a parameter is out of range.
     """
     found = find_level(level)
-    for name, value in {"n": n, "first": first, "seed": seed}.items():
-        check_int(name, value, "Pathfinder", minimum=0)
+    n = check_int("n", n, "Pathfinder", minimum=0)
+    first = check_int("first", first, "Pathfinder", minimum=0)
+    seed = check_int("seed", seed, "Pathfinder", minimum=0)
 
     def chunk(start: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         drawings = [_draw(found, i, seed) for i in range(start, min(start + CHUNK, first + n))]
@@ -210,13 +211,11 @@ def _kernel() -> tuple[Any, Any, NDArray[np.int64], NDArray[np.uint8]]:
 def plan(request: Request) -> Plan:
     """Draw a set; its parameters are the numbers of pictures ``train``, ``dev`` and ``test``."""
     level = find_level(request.task.name.removeprefix(PREFIX))
-    sizes = request.sizes
-    for name, value in sizes.items():
-        check_int(name, value, "Pathfinder", minimum=1)
-    check_int("seed", request.seed, "Pathfinder", minimum=0)
+    sizes = {name: check_int(name, value, "Pathfinder", minimum=1) for name, value in request.sizes.items()}
+    seed = check_int("seed", request.seed, "Pathfinder", minimum=0)
 
     def chunks(split: str, first: int) -> Iterator[Examples]:
-        for pictures, labels in draw_many(level.name, sizes[split], seed=request.seed, first=first):
+        for pictures, labels in draw_many(level.name, sizes[split], seed=seed, first=first):
             n, pixels = pictures.shape
             offsets = np.arange(n + 1, dtype=np.int64) * pixels
             yield Examples(request.task, split, pictures.reshape(-1), offsets, labels)
@@ -225,7 +224,7 @@ def plan(request: Request) -> Plan:
     return Plan(
         {
             "source": "drawn by nip",
-            "parameters": {"seed": request.seed, **sizes},
+            "parameters": {"seed": seed, **sizes},
             "split_rule": "In the order drawn: first train, then dev, then test. Every picture is drawn independently.",
             "licence": "Drawn from random numbers. The rule is that of Pathfinder (Linsley et al., arXiv 1805.08315; "
             "its generator is under the MIT licence) with the parameters of Long Range Arena (arXiv 2011.04006).",
