@@ -57,12 +57,14 @@ def check_arguments(
     ------
     ValueError
         If a shape, dtype, device or value is invalid.
+    TypeError
+        If a number is a tensor.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.dim() != 4 or 0 in x.shape:
+        if x.dim() != 4 or 0 in x.shape[1:]:
             raise ValueError(
-                f"The '{name}' parameter of attend must have shape (batch, heads, tokens, head_dim), none of them 0. "
-                f"Got {tuple(x.shape)} instead."
+                f"The '{name}' parameter of attend must have shape (batch, heads, tokens, head_dim), none of them 0 "
+                f"but the batch. Got {tuple(x.shape)} instead."
             )
         if x.dtype not in DTYPES:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
@@ -96,6 +98,10 @@ def check_arguments(
             raise ValueError(
                 f"The '{name}' parameter of attend must be on q's device {q.device}. Got {tensor.device} instead."
             )
+    for name, number in (("scale", scale), ("dropout_p", dropout_p)):
+        if isinstance(number, Tensor):  # as torch's own attention: its gradient would be lost
+            mend = ": for a learned scale pass scale=1.0 and multiply q by it" if name == "scale" else ""
+            raise TypeError(f"The '{name}' parameter of attend must be a number, not a Tensor{mend}.")
     if scale is None:
         scale = head_dim**-0.5
     elif not math.isfinite(scale):
@@ -106,6 +112,15 @@ def check_arguments(
     if bias is not None and torch.is_grad_enabled() and bias.requires_grad:
         needs_grad = True
     return Options(float(scale), key_padding_mask, segment_ids, bias, float(dropout_p), return_lse, needs_grad)
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise TypeError unless all are dense tensors."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor) or x.is_nested or x.layout != torch.strided:
+            nested = getattr(x, "is_nested", False)
+            kind = "a nested tensor: pad it, and pass key_padding_mask" if nested else getattr(x, "layout", type(x))
+            raise TypeError(f"The '{name}' parameter of attend must be a dense torch.Tensor. Got {kind}.")
 
 
 def _check_token_mask(name: str, mask: Tensor | None, shape: tuple[int, int], kind: str) -> None:

@@ -33,7 +33,7 @@ def attend_dense(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options) -> Tensor:
-    grouped, scale = q.shape[1] != k.shape[1], options.scale
+    grouped, scale = bool(q.shape[1] != k.shape[1]), options.scale  # a tensor under torch.jit.trace
     # torch multiplies the −inf of forbidden pairs by the scale, so it must be positive. In half precision a change of
     # sign is exact, a product with the scale would be rounded before the scores are.
     if scale < 0:

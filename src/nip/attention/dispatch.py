@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from nip.attention import flex, native
-from nip.attention.arguments import Options, check_arguments
+from nip.attention.arguments import Options, check_arguments, check_tensors
 from nip.attention.dense import attend_dense
+from nip.attention.derivatives import first_derivatives_only
 from nip.attention.gather import attend_gather
 from nip.attention.layout import BlockLayout, block_layout, layout_of
 from nip.attention.reference import attend_reference
@@ -182,6 +183,10 @@ def attend(
     ValueError
         If shapes, dtypes or devices do not match each other or the pattern, the backend is unknown, not available or
         does not support the arguments.
+    TypeError
+        If q, k or v is not a dense tensor, or `scale` or `dropout_p` is one.
+    NotImplementedError
+        In a second derivative or in forward mode, if the backend is not "reference".
 
     Examples
     --------
@@ -195,15 +200,46 @@ def attend(
     ----------
     .. [1] What Dense Graph Do You Need for Self-Attention?, arXiv 2205.14014, section 4.
     """
+    check_tensors(q, k, v)
     q, k, v = _as_autocast(q, k, v)
     options = check_arguments(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
+    _check_pattern(pattern)
     # A pattern has a fixed length: operator.index makes torch.compile specialize on the number of tokens.
     layout = _layout(pattern, block_size, operator.index(q.shape[2]), causal)
     name = _choose(q, layout, options, backend)[0]
-    out, lse = BACKENDS[name].run(q, k, v, layout, options)
+    if q.shape[0] == 0 or q.device.type == "meta":
+        out, lse = _shapes_only(q, k, v, options)
+    else:
+        if _differentiates_once(name, q, options):
+            q, k, v = first_derivatives_only(name, q, k, v)
+        out, lse = BACKENDS[name].run(q, k, v, layout, options)
     if lse is not None:
         return out, lse
     return out
+
+
+def _check_pattern(pattern: object) -> None:
+    if not isinstance(pattern, Pattern):
+        raise ValueError(
+            "The 'pattern' parameter of attend must be a nip.Pattern; nip.graphs.from_mask makes one of a mask of "
+            f"blocks. Got {pattern if isinstance(pattern, str) else type(pattern).__name__!r} instead."
+        )
+
+
+def _shapes_only(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
+    """The results for no sequences, or without values (device "meta"): their shapes, dtypes and graph of gradients."""
+    out = q + (k.sum() + v.sum()) * 0.0
+    return out, out.sum(-1).to(torch.promote_types(q.dtype, torch.float32)) if options.return_lse else None
+
+
+def _differentiates_once(name: str, q: Tensor, options: Options) -> bool:
+    """Whether derivatives of the call other than first ones by reverse mode must be refused."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    # torch's fused kernel, which it uses without dropout on a CPU
+    return name in ("native", "gather", "flex") or (
+        name == "dense" and q.device.type == "cpu" and not options.dropout_p
+    )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -261,8 +297,10 @@ def explain(
     >>> explain(q, k, v, hypercube(128)).backend, explain(q, k, v, complete(128)).backend
     ('gather', 'dense')
     """
+    check_tensors(q, k, v)
     q, k, v = _as_autocast(q, k, v)
     options = check_arguments(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
+    _check_pattern(pattern)
     layout = block_layout(pattern, block_size, q.shape[2], is_causal=causal)
     name, why = _choose(q, layout, options, backend)
     return Choice(name, why(q, layout, options))
@@ -379,7 +417,7 @@ def _check_backend(q: Tensor, options: Options, backend: str) -> None:
 def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Cast to the autocast dtype, as in torch's own attention: all but float64."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)

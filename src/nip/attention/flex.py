@@ -230,6 +230,7 @@ def _tables(key: int, device: torch.device, *, allows_full: bool) -> Tables:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # tensors made in inference mode could not be used in training later
 def _cached_tables(layout: BlockLayout, device: torch.device, allows_full: bool) -> Tables:
     size = table_bytes(layout, filled(layout.n_tokens))
     if size > MOST_TABLE_BYTES:

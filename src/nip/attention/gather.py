@@ -7,8 +7,10 @@ memory stays far below that of all scores; the backward pass recomputes the scor
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -51,7 +53,7 @@ def attend_gather(
     seed = 0
     if options.dropout_p > 0:
         # A seed from torch's generator, from which the backward pass repeats the draws of the forward pass.
-        seed = int(torch.randint(2**63 - 1, ()).item())
+        seed = int(torch.randint(2**63 - 1, (), device="cpu").item())
     mask = block_mask(layout, options, q.device)
     groups = group_rows(layout, options, mask, q.shape[0], q.shape[1], k.shape[1], q.device)
     call = _Call(layout, options, mask, groups, seed)
@@ -68,6 +70,45 @@ class _Call:
     mask: Mask
     groups: list[RowGroup]
     seed: int
+    key: int = field(default_factory=itertools.count().__next__)
+    """With which `_gather_backward`, an operator of torch, finds the call."""
+
+    def __post_init__(self) -> None:
+        _CALLS[self.key] = self
+
+
+_CALLS: weakref.WeakValueDictionary[int, _Call] = weakref.WeakValueDictionary()
+
+
+@torch.library.custom_op("nip::gather_backward", mutates_args=())
+def _gather_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    dout: Tensor | None,
+    dlse: Tensor | None,
+    call: int,
+    bias_needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The backward pass as one operator, for jacobians: it branches on values, which torch's vmap cannot trace.
+
+    Without a gradient of the bias the last result is empty.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        rows = _Rows(q, k, v, bias, _CALLS[call])
+        dq, dk, dv, dbias = rows.backward(dout, dlse, bias_needs_grad=bias_needs_grad)
+    assert dq is not None and dk is not None and dv is not None
+    return dq, dk, dv, q.new_empty(0) if dbias is None else dbias
+
+
+@_gather_backward.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+    pairs = list(zip(inputs, in_dims, strict=True))
+    rows = [
+        _gather_backward(*(x if dim is None else x.select(dim, i) for x, dim in pairs)) for i in range(info.batch_size)
+    ]
+    return tuple(torch.stack(x) for x in zip(*rows, strict=True)), (0, 0, 0, 0)
 
 
 class _Gather(torch.autograd.Function):
@@ -86,9 +127,9 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
-        with torch.autocast(q.device.type, enabled=False):
-            rows = _Rows(q, k, v, bias, ctx.call)
-            return *rows.backward(dout, dlse, bias_needs_grad=ctx.needs_input_grad[3]), None
+        needs_bias = bool(ctx.needs_input_grad[3])
+        dq, dk, dv, dbias = _gather_backward(q, k, v, bias, dout, dlse, ctx.call.key, needs_bias)
+        return dq, dk, dv, dbias if needs_bias else None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:

@@ -93,6 +93,7 @@ def group_rows(
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # tensors made in inference mode could not be used in training later
 def _groups_without_masks(
     layout: BlockLayout, batch: int, heads: int, kv_heads: int, device: torch.device
 ) -> list[RowGroup]:

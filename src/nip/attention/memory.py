@@ -28,7 +28,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Like `torch.empty` on the CPU, contiguous; a large tensor's memory returns to the cache with its last view."""
     size = torch.Size(shape).numel() * dtype.itemsize
     if size < SMALLEST:
-        return torch.empty(tuple(shape), dtype=dtype)
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
     size += -size % mmap.PAGESIZE
     try:
         memory = _kept[size].pop()

@@ -147,7 +147,7 @@ def attend_native(
     """
     indptr, indices = _tables(layout)
     masks = options.key_padding_mask, options.segment_ids
-    seed = torch.randint(2**63 - 1, ()) if options.dropout_p > 0 else None
+    seed = torch.randint(2**63 - 1, (), device="cpu") if options.dropout_p > 0 else None
     numbers = layout.block_size, layout.causal, options.scale, options.dropout_p
     inputs = q, k, v, indptr, indices, *masks, seed, *numbers
     out, lse = _Attend.apply(*inputs)  # type: ignore[no-untyped-call]
@@ -156,7 +156,8 @@ def attend_native(
 
 def _tables(layout: BlockLayout) -> tuple[Tensor, Tensor]:
     # Not cached (it takes microseconds): tensors first created under torch.export would have no values.
-    return torch.tensor(layout.indptr, dtype=torch.int32), torch.tensor(layout.indices, dtype=torch.int32)
+    # On the CPU whatever torch's default device is.
+    return tuple(torch.tensor(x, dtype=torch.int32, device="cpu") for x in (layout.indptr, layout.indices))  # type: ignore[return-value]
 
 
 @torch.library.custom_op("nip::attend_blocks", mutates_args=(), device_types="cpu")
@@ -255,7 +256,7 @@ def _ids(key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> tuple[T
     if segment_ids is not None:
         of_queries = torch.unique(segment_ids, return_inverse=True)[1].to(torch.int32)
     elif key_padding_mask is not None:
-        of_queries = torch.zeros(key_padding_mask.shape, dtype=torch.int32)
+        of_queries = torch.zeros(key_padding_mask.shape, dtype=torch.int32, device="cpu")
     else:
         return None
     of_keys = of_queries if key_padding_mask is None else of_queries.where(key_padding_mask, -1)
@@ -344,8 +345,25 @@ class _Attend(torch.autograd.Function):
     setup_context = staticmethod(_setup_context)
 
     @staticmethod
-    def forward(*inputs: Any) -> Any:
-        return attend_blocks(*inputs)
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        indptr: Tensor,
+        indices: Tensor,
+        key_padding_mask: Tensor | None,
+        segment_ids: Tensor | None,
+        seed: Tensor | None,
+        block_size: int,
+        causal: bool,
+        scale: float,
+        dropout_p: float,
+    ) -> Any:
+        # Named one by one: where nothing needs a gradient, torch.compile takes forward for one that has a context if it
+        # has not as many parameters as it is passed arguments.
+        return attend_blocks(
+            q, k, v, indptr, indices, key_padding_mask, segment_ids, seed, block_size, causal, scale, dropout_p
+        )
 
     @staticmethod
     @once_differentiable

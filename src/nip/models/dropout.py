@@ -67,8 +67,9 @@ def draw_kept(x: Tensor, p: float) -> tuple[Tensor, float]:
     """Return a uint8 tensor, 1 at the elements of `x` to keep, and the factor that scales the kept elements."""
     dropped = round(p * LEVELS)
     if dropped >= LEVELS:
-        return torch.zeros(x.shape, dtype=torch.uint8), 0.0
-    words = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_())).random_raw(-(-x.numel() // 4))
+        return torch.zeros(x.shape, dtype=torch.uint8, device="cpu"), 0.0
+    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+    words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4))
     kept = words.view(np.int16)[: x.numel()] >= dropped - LEVELS // 2
     # uint8 because torch converts it to float ten times faster than bool
     return torch.from_numpy(kept.view(np.uint8)).view(x.shape), LEVELS / (LEVELS - dropped)

@@ -278,7 +278,7 @@ def load_optimizer_states(
     if uses_deepspeed(accelerator):
         set_state = importlib.import_module("deepspeed.utils").safe_set_full_optimizer_state
         engine: Any = model
-        step = next(iter(states.values()))["step"] if states else torch.zeros(())
+        step = next(iter(states.values()))["step"] if states else torch.zeros((), device="cpu")
         for group in optimizer.param_groups:
             for flat in group["params"]:  # DeepSpeed's state cannot be dropped, only be zero
                 optimizer.state[flat] = {"step": step.clone(), **{key: torch.zeros_like(flat) for key in MOMENTS}}

@@ -180,7 +180,7 @@ class Lamb(torch.optim.Optimizer):
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight] = {
-                    "step": torch.zeros(()),
+                    "step": torch.zeros((), device="cpu"),
                     "exp_avg": torch.zeros_like(weight),
                     "exp_avg_sq": torch.zeros_like(weight),
                 }
