@@ -2,12 +2,13 @@
 
 import os
 import sys
+import textwrap
 import time
-from pathlib import Path
 
 import pytest
 
-from nip.runs.workers import Worker
+from nip.runs.workers import Worker, run_module
+from process_trees import SIGNALS, alive, check_children_end
 
 
 def test_the_error_is_the_last_line_of_this_process(tmp_path):
@@ -43,9 +44,53 @@ def test_the_end_of_the_block_kills_the_worker_and_what_it_started(tmp_path):
         time.sleep(0.02)
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
+SLEEP = "import time; time.sleep(600)"
+WATCHED = f"from nip.runs.workers import end_with_parent; end_with_parent(); {SLEEP}"
+PROGRAMS = {
+    "a worker": f"""
+        import sys
+        from pathlib import Path
+        from nip.runs.workers import Worker
+        with Worker([sys.executable, "-c", {WATCHED!r}], Path(sys.argv[1])) as worker:
+            worker.wait()
+    """,
+    "a module": """
+        from nip.runs.workers import run_module
+        run_module("timeit", ["-n", "1", "-r", "1", "__import__('time').sleep(600)"])
+    """,
+    "a forked process and one that it forks": """
+        import multiprocessing, time
+        from nip.runs.workers import watch_in_forked_children
+        watch_in_forked_children()
+        fork = multiprocessing.get_context("fork").Process
+        def start_another():
+            fork(target=time.sleep, args=(600,)).start()
+            time.sleep(600)
+        fork(target=start_another).start()
+        time.sleep(600)
+    """,
+    "joblib's processes": """
+        import joblib, os, time
+        from nip.runs.workers import end_with
+        parallel = joblib.Parallel(n_jobs=2, initializer=end_with, initargs=(os.getpid(),))
+        parallel(joblib.delayed(time.sleep)(600) for _ in range(2))
+    """,
+}
+NUMBERS = {"a worker": 1, "a module": 1, "a forked process and one that it forks": 2, "joblib's processes": 2}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("with_signal", SIGNALS)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_children_end_with_their_parent(tmp_path, name, with_signal):
+    program = textwrap.dedent(PROGRAMS[name])
+    wanted = "popen_loky" if name == "joblib's processes" else ""
+    command = [sys.executable, "-c", program, tmp_path / "log"]
+    check_children_end(command, NUMBERS[name], wanted, with_signal=with_signal)
+
+
+def test_a_module_is_run_to_its_end():
+    made = run_module("json.tool", ["--no-such-option"])
+    assert made.returncode == 2 and "--no-such-option" in made.stderr
+    made = run_module("this", [], environment={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    assert made.returncode == 0 and "Explicit is better than implicit." in made.stdout

@@ -16,6 +16,7 @@ import pytest
 from nip.runs.folder import RunFolder, locked
 from nip.study import worker
 from nip.study.execute import Job, here, on_dask
+from process_trees import DEADLINE, alive
 from stand_in_runs import check_three, ran, stand_ins
 
 
@@ -156,6 +157,36 @@ def test_dask(jobs, tmp_path):
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp://", host="127.0.0.1"
     ) as cluster:
         check_three(list(on_dask(cluster.scheduler_address)(jobs("fails", "crashes", "a"))), tmp_path)
+
+
+CLIENT = """
+import sys
+from nip.study.execute import on_dask
+from stand_in_runs import stand_ins
+from pathlib import Path
+list(on_dask(sys.argv[1])(stand_ins(Path(sys.argv[2]), "sleeps")))
+"""
+
+
+def test_the_run_of_a_client_that_is_killed_ends(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp://", host="127.0.0.1"
+    ) as cluster:
+        command = [sys.executable, "-c", CLIENT, cluster.scheduler_address, str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        client = subprocess.Popen(command, env=environment)
+        while not (tmp_path / "ran.txt").exists():
+            assert client.poll() is None
+            time.sleep(0.02)
+        run = int((tmp_path / "ran.txt").read_text().split()[1])
+        assert alive(run)
+        client.kill()
+        client.wait()
+        deadline = time.monotonic() + DEADLINE
+        while alive(run):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 @pytest.mark.slow

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nip.runs.process import resident
+from nip.runs.workers import run_module
 
 _RESET = Path("/proc/self/clear_refs")
 
@@ -62,8 +61,7 @@ def printed_by(module: str, job: Mapping[str, Any], doing: str, **environment: s
     ValueError
         If the process fails; the message contains the activity and the last line of its output.
     """
-    command = [sys.executable, "-m", module, json.dumps(job)]
-    process = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    process = run_module(module, [json.dumps(job)], environment={**os.environ, **environment})
     if process.returncode:
         reason = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
         raise ValueError(f"{doing} failed: {reason[-1]}")

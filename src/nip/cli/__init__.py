@@ -10,6 +10,7 @@ from typer.core import TyperGroup, TyperOption
 
 from nip.cli import bench, data, doctor, finetuning, lra, pretrain, report, score, study
 from nip.cli.extras import extra_of
+from nip.runs.workers import watch_in_forked_children
 
 PANELS = ("Graphs", "Train", "Finetune", "Data", "Tools")  # of nip --help, in this order
 
@@ -55,6 +56,7 @@ for module in (score, lra, pretrain, study, finetuning, data, report, bench, doc
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: 0 on success, 2 with one sentence on standard error on bad input, 130 when interrupted."""
+    watch_in_forked_children()
     try:
         code = app(args=arguments, prog_name="nip", standalone_mode=False)  # not the name of the script
         if not code:

@@ -7,11 +7,13 @@ import html
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nip.graphs.pattern import Pattern, check_int
+from nip.runs.workers import end_with
 from nip.scoring.reach import Reach, reach
 from nip.scoring.score import Score, score
 
@@ -118,7 +120,8 @@ def compare(
             import joblib
         except ImportError as error:
             raise ImportError("Scoring in parallel needs joblib: pip install 'nip[cluster]', or use 1 job.") from error
-        rows = joblib.Parallel(n_jobs=jobs)(joblib.delayed(_row)(pattern, block_size, depth) for pattern in patterns)
+        parallel = joblib.Parallel(n_jobs=jobs, initializer=end_with, initargs=(os.getpid(),))
+        rows = parallel(joblib.delayed(_row)(pattern, block_size, depth) for pattern in patterns)
     return sorted(rows, key=SORTS[sort])
 
 

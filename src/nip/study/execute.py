@@ -75,15 +75,15 @@ class Job:
         """The file with the output of the process."""
         return Path(self.study) / LOGS / f"{self.name}.log"
 
-    def __call__(self, stop: threading.Event | None = None) -> Outcome:
-        """Start the process and wait for it; kill it once `stop` is set."""
+    def __call__(self, stopped: Callable[[], bool] | None = None) -> Outcome:
+        """Start the process and wait for it; kill it once `stopped()` is true."""
         command = self.command or (sys.executable, "-m", "nip.study.worker")
         environment = dict(os.environ)
         if self.threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(self.threads))
         began = time.monotonic()
         with Worker([*command, self.study, self.name], self.log, environment=environment) as worker:
-            while stop is None or not stop.is_set():
+            while stopped is None or not stopped():
                 with suppress(subprocess.TimeoutExpired):
                     worker.wait(timeout=0.5)
                     break
@@ -111,7 +111,7 @@ def here(workers: int = 1) -> Performer:
         stop = threading.Event()
         threads = max(1, usable_cores() // workers) if workers > 1 else None
         with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(replace(job, threads=threads), stop) for job in jobs]
+            futures = [pool.submit(replace(job, threads=threads), stop.is_set) for job in jobs]
             try:
                 for future in as_completed(futures):
                     yield future.result()
@@ -120,6 +120,18 @@ def here(workers: int = 1) -> Performer:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     return perform
+
+
+def _on_dask_worker(job: Job) -> Outcome:
+    """Execute a job in a worker of dask, and end it once the task is cancelled, as when the client is killed."""
+    worker: Any = importlib.import_module("distributed").get_worker()
+    key = worker.get_current_task()
+
+    def cancelled() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is None or task.state == "cancelled"
+
+    return job(cancelled)
 
 
 def on_dask(address: str) -> Performer:
@@ -145,7 +157,7 @@ def on_dask(address: str) -> Performer:
         with client:
             names = {}
             for job in jobs:
-                names[client.submit(job, pure=False, retries=2)] = job
+                names[client.submit(_on_dask_worker, job, pure=False, retries=2)] = job
             for future in distributed.as_completed(names):
                 job = names[future]
                 if future.status == "finished":

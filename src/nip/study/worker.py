@@ -10,18 +10,19 @@ import sys
 from pathlib import Path
 
 from nip.runs.process import spin_briefly
-from nip.runs.workers import end_with_parent
+from nip.runs.workers import end_with_parent, watch_in_forked_children
 
 
 def main(arguments: list[str]) -> int:
     """Train and test; 0, or 2 with a sentence on standard error."""
+    end_with_parent()
     spin_briefly()  # before torch is imported
+    watch_in_forked_children()
     from nip.lra import train
     from nip.runs.folder import RunFolder, locked
     from nip.study.panel import read_plan
     from nip.training.train_step import TrainingDivergedError
 
-    end_with_parent()
     study, name = Path(arguments[0]), arguments[1]
     try:
         (run,) = (run for run in read_plan(study) if run.name == name)

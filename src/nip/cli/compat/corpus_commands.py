@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nip.cli.corpus import make_corpus
+from nip.runs.workers import watch_in_forked_children
 
 
 def process_data(arguments: Sequence[str]) -> None:
@@ -94,6 +95,7 @@ def generate_samples(arguments: Sequence[str]) -> None:
 
 def run(command: Callable[[Sequence[str]], None]) -> None:
     """Run a command on the arguments of this process; print bad input as one sentence and exit with code 2."""
+    watch_in_forked_children()
     try:
         command(sys.argv[1:])
     except (ValueError, OSError, ImportError) as error:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nip.runs.workers import end_with
+
 Progress = Callable[[str, int, int], None]
 Run = Callable[[Callable[..., Any], list[tuple[Any, ...]]], list[Any]]
 
@@ -53,7 +55,9 @@ def _results(function: Callable[..., Any], arguments: list[tuple[Any, ...]], job
         raise ImportError("Several processes need joblib: pip install 'nip[pretrain]', or use --jobs 1.") from error
     calls = (joblib.delayed(_single_threaded)(function, each) for each in arguments)
     try:
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls)
+        yield from joblib.Parallel(
+            n_jobs=jobs, return_as="generator", batch_size=1, initializer=end_with, initargs=(os.getpid(),)
+        )(calls)
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "A worker process was killed, probably because memory was full. The same command resumes, "

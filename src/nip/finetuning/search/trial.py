@@ -10,13 +10,14 @@ import sys
 
 from nip.finetuning.commands import COMMANDS
 from nip.runs.process import spin_briefly
-from nip.runs.workers import end_with_parent
+from nip.runs.workers import end_with_parent, watch_in_forked_children
 
 
 def main(argv: list[str]) -> int:
     """Run the command; return 0, or 2 after a sentence on standard error if its input is wrong."""
-    spin_briefly()  # before torch is imported
     end_with_parent()
+    watch_in_forked_children()
+    spin_briefly()  # before torch is imported
     try:
         COMMANDS[argv[0]].load().main(argv[1:])
     except (ValueError, OSError, ImportError) as error:
