@@ -94,6 +94,24 @@ def test_second_derivatives_are_right_or_refused(backend, call):
     torch.testing.assert_close(call.q.grad, (ahead - behind) / (2 * step), rtol=1e-2, atol=1e-2)
 
 
+def test_second_derivatives_of_a_linear_loss_are_not_taken_for_zero(backend, call):
+    """The gradients of its result are constants, but those of q depend on q: torch's own check passes them over."""
+    weight = torch.eye(16, requires_grad=True)
+
+    def penalty(linear):
+        out = nip.attend(call.q @ weight, call.k, call.v, call.pattern, 16, backend=backend)
+        loss = out.sum() if linear else out.cos().sum()
+        (gradient,) = torch.autograd.grad(loss, call.q, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), weight)[0]
+
+    for linear in (True, False):
+        if backend == "reference":
+            assert penalty(linear).abs().max() > 0
+            continue
+        with pytest.raises(NotImplementedError, match=f"{backend!r} does not compute second.*backend='reference'"):
+            penalty(linear)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_gives_the_same_gradients(backend, call, reentrant):
     def loss(q, k, v):

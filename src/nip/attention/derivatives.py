@@ -24,6 +24,30 @@ def first_derivatives_only(backend: str, *tensors: Tensor) -> tuple[Tensor, ...]
     return passed
 
 
+def not_differentiable_again(
+    backend: str, gradients: tuple[Tensor | None, ...], depend_on: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of a backward pass, of which any further derivative raises.
+
+    torch's `once_differentiable` raises only if the gradients depend on an incoming gradient that requires one. For a
+    loss that is linear in the result they depend on the inputs alone, and would be taken for constants.
+
+    Parameters
+    ----------
+    backend : str
+        For the message.
+    gradients : tuple of Tensor or None
+    depend_on : tuple of Tensor or None
+        The tensors from which the backward pass computed them.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return gradients
+    given = [x for x in gradients if x is not None]
+    others = [x for x in depend_on if x is not None]
+    kept = iter(_Refuse.apply(backend, len(given), *given, *others))  # type: ignore[no-untyped-call]
+    return tuple(None if x is None else next(kept) for x in gradients)
+
+
 def _refusal(backend: str, what: str) -> NotImplementedError:
     return NotImplementedError(
         f"The attention backend {backend!r} does not compute {what}. Pass backend='reference' to attend, which does."
@@ -44,9 +68,7 @@ class _FirstOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        given = [x for x in gradients if x is not None]
-        kept = iter(_Refuse.apply(ctx.backend, *given) if given else ())  # type: ignore[no-untyped-call]
-        return None, *(None if x is None else next(kept) for x in gradients)
+        return None, *not_differentiable_again(ctx.backend, gradients, ())
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -54,13 +76,13 @@ class _FirstOnly(torch.autograd.Function):
 
 
 class _Refuse(torch.autograd.Function):
-    """The gradients themselves, which cannot be differentiated again."""
+    """The first of the tensors themselves, of which no derivative by any of the tensors can be computed."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.view_as(x) for x in gradients)
+    def forward(backend: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.view_as(x) for x in tensors[:count])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nip.attention.arguments import Options
+from nip.attention.derivatives import not_differentiable_again
 from nip.attention.grouping import Mask, RowGroup, block_mask, group_rows
 from nip.attention.layout import BlockLayout
 from nip.attention.tables import Buffers, bias_blocks, from_bias_blocks, from_table, to_table
@@ -124,12 +124,13 @@ class _Gather(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         needs_bias = bool(ctx.needs_input_grad[3])
-        dq, dk, dv, dbias = _gather_backward(q, k, v, bias, dout, dlse, ctx.call.key, needs_bias)
-        return dq, dk, dv, dbias if needs_bias else None, None
+        with torch.no_grad():
+            dq, dk, dv, dbias = _gather_backward(q, k, v, bias, dout, dlse, ctx.call.key, needs_bias)
+        gradients = dq, dk, dv, dbias if needs_bias else None
+        return *not_differentiable_again("gather", gradients, (q, k, v, bias, dout, dlse)), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:

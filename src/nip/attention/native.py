@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from nip.attention import memory
 from nip.attention.arguments import Options
+from nip.attention.derivatives import not_differentiable_again
 from nip.attention.layout import BlockLayout
 from nip.processor import processor_flags
 
@@ -328,11 +328,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, out, lse, *tables = ctx.saved_tensors
+    q, k, v, out, lse, *tables = ctx.saved_tensors  # read once: under checkpointing a second time is an error
+    given = q, k, v, dout, dlse
     if dout is None:
         dout = torch.zeros_like(out)
-    gradients = attend_blocks_backward(dout, dlse, q, k, v, out, lse, *tables, *ctx.numbers)
-    return *gradients, *[None] * 9
+    with torch.no_grad():
+        gradients = attend_blocks_backward(dout, dlse, q, k, v, out, lse, *tables, *ctx.numbers)
+    return *not_differentiable_again("native", gradients, given), *[None] * 9
 
 
 class _Attend(torch.autograd.Function):
@@ -366,7 +368,6 @@ class _Attend(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         return _backward(ctx, *gradients)
 
