@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 import attention_cases as cases
 import nip
+from nip import graphs
 from nip.attention import flex, native
 from nip.attention.layout import block_layout
 
@@ -356,3 +357,41 @@ def test_traced_by_torch_jit():
     pattern = nip.pattern("hypercube", 4)
     traced = torch.jit.trace(lambda a, b, c: nip.attend(a, b, c, pattern, backend="dense"), (q, k, v))
     torch.testing.assert_close(traced(k, v, q), nip.attend(k, v, q, pattern, backend="dense"))
+
+
+def one_family(q, k, v):
+    return nip.attend(q * 1, k, v, nip.pattern("hypercube", -(-q.shape[2] // 16)))
+
+
+def a_combination(q, k, v):
+    n = -(-q.shape[2] // 16)
+    both = graphs.union(graphs.random_rows(n, seed=n), graphs.corner(graphs.hypercube(64), n))
+    return nip.attend(q * 1, k, v, graphs.causal(both))
+
+
+@pytest.mark.parametrize("function", [one_family, a_combination], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dynamic", [None, True, False])
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+def test_patterns_made_inside_a_compiled_function(function, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="eager", fullgraph=True, dynamic=dynamic)
+    for tokens in (200, 100, 333):
+        q, k, v = torch.randn(3, 1, 2, tokens, 16, generator=torch.Generator().manual_seed(tokens)).unbind()
+        torch.testing.assert_close(compiled(q, k, v), function(q, k, v))
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+def test_a_compiled_function_notices_another_pattern(backend):
+    q, k, v = torch.randn(3, 1, 2, 100, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    model = torch.nn.Module()
+
+    def function(q, k, v, given):
+        first, second = (nip.attend(q * 1, k, v, p, backend=backend) for p in (given, model.pattern))
+        return first, second
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="eager")
+    for name in ("hypercube", "local", "softmax"):
+        model.pattern = nip.pattern(name, 7)
+        given = nip.pattern("random", 7, seed=len(name))
+        torch.testing.assert_close(compiled(q, k, v, given), function(q, k, v, given))

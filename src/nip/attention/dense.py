@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -33,7 +35,8 @@ def attend_dense(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: Options) -> Tensor:
-    grouped, scale = bool(q.shape[1] != k.shape[1]), options.scale  # a tensor under torch.jit.trace
+    # operator.index: a tensor under torch.jit.trace, variable under torch.compile, while torch's kernel needs a bool.
+    grouped, scale = operator.index(q.shape[1]) != operator.index(k.shape[1]), options.scale
     # torch multiplies the −inf of forbidden pairs by the scale, so it must be positive. In half precision a change of
     # sign is exact, a product with the scale would be rounded before the scores are.
     if scale < 0:

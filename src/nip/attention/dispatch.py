@@ -19,6 +19,7 @@ from nip.attention.layout import BlockLayout, block_layout, layout_of
 from nip.attention.reference import attend_reference
 from nip.attention.tiles import tiling
 from nip.graphs import Pattern
+from nip.graphs.pattern import pattern_of
 
 Run = Callable[[Tensor, Tensor, Tensor, BlockLayout, Options], tuple[Tensor, Tensor | None]]
 
@@ -205,7 +206,7 @@ def attend(
     options = check_arguments(q, k, v, key_padding_mask, segment_ids, bias, scale, dropout_p, return_lse)
     _check_pattern(pattern)
     # A pattern has a fixed length: operator.index makes torch.compile specialize on the number of tokens.
-    layout = _layout(pattern, block_size, operator.index(q.shape[2]), causal)
+    layout = _layout(operator.index(pattern.key), block_size, operator.index(q.shape[2]), causal)
     name = _choose(q, layout, options, backend)[0]
     if q.shape[0] == 0 or q.device.type == "meta":
         out, lse = _shapes_only(q, k, v, options)
@@ -243,8 +244,8 @@ def _differentiates_once(name: str, q: Tensor, options: Options) -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _layout(pattern: Pattern, block_size: int, n_tokens: int, causal: bool) -> BlockLayout:
-    return block_layout(pattern, block_size, n_tokens, is_causal=causal)
+def _layout(key: int, block_size: int, n_tokens: int, causal: bool) -> BlockLayout:
+    return block_layout(pattern_of(key), block_size, n_tokens, is_causal=causal)
 
 
 @dataclass(frozen=True)

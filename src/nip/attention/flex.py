@@ -7,6 +7,7 @@ attended tile is masked by a bit for each pair of blocks, causality, padding and
 from __future__ import annotations
 
 import importlib.util
+import operator
 import os
 import shutil
 import sys
@@ -156,7 +157,7 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: O
             score_mod=None if options.bias is None else _biased(options.bias, tokens),
             block_mask=block_mask(layout, options, q.device),
             scale=options.scale,
-            enable_gqa=q.shape[1] != k.shape[1],
+            enable_gqa=operator.index(q.shape[1]) != operator.index(k.shape[1]),
             kernel_options={"BACKEND": "TRITON"},  # FLASH, which torch may select, misreads masks of simple functions
             return_aux=AuxRequest(lse=options.return_lse),
         )

@@ -11,7 +11,7 @@ from nip.graphs.exchange import from_mask, from_networkx, from_scipy, to_mask, t
 from nip.graphs.expander import expander
 from nip.graphs.graph_files import GraphFileWarning, read_graph, write_graph
 from nip.graphs.hypercube import hypercube
-from nip.graphs.pattern import Pattern
+from nip.graphs.pattern import Pattern, not_traced
 from nip.graphs.polygons import SMALLEST, generalized_quadrangle, projective_plane
 from nip.graphs.random import bigbird, local_random, random_rows
 from nip.graphs.windows import complete, global_tokens, local_window, longformer
@@ -66,6 +66,7 @@ PATTERNS: dict[str, Callable[..., Pattern]] = {
 }
 
 
+@not_traced
 def pattern(name: str, n: int, *, causal: bool = False, **parameters: Any) -> Pattern:
     """Build a registered pattern; the same name, n and parameters always give the same graph.
 

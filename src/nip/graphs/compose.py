@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nip.graphs.pattern import Pattern, check_int
+from nip.graphs.pattern import Pattern, check_int, not_traced
 
 
+@not_traced
 def union(first: Pattern, *others: Pattern) -> Pattern:
     """The union of the edges of patterns on the same n vertices, all causal or none.
 
@@ -30,6 +31,7 @@ def union(first: Pattern, *others: Pattern) -> Pattern:
     return Pattern.from_edges(first.n, rows, columns, causal=first.causal, name="∪".join(p.name for p in patterns))
 
 
+@not_traced
 def undirected(pattern: Pattern) -> Pattern:
     """Add the reverse of every edge; a causal pattern raises ValueError."""
     if pattern.causal:
@@ -40,6 +42,7 @@ def undirected(pattern: Pattern) -> Pattern:
     )
 
 
+@not_traced
 def corner(pattern: Pattern, n: int) -> Pattern:
     """The induced subgraph on the first `n` vertices: the part of a pattern that a shorter input uses.
 
@@ -65,6 +68,7 @@ def corner(pattern: Pattern, n: int) -> Pattern:
     return Pattern.from_edges(n, rows[kept], pattern.indices[kept], name=name, causal=pattern.causal)
 
 
+@not_traced
 def causal(pattern: Pattern) -> Pattern:
     """Apply the causal (triangular) mask: attend to earlier vertices only, and within a block to earlier tokens only.
 
@@ -89,6 +93,7 @@ def causal(pattern: Pattern) -> Pattern:
     )
 
 
+@not_traced
 def permute(pattern: Pattern, order: ArrayLike) -> Pattern:
     """Renumber the vertices: vertex ``order[i]`` of `pattern` becomes vertex i. Scores do not change.
 
@@ -106,6 +111,7 @@ def permute(pattern: Pattern, order: ArrayLike) -> Pattern:
     return Pattern.from_edges(pattern.n, new[pattern.edge_rows], new[pattern.indices], name=f"{pattern.name} permuted")
 
 
+@not_traced
 def lift(pattern: Pattern, block_size: int) -> Pattern:
     """The token graph of a block pattern: two tokens are adjacent if their blocks are adjacent or equal.
 
@@ -125,6 +131,7 @@ def lift(pattern: Pattern, block_size: int) -> Pattern:
     return Pattern.from_edges(pattern.n * b, rows, columns, name=f"{pattern.name} lifted by {b}", causal=pattern.causal)
 
 
+@not_traced
 def rename(pattern: Pattern, name: str) -> Pattern:
     """The same graph under another name, without parameters."""
     return dataclasses.replace(pattern, name=name, parameters={})

@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from nip.graphs.exchange import to_scipy
-from nip.graphs.pattern import Pattern, check_int
+from nip.graphs.pattern import Pattern, check_int, not_traced
 
 Integers = NDArray[np.int64]
 
 
+@not_traced
 def expander(n: int, *, degree: int | None = None, seed: int = 0) -> Pattern:
     """Draw a random connected undirected graph in which every vertex has the same degree.
 

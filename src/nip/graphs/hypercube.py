@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nip.graphs.pattern import Pattern, check_int
+from nip.graphs.pattern import Pattern, check_int, not_traced
 
 
+@not_traced
 def hypercube(n: int) -> Pattern:
     """The hypercube on n vertices in Gray-code order.
 

@@ -6,16 +6,20 @@ that was scored. Its vertices are blocks of tokens (single tokens if the block s
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
+import operator
 import os
+import weakref
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,6 +72,8 @@ class Pattern:
     name: str = "custom"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     causal: bool = False
+    key: int = field(init=False, repr=False)
+    """A unique integer in this process, with which `pattern_of` finds the pattern."""
 
     def __post_init__(self) -> None:
         n = check_int("n", self.n, "Pattern", minimum=1)
@@ -104,6 +110,8 @@ class Pattern:
             self, "parameters", MappingProxyType({k: python_number(v) for k, v in self.parameters.items()})
         )
         object.__setattr__(self, "causal", bool(self.causal))
+        object.__setattr__(self, "key", next(_KEYS))
+        _PATTERNS[self.key] = self
 
     @classmethod
     def from_edges(
@@ -251,6 +259,47 @@ class Pattern:
                 )
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a pattern file as Pattern.save writes it: {error}") from error
+
+
+_KEYS = itertools.count()
+_PATTERNS: weakref.WeakValueDictionary[int, Pattern] = weakref.WeakValueDictionary()
+
+
+def pattern_of(key: int) -> Pattern:
+    """The pattern with that `Pattern.key`: torch.compile can pass an integer, but not a Pattern that it has made."""
+    return _PATTERNS[key]
+
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def not_traced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Make torch.compile call a function of integers and patterns while it compiles, instead of compiling its numpy.
+
+    Numbers that torch.compile keeps variable, such as the length of an input, are fixed: each value is compiled.
+    """
+
+    def called(*args: Any, **keywords: Any) -> Result:
+        return function(*map(_restored, args), **{name: _restored(value) for name, value in keywords.items()})
+
+    called._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result
+
+    @functools.wraps(function)
+    def call(*args: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+        return called(*[_fixed(x) for x in args], **{name: _fixed(value) for name, value in keywords.items()})
+
+    return call
+
+
+def _fixed(value: Any) -> Any:
+    if isinstance(value, Pattern):
+        return Pattern, operator.index(value.key)
+    return operator.index(value) if type(value) is int else value
+
+
+def _restored(value: Any) -> Any:
+    return pattern_of(value[1]) if isinstance(value, tuple) and value[:1] == (Pattern,) else value
 
 
 def python_number(value: Any) -> Any:

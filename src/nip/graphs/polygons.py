@@ -32,13 +32,14 @@ from numpy.typing import NDArray
 from nip.graphs.compose import permute
 from nip.graphs.finite_fields import Field, field, prime_of
 from nip.graphs.hamilton import path_order
-from nip.graphs.pattern import Pattern, check_int
+from nip.graphs.pattern import Pattern, check_int, not_traced
 from nip.graphs.resize import doubled, merged
 
 Integers = NDArray[np.int64]
 SMALLEST = {"projective_plane": 14, "generalized_quadrangle": 30}
 
 
+@not_traced
 def projective_plane(n: int, *, order: int | None = None) -> Pattern:
     """The point–line graph of the projective plane PG(2, q), doubled or merged to n vertices.
 
@@ -80,6 +81,7 @@ def projective_plane(n: int, *, order: int | None = None) -> Pattern:
     return _at_size("projective_plane", n, order)
 
 
+@not_traced
 def generalized_quadrangle(n: int, *, order: int | None = None) -> Pattern:
     """The point–line graph of the symplectic quadrangle W(q), doubled or merged to n vertices.
 

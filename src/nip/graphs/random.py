@@ -12,10 +12,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.graphs.pattern import Pattern, check_int
+from nip.graphs.pattern import Pattern, check_int, not_traced
 from nip.graphs.windows import global_edges, window_edges
 
 
+@not_traced
 def random_rows(n: int, *, num_random_blocks: int = 4, seed: int = 0, symmetric: bool = False) -> Pattern:
     """Every vertex attends to `num_random_blocks` others drawn at random. Registered as ``random``.
 
@@ -45,6 +46,7 @@ def random_rows(n: int, *, num_random_blocks: int = 4, seed: int = 0, symmetric:
     return _window_global_random("random", n, num_random=num_random_blocks, seed=seed, symmetric=symmetric)
 
 
+@not_traced
 def bigbird(
     n: int,
     *,
@@ -82,6 +84,7 @@ def bigbird(
     )
 
 
+@not_traced
 def local_random(
     n: int, *, num_random_blocks: int = 5, num_sliding_window_blocks: int = 3, seed: int = 0, symmetric: bool = False
 ) -> Pattern:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nip.graphs.pattern import Pattern, check_int
+from nip.graphs.pattern import Pattern, check_int, not_traced
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
+@not_traced
 def complete(n: int) -> Pattern:
     """Every vertex attends to every other: dense attention. Registered as ``softmax``.
 
@@ -24,6 +25,7 @@ def complete(n: int) -> Pattern:
     return Pattern(n, np.arange(n + 1) * (n - 1), others, name="softmax")
 
 
+@not_traced
 def local_window(n: int, *, num_sliding_window_blocks: int = 3) -> Pattern:
     """Vertex i attends to the vertices j with |i − j| ≤ w // 2. Registered as ``local``.
 
@@ -40,6 +42,7 @@ def local_window(n: int, *, num_sliding_window_blocks: int = 3) -> Pattern:
     return Pattern.from_edges(n, rows, columns, name="local", parameters=parameters)
 
 
+@not_traced
 def global_tokens(n: int, *, num_global_blocks: int = 1) -> Pattern:
     """The first g vertices attend to all and are attended by all; g = 1 is a star. Registered as ``global``.
 
@@ -54,6 +57,7 @@ def global_tokens(n: int, *, num_global_blocks: int = 1) -> Pattern:
     return Pattern.from_edges(n, rows, columns, symmetric=True, name="global", parameters=parameters)
 
 
+@not_traced
 def longformer(n: int, *, num_global_blocks: int = 1, num_sliding_window_blocks: int = 3) -> Pattern:
     """The union of `global_tokens` and `local_window`, as in Longformer (arXiv 2004.05150).
 
