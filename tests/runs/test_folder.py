@@ -20,58 +20,77 @@ from nip.runs.folder import (
     write_manifest,
 )
 
+OWNED = ("config.json", "run.log")
+
 
 def test_one_process_at_a_time(tmp_path):
     folder = RunFolder(tmp_path / "run")
     code = (
         "import sys; from pathlib import Path; from nip.runs.folder import RunFolder, claimed\n"
-        "with claimed(RunFolder(Path(sys.argv[1])), 'lra'): pass"
+        "with claimed(RunFolder(Path(sys.argv[1])), 'lra', ['config.json']): pass"
     )
 
     def other():
         return subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True)
 
-    with claimed(folder, "lra"):
+    with claimed(folder, "lra", OWNED):
         assert "Another process is at work in" in other().stderr
     assert other().returncode == 0
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / "checkpoint").mkdir()
-    for leftover in (tmp_path / ".config.json.x.partial", tmp_path / "checkpoint" / ".state.safetensors.y.partial"):
-        leftover.write_text("half")
+    left = (tmp_path / ".config.json.x.nip-partial", tmp_path / "checkpoint" / ".state.safetensors.y.nip-partial")
+    mine = (tmp_path / ".config.json.x.partial", tmp_path / "mine.nip-partial")
+    for file in (*left, *mine):
+        file.write_text("half")
     (tmp_path / "config.json").write_text(recipe("listops").to_json())
-    with claimed(RunFolder(tmp_path), "lra"):
-        assert not list(tmp_path.rglob("*.partial"))
+    with claimed(RunFolder(tmp_path), "lra", OWNED):
+        assert not any(file.exists() for file in left) and all(file.exists() for file in mine)
         assert (tmp_path / "config.json").exists()
 
 
 def test_a_run_that_was_killed_before_its_configuration_was_written_starts_again(tmp_path):
     folder = RunFolder(tmp_path)
-    for path in (folder.log, folder.pattern, tmp_path / ".config.json.x.partial"):
+    with claimed(folder, "lra", OWNED):
+        pass
+    for path in (folder.log, folder.pattern, tmp_path / ".config.json.x.nip-partial"):
         path.write_text("")
-    with claimed(folder, "lra", early=(folder.pattern,)):
+    with claimed(folder, "lra", OWNED) as there:
+        assert there is None
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="is not empty and holds no run"), claimed(folder, "lra", OWNED):
         pass
-    folder.metrics.write_text("")
-    with (
-        pytest.raises(ValueError, match="is not empty and holds no run"),
-        claimed(folder, "lra", early=(folder.pattern,)),
-    ):
-        pass
+
+
+def test_a_refused_command_leaves_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "deep" / "run")
+    with pytest.raises(ValueError, match="impossible"), claimed(folder, "lra", OWNED):
+        folder.log.write_text("impossible")
+        raise ValueError("impossible")
+    assert not (tmp_path / "deep").exists()
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(ValueError, match="impossible"), claimed(folder, "lra", OWNED):
+        raise ValueError("impossible")
+    assert list(tmp_path.iterdir()) == [tmp_path / "deep"] and not list((tmp_path / "deep").iterdir())
+    with pytest.raises(ValueError, match="later"), claimed(folder, "lra", OWNED):
+        folder.config.write_text("{}")  # the run has begun: nothing is taken back
+        raise ValueError("later")
+    assert {path.name for path in folder.path.iterdir()} == {".lock", "manifest.json", "config.json"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable to the superuser")
 def test_an_unwritable_folder(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError), claimed(RunFolder(tmp_path / "run"), "lra"):
+    with pytest.raises(PermissionError), claimed(RunFolder(tmp_path / "run"), "lra", OWNED):
         pass
 
 
 def test_a_folder_in_a_file_s_place(tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(OSError), claimed(RunFolder(tmp_path / "run"), "lra"):
+    with pytest.raises(OSError), claimed(RunFolder(tmp_path / "run"), "lra", OWNED):
         pass
-    with pytest.raises(OSError), claimed(RunFolder(tmp_path / "run" / "deeper"), "lra"):
+    with pytest.raises(OSError), claimed(RunFolder(tmp_path / "run" / "deeper"), "lra", OWNED):
         pass
 
 
@@ -131,10 +150,11 @@ def test_a_lock_is_waited_for_or_refused(tmp_path):
 
 def test_a_folder_of_another_kind_is_refused_and_left_alone(tmp_path):
     (tmp_path / "run.json").write_text('{"kind": "glue"}')
-    (tmp_path / ".mine.partial").write_text("mine")
-    with pytest.raises(ValueError, match="holds a run of another kind"), claimed(RunFolder(tmp_path), "lra"):
+    (tmp_path / ".theirs.nip-partial").write_text("theirs")
+    refused = pytest.raises(ValueError, match=r"holds a run of another kind \(glue\)")
+    with refused, claimed(RunFolder(tmp_path), "lra", OWNED):
         pass
-    assert (tmp_path / ".mine.partial").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", ".theirs.nip-partial"}
 
 
 @pytest.mark.parametrize(
@@ -167,15 +187,16 @@ def test_the_manifest(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     owned = ["config.json", "best/model.safetensors", "checkpoint-*/*"]
-    write_manifest(tmp_path, ["nip", "lra"], owned, finished=False)
+    write_manifest(tmp_path, "lra", ["nip", "lra"], owned, finished=False)
     before = json.loads((tmp_path / "manifest.json").read_text())
     assert before == {
         "format": 1,
+        "kind": "lra",
         "command": ["nip", "lra"],
         "owned": sorted([".lock", "manifest.json", *owned]),
         "sha256": {},
     }
-    write_manifest(tmp_path, ["nip", "lra"], owned, finished=True)
+    write_manifest(tmp_path, "lra", ["nip", "lra"], owned, finished=True)
     binary = ("best/model.safetensors", "checkpoint-3/optimizer.pt")
     sums = {name: file_sha256(tmp_path / name) for name in binary}
     assert json.loads((tmp_path / "manifest.json").read_text()) == {**before, "sha256": sums}

@@ -16,7 +16,8 @@ from nip.cli.lra import lra_command, resolve
 from nip.cli.options import Json, option, split, with_options
 from nip.cli.output import print_json
 from nip.formatting import format_duration, format_percent
-from nip.runs.folder import LOCK, locked
+from nip.ownership import LOCK
+from nip.runs.folder import locked
 from nip.runs.record import read_record
 from nip.study.execute import Outcome
 from nip.study.panel import PlannedRun
@@ -89,6 +90,7 @@ def study_command(
     study = _folder(output_dir, passed)
     if results and not study.is_dir():
         raise ValueError(f"There is no study in {study}: --results evaluates runs that are there. Leave it out to run.")
+    panel.study_folder(study).check()
     runs = panel.read_plan(study)
     if attention is not None:
         runs = panel.extended(runs, _planned(attention, "0,1,2" if seeds is None else seeds, depths, passed))
@@ -205,6 +207,7 @@ def _execute(
     from nip.study import execute, panel
 
     failed = []
+    panel.study_folder(study).check()
     with locked(study / LOCK):
         panel.write_plan(study, runs)
         progress = RemainingTime(study, waiting, total=len(runs))

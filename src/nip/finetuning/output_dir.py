@@ -19,30 +19,51 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nip.finetuning.commands import COMMANDS
-from nip.runs.folder import MANIFEST, RUN_FILE, RunFolder, check_same_run, differences, locked, read_run_file
+from nip.ownership import LOCK, OwnedFolder, removed_on_error
+from nip.runs.folder import (
+    MANIFEST,
+    RUN_FILE,
+    RunFolder,
+    check_same_run,
+    differences,
+    kind_of,
+    locked,
+    read_json,
+    read_run_file,
+    write_manifest,
+)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 STATE_FILE = "trainer_state.json"
-PARTIAL = ".*.partial"  # what a killed process leaves of a file
 RESULTS = (
     *("result.json", "metrics.jsonl", "curves.svg", "trainer_state.json", RUN_FILE, MANIFEST, "checkpoints.json"),
     *("checkpoints.svg", "all_results.json", "eval_results.json", "predict_results.json"),
     *(name for command in COMMANDS.values() for name in command.outputs),
 )
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "pattern.npz", "pattern-*.npz")
+MODEL = (
+    *(*WEIGHTS, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+    *("vocab.json", "merges.txt", "spiece.model", "special_tokens_map.json", "added_tokens.json", "training_args.bin"),
+    *("chat_template.jinja", "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm"),
+)
+CHECKPOINT_FILES = (
+    *(*MODEL, STATE_FILE, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth"),
+    *("rng_state_*.pth", "pytorch_model_fsdp.bin", "latest", "zero_to_fp32.py", "global_step*/**/*"),
+    *("optimizer_0/*", "pytorch_model_fsdp_0/*"),
+)
 # The files of a run, for its manifest.
 OWNED = (
-    *(*RESULTS, *WEIGHTS, "config.json", "generation_config.json", "environment.json", "run.log", "checkpoint-*/*"),
-    *("tokenizer*.json", "vocab.*", "merges.txt", "spiece.model", "special_tokens_map.json", "training_args.bin"),
+    *(*RESULTS, *MODEL, "environment.json", "run.log"),
+    *(f"checkpoint-*/{name}" for name in CHECKPOINT_FILES),
 )
+EVALUATION = "evaluation"  # kind of a folder that only evaluations have written to, such as that of a model
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,7 @@ class Claim:
 
 @contextmanager
 def claim_output_dir(
-    path: str | Path, settings: Mapping[str, Any], *, overwrite: bool, trains: bool, main: bool = True
+    path: str | Path, kind: str, settings: Mapping[str, Any], *, overwrite: bool, trains: bool, main: bool = True
 ) -> Iterator[Claim]:
     """Lock the output folder and check that the command may write to it.
 
@@ -103,6 +124,8 @@ def claim_output_dir(
     ----------
     path : str or Path
         Created if it does not exist.
+    kind : str
+        The command's name.
     settings : mapping
         The settings that identify the run.
     overwrite : bool
@@ -122,27 +145,69 @@ def claim_output_dir(
         If another process has locked the folder, or it contains another run or other files.
     """
     folder = RunFolder(Path(path))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with locked(folder.lock) if main else nullcontext():
+    own = owned_folder(folder.path, trains=trains)
+    check_output_dir(own, overwrite=overwrite, trains=trains)
+    with ExitStack() as stack:
+        if main:
+            stack.enter_context(removed_on_error(folder.path, {LOCK, folder.log.name, MANIFEST}))
+            stack.enter_context(locked(folder.lock))
         claim = _claim(folder, settings, overwrite=overwrite, trains=trains)
-        for leftover in folder.path.glob(PARTIAL) if main else ():
-            leftover.unlink()
+        if main:
+            missing = not (folder.path / MANIFEST).is_file()  # also in a run of earlier versions
+            if not own.ours() or (trains and (missing or kind_of(folder.path) == EVALUATION)):
+                write_manifest(folder.path, kind if trains else EVALUATION, (), own.names, finished=False)
+            own.delete_leftovers()
         yield claim
+
+
+def owned_folder(path: Path, *, trains: bool = True) -> OwnedFolder:
+    """An output folder, for what may be deleted and replaced in it.
+
+    Parameters
+    ----------
+    path : Path
+    trains : bool, default=True
+        Whether the command trains; one that only evaluates writes results next to any model.
+    """
+    if trains:
+        return OwnedFolder(path, "run", (*OWNED, LOCK), lambda path: kind_of(path) in COMMANDS)
+    results = ("environment.json", "run.log", LOCK, *RESULTS)
+    return OwnedFolder(path, "run", results, lambda path: kind_of(path) is not None or _evaluated(path))
+
+
+def _evaluated(path: Path) -> bool:
+    """Whether an evaluation of earlier versions, which wrote no manifest, has left its result in the folder."""
+    return (path / "result.json").is_file() and read_json(path / "result.json").get("kind") in COMMANDS
+
+
+def check_output_dir(own: OwnedFolder, *, overwrite: bool, trains: bool) -> None:
+    """Check that nothing of others would be changed in an output folder.
+
+    Parameters
+    ----------
+    own : OwnedFolder
+    overwrite : bool
+        Accept a folder with files of others, unless they have names of the run's own files.
+    trains : bool
+
+    Raises
+    ------
+    ValueError
+        If there are such files, or another command's run.
+    """
+    there = kind_of(own.path) if own.path.is_dir() else None
+    if trains and there not in (None, EVALUATION, *COMMANDS):
+        raise ValueError(f"{own.path} holds a run of another kind ({there}); name another --output-dir.")
+    mend = "Name another --output-dir" + ("." if overwrite or not trains else ", or give --overwrite_output_dir.")
+    own.check(mend=mend, beside=overwrite or not trains)
 
 
 def _claim(folder: RunFolder, settings: Mapping[str, Any], *, overwrite: bool, trains: bool) -> Claim:
     run = read_run_file(folder.path)
     if not trains:
         return Claim(folder, None, replace=False)
-    if run is None or run.get("kind") == "lra":
-        known = {folder.lock, folder.log, *folder.path.glob(PARTIAL)}
-        foreign = [each for each in folder.path.iterdir() if each not in known]
-        if foreign and not overwrite:
-            raise ValueError(
-                f"{folder.path} is not empty and holds no run; name another --output_dir, or give "
-                "--overwrite_output_dir."
-            )
-        return Claim(folder, None, replace=bool(foreign), overwrite=overwrite)
+    if run is None:
+        return Claim(folder, None, replace=False, overwrite=overwrite)
     before = run.get("settings", {})
     if not overwrite:
         mend = "Name another --output_dir, repeat its settings, or give --overwrite_output_dir."
@@ -160,12 +225,8 @@ def clear(folder: RunFolder, *, weights: bool = False) -> None:
     weights : bool, default=False
         Delete its model, too, which would be taken for that of the new run.
     """
-    for _, checkpoint in checkpoints(folder.path):
-        shutil.rmtree(checkpoint)
-    for name in RESULTS:
-        (folder.path / name).unlink(missing_ok=True)
-    for file in [file for name in WEIGHTS for file in folder.path.glob(name)] if weights else ():
-        file.unlink()
+    names = [*(path.name for _, path in checkpoints(folder.path)), *RESULTS, *(WEIGHTS if weights else ())]
+    owned_folder(folder.path).delete([name for name in names if name != MANIFEST])
 
 
 def checkpoints(path: Path) -> list[tuple[int, Path]]:
@@ -183,8 +244,7 @@ def last_checkpoint(path: Path, processes: int) -> Path | None:
     later: list[Path] = []
     for step, folder in reversed(checkpoints(path)):
         if is_complete(folder, step) and all((folder / name).is_file() for name in generators):
-            for incomplete in later:
-                shutil.rmtree(incomplete, ignore_errors=True)
+            owned_folder(path).delete([incomplete.name for incomplete in later])
             return folder
         later.append(folder)
     return None

@@ -193,6 +193,7 @@ def claimed_run(command: Command, kind: str, task: str) -> Iterator[Claim]:
     state = PartialState()
     with claim_output_dir(
         training.output_dir,
+        kind,
         run_settings(command, state.num_processes),
         overwrite=command.run.overwrite_output_dir,
         trains=training.do_train,
@@ -287,7 +288,7 @@ def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]
         write_record(folder, make_record(command, setup, state.num_processes))
         versions = {name: importlib.metadata.version(name) for name in ("transformers", "datasets")}
         write_json(folder.environment, {**environment(state.device, state.num_processes), **versions})
-        write_manifest(folder.path, command.argv, OWNED, finished=False)
+        write_manifest(folder.path, setup.kind, command.argv, OWNED, finished=False)
     state.wait_for_everyone()
     with Console(folder.log if state.is_main_process else None, 0) as console:
         trainer = make_trainer(command, setup, folder.metrics, console, main=state.is_main_process)
@@ -313,7 +314,7 @@ def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]
             if metrics or claim.trained is None:  # a command that does not evaluate keeps the earlier evaluation
                 write_json(folder.result, result)
             if training.do_train:  # else the folder may be a model's that nip did not write
-                write_manifest(folder.path, command.argv, OWNED, finished=True)
+                write_manifest(folder.path, setup.kind, command.argv, OWNED, finished=True)
     return result
 
 

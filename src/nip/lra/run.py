@@ -93,7 +93,7 @@ def train(
         )
     if skip_train and not folder.best.is_file():
         raise ValueError(f"{out} has no best weights to test; train first, without skipping it.")
-    with claimed(folder, KIND, early=(folder.pattern,)) if accelerator.is_main_process else nullcontext():
+    with claimed(folder, KIND, OWNED) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         if skip_train:
             config = dataclasses.replace(config, max_steps=read_config(folder.config).max_steps)
@@ -124,7 +124,7 @@ def train(
                 if original_log and accelerator.is_main_process:
                     write_original_log(folder.path, config)
                 if accelerator.is_main_process and not skip_train:
-                    write_manifest(folder.path, command_of(config), OWNED, finished=True)
+                    write_manifest(folder.path, KIND, command_of(config), OWNED, finished=True)
                 return result
 
 
@@ -158,7 +158,7 @@ def write_run_files(run: Run, config: RunConfig, graph: Pattern, measure: str) -
     write_json(folder.config, dataclasses.asdict(config))
     write_record(folder, make_record(config))
     write_json(folder.environment, here)
-    write_manifest(folder.path, command_of(config), OWNED, finished=False)
+    write_manifest(folder.path, KIND, command_of(config), OWNED, finished=False)
     if run.state.best:  # the run may have been killed between writing the checkpoint and the best weights
         write_best(run, measure)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -18,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 import nip.models.huggingface.sparsify as over_graphs
 from nip.atomic import usual_mode
 from nip.data.corpus import Corpus
+from nip.ownership import move_into, remove_temporary, temporary_name
 from nip.pretraining.model import MaskedLMObjective
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import new_model
@@ -61,7 +60,8 @@ def save_model(
     own.model_max_length = max_tokens
     kinds = getattr(model.config, "type_vocab_size", 0) > 0
     own.model_input_names = ["input_ids", *(["token_type_ids"] if kinds else []), "attention_mask"]
-    unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
+    unfinished = temporary_name(folder / "model")
+    unfinished.mkdir()
     try:
         with _silence():
             model.save_pretrained(unfinished, state_dict=None if weights is None else _without_ties(model, weights))
@@ -70,11 +70,11 @@ def save_model(
             path.chmod(usual_mode())
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-            path.replace(folder / path.name)
+            move_into(path, folder / path.name)
     except SafetensorError as error:  # such as a full disk
         raise OSError(f"{folder}: the model cannot be written: {error}.") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_temporary(unfinished)
 
 
 def _without_ties(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,11 +135,7 @@ def export_model(run: Run, settings: Settings, corpus: Corpus, hours: float) -> 
     weights = model_weights(run)
     if run.main:
         if not (folder / LAST).is_file():  # a resumed run may get here again
-            unfinished = folder.with_name(f".unfinished-{folder.name}")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            write_model(run, settings, corpus, unfinished, weights)
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
+            write_model(run, settings, corpus, folder, weights)
         run.console.say(f"The model after {hours:g} hours, step {run.progress.step:,}, was written to {folder}.")
     run.accelerator.wait_for_everyone()
 

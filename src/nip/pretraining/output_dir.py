@@ -19,24 +19,28 @@ It is a model's folder, which `transformers`, `nip glue` and `nip mlm` read, and
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nip.ownership import OwnedFolder
 from nip.pretraining.settings import CHANGEABLE, Settings
-from nip.runs.folder import RunFolder, check_same_run, claimed, read_json
+from nip.runs.folder import RunFolder, check_same_run, claimed, read_json, run_folder
 from nip.runs.record import RunRecord
 
 KIND = "pretraining"
 GROWING = ("max_steps", "max_tokens", "hours")
 STOPS = (*GROWING, "early_exit_hours", "early_stop_loss", "early_stop_minutes", "overflow_limit")
 """Settings that may end a run."""
+MODEL = (
+    *("model*.safetensors", "model.safetensors.index.json", "pattern.npz", "pattern-*.npz", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"),
+)
 OWNED = (
     *("config.json", "run.json", "environment.json", "metrics.jsonl", "result.json", "run.log", "tracking/**/*"),
-    *("checkpoint/*.safetensors", "finetune-*h/*", "*.safetensors", "*.safetensors.index.json", "pattern*.npz"),
-    *("tokenizer*.json", "vocab.txt", "special_tokens_map.json"),
+    *("checkpoint/state.safetensors", "checkpoint/good.safetensors", *MODEL),
+    *(f"finetune-*h/{name}" for name in ("config.json", *MODEL)),
 )
 """The files of a run, for its manifest."""
 
@@ -48,11 +52,14 @@ def trackers_folder(folder: RunFolder) -> Path:
 
 @contextmanager
 def claimed_run(folder: RunFolder) -> Iterator[Mapping[str, Any] | None]:
-    """As `nip.runs.folder.claimed`; also removes models that a killed process has not finished writing."""
-    with claimed(folder, KIND, early=(trackers_folder(folder),)) as facts:
-        for leftover in folder.path.glob(".unfinished-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    """As `nip.runs.folder.claimed`."""
+    with claimed(folder, KIND, OWNED) as facts:
         yield facts
+
+
+def owned_folder(folder: RunFolder) -> OwnedFolder:
+    """The folder, for what may be deleted in it."""
+    return run_folder(folder.path, KIND, OWNED)
 
 
 def settings_of(facts: Mapping[str, Any], where: Path) -> Settings:

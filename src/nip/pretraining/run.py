@@ -24,7 +24,16 @@ from nip.pretraining.checks import check_run, slow_precision
 from nip.pretraining.export import model_weights, write_model
 from nip.pretraining.init_from import load_initial_weights
 from nip.pretraining.model import MaskedLMObjective, extend_table
-from nip.pretraining.output_dir import KIND, OWNED, check_same_settings, claimed_run, finished, planned, settings_of
+from nip.pretraining.output_dir import (
+    KIND,
+    OWNED,
+    check_same_settings,
+    claimed_run,
+    finished,
+    owned_folder,
+    planned,
+    settings_of,
+)
 from nip.pretraining.settings import Settings
 from nip.pretraining.setup import attention_choice, graph_of, micro_batch_size, new_model, positions_in, resolve
 from nip.pretraining.task import PretrainingTask
@@ -226,7 +235,7 @@ def start(run: Run, task: PretrainingTask, record: RunRecord, *, budget_changed:
         run.progress.stopped = None
     if run.main and not (folder.path / RUN_FILE).is_file():
         write_record(folder, record)  # before other files, which must not exist without it
-        write_manifest(folder.path, record.command, OWNED, finished=False)
+        write_manifest(folder.path, KIND, record.command, OWNED, finished=False)
     if budget_changed or not folder.checkpoint.is_file():
         checkpoint(run)
     else:
@@ -241,7 +250,7 @@ def start(run: Run, task: PretrainingTask, record: RunRecord, *, budget_changed:
     accelerator.wait_for_everyone()
     if run.main:
         write_record(folder, record)  # new budgets, after the checkpoint with them
-        write_manifest(folder.path, record.command, OWNED, finished=False)
+        write_manifest(folder.path, KIND, record.command, OWNED, finished=False)
         write_json(folder.environment, here)
 
 
@@ -319,10 +328,10 @@ def finish(run: Run, task: PretrainingTask, record: RunRecord) -> dict[str, Any]
             with closing(Metrics(folder.metrics, progress.metrics_bytes)) as run.metrics_file:
                 run.record("test", {"loss": measured.loss, "accuracy": counts.accuracy, "learning_rate": None})
                 run.metrics_file.secure()
-            folder.config.unlink(missing_ok=True)
+            owned_folder(folder).delete(["config.json"])  # the model is complete once it is there
             write_json(folder.result, result)
             write_model(run, settings, task.corpus, folder.path, weights)
-            write_manifest(folder.path, record.command, OWNED, finished=True)
+            write_manifest(folder.path, KIND, record.command, OWNED, finished=True)
     run.accelerator.wait_for_everyone()
     run.console.note(format_result(result))
     return result

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from nip.atomic import locate, replacing
+from nip.ownership import LOCK, OwnedFolder, removed_on_error
 
 FORMAT = 1  # version of run.json and manifest.json
 RUN_FILE = "run.json"
 MANIFEST = "manifest.json"
-LOCK = ".lock"
 BINARY = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 
 
@@ -129,17 +129,56 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+def run_folder(path: Path, kind: str, owned: Iterable[str]) -> OwnedFolder:
+    """The folder of a run of that kind, for what may be deleted and replaced in it.
+
+    It is recognized by its manifest, and one of earlier versions by its ``run.json`` or ``config.json``.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        Such as ``lra``.
+    owned : iterable of str
+        Names and glob patterns of the files that the run writes.
+    """
+    return OwnedFolder(path, "run", (*owned, LOCK, RUN_FILE, MANIFEST), lambda path: kind_of(path) == kind)
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of the run in a folder, from its manifest or its ``run.json``; None if there is no run.
+
+    Raises
+    ------
+    ValueError
+        If a file that would say so is damaged.
+    """
+    if (path / MANIFEST).is_file():
+        kind = read_json(path / MANIFEST).get("kind")
+        if isinstance(kind, str):
+            return kind
+    there = read_run_file(path)
+    return None if there is None else there.get("kind")
+
+
 @contextmanager
-def claimed(folder: RunFolder, kind: str, *, early: Collection[Path] = ()) -> Iterator[dict[str, Any] | None]:
+def claimed(
+    folder: RunFolder, kind: str, owned: Collection[str], command: Sequence[str] = ()
+) -> Iterator[dict[str, Any] | None]:
     """Lock the folder for a run, made where it is missing, and remove what a killed process left half-written.
+
+    A new folder gets its manifest at once, so that it is the run's from the first file on. If the command is refused
+    before it writes anything else, it leaves no trace.
 
     Parameters
     ----------
     folder : RunFolder
     kind : str
         Of the run, such as ``lra``.
-    early : collection of Path
-        What the run writes before the file that describes it; lock and log are known.
+    owned : collection of str
+        Names and glob patterns of the files that the run writes.
+    command : sequence of str
+        For a new manifest.
 
     Yields
     ------
@@ -149,20 +188,33 @@ def claimed(folder: RunFolder, kind: str, *, early: Collection[Path] = ()) -> It
     Raises
     ------
     ValueError
-        If another process is at work in the folder, or it contains something other than a run of that kind.
+        If another process is at work in the folder, or it contains something other than a run of that kind: then
+        nothing in it has been touched.
     OSError
         If it cannot be made or written to.
     """
-    with locked(folder.lock):
-        there = read_run_file(folder.path)
-        leftovers = set(folder.path.rglob(".*.partial"))
-        if there is None and set(folder.path.iterdir()) - {folder.lock, folder.log, *early} - leftovers:
-            raise ValueError(f"{folder.path} is not empty and holds no run; name another --output-dir.")
-        if there is not None and there.get("kind") != kind:
-            raise ValueError(f"{folder.path} holds a run of another kind; name another --output-dir.")
-        for leftover in leftovers:
-            leftover.unlink()
-        yield there
+    own = run_folder(folder.path, kind, owned)
+    check_kind(own, kind)
+    with removed_on_error(folder.path, {LOCK, folder.log.name, MANIFEST}), locked(folder.lock):
+        check_kind(own, kind)
+        if not (folder.path / MANIFEST).is_file():
+            write_manifest(folder.path, kind, command, owned, finished=False)
+        own.delete_leftovers()
+        yield read_run_file(folder.path)
+
+
+def check_kind(own: OwnedFolder, kind: str) -> None:
+    """Check that a run may use a folder.
+
+    Raises
+    ------
+    ValueError
+        If it contains a run of another kind, or other files.
+    """
+    there = kind_of(own.path) if own.path.is_dir() else None
+    if there is not None and there != kind:
+        raise ValueError(f"{own.path} holds a run of another kind ({there}); name another --output-dir.")
+    own.check()
 
 
 def differences(
@@ -296,13 +348,15 @@ def add_to_run_file(path: Path, **facts: Any) -> None:
     write_json(path / RUN_FILE, {**(read_run_file(path) or {}), **facts})
 
 
-def write_manifest(path: Path, command: Sequence[str], owned: Iterable[str], *, finished: bool) -> None:
-    """Write ``manifest.json``: the format version, the command, and which files of the folder are its own.
+def write_manifest(path: Path, kind: str, command: Sequence[str], owned: Iterable[str], *, finished: bool) -> None:
+    """Write ``manifest.json``: the format version, the kind, the command, and which files of the folder are its own.
 
     Parameters
     ----------
     path : Path
         The run folder.
+    kind : str
+        Of the run.
     command : sequence of str
         The command that repeats the run; empty where it was started from Python.
     owned : iterable of str
@@ -314,7 +368,9 @@ def write_manifest(path: Path, command: Sequence[str], owned: Iterable[str], *, 
     owned = sorted({MANIFEST, LOCK, *owned})
     files = sorted({file for name in owned for file in path.glob(name) if file.is_file()}) if finished else []
     sums = {file.relative_to(path).as_posix(): file_sha256(file) for file in files if file.suffix in BINARY}
-    write_json(path / MANIFEST, {"format": FORMAT, "command": list(command), "owned": owned, "sha256": sums})
+    write_json(
+        path / MANIFEST, {"format": FORMAT, "kind": kind, "command": list(command), "owned": owned, "sha256": sums}
+    )
 
 
 def file_sha256(path: Path) -> str:

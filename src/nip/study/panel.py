@@ -16,8 +16,10 @@ from typing import Any
 
 from nip import graphs
 from nip.lra.config import FOUND, RunConfig, check_same_config, read_config
-from nip.runs.folder import RunFolder, differences, read_json, write_json
+from nip.ownership import LOCK, OwnedFolder
+from nip.runs.folder import MANIFEST, RunFolder, differences, read_json, write_json, write_manifest
 
+KIND = "study"
 PLAN_FILE = "plan.json"
 DEPTH = "layers"  # the field of a run's configuration that --depths sets
 _SET_OTHERWISE = {"seed": "--seeds", "task": "--task", "model": "--attention", "graph": "--attention"}
@@ -197,6 +199,19 @@ def _safe(label: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "+._-" else "-" for letter in kept).strip(".-") or "graph"
 
 
+def study_folder(path: Path) -> OwnedFolder:
+    """The folder of a study, for what may be replaced in it; its runs have folders of their own."""
+    names = ("results.json", "results.md", "*.svg", "logs/*.log", "jobs/submitted.json", LOCK, MANIFEST, PLAN_FILE)
+    return OwnedFolder(path, "study", names, _is_study)
+
+
+def _is_study(path: Path) -> bool:
+    if (path / MANIFEST).is_file():
+        return read_json(path / MANIFEST).get("kind") == KIND
+    plan = path / PLAN_FILE  # of earlier versions
+    return plan.is_file() and isinstance(read_json(plan).get("runs"), list)
+
+
 def read_plan(study: Path) -> list[PlannedRun]:
     """The plan in a study's folder; empty if there is none.
 
@@ -217,7 +232,11 @@ def read_plan(study: Path) -> list[PlannedRun]:
 
 def write_plan(study: Path, runs: Sequence[PlannedRun]) -> None:
     """Write the plan, atomically."""
+    own = study_folder(study)
+    own.check()
     study.mkdir(parents=True, exist_ok=True)
+    if not (study / MANIFEST).is_file():
+        write_manifest(study, KIND, (), own.names, finished=False)
     listed = [
         {"name": run.name, "label": run.label, "data": run.data, "config": dataclasses.asdict(run.config)}
         for run in runs

@@ -31,6 +31,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from nip.atomic import replacing
+from nip.ownership import move_into, temporary_name
 from nip.training.distributed import (
     Weights,
     any_process,
@@ -288,13 +289,12 @@ def read_progress(path: Path) -> Progress:
 
 def link_checkpoint(path: Path, link: Path) -> None:
     """Give a checkpoint a second name, atomically: a hard link, or a copy if the file system has none."""
-    partial = link.with_name(f".{link.name}.partial")
-    partial.unlink(missing_ok=True)
+    partial = temporary_name(link)
     try:
         os.link(path, partial)
     except OSError:
         shutil.copyfile(path, partial)
-    partial.replace(link)
+    move_into(partial, link)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -121,7 +121,8 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(many_parts, tmp_path, 
     def stop(self, target):
         nonlocal writes
         if writes == write:
-            shutil.copy(self, self.with_name(f"{self.name}.partial"))  # as kill -9 leaves it
+            left = self.with_name(f".left{self.name}")  # as kill -9 leaves it
+            shutil.copytree(self, left) if self.is_dir() else shutil.copy(self, left)
             raise KeyboardInterrupt
         writes += 1
         return replace(self, target)
@@ -219,7 +220,7 @@ def test_another_corpus_is_not_touched(texts, whole, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "precious").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="exists and is not a corpus"):
+        with pytest.raises(ValueError, match="is not empty and holds no corpus: precious"):
             build_corpus(str(texts), tmp_path / "other", Settings(**SMALL), overwrite=overwrite)
     assert fingerprint(whole) == before and (tmp_path / "other" / "precious").is_file()
     shutil.copytree(whole, tmp_path / "copy")
@@ -234,7 +235,7 @@ def test_killed_while_overwriting_it_is_still_a_corpus(texts, whole, tmp_path, m
     shutil.copytree(whole, out)
     if not finished:
         (out / "manifest.json").unlink()
-        (out / "plan.json").write_text('{"asked": {}}')
+        (out / "plan.json").write_text('{"asked": {}, "files": [], "parts": []}')
     rmtree, unlink = shutil.rmtree, Path.unlink
 
     def stopping(function):

@@ -145,7 +145,7 @@ def test_an_interrupted_writer_leaves_what_was_there(step, small, written, tmp_p
 
 def test_a_set_that_a_killed_process_had_moved_away_gets_its_name_back(small, written):
     home = written / "listops"
-    home.rename(written / ".listops.0123abcd.replaced")
+    home.rename(written / ".listops.0123abcd.nip-partial")
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "_write_split", interrupted)
         write_task(small, written, DESCRIPTION, overwrite=True)

@@ -48,7 +48,8 @@ def with_original_data(arguments: Sequence[str]) -> list[str]:
 def converted(task: str, pickles: Path) -> Path:
     """The data folder of a task's converted pickles, made on first use. Raises as `with_original_data`."""
     from nip import data
-    from nip.runs.folder import LOCK, locked
+    from nip.ownership import LOCK
+    from nip.runs.folder import locked
 
     files = sorted(pickles.resolve().glob(f"{task}.*.pickle"))
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

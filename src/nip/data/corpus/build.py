@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -30,13 +28,15 @@ from nip.data.corpus.shards import FATES, SPLITS, TOKENIZER, kept, shard_chunk
 from nip.data.corpus.tokenizer import (
     TRAINED_ON,
     existing_tokenizer,
+    is_saved,
     load_tokenizer,
     save_tokenizer,
     train_wordpiece,
     wordpiece_config,
 )
 from nip.data.tasks.storage import MANIFEST
-from nip.runs.folder import LOCK, check_same_run, file_sha256, locked, write_json
+from nip.ownership import LOCK, OwnedFolder, removed_on_error
+from nip.runs.folder import check_same_run, file_sha256, locked, read_json, write_json
 
 PLAN, WORK, TEXT = "plan.json", "work", "text"
 UNPACKED = ".unpacked"  # hidden, like the lock: both exist before the plan
@@ -93,9 +93,11 @@ def build_corpus(
     source = Path(origin).expanduser().resolve()
     if source == out.resolve() or source in out.resolve().parents:
         raise ValueError(f"{out} is in {origin}, which is the input. Choose another folder with --output-dir.")
-    _require_ours(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out / LOCK):
+    own = corpus_folder(out)
+    own.check(mend="Choose another folder with --output-dir.")
+    with removed_on_error(out, {LOCK}), locked(out / LOCK):
+        own.check(mend="Choose another folder with --output-dir.")
+        own.delete_leftovers()
         if overwrite:
             _empty(out)
         if (out / MANIFEST).is_file():
@@ -125,11 +127,10 @@ def _make(
     progress: Progress | None,
 ) -> None:
     work = out / WORK
-    for leftover in [each for folder in (out, work, out / UNPACKED) for each in folder.glob(".*.partial")]:
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     files = _source_files(origin)
     run = runner(jobs)
     parts = _planned(origin, out, settings, asked, run("unpacking", progress))
+    corpus_folder(out).delete_leftovers()  # those of an earlier start, before the plan made the folder the corpus's
     work.mkdir(exist_ok=True)
     if settings.tokenizer is not None:  # first, so that a wrong name does not cost hours
         _prepare_tokenizer(out, settings, None)
@@ -161,10 +162,7 @@ def _make(
 
 def _clear(out: Path) -> None:
     """Remove the intermediate files."""
-    (out / PLAN).unlink(missing_ok=True)
-    for each in (out / WORK, out / UNPACKED):
-        if each.is_dir():
-            shutil.rmtree(each)
+    corpus_folder(out).delete([WORK, UNPACKED, PLAN])
 
 
 def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], run: Run) -> list[tuple[Piece, ...]]:
@@ -186,7 +184,9 @@ def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], 
             parts = [(piece,) for part in parts for piece in part]
     planned = [[asdict(piece) for piece in part] for part in parts]
     if before is None:
-        write_json(out / PLAN, {"asked": asked, "rules": RULES, "files": files, "parts": planned}, indent=1)
+        write_json(
+            out / PLAN, {"kind": KIND, "asked": asked, "rules": RULES, "files": files, "parts": planned}, indent=1
+        )
     elif before != planned:
         raise _changed(origin, out)
     return parts
@@ -220,7 +220,7 @@ def _changed(what: str, out: Path) -> ValueError:
 
 def _prepare_tokenizer(out: Path, settings: Settings, texts: Callable[[], Iterator[str]] | None) -> None:
     folder = out / TOKENIZER
-    if folder.is_dir():
+    if is_saved(folder):
         return
     if settings.tokenizer is not None:
         tokenizer, config = existing_tokenizer(settings.tokenizer, lower_case=settings.lower_case)
@@ -310,33 +310,46 @@ def _require_unchanged(out: Path, origin: str, before: dict[str, Any] | None) ->
     )
 
 
-def _require_ours(out: Path) -> None:
-    """Raise ValueError if the folder contains anything but a corpus."""
-    if not out.exists() or (out / PLAN).is_file() or all(each.name.startswith(".") for each in out.iterdir()):
-        return
-    try:
-        read_manifest(out)
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{out} exists and is not a corpus. Choose another folder with --output-dir.") from error
+def corpus_folder(path: Path) -> OwnedFolder:
+    """The folder of a corpus, finished or not, for what may be deleted in it."""
+    chunk = "[0-9][0-9][0-9][0-9][0-9]-[0-9][0-9][0-9][0-9][0-9]"
+    shards = [f"{split}-[0-9][0-9][0-9][0-9][0-9]" for split in SPLITS]
+    work = ("part-*.json", "shard-*.json", FATES, *(f"{chunk}.{end}" for end in ("txt", "*.npy")))
+    names = (
+        *(f"{shard}.*.npy" for shard in shards),
+        *(f"{TEXT}/{shard}.txt" for shard in shards),
+        *(f"{TOKENIZER}/{name}" for name in ("tokenizer.json", "tokenizer_config.json")),
+        *(f"{WORK}/{name}" for name in work),
+        f"{UNPACKED}/[0-9][0-9][0-9][0-9][0-9]-*",
+        *(LOCK, MANIFEST, PLAN),
+    )
+    return OwnedFolder(path, "corpus", names, is_corpus, early=(UNPACKED,))
+
+
+def is_corpus(path: Path) -> bool:
+    """Whether a folder is that of a corpus, from its manifest, or the plan of one that is not finished."""
+    for name, earlier in ((MANIFEST, {"kind"}), (PLAN, {"asked", "files", "parts"})):
+        try:
+            found = read_json(path / name)
+        except (OSError, ValueError):
+            continue
+        if found.get("kind", KIND) == KIND and ("kind" in found or earlier <= set(found)):
+            return True
+    return False
 
 
 def _empty(out: Path) -> None:
-    """Remove all of a corpus but the lock.
+    """Delete all files of a corpus but the lock.
 
-    An empty plan stays until everything else is gone, so the remains after a kill are recognised as a corpus, but not
-    resumed. Truncating needs no space on a full disk.
+    An empty plan stays until everything else is gone, so that the remains after a kill are recognized as a corpus, but
+    not resumed.
     """
-    plan = out / PLAN
-    if (out / MANIFEST).is_file():
-        (out / MANIFEST).replace(plan)
-    if plan.is_file():
-        os.truncate(plan, 0)
-    for each in out.iterdir():
-        if each.is_dir():
-            shutil.rmtree(each)
-        elif each.name not in (LOCK, PLAN):
-            each.unlink()
-    plan.unlink(missing_ok=True)
+    own = corpus_folder(out)
+    if own.ours():
+        write_json(out / PLAN, {"kind": KIND})
+        own.delete([MANIFEST])  # from here on the corpus is not finished
+        own.delete([name for name in own.names if name not in (LOCK, PLAN)])
+        own.delete([PLAN])
 
 
 def _require_same(out: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nip.data.masking import Vocabulary
+from nip.ownership import move_into, remove_temporary, temporary_name
 from nip.runs.folder import write_json
 
 if TYPE_CHECKING:
@@ -125,14 +125,20 @@ def save_tokenizer(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -
     config : dict
         The contents of ``tokenizer_config.json``.
     folder : Path
-        Replaced if it exists.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = temporary_name(folder)
     partial.mkdir()
     (partial / _TOKENIZER).write_text(tokenizer.to_str(pretty=False), "utf-8")
     write_json(partial / _CONFIG, config, indent=1)
-    partial.rename(folder)
+    folder.mkdir(exist_ok=True)
+    for name in (_TOKENIZER, _CONFIG):  # the last one completes it
+        move_into(partial / name, folder / name)
+    remove_temporary(partial)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_tokenizer` has written the folder completely."""
+    return (folder / _CONFIG).is_file()
 
 
 def load_tokenizer(folder: Path) -> tuple[Tokenizer, Vocabulary]:

@@ -9,9 +9,7 @@ another name that is changed at the end, so the folder is either complete or mis
 from __future__ import annotations
 
 import json
-import secrets
 import shlex
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,11 +23,13 @@ from nip.atomic import locate, replacing
 from nip.data.tasks.examples import CHUNK, Examples
 from nip.data.tasks.registry import SPLITS, TASKS, Task, find_task
 from nip.locations import data_folder
+from nip.ownership import MARKER, OwnedFolder, is_temporary, move_into, remove_temporary, temporary_name
 from nip.runs.folder import check_same_run, file_sha256, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 DAY = 86400  # seconds
+OFFICIAL = ("basic_train.tsv", "basic_val.tsv", "basic_test.tsv")  # of ListOps, with --tsv
 
 
 def parts(task: Task) -> dict[str, np.dtype[Any]]:
@@ -301,8 +301,8 @@ def write_task(
     if home.exists():
         _require_replaceable(home, task, overwrite=overwrite)
     home.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(home)
-    partial = home.with_name(f".{task.name}.{secrets.token_hex(4)}.partial")
+    _remove_abandoned(home, task)
+    partial = temporary_name(home)
     partial.mkdir()
     try:
         described = {}
@@ -321,15 +321,9 @@ def write_task(
             "splits": described,
         }
         write_json(partial / MANIFEST, manifest)
-        if home.exists():
-            replaced = partial.with_suffix(".replaced")
-            home.rename(replaced)
-            partial.rename(home)
-            shutil.rmtree(replaced)
-        else:
-            partial.rename(home)
+        task_folder(home, task).replace(partial)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_temporary(partial)
         if isinstance(error, OSError):
             if str(error.filename).startswith(str(partial)):  # a name that no longer exists
                 error.filename = str(home)
@@ -343,23 +337,37 @@ def _require_replaceable(home: Path, task: Task, *, overwrite: bool) -> None:
         raise not_ours(home)
     if not overwrite:
         raise ValueError(f"{home} exists; --overwrite replaces it.")
-    own = {MANIFEST, *(f"{split}.{part}.npy" for split in SPLITS for part in parts(task))}
-    others = sorted(path.name for path in home.iterdir() if path.name not in own and path.suffix != ".tsv")
+    own = task_folder(home, task)
+    if not own.ours():
+        raise not_ours(home)
+    others = sorted(path.name for path in home.iterdir() if not any(path.match(name) for name in own.names))
     if others:
         raise ValueError(f"{home} also contains {', '.join(others)}, which --overwrite would delete. Move it first.")
 
 
-def _remove_abandoned(home: Path) -> None:
+def task_folder(home: Path, task: Task) -> OwnedFolder:
+    """The folder of a task's data, for what may be deleted and replaced in it."""
+    official = OFFICIAL if task.kind == "expression" else ()
+    names = (*(f"{split}.{part}.npy" for split in SPLITS for part in parts(task)), *official, MANIFEST)
+    return OwnedFolder(home, f"{task.name} data", names, lambda path: task_in(path) == task.name)
+
+
+def _remove_abandoned(home: Path, task: Task) -> None:
     """Remove what killed processes left next to the folder, if it is a day old, so not in use.
 
-    A data set that was moved away before its replacement was in place gets its name back.
+    A data set that was moved away before its replacement was in place gets its name back. Folders that contain anything
+    but the files of a task stay.
     """
-    replaced = sorted(home.parent.glob(f".{home.name}.*.replaced"), key=lambda left: left.stat().st_mtime)
-    if replaced and not home.exists():
-        replaced.pop().rename(home)
-    for left in [*home.parent.glob(f".{home.name}.*.partial"), *replaced]:
-        if time.time() - left.stat().st_mtime > DAY:
-            shutil.rmtree(left, ignore_errors=True)
+    names = task_folder(home, task).names
+    left = [each for each in home.parent.glob(f".{home.name}.*{MARKER}") if each.is_dir() and is_temporary(each)]
+    left = [each for each in left if all(file.name in names or is_temporary(file) for file in each.iterdir())]
+    complete = sorted((each for each in left if task_in(each) == task.name), key=lambda each: each.stat().st_mtime)
+    if complete and not home.exists():
+        move_into(complete[0], home)
+        left.remove(complete[0])
+    for each in left:
+        if time.time() - each.stat().st_mtime > DAY:
+            remove_temporary(each)
 
 
 def _write_split(task: Task, name: str, pieces: Iterable[Examples], folder: Path) -> tuple[dict[str, Any], bool]:

@@ -28,6 +28,7 @@ from nip.finetuning.search.study import PRUNERS, SAMPLERS
 
 MINIMIZED = ("loss", "perplexity")
 DEFAULT_TRIALS = 30
+DATABASE = "search.db"  # in the folder of the search, unless --storage names another
 ALIASES = {"--out": "--output-dir", "--n-trials": "--trials", "--study-name": "--study"}
 
 
@@ -199,7 +200,7 @@ def read_search(argv: Sequence[str], program: str = "nip hpo") -> Search:
         sampler=own.sampler,
         pruner=own.pruner,
         trials=trials,
-        storage=own.storage or f"sqlite:///{folder / 'search.db'}",
+        storage=own.storage or f"sqlite:///{folder / DATABASE}",
         study=own.study or f"{command}-{task or 'files'}",
         metric=metric,
         direction=direction,

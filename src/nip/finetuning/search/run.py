@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,7 +26,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nip.finetuning.arguments import print_notice
-from nip.finetuning.search.arguments import Search, read_search
+from nip.finetuning.output_dir import owned_folder
+from nip.finetuning.search.arguments import DATABASE, Search, read_search
 from nip.finetuning.search.page import write_page
 from nip.finetuning.search.space import Range, space_size, suggest, to_flags
 from nip.finetuning.search.study import (
@@ -44,10 +44,12 @@ from nip.finetuning.search.study import (
     requeue_lost,
     retry_failed,
 )
+from nip.ownership import OwnedFolder, removed_on_error
 from nip.processor import usable_cores
-from nip.runs.folder import locked, read_metrics, write_json
+from nip.runs.folder import MANIFEST, locked, read_json, read_metrics, write_json, write_manifest
 from nip.runs.workers import Worker
 
+KIND = "search"
 TRIALS, LOCKS = "trials", ".locks"
 PROGRAM = (sys.executable, "-m", "nip.finetuning.search.trial")
 BAD_INPUT = 2
@@ -113,11 +115,16 @@ def run_search(search: Search, program: Sequence[str] = PROGRAM) -> dict[str, An
     OSError, ImportError
         If the storage cannot be reached.
     """
-    (search.folder / TRIALS).mkdir(parents=True, exist_ok=True)
+    own = search_folder(search.folder)
+    own.check()
+    with removed_on_error(search.folder, {DATABASE, f"{DATABASE}-journal"}):
+        storage = open_storage(search.storage)
+        study = open_study(storage, search.study, search.direction, search.pruner)
+        check_same_search(study, search.described())
+    if not (search.folder / MANIFEST).is_file():
+        write_manifest(search.folder, KIND, (), own.names, finished=False)
+    (search.folder / TRIALS).mkdir(exist_ok=True)
     (search.folder / LOCKS).mkdir(exist_ok=True)
-    storage = open_storage(search.storage)
-    study = open_study(storage, search.study, search.direction, search.pruner)
-    check_same_search(study, search.described())
     lock = search.folder / LOCKS / f"{uuid.uuid4().hex}.lock"
     with locked(lock):
         requeue_lost(study)
@@ -129,7 +136,7 @@ def run_search(search: Search, program: Sequence[str] = PROGRAM) -> dict[str, An
         if finished:
             print_notice(f"resuming after {finished} finished trials")
         _run_workers(_SearchState(search, storage, study, str(lock), tuple(program)))
-    lock.unlink(missing_ok=True)
+    own.delete([f"{LOCKS}/{lock.name}"])
     result = summarize(search, study)
     write_json(search.folder / "search.json", result)
     write_page(study, result, search.folder / "search.html")
@@ -287,11 +294,21 @@ def _keep_best_weights(study: optuna.Study, search: Search) -> None:
 def delete_weights(folder: Path, *, checkpoints_only: bool = False) -> None:
     """Delete a run's checkpoints and, by default, its model's weights."""
     patterns = ("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*.bin")
-    for path in [path for pattern in patterns[: 1 if checkpoints_only else None] for path in folder.glob(pattern)]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    own = owned_folder(folder)
+    if own.ours():  # it is not if the trial failed before it wrote anything
+        own.delete(patterns[: 1 if checkpoints_only else None])
+
+
+def search_folder(path: Path) -> OwnedFolder:
+    """The folder of a search, for what may be deleted in it; the folders of its trials are those of runs."""
+    names = ("search.json", "search.html", DATABASE, f"{TRIALS}/*.log", f"{LOCKS}/*.lock", MANIFEST)
+    return OwnedFolder(path, "search", names, _is_search)
+
+
+def _is_search(path: Path) -> bool:
+    if (path / MANIFEST).is_file():
+        return read_json(path / MANIFEST).get("kind") == KIND
+    return (path / TRIALS).is_dir() and (path / LOCKS).is_dir()  # of earlier versions
 
 
 def _in_state(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
