@@ -417,3 +417,29 @@ def test_a_denoiser_predicts_every_token():
 def test_a_denoiser_needs_a_mask_token():
     with pytest.raises(ValueError, match="set the 'masked' parameter of EncoderConfig"):
         build_denoiser(dataclasses.replace(MODERN, masked=False), nip.pattern("hypercube", 5), outputs=1, seed=0)
+
+
+@pytest.mark.parametrize("mode", ["train", "frozen", "no_grad", "inference_mode"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+def test_compiled_in_every_grad_mode_at_every_length(mode, training):
+    config = EncoderConfig(50, 3, 100, 128, layers=1, repeats=1, attention_dropout=0.2)
+    model = build_classifier(config, nip.pattern("hypercube", 7), seed=0).train(training)
+    model.requires_grad_(mode != "frozen")
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    grad_mode = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(mode, torch.enable_grad)
+    for length in (100, 50):  # the second attends over a corner of the graph
+        ids = torch.randint(1, 50, (2, length), generator=torch.Generator().manual_seed(0))
+        with grad_mode():
+            torch.manual_seed(1)
+            found = compiled(ids)
+            again = compiled(ids)
+            torch.manual_seed(1)
+            expected = model(ids)
+        torch.testing.assert_close(found, expected)
+        assert torch.equal(found, again) != training  # every call draws anew
+        if mode == "train":
+            weights = [model.tokens.weight, model.layers[0].qkv.weight]
+            for x, y in zip(*(torch.autograd.grad(z.sum(), weights) for z in (found, expected)), strict=True):
+                torch.testing.assert_close(x, y)

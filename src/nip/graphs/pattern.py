@@ -12,6 +12,7 @@ import itertools
 import json
 import operator
 import os
+import sys
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -281,7 +282,9 @@ def not_traced(function: Callable[Parameters, Result]) -> Callable[Parameters, R
     """
 
     def called(*args: Any, **keywords: Any) -> Result:
-        return function(*map(_restored, args), **{name: _restored(value) for name, value in keywords.items()})
+        # After a break in its graph torch.compile would compile the function by itself.
+        run = _outside_torch_compile(function) if "torch._dynamo" in sys.modules else function
+        return run(*map(_restored, args), **{name: _restored(value) for name, value in keywords.items()})
 
     called._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result
 
@@ -290,6 +293,12 @@ def not_traced(function: Callable[Parameters, Result]) -> Callable[Parameters, R
         return called(*[_fixed(x) for x in args], **{name: _fixed(value) for name, value in keywords.items()})
 
     return call
+
+
+@functools.cache
+def _outside_torch_compile(function: Callable[..., Result]) -> Callable[..., Result]:
+    outside: Callable[..., Result] = sys.modules["torch"].compiler.disable(function)
+    return outside
 
 
 def _fixed(value: Any) -> Any:

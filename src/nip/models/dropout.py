@@ -36,7 +36,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu":
         return functional.dropout(x, p)
-    dropped: Tensor = _Dropout.apply(x, p)  # type: ignore[no-untyped-call]
+    dropped: Tensor = _dropped(x, p)
     return dropped
 
 
@@ -59,7 +59,7 @@ def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
         return residual + x
     if x.device.type != "cpu":
         return residual + functional.dropout(x, p)
-    added: Tensor = _AddDropout.apply(residual, x, p)  # type: ignore[no-untyped-call]
+    added: Tensor = _added(residual, x, p)
     return added
 
 
@@ -99,3 +99,16 @@ class _AddDropout(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (kept,) = ctx.saved_tensors
         return grads[0], kept.to(grads[0].dtype).mul_(grads[0]).mul_(ctx.scale), None
+
+
+# torch.compile would compile numpy's generator, and breaks its graph here instead: draws are those of eager mode.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _dropped(x: Tensor, p: float) -> Tensor:
+    dropped: Tensor = _Dropout.apply(x, p)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _added(residual: Tensor, x: Tensor, p: float) -> Tensor:
+    added: Tensor = _AddDropout.apply(residual, x, p)  # type: ignore[no-untyped-call]
+    return added
