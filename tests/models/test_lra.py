@@ -443,3 +443,21 @@ def test_compiled_in_every_grad_mode_at_every_length(mode, training):
             weights = [model.tokens.weight, model.layers[0].qkv.weight]
             for x, y in zip(*(torch.autograd.grad(z.sum(), weights) for z in (found, expected)), strict=True):
                 torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("config", [CONFIG, MODERN], ids=["plain", "rotary"])
+def test_another_default_device_changes_nothing(config):
+    model = build_classifier(config, nip.pattern("hypercube", 5), seed=0)
+    ids = torch.randint(0, 12, (2, 40), generator=torch.Generator().manual_seed(0))
+
+    def run():
+        torch.manual_seed(0)
+        out = model(ids)
+        return out, *torch.autograd.grad(out.square().sum(), [model.tokens.weight, model.layers[0].qkv.weight])
+
+    expected = run()
+    with torch.device("meta"):  # whose tensors have no values
+        found = run()
+        without_weights = build_classifier(config, nip.pattern("hypercube", 5), seed=0)
+    assert all(x.device.type == "cpu" and torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    assert all(weight.is_meta for weight in [*without_weights.parameters(), *without_weights.buffers()])

@@ -120,3 +120,14 @@ def test_a_model_without_a_table_is_refused(name, reason):
 def test_wrong_arguments_are_refused(n, method, message):
     with pytest.raises(ValueError, match=message):
         nip.extend_positions(FAMILIES["bert"].make(), n, method)
+
+
+@pytest.mark.parametrize("name", ["bert", "bart", "pegasus"])
+def test_another_default_device_changes_nothing(name):
+    plain, other = (FAMILIES[name].make("sdpa") for _ in range(2))
+    other.load_state_dict(plain.state_dict())
+    nip.extend_positions(plain, LONG)
+    with torch.device("meta"):  # whose tensors have no values
+        nip.extend_positions(other, LONG)
+    for key, tensor in plain.state_dict().items():
+        assert torch.equal(other.state_dict()[key], tensor)

@@ -111,3 +111,10 @@ def test_dimensions_that_cannot_be_paired():
     with pytest.raises(ValueError, match="'columns' parameter of rotations must be an integer of at least 1"):
         rotations(4, 8, columns=0)
     assert math.isclose(float(rotations(2, 8)[0][1, 0]), math.cos(1), rel_tol=1e-6)
+
+
+def test_another_default_device_changes_nothing():
+    x, cpu = draw(9, 8), torch.device("cpu")
+    expected = rotate(x, rotations(9, 8, columns=3, device=cpu))
+    with torch.device("meta"):  # whose tensors have no values
+        assert torch.equal(rotate(x, rotations(9, 8, columns=3, device=cpu)), expected)

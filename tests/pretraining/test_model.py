@@ -238,3 +238,37 @@ def test_models_without_next_sentence_prediction_are_refused(vocabulary):
         MaskedLMObjective(build_model(SMALL, vocabulary), next_sentence=True)
     with pytest.raises(ValueError, match="does not distinguish the two sentences"):
         MaskedLMObjective(build_model(replace(SMALL, architecture="modernbert"), vocabulary), next_sentence=True)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_another_default_device_changes_nothing(vocabulary, architecture):
+    model = build_model(replace(SMALL, architecture=architecture), vocabulary, block_size=4)
+    module = MaskedLMObjective(model, next_sentence=False)
+    ids = torch.randint(5, vocabulary.size, (2, 32), generator=torch.Generator().manual_seed(0))
+    rest = torch.tensor([3, 40]), torch.tensor([7, 8]), (torch.arange(32) // 20 + 1).expand(2, -1)
+
+    def run():
+        loss = module(ids, *rest).loss
+        return loss, *torch.autograd.grad(loss, model.get_input_embeddings().weight)
+
+    expected = run()
+    with torch.device("meta"):  # whose tensors have no values
+        found = run()
+    assert all(x.device.type == "cpu" and torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["train", "frozen", "no_grad", "inference_mode"])
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+def test_compiled_in_every_grad_mode(vocabulary, mode):
+    module = MaskedLMObjective(build_model(SMALL, vocabulary, block_size=4)).requires_grad_(mode != "frozen")
+    ids = torch.randint(5, vocabulary.size, (2, 32), generator=torch.Generator().manual_seed(0))
+    rest = torch.tensor([3, 40]), torch.tensor([7, 8]), (torch.arange(32) // 20 + 1).expand(2, -1)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="eager")
+    with {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(mode, torch.enable_grad)():
+        found, expected = compiled(ids, *rest), module(ids, *rest)
+    torch.testing.assert_close(found, expected)
+    if mode == "train":
+        table = module.model.get_input_embeddings().weight
+        for x, y in zip(*(torch.autograd.grad(sums.loss, table) for sums in (found, expected)), strict=True):
+            torch.testing.assert_close(x, y)

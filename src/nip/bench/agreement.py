@@ -88,12 +88,14 @@ def _compare(
     batch, generator = 2, torch.Generator().manual_seed(tokens)
     keywords: dict[str, Any] = {"causal": "causal" in masks}
     if "padding" in masks:
-        keywords["key_padding_mask"] = (torch.arange(tokens) < torch.tensor([[tokens], [tokens // 3]])).to(device)
+        keywords["key_padding_mask"] = (
+            torch.arange(tokens, device="cpu") < torch.tensor([[tokens], [tokens // 3]], device="cpu")
+        ).to(device)
     if "segments" in masks:
-        keywords["segment_ids"] = (torch.arange(tokens) * 3 // tokens).expand(batch, -1).to(device)
+        keywords["segment_ids"] = (torch.arange(tokens, device="cpu") * 3 // tokens).expand(batch, -1).to(device)
     pattern = graphs.pattern(name, -(-tokens // block_size))
     q, k, v, weights = (
-        torch.randn(batch, h, tokens, head_dim, generator=generator).to(device, getattr(torch, dtype))
+        torch.randn(batch, h, tokens, head_dim, generator=generator, device="cpu").to(device, getattr(torch, dtype))
         for h in (heads, kv_heads, kv_heads, heads)
     )
 

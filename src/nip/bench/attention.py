@@ -99,7 +99,9 @@ def _selected_backend(case: Case, name: str, direction: str) -> str:
         if refusal is None:
             return name
         raise ValueError(f"The peer {name!r} is skipped for {direction} in {case.dtype}: {refusal}.")
-    like = torch.empty(case.batch, case.heads, case.n_tokens, case.head_dim, dtype=getattr(torch, case.dtype))
+    like = torch.empty(
+        case.batch, case.heads, case.n_tokens, case.head_dim, dtype=getattr(torch, case.dtype), device="cpu"
+    )
     like.requires_grad_(direction != "forward")
     return explain(like, like, like, case.graph(), case.block_size, backend=name).backend
 

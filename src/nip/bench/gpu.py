@@ -242,7 +242,7 @@ def prepare(case: Case, backend: str, direction: str, device: torch.device) -> C
     generator = torch.Generator().manual_seed(0)
     shape = case.batch, case.heads, case.n_tokens, case.head_dim
     q, k, v, gradient = (
-        torch.randn(shape, generator=generator).to(device, getattr(torch, case.dtype)) for _ in range(4)
+        torch.randn(shape, generator=generator, device="cpu").to(device, getattr(torch, case.dtype)) for _ in range(4)
     )
     backward = direction == "forward+backward"
     for x in (q, k, v):

@@ -284,7 +284,7 @@ def prepare(encoder: Encoder, name: str, direction: str, backend: str = "auto") 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _model(encoder)
-        ids = torch.randint(model.config.vocab_size, (encoder.batch, encoder.n_tokens))
+        ids = torch.randint(model.config.vocab_size, (encoder.batch, encoder.n_tokens), device="cpu")
     model.to(getattr(torch, encoder.dtype))
     if name != DENSE:
         sparsify(model, name, block_size=encoder.block_size, backend=backend)
@@ -310,7 +310,9 @@ def prepare(encoder: Encoder, name: str, direction: str, backend: str = "auto") 
 
 def _selected_backend(encoder: Encoder, name: str, direction: str, backend: str) -> str:
     head = encoder.width // encoder.heads
-    like = torch.empty(encoder.batch, encoder.heads, encoder.n_tokens, head, dtype=getattr(torch, encoder.dtype))
+    like = torch.empty(
+        encoder.batch, encoder.heads, encoder.n_tokens, head, dtype=getattr(torch, encoder.dtype), device="cpu"
+    )
     like.requires_grad_(direction == "training")
     graph = pattern(name, -(-encoder.n_tokens // encoder.block_size))
     dropout = encoder.attention_dropout if direction == "training" else 0.0

@@ -96,14 +96,16 @@ def _torch_sparse(case: Case) -> Problem:
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
     crow, column = torch.from_numpy(starts), torch.from_numpy(columns)
     both = torch.stack([torch.from_numpy(rows), column])
-    ones = torch.ones(len(columns), dtype=q.dtype)
-    mask = torch.sparse_csr_tensor(crow, column, ones, (n, n), check_invariants=False)
+    ones = torch.ones(len(columns), dtype=q.dtype, device="cpu")
+    mask = torch.sparse_csr_tensor(crow, column, ones, (n, n), check_invariants=False, device="cpu")
 
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = torch.sparse.sampled_addmm(mask, q, k.T, beta=0.0, alpha=scale)
-        listed = torch.sparse_coo_tensor(both, scores.values(), (n, n), is_coalesced=True, check_invariants=False)
+        listed = torch.sparse_coo_tensor(
+            both, scores.values(), (n, n), is_coalesced=True, check_invariants=False, device="cpu"
+        )
         shares = torch.sparse.softmax(listed, 1).values()
-        return torch.sparse_csr_tensor(crow, column, shares, (n, n), check_invariants=False) @ v
+        return torch.sparse_csr_tensor(crow, column, shares, (n, n), check_invariants=False, device="cpu") @ v
 
     def forward() -> Tensor:
         heads = [one(*each) for each in zip(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), strict=True)]
@@ -153,9 +155,9 @@ def _longformer(case: Case) -> Problem:
     make: Any = LongformerSelfAttention
     module = make(LongformerConfig(**_sizes(case), attention_window=[w]), layer_id=0)
     states = {
-        "attention_mask": torch.zeros(case.batch, n),
-        "is_index_masked": torch.zeros(case.batch, n, dtype=torch.bool),
-        "is_index_global_attn": torch.zeros(case.batch, n, dtype=torch.bool),
+        "attention_mask": torch.zeros(case.batch, n, device="cpu"),
+        "is_index_masked": torch.zeros(case.batch, n, dtype=torch.bool, device="cpu"),
+        "is_index_global_attn": torch.zeros(case.batch, n, dtype=torch.bool, device="cpu"),
         "is_global_attn": False,
     }
     return _module(case, module, n, lambda hidden: module(hidden, **states)[0])
@@ -176,7 +178,7 @@ def _bigbird(case: Case) -> Problem:
     )
     make: Any = BigBirdBlockSparseAttention
     module = make(config)
-    real = torch.ones(case.batch, n, dtype=getattr(torch, case.dtype))
+    real = torch.ones(case.batch, n, dtype=getattr(torch, case.dtype), device="cpu")
     blocked, band, from_mask, to_mask = BigBirdModel.create_masks_for_block_sparse_attn(real, b)
     masks = {
         "band_mask": band,

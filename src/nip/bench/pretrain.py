@@ -235,9 +235,11 @@ def prepare(problem: Problem, name: str, output: str = "masked", backend: str = 
     objective = MaskedLMObjective(model).train()
     optimizer = make_optimizer(objective, "adamw", learning_rate=1e-4)
     draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, problem.vocab_size, (problem.batch, problem.n_tokens), generator=draw)
-    places = torch.stack([torch.randperm(problem.n_tokens, generator=draw)[: problem.n_masked] for _ in ids])
-    positions = (places + problem.n_tokens * torch.arange(problem.batch)[:, None]).flatten()
+    ids = torch.randint(5, problem.vocab_size, (problem.batch, problem.n_tokens), generator=draw, device="cpu")
+    places = torch.stack(
+        [torch.randperm(problem.n_tokens, generator=draw, device="cpu")[: problem.n_masked] for _ in ids]
+    )
+    positions = (places + problem.n_tokens * torch.arange(problem.batch, device="cpu")[:, None]).flatten()
     labels = ids.flatten()[positions]
     everywhere = torch.full_like(ids, -100).flatten().index_copy(0, positions, labels).view_as(ids)
 
@@ -268,7 +270,7 @@ def _work(problem: Problem, name: str, output: str) -> float:
 def _selected_backend(problem: Problem, name: str, backend: str) -> str:
     dtype = torch.bfloat16 if problem.bf16 else torch.float32
     shape = problem.batch, problem.heads, problem.n_tokens, problem.width // problem.heads
-    like = torch.empty(shape, dtype=dtype, requires_grad=True)
+    like = torch.empty(shape, dtype=dtype, requires_grad=True, device="cpu")
     graph = pattern(name, -(-problem.n_tokens // problem.block_size))
     return explain(like, like, like, graph, problem.block_size, backend=backend).backend
 

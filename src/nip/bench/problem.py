@@ -29,7 +29,7 @@ class Problem:
         if direction == "forward":
             return self.forward
         out = self.forward()
-        gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+        gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(out.dtype)
         if direction == "backward":
             return lambda: torch.autograd.grad(out, self.inputs, gradient, retain_graph=True)
         return lambda: torch.autograd.grad(self.forward(), self.inputs, gradient)
@@ -50,7 +50,9 @@ def random_tensors(case: Case, number: int, *shape: int) -> tuple[Tensor, ...]:
     tuple of Tensor
     """
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(*shape, generator=generator).to(getattr(torch, case.dtype)) for _ in range(number))
+    return tuple(
+        torch.randn(*shape, generator=generator, device="cpu").to(getattr(torch, case.dtype)) for _ in range(number)
+    )
 
 
 def heads_of(case: Case) -> tuple[Tensor, Tensor, Tensor]:

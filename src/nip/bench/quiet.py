@@ -47,8 +47,8 @@ class Probe:
 def mm_probe(dtype: torch.dtype = torch.float32) -> Probe:
     """A probe that calls `torch.mm` on two 1,024 × 1,024 matrices, already called ten times to find its best speed."""
     generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, _SIDE, _SIDE, generator=generator).to(dtype).unbind()
-    product = torch.empty(_SIDE, _SIDE, dtype=dtype)
+    a, b = torch.randn(2, _SIDE, _SIDE, generator=generator, device="cpu").to(dtype).unbind()
+    product = torch.empty(_SIDE, _SIDE, dtype=dtype, device="cpu")
     probe = Probe(lambda: torch.mm(a, b, out=product), 2.0 * _SIDE**3)
     for _ in range(10):
         probe.measure()

@@ -151,7 +151,8 @@ class TokenEmbedding(nn.Embedding):
         self.std = config.token_std
         sums = None
         if parts:
-            sums = torch.zeros(config.vocab_size + config.masked, symbols + config.masked)
+            size = config.vocab_size + config.masked, symbols + config.masked
+            sums = torch.zeros(size, device=self.weight.device)
             for token, each in enumerate([*parts, *([(symbols,)] if config.masked else [])]):
                 sums[token, list(each)] = 1.0
         self.register_buffer("sums", sums, persistent=False)
@@ -385,13 +386,14 @@ def draw_weights(model: nn.Module, seed: int) -> None:
         for module_name, module in model.named_modules():
             for name, weight in module.named_parameters(recurse=False):
                 digest = hashlib.sha256(f"{seed}/{module_name}.{name}".encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+                generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+                drawn = torch.empty(weight.shape, dtype=weight.dtype, device="cpu")  # the same numbers on every device
                 if isinstance(module, nn.Embedding):
                     std = module.std if isinstance(module, TokenEmbedding) else 0.02
-                    weight.normal_(0, std, generator=generator)
+                    weight.copy_(drawn.normal_(0, std, generator=generator))
                 elif isinstance(module, nn.Linear):
                     bound = module.in_features**-0.5
-                    weight.uniform_(-bound, bound, generator=generator)
+                    weight.copy_(drawn.uniform_(-bound, bound, generator=generator))
 
 
 class Denoiser(Encoder):

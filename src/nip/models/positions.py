@@ -158,7 +158,8 @@ def _extend(module: nn.Module, child: str, n: int, lengthen: Callable[[Tensor, i
     with torch.no_grad():
         old = table.weight
         if hasattr(table, "create_weight"):  # sinusoidal
-            new = type(table)(before + n, table.embedding_dim).create_weight().to(old)
+            with torch.device(old.device):  # create_weight names none
+                new = type(table)(before + n, table.embedding_dim).create_weight().to(old)
         else:
             new = torch.cat([old[:before], lengthen(old[before:], n)])
         table.weight = nn.Parameter(new.contiguous(), requires_grad=old.requires_grad)

@@ -194,7 +194,7 @@ def build_model(
     Returns
     -------
     PreTrainedModel
-        With a head for masked tokens.
+        With a head for masked tokens, on the CPU (without weights if torch's default device is "meta").
 
     Raises
     ------
@@ -202,13 +202,18 @@ def build_model(
         If the settings do not fit the vocabulary, or there is no such pattern.
     """
     config, kind = _CONFIGS[settings.architecture](settings, vocabulary)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _cpu_or_meta():
         torch.manual_seed(seed)
         model: PreTrainedModel = kind(config)
     if settings.scaled_init and settings.architecture != "modernbert":
         _scale_residual_layers(model, settings.num_hidden_layers)
     sparsify(model, pattern, block_size=block_size, layers=layers, backend=backend, **parameters)
     return use_rms_norm(model) if settings.norm == "rms" else model
+
+
+def _cpu_or_meta() -> torch.device:
+    """The device on which weights are drawn: every other has a generator of its own, which draws other weights."""
+    return torch.device("meta" if torch.get_default_device().type == "meta" else "cpu")
 
 
 def _scale_residual_layers(model: nn.Module, layers: int) -> None:
@@ -409,7 +414,7 @@ class NextSentenceHead(nn.Module):
 
     def __init__(self, width: int, std: float, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _cpu_or_meta():
             torch.manual_seed(seed)
             self.dense, self.answer = nn.Linear(width, width), nn.Linear(width, 2)
             for layer in (self.dense, self.answer):

@@ -102,7 +102,7 @@ def split_indices(n: int, rule: str, seed: int = 0) -> dict[str, Sequence[int]]:
     elif rule == "s4":
         import torch
 
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(42)).tolist()
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(42), device="cpu").tolist()
         tenth = int(0.1 * n)
         first, second = n - 2 * tenth, n - tenth
     return {"train": order[:first], "dev": order[first:second], "test": order[second:]}
