@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,11 +28,14 @@ def test_all_formats_give_the_same_rows(tmp_path, name):
         datasets.Dataset.from_list(ROWS).to_parquet(path)
     elif path.suffix in (".csv", ".tsv"):
         datasets.Dataset.from_list(ROWS).to_csv(path, sep="\t" if path.suffix == ".tsv" else ",", index=False)
+        if path.suffix == ".tsv":  # where a text has no tabs, and quotation marks are text
+            path.write_text(path.read_text().replace('"Long, and\ttold."', "Long, and told."))
     elif path.stem in ("list", "data"):
         path.write_text(json.dumps(ROWS if path.stem == "list" else {"version": 1, "data": ROWS}))
     else:
         path.write_text("\n".join(map(json.dumps, ROWS)))
-    assert read_rows(path).to_list() == ROWS
+    expected = [{**row, "article": row["article"].replace("\t", " ")} for row in ROWS]
+    assert read_rows(path).to_list() == (expected if path.suffix == ".tsv" else ROWS)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,7 @@ def test_all_formats_give_the_same_rows(tmp_path, name):
         ("a.txt", "", r"must end in one of \.csv, \.tsv, \.json, \.jsonl, \.parquet"),
         ("a.jsonl", "{", "cannot be read as JSONL: "),
         ("a.csv", "a,b\n", "has no rows"),
-        ("a.parquet", "none", "cannot be read as PARQUET"),
+        ("a.parquet", "none", "not a parquet file"),
         ("a.json", "ÄÖ", "is not UTF-8"),
     ],
 )
@@ -51,6 +55,81 @@ def test_malformed_files_raise(tmp_path, name, text, says):
         read_rows(path)
     with pytest.raises(FileNotFoundError):
         read_rows(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("name", ["data[1]", "a*b", "a?", "[!x]", "{a,b}", "a::b", "**"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_characters_of_a_glob_are_characters_of_a_name(tmp_path, name, suffix):
+    for written in (name, "data1", "axb", "ab", "a", "b"):
+        path = tmp_path / f"{written}{suffix}"
+        if suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.table({"text": [written]}), path)
+        else:
+            path.write_text(f'text\n"{written}"\n' if suffix == ".csv" else json.dumps({"text": written}))
+    assert read_rows(tmp_path / f"{name}{suffix}").to_list() == [{"text": name}]
+
+
+def test_no_word_is_a_missing_value(tmp_path):
+    words = ["null", "NA", "None", "nan", "N/A", "NaN", "", "plain"]
+    path = tmp_path / "a.csv"
+    path.write_text("text,n\n" + "".join(f'"{word}",{i}\n' for i, word in enumerate(words)))
+    assert read_rows(path).to_list() == [{"text": word or None, "n": i} for i, word in enumerate(words)]
+
+
+def test_identifiers_keep_their_zeros(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,n,text\n007,1,1.50\n12,-3,2\n")
+    assert read_rows(path).to_list() == [{"id": "007", "n": 1, "text": "1.50"}, {"id": "12", "n": -3, "text": "2"}]
+
+
+def test_a_tsv_file_has_a_row_for_each_line_whatever_its_quotes(tmp_path, capsys):
+    lines = ['"open and\t1', 'shut"\t0', '5" pipes\t1', '"all"\t0', "short", "long\t1\tmore"]
+    path = tmp_path / "a.tsv"
+    path.write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
+    assert [row["sentence"] for row in read_rows(path)] == ['"open and', 'shut"', '5" pipes', '"all"', "long"]
+    printed = capsys.readouterr().err
+    assert "1 lines with fewer fields" in printed
+    assert "1 lines have more fields" in printed
+    assert "1 lines have a field in quotation marks" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.jsonl", '{"label": 0}\n{"label": "1"}', "line 2: 'label' is text, '1', and on line 1 a number, 0"),
+        ("a.jsonl", '{"id": 7}\n{"id": null}\n{"id": "y"}', "line 3: 'id' is text, 'y', and on line 1 a number, 7"),
+        ("a.jsonl", '{"a": true}\n{"a": 1}', "line 2: 'a' is a number, 1, and on line 1 true or false, True"),
+        ("a.jsonl", '{"a": 1}\n[1]', "line 2: a row is an object .* Got a list"),
+        ("a.json", '{"text": ["a"], "label": [0]}', "is an object of columns; it must be a list of objects"),
+        ("a.json", "[1, 2]", "row 0: a row is an object .* Got a number"),
+        ("a.jsonl", '{"a": 123456789012345678901234567890}', "not all of one kind, or too large"),
+        ("a.csv", "a,b\n1,2\n3\n", "line 3: 1 fields instead of 2"),
+        ("a.csv", 'a,b\n1,"2\n3\n', "is not a valid CSV file"),
+    ],
+)
+def test_rows_of_several_kinds_raise_one_sentence(tmp_path, name, text, says):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says) as raised:
+        read_rows(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_numbers_of_both_kinds_and_nested_values_are_read(tmp_path):
+    rows = [{"x": 1, "more": {"a": [1]}}, {"x": 0.5, "more": {"b": "c"}}, {"x": None}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    read = read_rows(path).to_list()
+    assert [row["x"] for row in read] == [1.0, 0.5, None]
+    assert read[1]["more"] == {"a": None, "b": "c"}
+
+
+def test_rows_are_stored_in_the_cache_that_was_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n")
+    data = read_rows(path, str(tmp_path / "cache"))
+    assert all(Path(file["filename"]).is_relative_to(tmp_path / "cache") for file in data.cache_files)
+    assert data.cache_files
 
 
 COLUMNS = st.lists(st.tuples(st.integers(-9, 9), st.text("abé", max_size=3)), min_size=1, max_size=6)

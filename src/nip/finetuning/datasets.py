@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
-from nip.finetuning.arguments import Command
+from nip.data.tables import column_types, irregular_lines, typed_rows
+from nip.finetuning.arguments import Command, print_notice
+from nip.runs.folder import file_sha256
 
-FILE_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+FILE_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+READER_VERSION = 1  # raised when a file is read in another way, so that cached rows are not used
 SPLITS = ("train", "validation", "test")
 BATCH = 1000  # rows that are tokenized or hashed at a time
 
@@ -46,14 +49,14 @@ def check_data_source(task: Any, example: str) -> None:
         raise ValueError("--dataset_config_name needs --dataset_name.")
 
 
-def read_splits(command: Command, read: Callable[[Path], Any]) -> dict[str, tuple[str, Any]]:
+def read_splits(command: Command, read: Callable[[Path, str | None], Any]) -> dict[str, tuple[str, Any]]:
     """The splits that the command trains on, evaluates and predicts, each with a description of its source.
 
     Parameters
     ----------
     command : Command
     read : callable
-        ``read(path)`` reads a file.
+        ``read(path, cache_dir)`` reads a file.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def read_splits(command: Command, read: Callable[[Path], Any]) -> dict[str, tupl
             if file is None:
                 flag = {"train": "train", "validation": "eval", "test": "predict"}[split]
                 raise ValueError(f"--do_{flag} needs --{split}_file.")
-            found[split] = (file, read(Path(file)))
+            found[split] = (file, read(Path(file), command.model.cache_dir))
         elif split in hub:
             found[split] = (f"{task.dataset_name}, {split},", hub[split])
         else:
@@ -106,10 +109,17 @@ def select_samples(command: Command, split: str, data: Any) -> Any:
     return data if limit is None else data.select(range(min(limit, len(data))))
 
 
-def read_rows(path: Path) -> Any:
+def read_rows(path: Path, cache_dir: str | None = None) -> Any:
     """The rows of a file as a memory-mapped Dataset.
 
-    JSON may be an object per line, a list of objects, or an object with such a list under ``data``.
+    JSON may be an object per line, a list of objects, or an object with such a list under ``data``. No word stands for
+    a missing value. In TSV quotation marks are text.
+
+    Parameters
+    ----------
+    path : Path
+    cache_dir : str, optional
+        Folder of the memory-mapped file, by default that of `datasets`.
 
     Raises
     ------
@@ -118,41 +128,83 @@ def read_rows(path: Path) -> Any:
     OSError
         If the file does not exist.
     """
-    import datasets
+    check_table(path)
+    types = column_types(path)
+    if not types:
+        raise ValueError(f"{path} has no rows.")
+    if path.suffix == ".tsv":
+        report_irregular_lines(path)
+    return from_rows(_rows, path, table_features(path, types), cache_dir, types={n: str(t) for n, t in types.items()})
 
+
+def check_table(path: Path) -> None:
+    """Raise ValueError if a table's format is unknown, FileNotFoundError if there is no such file."""
     if path.suffix not in FILE_FORMATS:
         raise ValueError(f"{path} must end in one of {', '.join(FILE_FORMATS)}.")
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    name, options = reader_of(path)
-    try:
-        data = datasets.load_dataset(name, data_files=str(path), split="train", **options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        if "corresponds to no data" in str(error):  # the message for a file without rows
-            raise ValueError(f"{path} has no rows.") from error
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {reason}") from error
-    if data.num_rows == 0:
-        raise ValueError(f"{path} has no rows.")
-    return data
 
 
-def reader_of(path: Path) -> tuple[str, dict[str, Any]]:
-    """The loader of `datasets` for a file, and its options."""
-    name = FILE_FORMATS[path.suffix]
-    if path.suffix == ".tsv":
-        return name, {"sep": "\t"}
-    if path.suffix != ".json":
-        return name, {}
-    with path.open("rb") as file:
-        lines = [line for line in (file.readline(), file.readline()) if line.strip()]
+def table_features(path: Path, types: Mapping[str, Any]) -> Any:
+    """The features of a table; those that a parquet file describes itself, such as class labels, are kept."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    if path.suffix == ".parquet":
+        return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+    return datasets.Features.from_arrow_schema(pyarrow.schema(list(types.items())))
+
+
+def report_irregular_lines(path: Path) -> None:
+    """Print what a TSV file has that is read in one of several ways."""
+    found = irregular_lines(path)
+    if found.get("fewer"):
+        print_notice(f"{path}: {found['fewer']:,} lines with fewer fields than the header were left out")
+    if found.get("more"):
+        print_notice(f"{path}: {found['more']:,} lines have more fields than the header; the last ones are ignored")
+    if found.get("quoted"):
+        print_notice(
+            f"{path}: {found['quoted']:,} lines have a field in quotation marks, which are text in TSV; write a .csv "
+            "file where they enclose fields"
+        )
+
+
+def from_rows(
+    generate: Callable[..., Iterator[dict[str, Any]]], path: Path, features: Any, cache_dir: str | None, **more: Any
+) -> Any:
+    """The rows that a function generates of a file, as a memory-mapped Dataset, found again by the file's content.
+
+    The path never reaches `datasets`' own readers, which expand ``[``, ``*`` and ``?`` in it.
+
+    Parameters
+    ----------
+    generate : callable
+        ``generate(path, digest, version, **more)``.
+    path : Path
+    features : Features
+    cache_dir : str or None
+    **more
+        Further arguments of `generate`.
+
+    Raises
+    ------
+    ValueError
+        As `generate` raises it.
+    """
+    import datasets
+
+    identity = {"path": str(path), "digest": file_sha256(path), "version": READER_VERSION, **more}
     try:
-        if len(lines) == 2 and isinstance(json.loads(lines[0]), dict):
-            return name, {}  # an object per line: not parsed as a whole, which may not fit memory
-    except ValueError:
-        pass
-    value = read_json(path)
-    return name, {"field": "data"} if isinstance(value, dict) and isinstance(value.get("data"), list) else {}
+        return datasets.Dataset.from_generator(generate, features=features, gen_kwargs=identity, cache_dir=cache_dir)
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise error.__cause__ from error
+        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+
+
+def _rows(path: str, digest: str, version: int, types: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    yield from typed_rows(Path(path), types)
 
 
 def read_json(path: Path) -> Any:

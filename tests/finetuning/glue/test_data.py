@@ -93,6 +93,70 @@ def test_labels_of_a_test_file_are_not_read(labels: str, tmp_path: Path):
     assert both.tested[""]["label"][:] == [-1, -1]
 
 
+@pytest.mark.parametrize(("suffix", "sep"), [(".csv", ","), (".tsv", "\t")])
+def test_label_minus_one_means_no_label(suffix: str, sep: str, tmp_path: Path):
+    file = tmp_path / f"train{suffix}"
+    file.write_text("\n".join(sep.join(row) for row in (("text", "label"), ("a", "0"), ("b", "-1"), ("c", "1"))) + "\n")
+    examples = from_files({"train": str(file)}, None)
+    assert examples.labels == ("0", "1")
+    assert examples.train["label"][:] == [0, -1, 1]
+
+
+def test_words_for_missing_values_are_labels_and_texts(tmp_path: Path):
+    file = tmp_path / "train.csv"
+    file.write_text("text,label\nnull,NA\nNone,EU\nnan,NA\n")
+    examples = from_files({"train": str(file)}, None)
+    assert examples.labels == ("EU", "NA")
+    assert examples.train["text"][:] == ["null", "None", "nan"]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "inf", "-inf", "1e999"])
+def test_labels_that_are_nan_or_inf_raise(word: str, tmp_path: Path):
+    file = tmp_path / "train.csv"
+    file.write_text(f"text,label\na,0.5\nb,{word}\n")
+    with pytest.raises(ValueError, match=r"label of row 1 of the train set .* is NaN or Inf"):
+        from_files({"train": str(file)}, None)
+    header = STSB_HEADER.split()
+    write(tmp_path, "train.tsv", "\t".join(header), "\t".join(["0"] * 9 + ["0.5"]), "\t".join(["1"] * 9 + [word]))
+    with pytest.raises(ValueError, match=f"the label '{word}' of row 1 is NaN or Inf"):
+        read_split(tmp_path, TASKS["stsb"], "train")
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ('{"text": ["a", "b"], "label": %d}', "The column 'text' of the train set .* has no text"),
+        ('{"text": {"a": 1}, "label": %d}', "The column 'text' of the train set .* has no text"),
+        ('{"text": true, "label": %d}', "The column 'text' of the train set .* has no text, but bool"),
+        ('{"text": "a", "label": [0, %d]}', "A label of the train set .* is a list or an object"),
+    ],
+)
+def test_lists_and_objects_are_not_learned_in_pythons_spelling(row: str, says: str, tmp_path: Path):
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(row % number for number in (0, 1)))
+    with pytest.raises(ValueError, match=says):
+        from_files({"train": str(file)}, None)
+
+
+def test_a_tsv_file_has_the_same_rows_through_both_flags(tmp_path: Path):
+    texts = ['"open', 'shut"', 'in 5" steps', '"both"', "plain"] * 20
+    write(tmp_path, "train.tsv", "sentence\tlabel", *(f"{text}\t{number % 2}" for number, text in enumerate(texts)))
+    task = TASKS["sst2"]
+    by_flag = from_files({"train": str(tmp_path / "train.tsv")}, task).train
+    official, _ = read_split(tmp_path, task, "train")
+    assert by_flag["sentence"][:] == official["sentence"][:] == texts
+    assert by_flag["label"][:] == official["label"][:]
+
+
+@pytest.mark.parametrize("labels", [["-1"] * 3, ["hidden"] * 3, ["-1", "entailment", "-1"], ["", "7", "hidden"]])
+def test_an_official_test_set_is_read_whole_whatever_its_labels(labels: list[str], tmp_path: Path):
+    lines = [f"{number}\tone\ttwo\t{label}" for number, label in enumerate(labels)]
+    write(tmp_path, "test.tsv", "index\tsentence1\tsentence2\tlabel", *lines, "3\tone\ttwo")
+    data, dropped = read_split(tmp_path, TASKS["rte"], "test")
+    assert data["idx"][:] == [0, 1, 2, 3]
+    assert dropped == 0
+
+
 def test_malformed_tables_raise(tmp_path: Path):
     for name, content in {
         "one.csv": "sentence1,label\na,yes\nb,yes\n",

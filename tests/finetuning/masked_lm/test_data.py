@@ -31,6 +31,25 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory):
     return AutoTokenizer.from_pretrained(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
+@pytest.mark.parametrize("name", ["data[1].txt", "a*.csv", "a?.jsonl"])
+def test_characters_of_a_glob_are_characters_of_a_name(name: str, tmp_path: Path):
+    path, suffix = tmp_path / name, Path(name).suffix
+    for written in (name, f"data1{suffix}", f"ab{suffix}"):
+        row = {".csv": f"text\n{written}\n", ".jsonl": json.dumps({"text": written})}
+        (tmp_path / written).write_text(row.get(suffix, f"{written}\n"))
+    assert read_text(path, str(tmp_path / "cache"))["text"][:] == [name]
+    assert [row["text"] for row in stream_file(path)] == [name]
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_words_for_missing_values_are_words(tmp_path: Path):
+    words = ["null", "NA", "a line", "None", "nan"]
+    path = tmp_path / "a.csv"
+    path.write_text("text\n" + "\n".join(words) + "\n")
+    assert read_text(path)["text"][:] == words
+    assert [row["text"] for row in stream_file(path)] == words
+
+
 @given(
     texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=8), length=st.integers(1, 12)
 )

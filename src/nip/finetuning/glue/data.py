@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from nip.data.tables import tsv_lines
 from nip.finetuning.arguments import print_notice
 from nip.finetuning.datasets import read_hub, read_rows
 from nip.finetuning.glue.registry import GlueTask, glue_task
@@ -174,7 +178,7 @@ def from_dataset(name: str, config: str | None, needed: Needed, cache_dir: str |
     return _of_rows(config or name, {split: hub[split] for split, need in wanted if need}, name)
 
 
-def from_files(files: Mapping[str, str], task: GlueTask | None) -> Examples:
+def from_files(files: Mapping[str, str], task: GlueTask | None, cache_dir: str | None = None) -> Examples:
     """Tables in CSV, TSV, JSON or Parquet.
 
     The texts are in ``sentence1`` and ``sentence2``, else in the first one or two columns other than ``label``, ``idx``
@@ -186,6 +190,8 @@ def from_files(files: Mapping[str, str], task: GlueTask | None) -> Examples:
         ``train``, ``validation``, ``test`` → path.
     task : GlueTask or None
         The task whose columns, labels and metrics they have.
+    cache_dir : str, optional
+        Folder of the memory-mapped files, by default that of `datasets`.
 
     Raises
     ------
@@ -197,8 +203,38 @@ def from_files(files: Mapping[str, str], task: GlueTask | None) -> Examples:
         raise ValueError(
             f"--train_file and --validation_file must be of one kind. Got {' and '.join(sorted(suffixes))}."
         )
-    read = {split: read_rows(Path(file)) for split, file in files.items()}
+    read = {split: _with_numbers(read_rows(Path(file), cache_dir), Path(file)) for split, file in files.items()}
     return _of_rows("files" if task is None else task.name, read, " and ".join(files.values()), task)
+
+
+def _with_numbers(data: Any, path: Path) -> Any:
+    """The rows of a CSV or TSV file, whose fields are text, with labels that are numbers if all of them are."""
+    import datasets
+
+    if (
+        path.suffix not in (".csv", ".tsv")
+        or "label" not in data.column_names
+        or data.features["label"].dtype != "string"
+    ):
+        return data
+    try:
+        _ = [float(text) for text in data.unique("label") if text is not None]
+    except ValueError:
+        return data
+    return data.cast_column("label", datasets.Value("float64"))
+
+
+def _check_kinds(data: Any, columns: Sequence[str], where: str) -> None:
+    """Raise ValueError if a column of texts has something else, or labels are lists: Python's spelling is no text."""
+    import datasets
+
+    for name in columns:
+        kind = str(getattr(data.features[name], "dtype", type(data.features[name]).__name__.lower()))
+        if kind not in ("string", "large_string", "null") and not kind.startswith(("int", "uint")):
+            raise ValueError(f"The column {name!r} of {where} has no text, but {kind} values.")
+    label = data.features.get("label")
+    if label is not None and not isinstance(label, datasets.ClassLabel | datasets.Value):
+        raise ValueError(f"A label of {where} is a list or an object; a row has one label, a name or a number.")
 
 
 def _of_rows(name: str, splits: Mapping[str, Any], source: str, task: GlueTask | None = None) -> Examples:
@@ -209,6 +245,11 @@ def _of_rows(name: str, splits: Mapping[str, Any], source: str, task: GlueTask |
                 raise ValueError(
                     f"The {split} set of {source} has no column {column!r}; it has {', '.join(data.column_names)}."
                 )
+        _check_kinds(
+            data.remove_columns("label") if split == "test" and "label" in data.column_names else data,
+            columns,
+            f"the {split} set of {source}",
+        )
     labels = task.labels if task is not None else _label_names(splits, source)
     if "test" in splits and "label" in splits["test"].column_names:  # they are not used, and may be anything
         splits = {**splits, "test": splits["test"].remove_columns("label")}
@@ -246,7 +287,10 @@ def _label_names(splits: Mapping[str, Any], source: str) -> tuple[str, ...]:
         return ()
     if str(getattr(kind, "dtype", "")).startswith("float"):
         return ()
-    found = {split: {str(value) for value in data.unique("label")} for split, data in labelled.items()}
+    found = {
+        split: {str(value) for value in data.unique("label") if value is not None} - {str(UNLABELLED)}
+        for split, data in labelled.items()
+    }
     known = found.get("train", set().union(*found.values()))
     for split, values in found.items():
         if values - known:
@@ -255,7 +299,10 @@ def _label_names(splits: Mapping[str, Any], source: str) -> tuple[str, ...]:
                 f"set has not: its labels are {', '.join(sorted(known))}."
             )
     if len(known) < 2:
-        raise ValueError(f"{source} has only one label, {', '.join(known)}: there is nothing to classify.")
+        raise ValueError(
+            f"{source} has only one label, {', '.join(known) or 'none'}: there is nothing to classify. "
+            f"({UNLABELLED} means that a row has no label.)"
+        )
     try:
         return tuple(sorted(known, key=int))
     except ValueError:
@@ -280,9 +327,14 @@ def _numbered(data: Any, labels: tuple[str, ...], where: str) -> Any:
         raise ValueError(f"A row of {where} has no label.")
     if not labels:
         try:
-            return data.cast_column("label", datasets.Value("float32"))
+            numbers_only = data.cast_column("label", datasets.Value("float32"))
         except Exception as error:
             raise ValueError(f"The labels of {where} must be numbers. Got {column[0]!r} among them.") from error
+        finite = np.isfinite(np.asarray(numbers_only["label"][:], np.float32))
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise ValueError(f"The label of row {row} of {where} is NaN or Inf ({column[row]}): it must be a number.")
+        return numbers_only
     numbers = {name: number for number, name in enumerate(labels)}
     numbers.update({str(number): number for number in range(len(labels)) if str(number) not in numbers})
     strange = sorted({str(value) for value in column} - set(numbers) - {str(UNLABELLED)})
@@ -351,7 +403,11 @@ def read_split(folder: Path, task: GlueTask, split: str) -> tuple[Any, int]:
         if fields is None or (label is None and not tests):
             dropped += 1
             continue
-        known = _label(label, task) if label is not None else float(UNLABELLED) if not task.labels else UNLABELLED
+        known = None if label is None else _label(label, task)
+        if tests and known is None:  # they are not used, and may be "hidden", -1 or missing
+            known = UNLABELLED if task.labels else float(UNLABELLED)
+        if isinstance(known, float) and not math.isfinite(known):
+            raise ValueError(f"{path}: the label {label!r} of row {number} is NaN or Inf; it must be a number.")
         if known is None:
             dropped, strange = dropped + 1, strange or str(label)
             continue
@@ -387,13 +443,13 @@ def _rows(folder: Path, task: GlueTask, split: str) -> tuple[Path, Iterator[Row]
     tests = split.startswith("test")
     if task.name == "cola" and not tests:  # no header: source, label, mark, sentence
         return path, (
-            (None, [fields[3]], fields[1]) if len(fields) >= 4 else (None, None, None) for fields in _lines(path)
+            (None, [fields[3]], fields[1]) if len(fields) >= 4 else (None, None, None) for fields in tsv_lines(path)
         )
     return path, _with_header(path, task, tests)
 
 
 def _with_header(path: Path, task: GlueTask, tests: bool) -> Iterator[Row]:
-    lines = _lines(path)
+    lines = tsv_lines(path)
     header = next(lines, [])
     *texts, label = task.official
     missing = [name for name in (*texts, *(() if tests else (label,))) if name not in header]
@@ -405,14 +461,14 @@ def _with_header(path: Path, task: GlueTask, tests: bool) -> Iterator[Row]:
 
     def rows() -> Iterator[Row]:
         for fields in lines:
-            if len(fields) <= max(places) or (label_place is not None and len(fields) <= label_place):
+            if len(fields) <= max(places) or (not tests and label_place is not None and len(fields) <= label_place):
                 yield None, None, None
                 continue
             index = fields[index_place] if index_place is not None else ""
             yield (
                 int(index) if index.isdigit() else None,
                 [fields[place] for place in places],
-                fields[label_place] if label_place is not None else None,
+                fields[label_place] if label_place is not None and label_place < len(fields) else None,
             )
 
     return rows()
@@ -429,8 +485,8 @@ def _mrpc_rows(folder: Path, task: GlueTask, split: str) -> tuple[Path, Iterator
         raise ValueError(f"{folder} has neither {FILES[split]} nor {path.name}, which mrpc needs for its {split} set.")
     if split == "test" or pairs is None:
         return path, _with_header(path, task, tests=split == "test")
-    chosen = {tuple(fields[:2]) for fields in _lines(pairs) if len(fields) >= 2}
-    lines = list(_lines(path))
+    chosen = {tuple(fields[:2]) for fields in tsv_lines(pairs) if len(fields) >= 2}
+    lines = list(tsv_lines(path))
     header = lines[0]
     wanted = ("#1 ID", "#2 ID")
     if any(name not in header for name in wanted):
@@ -439,21 +495,6 @@ def _mrpc_rows(folder: Path, task: GlueTask, split: str) -> tuple[Path, Iterator
     inside = [len(fields) > two and (fields[one], fields[two]) in chosen for fields in lines[1:]]
     rows = list(_with_header(path, task, tests=False))
     return path, (row for row, dev in zip(rows, inside, strict=True) if dev == (split == "validation"))
-
-
-def _lines(path: Path) -> Iterator[list[str]]:
-    """The fields of each line. Quotation marks have no meaning in these files, and only a line feed ends a line.
-
-    `pyarrow.csv` and pandas (behind `datasets`) read other rows: the former also ends lines at a carriage return and
-    drops lines with extra fields; the latter shifts such fields to the left and refuses empty first fields.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for line in file:
-                if line.strip():
-                    yield line.rstrip("\r\n").split("\t")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
 
 
 def _label(text: str, task: GlueTask) -> int | float | None:

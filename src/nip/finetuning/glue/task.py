@@ -107,7 +107,8 @@ def read_examples(command: Command) -> Examples:
     wanted = {"train": needed.train, "validation": needed.evaluated, "test": needed.tested}
     chosen = {split: file for split, file in files.items() if file is not None and wanted[split]}
     if chosen:
-        return from_files(chosen, glue_task(task.task_name) if task.task_name else None)
+        known = glue_task(task.task_name) if task.task_name else None
+        return from_files(chosen, known, command.model.cache_dir)
     if task.dataset_name is not None:
         return from_dataset(task.dataset_name, task.dataset_config_name, needed, command.model.cache_dir)
     if task.data_dir is not None:

@@ -9,14 +9,21 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from nip.finetuning.datasets import FILE_FORMATS, read_hub, read_rows, reader_of
+from nip.data.tables import table_rows
+from nip.finetuning.datasets import FILE_FORMATS, from_rows, read_hub, read_rows
 
 TEXT_FORMATS = (".txt", ".text", ".md")
 STREAMED_EVALUATION = 1000  # texts of a stream that are evaluated by default
 
 
-def read_text(path: Path) -> Any:
+def read_text(path: Path, cache_dir: str | None = None) -> Any:
     """A file as a Dataset, of a text file one row per line.
+
+    Parameters
+    ----------
+    path : Path
+    cache_dir : str, optional
+        Folder of the memory-mapped file, by default that of `datasets`.
 
     Raises
     ------
@@ -29,13 +36,10 @@ def read_text(path: Path) -> Any:
 
     check_format(path)
     if path.suffix not in TEXT_FORMATS:
-        return read_rows(path)
+        return read_rows(path, cache_dir)
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty.")
-    try:
-        return datasets.load_dataset("text", data_files=str(path), split="train")
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as text: {error.__cause__ or error}") from error
+    return from_rows(_lines, path, datasets.Features({"text": datasets.Value("string")}), cache_dir)
 
 
 def stream_file(path: Path) -> Any:
@@ -43,8 +47,23 @@ def stream_file(path: Path) -> Any:
     import datasets
 
     check_format(path)
-    name, options = ("text", {}) if path.suffix in TEXT_FORMATS else reader_of(path)
-    return datasets.load_dataset(name, data_files=str(path), split="train", streaming=True, **options)
+    return datasets.IterableDataset.from_generator(_streamed, gen_kwargs={"path": str(path)})
+
+
+def _streamed(path: str) -> Iterator[dict[str, Any]]:
+    if Path(path).suffix in TEXT_FORMATS:
+        yield from _lines(path)
+    else:
+        yield from (row for _, row in table_rows(Path(path)))
+
+
+def _lines(path: str, digest: str = "", version: int = 0) -> Iterator[dict[str, Any]]:
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            for line in file:
+                yield {"text": line.rstrip("\n")}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read as text: it is not UTF-8 ({error}).") from error
 
 
 def check_format(path: Path) -> None:
@@ -124,7 +143,7 @@ def read_sets(
         Without a validation set, these first percent of the training set become it.
     needs_training, needs_evaluation : bool
     cache_dir : str or None
-        For files of the hub.
+        For files of the hub, and tables in memory-mapped form.
 
     Returns
     -------
@@ -142,9 +161,9 @@ def read_sets(
             raise ValueError(f"{dataset[0]} has no split 'train' or 'validation'; it has {', '.join(hub)}.")
     else:
         own = needs_evaluation and validation_file is not None
-        validation = read_text(Path(str(validation_file))) if own else None
+        validation = read_text(Path(str(validation_file)), cache_dir) if own else None
         wanted = train_file is not None and (needs_training or (needs_evaluation and validation is None))
-        train = read_text(Path(str(train_file))) if wanted else None
+        train = read_text(Path(str(train_file)), cache_dir) if wanted else None
     if needs_evaluation and validation is None and train is not None:
         n = max(1, len(train) * percentage // 100)
         if n >= len(train):
@@ -175,7 +194,10 @@ def tokenize_text(
     dict of str to list
         ``input_ids`` and ``special_tokens_mask``.
     """
-    texts = [str(text) for text in batch[column] if text is not None and not str(text).isspace() and str(text)]
+    strange = next((text for text in batch[column] if text is not None and not isinstance(text, str)), None)
+    if strange is not None:  # of a stream, of which only the first row was checked
+        raise ValueError(f"The column {column!r} must have text. Got {str(strange)[:40]!r} in a row.")
+    texts = [text for text in batch[column] if text is not None and not text.isspace() and text]
     if not texts:
         return {"input_ids": [], "special_tokens_mask": []}
     cut: dict[str, Any] = {"truncation": True, "max_length": length} if by_line else {}

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nip.finetuning.datasets import read_json, read_rows
-from nip.runs.folder import file_sha256
+from nip.finetuning.datasets import from_rows, read_json, read_rows
 
 COLUMNS = ("id", "question", "context", "answers")
 
 
-def read_squad(path: Path) -> Any:
+def read_squad(path: Path, cache_dir: str | None = None) -> Any:
     """A file of questions as a Dataset, to be checked by `check_questions`.
 
     Parameters
     ----------
     path : Path
         SQuAD's JSON (articles, paragraphs, questions), or a table in JSON, JSON lines, CSV or Parquet.
+    cache_dir : str, optional
+        Folder of the memory-mapped file, by default that of `datasets`.
 
     Raises
     ------
@@ -31,7 +32,7 @@ def read_squad(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    return _read_official(path) if path.suffix == ".json" and _articles(path) else read_rows(path)
+    return (_read_official if path.suffix == ".json" and _articles(path) else read_rows)(path, cache_dir)
 
 
 def _articles(path: Path) -> Any:
@@ -43,24 +44,28 @@ def _articles(path: Path) -> Any:
     return articles if "paragraphs" in articles[0] else None
 
 
-def _read_official(path: Path) -> Any:
+def _read_official(path: Path, cache_dir: str | None) -> Any:
     import datasets
 
     text = datasets.Value("string")
     answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
     features = datasets.Features({"id": text, "question": text, "context": text, "answers": answers})
-    source = {"path": str(path), "digest": file_sha256(path)}  # which identify the cached Arrow file
     try:
-        return datasets.Dataset.from_generator(_questions, features=features, gen_kwargs=source)
-    except ValueError as error:  # what datasets raises without rows
-        raise ValueError(f"{path} has no questions.") from error
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, KeyError | TypeError):
-            raise ValueError(f"{path} is in SQuAD's format but malformed: {error.__cause__}.") from error
-        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+        return from_rows(_questions, path, features, cache_dir)
+    except ValueError as error:
+        if "corresponds to no data" in str(error):  # what datasets raises without rows
+            raise ValueError(f"{path} has no questions.") from error
+        raise
 
 
-def _questions(path: str, digest: str) -> Iterator[dict[str, Any]]:
+def _questions(path: str, digest: str, version: int) -> Iterator[dict[str, Any]]:
+    try:
+        yield from _of_articles(path)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is in SQuAD's format but malformed: {error}.") from error
+
+
+def _of_articles(path: str) -> Iterator[dict[str, Any]]:
     for article in _articles(Path(path)) or ():
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
