@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     Trainer,
@@ -20,6 +21,9 @@ from nip.runs.folder import (
     add_to_run_file,
     read_metrics,
 )
+from nip.training.train_step import TrainingDivergedError
+
+ADVICE = "Lower --learning_rate, or start from other weights. Checkpoints written before this are kept."
 
 
 class RecordedTrainer(Trainer):  # type: ignore[misc]
@@ -38,8 +42,41 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         """The Trainer's forward and backward pass of a micro-batch, recorded."""
         ids = inputs.get("input_ids")
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self.recorder.add(loss.detach(), 0 if ids is None else ids.numel())
+        self.recorder.add(loss.detach(), 0 if ids is None else ids.numel(), num_items_in_batch)
         return loss
+
+    def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
+        """The Trainer's loop; raises TrainingDivergedError if weights, predictions or the loss are NaN or Inf."""
+        check_weights(self.model)
+        output = super().evaluation_loop(*arguments, **named)
+        check_evaluation(output)
+        return output
+
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        """The Trainer's; it writes no checkpoint of weights that are NaN or Inf, after which none could be resumed."""
+        self.recorder.write_steps(self.args.world_size)
+        check_weights(self.model)
+        super()._save_checkpoint(*arguments, **named)
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Raise TrainingDivergedError if a weight is NaN or Inf."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not bool(weight.detach().isfinite().all()):
+            raise TrainingDivergedError(
+                f"The weights of {name} contain NaN or Inf: nothing is saved or predicted. {ADVICE}"
+            )
+
+
+def check_evaluation(output: Any) -> None:
+    """Raise TrainingDivergedError if predictions or the loss of an evaluation are NaN or Inf."""
+    predictions = output.predictions if isinstance(output.predictions, tuple | list) else (output.predictions,)
+    for values in predictions:
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise TrainingDivergedError(f"Predictions contain NaN or Inf. {ADVICE}")
+    for name, value in (output.metrics or {}).items():
+        if name.endswith("_loss") and not math.isfinite(value):
+            raise TrainingDivergedError(f"{name} is NaN or Inf. {ADVICE}")
 
 
 class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
@@ -65,11 +102,24 @@ class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
         self._console, self._main, self._training = console, main, False
         self._file: Metrics | None = None
         self._step_loss: torch.Tensor | None = None
+        self._items: Any = None
         self._steps: list[tuple[int, torch.Tensor, float, int, float]] = []
+        self._step_items: list[Any] = []
         self._tokens, self._seconds, self._mark, self._rate = 0, 0.0, 0.0, 0.0
 
-    def add(self, loss: torch.Tensor, tokens: int) -> None:
-        """Add a micro-batch to the step: its share of the loss, and its tokens in this process."""
+    def add(self, loss: torch.Tensor, tokens: int, items: Any = None) -> None:
+        """Add a micro-batch to the step.
+
+        Parameters
+        ----------
+        loss : Tensor of shape ()
+            Its share of the loss.
+        tokens : int
+            Its tokens in this process.
+        items : Tensor or int, optional
+            The number of labels of the whole step, if known: a step without any has no loss.
+        """
+        self._items = items
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
         self._tokens += tokens
 
@@ -101,11 +151,14 @@ class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
         self._mark = now
         if self._step_loss is not None:
             self._steps.append((state.global_step, self._step_loss, self._rate, self._tokens, self._seconds))
+            self._step_items.append(self._items)
+            if self._step_loss.device.type == "cpu" and args.world_size == 1 and not bool(self._step_loss.isfinite()):
+                self.write_steps(args.world_size)  # raises; on other devices a look at every loss would take time
             self._step_loss = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **more: Any) -> None:
         """Write the steps so far, and print the loss."""
-        self._write_steps(args.world_size)
+        self.write_steps(args.world_size)
         logs = logs or {}
         if "loss" in logs:
             self._console.say(f"step {state.global_step:,} of {state.max_steps:,}  loss {float(logs['loss']):.4f}")
@@ -113,7 +166,7 @@ class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **more: Any) -> None:
         """Write the evaluation, and print it while training: the last one is printed with the result."""
-        self._write_steps(args.world_size)
+        self.write_steps(args.world_size)
         own = {name[5:]: value for name, value in metrics.items() if name.startswith("eval_")}
         figures = {name: value for name, value in own.items() if is_metric(name) and isinstance(value, int | float)}
         if self._training:
@@ -127,29 +180,44 @@ class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Write the steps that the checkpoint includes."""
-        self._write_steps(args.world_size)
+        self.write_steps(args.world_size)
         self._mark = time.monotonic()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Write the last steps and close the file: later evaluations are not those of training."""
-        self._write_steps(args.world_size)
+        self.write_steps(args.world_size)
         if self._file is not None:
             self._file.close()
         self._file, self._training = None, False
 
-    def _write_steps(self, processes: int) -> None:
+    def write_steps(self, processes: int) -> None:
+        """Write the steps so far; raises TrainingDivergedError if a loss is NaN or Inf."""
         if not self._steps:
             return
         losses = torch.stack([loss.float() for _, loss, *_ in self._steps])
         if processes > 1 and self.trainer is not None:
             losses = self.trainer.accelerator.reduce(losses, reduction="mean")
-        for (step, _, rate, tokens, seconds), loss in zip(self._steps, losses.tolist(), strict=True):
-            row = {"step": step, "split": "train", "loss": finite_or_none(loss), "learning_rate": rate}
+        diverged: int | None = None
+        for (step, _, rate, tokens, seconds), loss, items in zip(
+            self._steps, losses.tolist(), self._step_items, strict=True
+        ):
+            empty = items is not None and int(torch.as_tensor(items).sum()) == 0  # such as a step without masked tokens
+            row = {
+                "step": step,
+                "split": "train",
+                "loss": None if empty else finite_or_none(loss),
+                "learning_rate": rate,
+            }
             if self._file is not None:
                 self._file.write({**row, "tokens": tokens * processes, "seconds": seconds})
-        self._steps = []
+            if not math.isfinite(loss):
+                diverged = step
+                break
+        self._steps, self._step_items = [], []
         if self._file is not None:
             self._file.secure()
+        if diverged is not None:
+            raise TrainingDivergedError(f"The loss is NaN or Inf at step {diverged:,}: training has diverged. {ADVICE}")
 
 
 class SaveBestModel(TrainerCallback):  # type: ignore[misc]

@@ -41,6 +41,7 @@ from nip.finetuning.recorder import (
     MetricsRecorder,
     RecordedTrainer,
     SaveBestModel,
+    check_weights,
     finite_or_none,
     format_metrics,
     is_metric,
@@ -426,6 +427,7 @@ def train(trainer: RecordedTrainer, setup: TaskSetup, checkpoint: Path | None, c
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
+    check_weights(trainer.model)
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.save_state()
@@ -474,7 +476,8 @@ def evaluate(trainer: RecordedTrainer, setup: TaskSetup, console: Console) -> di
         own = {key.removeprefix("eval_"): float(value) for key, value in measured.items() if key.startswith("eval_")}
         metrics.update({f"{name}_{key}" if name else key: value for key, value in own.items()})
         if trainer.is_world_process_zero():
-            trainer.save_metrics("eval" + (f"_{name}" if name else ""), measured)
+            finite = {key: finite_or_none(value) for key, value in measured.items()}
+            trainer.save_metrics("eval" + (f"_{name}" if name else ""), finite)
     console.say(f"{setup.task}: {format_metrics({name: metrics[name] for name in metrics if is_metric(name)})}")
     return metrics
 

@@ -8,6 +8,7 @@ another name that is changed at the end, so the folder is either complete or mis
 
 from __future__ import annotations
 
+import glob
 import json
 import shlex
 import time
@@ -359,7 +360,11 @@ def _remove_abandoned(home: Path, task: Task) -> None:
     but the files of a task stay.
     """
     names = task_folder(home, task).names
-    left = [each for each in home.parent.glob(f".{home.name}.*{MARKER}") if each.is_dir() and is_temporary(each)]
+    left = [
+        each
+        for each in home.parent.glob(f".{glob.escape(home.name)}.*{MARKER}")
+        if each.is_dir() and is_temporary(each)
+    ]
     left = [each for each in left if all(file.name in names or is_temporary(file) for file in each.iterdir())]
     complete = sorted((each for each in left if task_in(each) == task.name), key=lambda each: each.stat().st_mtime)
     if complete and not home.exists():

@@ -167,6 +167,8 @@ class MaskedMetrics:
 def accuracy_and_perplexity(sums: NDArray[np.float64]) -> dict[str, float]:
     """Accuracy and exp(mean loss) of an array of shape (n, 3): summed loss, correct and predicted tokens per example.
 
+    Both are NaN if no token was predicted.
+
     Examples
     --------
     >>> accuracy_and_perplexity(np.array([[0.0, 1, 1], [2 * math.log(2), 0, 1]]))
@@ -174,5 +176,5 @@ def accuracy_and_perplexity(sums: NDArray[np.float64]) -> dict[str, float]:
     """
     loss, correct, predicted = sums.sum(axis=0)
     if predicted == 0:
-        return {"accuracy": 0.0, "perplexity": math.inf}
+        return {"accuracy": math.nan, "perplexity": math.nan}
     return {"accuracy": float(correct / predicted), "perplexity": float(math.exp(min(loss / predicted, 700.0)))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
-from nip.finetuning.arguments import Command, flag, parse
+from nip.finetuning.arguments import Command, flag, parse, print_notice
 from nip.finetuning.datasets import read_hub, tokenize_dataset
 from nip.finetuning.losses import classification_loss
 from nip.finetuning.masked_lm.data import (
@@ -181,6 +182,14 @@ class MaskedTrainer(RecordedTrainer):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.add_callback(CountEpochs(self.data_collator))
+
+    def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
+        """The Trainer's loop; without a masked token there is no loss, and the Trainer's 0.0 becomes NaN."""
+        output = super().evaluation_loop(*arguments, **named)
+        if isinstance(output.predictions, np.ndarray) and not output.predictions[:, 2].any():
+            print_notice("no token was masked in the evaluation: loss, accuracy and perplexity are null")
+            output.metrics.update({name: math.nan for name in output.metrics if name.endswith("_loss")})
+        return output
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **named: Any) -> Any:
         """The Trainer's loss."""

@@ -7,6 +7,7 @@ on every machine that uses the same storage. The results are in ``search.json`` 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import socket
@@ -278,7 +279,7 @@ def read_value(folder: Path, metric: str) -> tuple[float | None, str | None]:
     if metrics.get(metric) is None:
         return None, f"the run has no metric {metric!r}; it has {', '.join(metrics)}"
     value = float(metrics[metric])
-    return (None, f"its {metric} is not a number") if value != value else (value, None)  # noqa: PLR0124 (NaN)
+    return (value, None) if math.isfinite(value) else (None, f"its {metric} is NaN or Inf")
 
 
 def _keep_best_weights(study: optuna.Study, search: Search) -> None:

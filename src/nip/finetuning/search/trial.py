@@ -14,15 +14,17 @@ from nip.runs.workers import end_with_parent, watch_in_forked_children
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; return 0, or 2 after a sentence on standard error if its input is wrong."""
+    """Run the command; return 0, or 2 after a sentence on standard error if its input is wrong, 1 if it diverged."""
     end_with_parent()
     watch_in_forked_children()
     spin_briefly()  # before torch is imported
     try:
         COMMANDS[argv[0]].load().main(argv[1:])
     except (ValueError, OSError, ImportError) as error:
+        from nip.training.train_step import TrainingDivergedError
+
         print(error, file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, TrainingDivergedError) else 2  # another trial may not diverge
     return 0
 
 
