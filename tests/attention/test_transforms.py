@@ -41,6 +41,32 @@ def test_vmap_equals_one_call_after_another(backend, call):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
 
+MAPPED = {
+    "key_padding_mask": torch.arange(60) < torch.tensor([[[60], [33]], [[20], [60]]]),
+    "segment_ids": torch.arange(60).expand(2, 2, 60) // torch.tensor([[[20], [7]], [[60], [31]]]),
+}
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_vmap_over_masks_is_right_or_refused(backend, name):
+    call = cases.simple(60, kv_heads=1)
+    q, k, v = (x.detach() for x in call.inputs)
+
+    def one(q, mask):
+        return nip.attend(q, k, v, call.pattern, 16, **{name: mask}, backend=backend)
+
+    qs = torch.stack([q, -q])
+    try:
+        mapped = torch.func.vmap(one)(qs, MAPPED[name])
+    except NotImplementedError as error:
+        assert backend in {"gather", "flex"}
+        assert "that torch.func.vmap maps. Pass backend='reference' to attend, which does." in str(error)
+        return
+    torch.testing.assert_close(mapped, torch.stack([one(*each) for each in zip(qs, MAPPED[name], strict=True)]))
+    total = torch.func.vmap(torch.func.grad(lambda q, mask: one(q, mask).sin().sum()))(qs, MAPPED[name])
+    assert total.shape == qs.shape
+
+
 def test_torch_func_grad_is_the_gradient(backend, call):
     def loss(q, k, v):
         return nip.attend(q, k, v, call.pattern, 16, backend=backend).sin().sum()

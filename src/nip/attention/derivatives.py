@@ -1,4 +1,4 @@
-"""What the fused backends cannot differentiate: second derivatives and forward mode, refused in one sentence."""
+"""What fused backends cannot transform: second derivatives, forward mode and some maps, refused in one sentence."""
 
 from __future__ import annotations
 
@@ -46,6 +46,28 @@ def not_differentiable_again(
     others = [x for x in depend_on if x is not None]
     kept = iter(_Refuse.apply(backend, len(given), *given, *others))  # type: ignore[no-untyped-call]
     return tuple(None if x is None else next(kept) for x in gradients)
+
+
+def refuse_mapped(backend: str, what: str, *tensors: Tensor | None) -> None:
+    """Raise NotImplementedError if `torch.func.vmap` maps one of the tensors.
+
+    Parameters
+    ----------
+    backend, what : str
+        For the message: the backend, and what the tensors are.
+    *tensors : Tensor or None
+    """
+    if torch.compiler.is_compiling():
+        return
+    functorch = torch._C._functorch
+    for x in tensors:
+        while x is not None and functorch.is_functorch_wrapped_tensor(x):
+            if functorch.is_batchedtensor(x):
+                raise NotImplementedError(
+                    f"The attention backend {backend!r} takes no {what} that torch.func.vmap maps. Pass "
+                    "backend='reference' to attend, which does."
+                )
+            x = functorch.get_unwrapped(x)  # noqa: PLW2901
 
 
 def _refusal(backend: str, what: str) -> NotImplementedError:

@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from torch.nn.functional import pad
 
 from nip.attention.arguments import Options
+from nip.attention.derivatives import refuse_mapped
 from nip.attention.layout import BlockLayout, layout_of
 from nip.attention.tiles import TILE, bitmap, table, table_bytes, tiling
 
@@ -144,6 +145,7 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, options: O
     ----------
     .. [1] Flex Attention: A Programming Model for Generating Optimized Attention Kernels, arXiv 2412.05496.
     """
+    refuse_mapped("flex", "tensors", q, k, v, options.key_padding_mask, options.segment_ids, options.bias)
     tokens, width = layout.n_tokens, q.shape[-1]
     fill = 0, max(0, SMALLEST_HEAD_DIM - width), 0, filled(tokens) - tokens
     padded = [pad(x, fill) if any(fill) else x for x in (q, k, v)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nip.attention.arguments import Options
-from nip.attention.derivatives import not_differentiable_again
+from nip.attention.derivatives import not_differentiable_again, refuse_mapped
 from nip.attention.grouping import Mask, RowGroup, block_mask, group_rows
 from nip.attention.layout import BlockLayout
 from nip.attention.tables import Buffers, bias_blocks, from_bias_blocks, from_table, to_table
@@ -53,7 +53,10 @@ def attend_gather(
     seed = 0
     if options.dropout_p > 0:
         # A seed from torch's generator, from which the backward pass repeats the draws of the forward pass.
-        seed = int(torch.randint(2**63 - 1, (), device="cpu").item())
+        drawn = torch.randint(2**63 - 1, (), device="cpu")
+        refuse_mapped("gather", "draws of dropout", drawn)
+        seed = int(drawn.item())
+    refuse_mapped("gather", "masks", options.key_padding_mask, options.segment_ids)
     mask = block_mask(layout, options, q.device)
     groups = group_rows(layout, options, mask, q.shape[0], q.shape[1], k.shape[1], q.device)
     call = _Call(layout, options, mask, groups, seed)
