@@ -246,6 +246,32 @@ def test_the_sign_of_the_scale_costs_no_precision(backend, dtype, scale):
     assert error < torch.finfo(dtype).eps
 
 
+VARIANTS = {
+    "plain": (4, 32, {}),
+    "grouped": (1, 32, {}),
+    "odd width": (4, 3, {}),
+    "wide": (4, 256, {"scale": -1.0}),
+    "causal": (2, 32, {"causal": True}),
+    "padding": (4, 32, {"key_padding_mask": torch.arange(64).expand(2, -1) < 40}),
+    "documents": (4, 32, {"segment_ids": (torch.arange(64) // 20).expand(2, -1)}),
+    "dropout that drops nothing": (4, 32, {"dropout_p": 1e-8, "scale": -1.0}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["hypercube", "softmax"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_half_precision_rounds_the_result_alone(backend, dtype, name, variant):
+    """Scores of up to a thousand, with which short inputs go to torch's own kernel by `auto`."""
+    kv_heads, width, given = VARIANTS[variant]
+    call = cases.simple(64, name, kv_heads=kv_heads, heads=4, head_dim=width, dtype=dtype, **{"scale": 1.0, **given})
+    for x in (call.q, call.k):
+        x.data *= 1000**0.5 / x.data.norm(dim=-1, keepdim=True)
+    out = without_gradients_if_it_must(call, backend).attend(backend)
+    exact = call.expected()[0]
+    assert (out.double() - exact).abs().max() < torch.finfo(dtype).eps * exact.abs().max()
+
+
 def test_padding_queries_of_several_documents_stay_in_theirs(backend):
     real = torch.arange(12)[None] < 8  # the last block attends to other blocks, but not to itself
     ids = torch.tensor([[1] * 4 + [2] * 4 + [1, 1, 2, 2]])
