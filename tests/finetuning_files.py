@@ -29,14 +29,24 @@ def write_tokenizer(folder: Path, words: list[str] = WORDS) -> Path:
 
 
 def write_model(folder: Path, *, words: list[str] = WORDS, **settings: Any) -> Path:
-    """A BERT of two layers with random weights, and its tokenizer; dropout as in the real one."""
+    """A BERT of two layers with random weights, and its tokenizer; dropout as in the real one.
+
+    It has heads for masked tokens and for answers, but none for classes.
+    """
     import torch
-    from transformers import BertConfig, BertModel
+    from safetensors.torch import load_file, save_file
+    from transformers import BertConfig, BertForMaskedLM, BertForQuestionAnswering, BertModel
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     known = {"vocab_size": len(SPECIAL) + len(words), "max_position_embeddings": 64, **sizes}
     torch.manual_seed(0)
-    BertModel(BertConfig(**{**known, **settings})).save_pretrained(folder)
+    config = BertConfig(**{**known, **settings})
+    BertModel(config).save_pretrained(folder)
+    weights = {f"bert.{name}": weight for name, weight in load_file(folder / "model.safetensors").items()}
+    for kind in (BertForMaskedLM, BertForQuestionAnswering):
+        head = {name: weight for name, weight in kind(config).state_dict().items() if not name.startswith("bert.")}
+        weights |= {name: weight.clone() for name, weight in head.items() if "decoder" not in name}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return write_tokenizer(folder, words)
 
 

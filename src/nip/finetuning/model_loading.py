@@ -20,8 +20,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from nip import graphs
-from nip.finetuning.arguments import Command
+from nip.finetuning.arguments import Command, print_notice
+from nip.models.huggingface.fit import check_weights_fit
 from nip.models.huggingface.layers import SITE, Site, attention_layers
+from nip.models.huggingface.original_bert import converted_config, is_original, load_original
 from nip.models.huggingface.sparsify import rebuild
 from nip.models.positions import is_rotary, max_positions
 
@@ -47,6 +49,11 @@ def load_config(command: Command, **settings: Any) -> Any:
     source = model.config_name or model.model_name_or_path
     if source is None:
         raise ValueError("Name a model: --model_name_or_path with a folder or a name on the hub.")
+    if is_original(source):
+        config = _load(lambda source, **_: converted_config(source), source, flag, "config.json", command)
+        for name, value in settings.items():
+            setattr(config, name, value)
+        return config
     return _load(AutoConfig.from_pretrained, source, flag, "config.json", command, **settings)
 
 
@@ -191,8 +198,16 @@ def load_model(
             model = rebuild(model, str(command.model.config_name), **_hub_options(command))
     else:
         from_pretrained = partial(nip.from_pretrained, auto_class=auto_class) if saved else auto_class.from_pretrained
+        if is_original(source):
+            from_pretrained = partial(load_original, auto_class=auto_class)
+            print_notice(f"{source} is a checkpoint of the original code; it is converted to a {config.model_type}")
         settings = {"config": config, "ignore_mismatched_sizes": command.model.ignore_mismatched_sizes}
-        model = _load(from_pretrained, source, "model_name_or_path", "weights", command, **settings)
+        model, info = _load(
+            from_pretrained, source, "model_name_or_path", "weights", command, output_loading_info=True, **settings
+        )
+        new = check_weights_fit(model, info, source, new_head=command.training.do_train)
+        if new:
+            print_notice(f"{source} has no {', '.join(new)}: this head is new, and trained")
     rows = max_positions(model.config)
     if attention.extend_positions is not None and rows is not None and seq_len > rows:
         nip.extend_positions(model, seq_len, method=attention.extend_positions)
@@ -248,7 +263,7 @@ def saved_graph(command: Command, config: Any) -> Mapping[str, Any] | None:
     if command.given & {"attention", "attention_layers", "graph", "param", "block_size"}:
         return None
     entry = getattr(config, "nip", None)
-    return entry if isinstance(entry, Mapping) else None
+    return entry if isinstance(entry, Mapping) and "default" in entry else None  # else only a norm is recorded there
 
 
 def _load(

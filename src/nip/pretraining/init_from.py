@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForMaskedLM, BertForPreTraining, P
 import nip.models.huggingface.sparsify as over_graphs
 from nip.data.corpus import Vocabulary
 from nip.models.huggingface.config import ENTRY
+from nip.models.huggingface.fit import check_weights_fit
+from nip.models.huggingface.original_bert import converted_config, is_original, load_original
 from nip.pretraining.checks import check_tokenizer
 from nip.pretraining.model import extend_table
 
@@ -55,7 +57,7 @@ def load_initial_weights(
         check_tokenizer(name, dataset, option="--init-from")
     mine: Any = model.config
     with _reading(source):
-        there: Any = AutoConfig.from_pretrained(name)
+        there: Any = converted_config(name) if is_original(name) else AutoConfig.from_pretrained(name)
     if there.model_type != mine.model_type:
         raise ValueError(f"--init-from: {source} is a {there.model_type}, the run's model a {mine.model_type}.")
     if there.vocab_size < vocabulary.size:
@@ -64,11 +66,16 @@ def load_initial_weights(
         )
     if norm_of(there) != norm_of(mine):
         raise ValueError(f"--init-from: {source} has --norm {norm_of(there)}, the run {norm_of(mine)}.")
-    sparse = getattr(there, ENTRY, None) is not None
-    load = over_graphs.from_pretrained if sparse else lambda name, kind: kind.from_pretrained(name)
     pairs = there.architectures == [BertForPreTraining.__name__]
+    kind: Any = BertForPreTraining if pairs else AutoModelForMaskedLM
     with _reading(source):
-        loaded: Any = load(name, BertForPreTraining if pairs else AutoModelForMaskedLM)
+        if is_original(name):
+            loaded, info = load_original(name, kind, output_loading_info=True)
+        elif getattr(there, ENTRY, None) is not None:
+            loaded, info = over_graphs.from_pretrained(name, kind, output_loading_info=True)
+        else:
+            loaded, info = kind.from_pretrained(name, output_loading_info=True)
+        check_weights_fit(loaded, info, source, new_head=False)
     weights = dict(loaded.named_parameters())
     new = []
     rows = there.max_position_embeddings - (mine.max_position_embeddings - positions)  # RoBERTa has two more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,24 @@ def tsv(folder: Path, name: str, *lines: str) -> None:
     (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def test_mnli_is_evaluated_and_predicted_twice(model: Path, tmp_path: Path):
+@pytest.fixture(scope="session")
+def with_head(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with a head of three classes."""
+    folder = tmp_path_factory.mktemp("head") / "model"
+    shutil.copytree(model, folder)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(model, num_labels=3).save_pretrained(folder)
+    return folder
+
+
+def test_mnli_is_evaluated_and_predicted_twice(with_head: Path, tmp_path: Path):
     head = "index\tsentence1\tsentence2\tgold_label"
     for part, n in (("matched", 3), ("mismatched", 4)):
         tsv(tmp_path / "MNLI", f"dev_{part}.tsv", head, *(f"{i}\tthe cat\ta dog\tneutral" for i in range(n)))
         tsv(tmp_path / "MNLI", f"test_{part}.tsv", head[:25], *(f"{i}\tthe cat\ta dog" for i in range(n)))
-    words = f"--model_name_or_path {model} --task_name mnli --data_dir {tmp_path} --do_eval --do_predict --output_dir"
+    words = (
+        f"--model_name_or_path {with_head} --task_name mnli --data_dir {tmp_path} --do_eval --do_predict --output_dir"
+    )
     result = glue.main([*words.split(), str(tmp_path / "out")])
     assert {"accuracy", "mm_accuracy", "loss", "mm_loss"} <= set(result["metrics"])
     assert result["n_test"] == 3
@@ -209,10 +222,10 @@ def test_tables_with_text_labels(kind: str, model: Path, tmp_path: Path):
     assert result["baselines"] == {"commonest_label": 0.5}
 
 
-def test_a_single_test_file_of_a_task_with_two_test_sets(model: Path, tmp_path: Path):
+def test_a_single_test_file_of_a_task_with_two_test_sets(with_head: Path, tmp_path: Path):
     (tmp_path / "mnli.csv").write_text("premise,hypothesis,label\nthe cat,a dog,-1\na bird,red,-1\n")
     out = tmp_path / "out"
-    words = f"--model_name_or_path {model} --do_predict --max_seq_length 16 --test_file {tmp_path}/mnli.csv"
+    words = f"--model_name_or_path {with_head} --do_predict --max_seq_length 16 --test_file {tmp_path}/mnli.csv"
     glue.main([*words.split(), "--task_name", "mnli", "--output_dir", str(out)])
     assert len(submission(out / "MNLI-m.tsv")) == 3
     assert not (out / "MNLI-mm.tsv").exists()

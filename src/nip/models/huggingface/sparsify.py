@@ -136,6 +136,7 @@ def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, *
     Returns
     -------
     PreTrainedModel
+        With ``output_loading_info=True`` a tuple of it and what transformers says about its weights.
 
     Raises
     ------
@@ -144,13 +145,15 @@ def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, *
     """
     if "attn_implementation" in kwargs:
         raise ValueError("nip.from_pretrained sets attn_implementation itself: leave the argument out.")
-    model = auto_class.from_pretrained(name, **kwargs)
+    loaded = auto_class.from_pretrained(name, **kwargs)
+    model, *info = loaded if kwargs.get("output_loading_info") else (loaded,)
     if getattr(model.config, ENTRY, None) is None:
         raise ValueError(
             f"The configuration of {name} names no graph. Load the model with {auto_class.__name__}.from_pretrained "
             "and pass it to nip.sparsify."
         )
-    return rebuild(model, name, **kwargs)
+    rebuilt = rebuild(model, name, **kwargs)
+    return (rebuilt, *info) if info else rebuilt
 
 
 def rebuild(model: Model, name: str | os.PathLike[str], **kwargs: Any) -> Model:
