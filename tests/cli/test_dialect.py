@@ -20,7 +20,7 @@ NAMES_PATTERN = {
     *("score", "compare", "show", "lra", "pretrain", "study", *FINETUNING),
     *(f"bench {name}" for name in BENCHMARKS if name != "corpus"),
 }
-FILLS_FOLDER = {"lra", "pretrain", "study", "hpo", *FINETUNING}  # and all that makes data
+FILLS_FOLDER = {"convert", "lra", "pretrain", "study", "hpo", *FINETUNING}  # and all that makes data
 READS_DATA = {"data show", "data verify"}
 WRITES_FILE = {"score", "compare", "show", "search", "report", "checkpoints", *(f"bench {name}" for name in BENCHMARKS)}
 OLD_NAMES = {
@@ -86,7 +86,7 @@ def test_patterns_and_output_have_one_name(path, nip):
 PANELS = {
     "Graphs": {"score", "compare", "show", "search"},
     "Train": {"lra", "pretrain", "study"},
-    "Finetune": {*FINETUNING, "hpo", "checkpoints"},
+    "Finetune": {*FINETUNING, "hpo", "checkpoints", "convert"},
     "Data": {"data"},
     "Tools": {"report", "bench", "doctor"},
 }

@@ -10,6 +10,7 @@ import pytest
 
 from nip.finetuning import arguments
 from nip.finetuning.arguments import AttentionArguments, parse, read_argument_file, read_layers, resolve_precision
+from nip.finetuning.glue.task import read_command as read_glue
 
 
 @dataclass
@@ -71,7 +72,6 @@ def test_a_metric_or_patience_selects_the_best_model(tmp_path: Path):
         ("--do_eval --backend abacus", "--backend takes one of auto, "),
         ("--do_eval --early_stopping_patience 2", "needs evaluations while training"),
         ("--do_train --load_best_model_at_end", "requires the save and eval strategy to match"),
-        ("--do_eval --overwrite_output_dir", "nothing is trained"),
         ("--do_train --overwrite_output_dir --resume_from_checkpoint x", "Give one of them"),
         ("--do_train --trust_remote_code", "--trust_remote_code is refused"),
         ("--do_train --num_train_epochs 0", "--num_train_epochs must be above 0"),
@@ -117,7 +117,33 @@ def test_a_metric_without_effect_gives_a_notice(tmp_path: Path, capsys: pytest.C
     read("--do_train --do_eval --metric_for_best_model accuracy", tmp_path)
     assert "--metric_for_best_model does nothing: without --eval_strategy" in capsys.readouterr().err
     read("--do_train --do_eval --metric_for_best_model accuracy --eval_strategy epoch --save_strategy epoch", tmp_path)
-    assert not capsys.readouterr().err
+    assert capsys.readouterr().err.count("also loads the best model at the end") == 1
+    read("--do_eval --overwrite_output_dir", tmp_path)
+    assert "--overwrite_output_dir does nothing: nothing is trained" in capsys.readouterr().err
+
+
+EARLY = "--do_train --do_eval --eval_strategy steps --eval_steps 5 --save_strategy steps --save_steps 5"
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [
+        ("mrpc", "f1"), ("qqp", "f1"), ("cola", "matthews_correlation"), ("stsb", "spearmanr"), ("rte", "accuracy"),
+        ("mnli", "accuracy"),
+    ],
+)  # fmt: skip
+def test_early_stopping_watches_the_task_s_own_metric(
+    task: str, metric: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = f"--task_name {task} {EARLY} --output_dir {tmp_path} --early_stopping_patience".split()
+    training = read_glue([*words, "3"], "nip glue").training
+    assert (training.metric_for_best_model, training.load_best_model_at_end) == (metric, True)
+    assert training.greater_is_better is True
+    assert f"--early_stopping_patience watches {metric}" in capsys.readouterr().err
+    named = read_glue([*words, "3", "--metric_for_best_model", "loss"], "nip glue").training
+    assert (named.metric_for_best_model, named.greater_is_better) == ("loss", False)
+    off = read_glue([*words, "-1"], "nip glue")
+    assert off.run.early_stopping_patience is None and not off.training.load_best_model_at_end
 
 
 def test_one_notice_per_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -124,7 +124,7 @@ def test_models_that_cannot_be_read(settings, corpora, tmp_path, monkeypatch):
         pretrain(begun, corpora["packed"], tmp_path / "two")
     assert "\n" not in str(caught.value)
 
-    def no_network(name):
+    def no_network(name, **_):
         raise OSError("We cannot connect to the hub.\nCheck your connection.")
 
     with monkeypatch.context() as patched:

@@ -74,7 +74,7 @@ class Encoder:
         ValueError
             If its configuration does not contain them.
         """
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         names = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
         if missing := [name for name in names.values() if not isinstance(getattr(config, name, None), int)]:
             raise ValueError(f"{source} is not an encoder that can be measured: its configuration has no {missing[0]}.")
@@ -250,7 +250,7 @@ def _model(encoder: Encoder) -> PreTrainedModel:
             **dropout,
         )
         return BertModel._from_config(config, attn_implementation="sdpa", add_pooling_layer=False)
-    config = AutoConfig.from_pretrained(encoder.source)
+    config = AutoConfig.from_pretrained(encoder.source, trust_remote_code=False)
     for name, chance in dropout.items():
         if not hasattr(config, name):
             raise ValueError(f"The dropout of {encoder.source} cannot be set: its configuration has no {name}.")

@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
         )
     extra_options = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command("checkpoints", context_settings=extra_options, rich_help_panel="Finetune")(checkpoints)
+    app.command("convert", rich_help_panel="Finetune")(convert)
 
 
 def passed_on(module: str, says: str) -> Callable[[typer.Context], None]:
@@ -66,6 +67,28 @@ def checkpoints(
     for row in rows:
         figures = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float))
         print(f"step {row['step']:>8,}  {figures}")
+
+
+def convert(
+    model: Annotated[Path, typer.Argument(metavar="FOLDER", help="A BERT checkpoint of the original code.")],
+    output_dir: Annotated[Path, option("New folder for the converted model.", "--output-dir", "--out", default=False)],
+    as_json: Json = False,
+) -> None:
+    """Convert a BERT checkpoint of the original code to a folder that transformers and nip load.
+
+    nip glue, mlm, qa, checkpoints and nip pretrain --init-from convert such a folder themselves when they load it.
+
+    Example: nip convert saved_models/pretraining_experiment/epoch1000 --output-dir models/bert
+    """
+    _spin_briefly()
+    from nip.models.huggingface.original_bert import convert as convert_folder
+
+    made = convert_folder(model, output_dir)
+    facts = {"folder": str(output_dir), "model": type(made).__name__, "parameters": made.num_parameters()}
+    if as_json:
+        print_json(facts)
+    else:
+        print(f"{facts['model']} with {facts['parameters']:,} parameters: {output_dir}")
 
 
 def _spin_briefly() -> None:

@@ -144,7 +144,7 @@ class RunArguments:
     """The run: what ``TrainingArguments`` lacks."""
 
     early_stopping_patience: int | None = flag(
-        "Stop after this many evaluations without improvement, and load the best model."
+        "Stop after this many evaluations without improvement, and load the best model; −1: never."
     )
     early_stopping_threshold: float = flag("Smallest improvement that counts for early stopping.", 0.0)
     overwrite_output_dir: bool = flag(
@@ -159,6 +159,8 @@ class RunArguments:
     json: bool = flag("Print the result as one JSON value on standard output.", False)
 
     def __post_init__(self) -> None:
+        if self.early_stopping_patience == -1:  # the original's default: off
+            self.early_stopping_patience = None
         limits = ("max_train_samples", "max_eval_samples", "max_predict_samples")
         for name in ("early_stopping_patience", "preprocessing_num_workers", *limits):
             if getattr(self, name) is not None:
@@ -266,7 +268,7 @@ def parse(
         except ValueError as error:
             raise ValueError(" ".join(str(error).split())) from error  # transformers' may have several lines
     task, attention, model, run, training = parsed
-    check_contradictions(given, training, run)
+    check_contradictions(given, training, run, task)
     return Command(attention, model, run, task, training, (*program.split(), *argv), given)
 
 
@@ -333,7 +335,9 @@ def _drop(argv: list[str], name: str) -> None:
     del argv[place : place + (1 if alone else 2)]
 
 
-def check_contradictions(given: frozenset[str], training: TrainingArguments, run: RunArguments) -> None:
+def check_contradictions(
+    given: frozenset[str], training: TrainingArguments, run: RunArguments, task: Any = None
+) -> None:
     """Check that the flags agree, and set those that follow from others.
 
     ``--metric_for_best_model`` and ``--early_stopping_patience`` turn ``--load_best_model_at_end`` on.
@@ -345,6 +349,8 @@ def check_contradictions(given: frozenset[str], training: TrainingArguments, run
     training : TrainingArguments
         Completed in place.
     run : RunArguments
+    task : dataclass, optional
+        Its ``watched_metric`` decides when training stops early, if no other is named.
 
     Raises
     ------
@@ -364,19 +370,23 @@ def check_contradictions(given: frozenset[str], training: TrainingArguments, run
     if run.overwrite_output_dir and training.resume_from_checkpoint:
         raise ValueError("--overwrite_output_dir starts again and --resume_from_checkpoint resumes. Give one of them.")
     if run.overwrite_output_dir and not training.do_train:
-        raise ValueError(
-            "--overwrite_output_dir replaces a run, but nothing is trained: add --do_train or leave it out."
-        )
+        print_notice("--overwrite_output_dir does nothing: nothing is trained that could replace a run")
+        run.overwrite_output_dir = False
     wants_best = run.early_stopping_patience is not None or "metric_for_best_model" in given
     if "metric_for_best_model" in given and training.do_train and not evaluates:
         print_notice(
             "--metric_for_best_model does nothing: without --eval_strategy no model is evaluated during training"
         )
+    if evaluates and "metric_for_best_model" in given and "load_best_model_at_end" not in given:
+        print_notice("--metric_for_best_model also loads the best model at the end (--load_best_model_at_end)")
     if evaluates and wants_best and not training.load_best_model_at_end:
         if "load_best_model_at_end" in given:
             raise ValueError("A metric for the best model and early stopping need --load_best_model_at_end to be on.")
         training.load_best_model_at_end = True
-        training.metric_for_best_model = training.metric_for_best_model or "loss"
+        watched = getattr(task, "watched_metric", "loss")
+        if training.metric_for_best_model is None and watched != "loss":
+            print_notice(f"--early_stopping_patience watches {watched}; --metric_for_best_model names another metric")
+        training.metric_for_best_model = training.metric_for_best_model or watched
     if training.metric_for_best_model is not None and "greater_is_better" not in given:
         training.greater_is_better = not training.metric_for_best_model.endswith(("loss", "perplexity"))
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,6 +123,8 @@ def prediction_argv(argv: Sequence[str]) -> list[str]:
     parser.add_argument("--output_dir", "--output-dir", "--out", dest="out")
     parser.error = _raise  # type: ignore[method-assign]
     named, _ = parser.parse_known_args(list(argv))
+    if "do_train" in _names(argv):
+        return training_argv(argv)
     if named.model is None:
         raise ValueError("Name the model: --model_name_or_path with the folder that nip glue wrote.")
     flags = list(argv)
@@ -135,6 +138,30 @@ def prediction_argv(argv: Sequence[str]) -> list[str]:
                 flags += [f"--{name}", str(value)]
     flags += [] if named.out is not None else ["--output_dir", named.model]
     return [*without(flags, ["do_predict", "do_train", "overwrite_output_dir"]), "--do_predict"]
+
+
+def dense_unless_named(argv: Sequence[str]) -> list[str]:
+    """A command line of finetuning, with dense attention unless it names a graph.
+
+    Examples
+    --------
+    >>> dense_unless_named(["--seed", "1"]), dense_unless_named(["--graph=a.npz"])
+    (['--seed', '1', '--attention', 'softmax'], ['--graph=a.npz'])
+    """
+    named = _names(argv) & {"attention", "graph", "attention_layers", "help"} or "-h" in argv
+    return list(argv) if named or not argv else [*argv, "--attention", "softmax"]
+
+
+def training_argv(argv: Sequence[str]) -> list[str]:
+    """The flags of ``run_glue_predict.py --do_train``, which is ``run_glue.py``: it trains densely, then predicts.
+
+    It predicts into ``predict_file/TASK``, a folder in the working directory, unless --output_dir is given.
+    """
+    given, flags = _names(argv), dense_unless_named(argv)
+    if not given & {"output_dir", "out"}:
+        task = next((value for name, value in pairwise(argv) if name.startswith("--task")), "files")
+        flags += ["--output_dir", f"predict_file/{task}"]
+    return flags if "do_predict" in given else [*flags, "--do_predict"]
 
 
 def _raise(message: str) -> NoReturn:

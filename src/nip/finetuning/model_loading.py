@@ -213,6 +213,9 @@ def load_model(
         nip.extend_positions(model, seq_len, method=attention.extend_positions)
     if not saved:
         pattern: Any = attention.attention if graph is None else graph
+        if not command.training.do_train and not command.given & {"attention", "attention_layers", "graph"}:
+            pattern = "softmax"  # as it was trained
+            print_notice(f"{source} names no graph: it attends densely; --attention names another graph")
         trained = getattr(model.config, "max_position_embeddings", None) if is_rotary(model.config) else None
         nip.sparsify(
             model,
@@ -287,7 +290,9 @@ def _load(
 
 
 def _hub_options(command: Command) -> dict[str, Any]:
-    return {"cache_dir": command.model.cache_dir, "revision": command.model.model_revision}
+    # False, not None: transformers would ask on standard input whether code that comes with a model may run.
+    options = {"cache_dir": command.model.cache_dir, "revision": command.model.model_revision}
+    return {**options, "trust_remote_code": False}
 
 
 def _first_line(error: Exception) -> str:

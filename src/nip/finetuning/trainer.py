@@ -450,7 +450,7 @@ def training_ended(state: TrainerState) -> bool:
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Load the weights in a folder into the model."""
-    saved = type(model).from_pretrained(folder, config=model.config)
+    saved = type(model).from_pretrained(folder, config=model.config, trust_remote_code=False)
     if uses_rms_norm(model.config):
         replace_layer_norms(saved)  # transformers has built LayerNorms
     model.load_state_dict(saved.state_dict())

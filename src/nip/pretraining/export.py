@@ -56,7 +56,7 @@ def save_model(
         If a file cannot be written; the folder then contains no complete model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    own = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
     own.model_max_length = max_tokens
     kinds = getattr(model.config, "type_vocab_size", 0) > 0
     own.model_input_names = ["input_ids", *(["token_type_ids"] if kinds else []), "attention_mask"]
@@ -111,7 +111,7 @@ def load_model(folder: Path) -> PreTrainedModel:
     """
     if not (folder / LAST).is_file():
         raise ValueError(f"{folder} contains no complete model: there is no {LAST}.")
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with_pairs = config.architectures == [BertForPreTraining.__name__]
     model: PreTrainedModel = over_graphs.from_pretrained(
         folder, BertForPreTraining if with_pairs else AutoModelForMaskedLM

@@ -57,7 +57,9 @@ def load_initial_weights(
         check_tokenizer(name, dataset, option="--init-from")
     mine: Any = model.config
     with _reading(source):
-        there: Any = converted_config(name) if is_original(name) else AutoConfig.from_pretrained(name)
+        there: Any = (
+            converted_config(name) if is_original(name) else AutoConfig.from_pretrained(name, trust_remote_code=False)
+        )
     if there.model_type != mine.model_type:
         raise ValueError(f"--init-from: {source} is a {there.model_type}, the run's model a {mine.model_type}.")
     if there.vocab_size < vocabulary.size:
@@ -74,7 +76,7 @@ def load_initial_weights(
         elif getattr(there, ENTRY, None) is not None:
             loaded, info = over_graphs.from_pretrained(name, kind, output_loading_info=True)
         else:
-            loaded, info = kind.from_pretrained(name, output_loading_info=True)
+            loaded, info = kind.from_pretrained(name, output_loading_info=True, trust_remote_code=False)
         check_weights_fit(loaded, info, source, new_head=False)
     weights = dict(loaded.named_parameters())
     new = []

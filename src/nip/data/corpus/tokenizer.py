@@ -215,7 +215,7 @@ def _of_transformers(name: str) -> tuple[Tokenizer, dict[str, Any]]:
     except ImportError as error:
         raise ImportError("Reading a tokenizer by name needs transformers: pip install 'nip[pretrain]'") from error
     try:
-        found = AutoTokenizer.from_pretrained(name)
+        found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(

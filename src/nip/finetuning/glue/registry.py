@@ -33,6 +33,8 @@ class GlueTask:
     metric : str
         The main one.
     metrics : tuple of str
+    watched : str
+        The metric that early stopping watches.
     evaluated, tested : tuple of (str, str)
         Prefix of the metrics, and split on the hub.
     submissions : tuple of str
@@ -50,6 +52,7 @@ class GlueTask:
     metrics: tuple[str, ...]
     submissions: tuple[str, ...]
     written: tuple[str, ...] = YES_NO
+    watched: str = "accuracy"
     evaluated: tuple[tuple[str, str], ...] = (("", "validation"),)
     tested: tuple[tuple[str, str], ...] = (("", "test"),)
 
@@ -72,18 +75,21 @@ TASKS: dict[str, GlueTask] = {
     for task in (
         _task(
             "cola", "CoLA", "sentence", ("unacceptable", "acceptable"), "sentence,label",
-            "matthews_correlation accuracy",
+            "matthews_correlation accuracy", watched="matthews_correlation",
         ),
         _task("sst2", "SST-2", "sentence", ("negative", "positive"), "sentence,label", "accuracy"),
         _task(
             "mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), "#1 String,#2 String,Quality",
-            "accuracy f1 combined_score",
+            "accuracy f1 combined_score", watched="f1",
         ),
         _task(
             "qqp", "QQP", "question1 question2", ("not_duplicate", "duplicate"), "question1,question2,is_duplicate",
-            "accuracy f1 combined_score",
+            "accuracy f1 combined_score", watched="f1",
         ),
-        _task("stsb", "STS-B", _PAIR, (), "sentence1,sentence2,score", "pearson spearmanr combined_score", written=()),
+        _task(
+            "stsb", "STS-B", _PAIR, (), "sentence1,sentence2,score", "pearson spearmanr combined_score", written=(),
+            watched="spearmanr",
+        ),
         _task(
             "mnli", "MNLI", "premise hypothesis", NLI, "sentence1,sentence2,gold_label", "accuracy", written=NLI,
             submissions=("MNLI-m.tsv", "MNLI-mm.tsv"),

@@ -45,6 +45,11 @@ class GlueArguments:
         "Pad all inputs to the maximum length, so that all attend over one graph; else a batch to its longest.", True
     )
 
+    @property
+    def watched_metric(self) -> str:
+        """The metric that early stopping watches, as in the original."""
+        return "accuracy" if self.task_name is None else glue_task(self.task_name).watched
+
     def __post_init__(self) -> None:
         if self.task_name is not None:
             self.task_name = glue_task(self.task_name).name

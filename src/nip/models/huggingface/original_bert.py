@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import BertConfig, PreTrainedModel, RobertaPreLayerNormConfig
 
 from nip.models.huggingface.config import ENTRY
+from nip.models.huggingface.fit import check_weights_fit
 from nip.models.huggingface.norms import NORM, RMS
 from nip.ownership import OwnedFolder, move_into, remove_temporary, temporary_name
 from nip.runs.folder import read_json
@@ -202,7 +203,7 @@ def load_original(folder: str | os.PathLike[str], auto_class: Any, **settings: A
     config = converted_config(folder) if config is None else config
     weights = converted_weights(folder)
     kind: Any = auto_class._model_mapping[type(config)] if hasattr(auto_class, "_model_mapping") else auto_class
-    for name in ("cache_dir", "revision"):
+    for name in ("cache_dir", "revision", "trust_remote_code"):
         settings.pop(name, None)
     return kind.from_pretrained(None, config=config, state_dict=weights, **settings)
 
@@ -240,12 +241,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> P
     if kind is None:
         raise ValueError(f"{source}: transformers has no {name}.")
     model, info = load_original(source, kind, config=config, output_loading_info=True)
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if missing or unexpected:
-        what = f"it lacks {missing[0]}" if missing else f"{unexpected[0]} has no place in {name}"
-        raise ValueError(
-            f"{source} does not fit transformers' model: {what} ({len(missing) + len(unexpected)} in all)."
-        )
+    check_weights_fit(model, info, source, new_head=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     made = temporary_name(target)
     try:

@@ -145,6 +145,7 @@ def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, *
     """
     if "attn_implementation" in kwargs:
         raise ValueError("nip.from_pretrained sets attn_implementation itself: leave the argument out.")
+    kwargs.setdefault("trust_remote_code", False)  # None would ask on standard input
     loaded = auto_class.from_pretrained(name, **kwargs)
     model, *info = loaded if kwargs.get("output_loading_info") else (loaded,)
     if getattr(model.config, ENTRY, None) is None:
