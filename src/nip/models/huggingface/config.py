@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from nip.graphs import Pattern, corner, pattern, pattern_parameters
-from nip.graphs.pattern import check_int
+from nip.graphs.pattern import check_int, python_number
 
 ENTRY = "nip"
 """Name of the entry in a model's configuration."""
@@ -248,7 +248,7 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
     >>> layer_graph({"pattern": "random", "num_random_blocks": 2}, 16).graph(100)
     <Pattern random, n=7, num_random_blocks=2, seed=0, symmetric=False; mean degree 2>
     """
-    parameters = dict(parameters or {})
+    parameters = {name: python_number(value) for name, value in (parameters or {}).items()}
     if spec is None or spec == "dense":
         return None
     if isinstance(spec, Mapping):
