@@ -159,3 +159,36 @@ def test_layers_repeat_or_are_numbered():
     assert read_layers("0=local, 3=softmax") == {0: "local", 3: "softmax"}
     assert AttentionArguments().layers is None
     assert AttentionArguments(attention_layers="random").layers == ["random"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("--num_train_epochs -1", "--num_train_epochs nan", "--max_steps 0", "--max_steps -2", "--save_steps -1"),
+        *("--save_steps nan", "--logging_steps -1", "--logging_steps inf", "--weight_decay nan", "--weight_decay -0.1"),
+        *("--max_grad_norm nan", "--max_grad_norm inf", "--gradient_accumulation_steps 0", "--learning_rate -1"),
+        *("--learning_rate inf", "--label_smoothing_factor 2", "--label_smoothing_factor nan", "--adam_beta1 1"),
+        *("--adam_beta2 -0.1", "--adam_epsilon 0", "--warmup_ratio 2", "--warmup_ratio nan", "--warmup_steps -1"),
+        *("--warmup_steps nan", "--per_device_train_batch_size 0", "--per_device_eval_batch_size -1", "--seed -1"),
+        *("--data_seed -1", "--dataloader_num_workers -1", "--save_total_limit -1", "--eval_accumulation_steps 0"),
+        *("--neftune_noise_alpha nan", "--eval_delay nan", "--early_stopping_threshold nan", "--ddp_timeout 0"),
+        "--max_train_samples 0",
+    ],
+)
+def test_numbers_out_of_range_raise_one_sentence_and_nothing_is_written(words: str, tmp_path: Path):
+    flag, value = words.split()
+    with pytest.raises(ValueError, match=r"\S") as raised:
+        parse(["--do_train", "--output_dir", str(tmp_path / "out"), flag, value], Own, program="nip own")
+    assert "\n" not in str(raised.value)
+    assert flag[2:] in str(raised.value) or "A number of steps is infinite" in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_without_a_gpu_share_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arguments.torch.accelerator, "is_available", lambda: False)
+    assert resolve_precision(["--do_train"], frozenset()) == (["--do_train"], [])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    argv, notices = resolve_precision(["--do_train"], frozenset())
+    assert argv == ["--do_train", "--use_cpu"]
+    assert notices == ["there is no GPU: the processes share the CPU (--use_cpu)"]
+    assert resolve_precision(["--use_cpu"], frozenset()) == (["--use_cpu"], [])

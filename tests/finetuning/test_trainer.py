@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, Trainer
 
 import nip
 from nip.finetuning import trainer as running
 from nip.finetuning.glue import task as glue
 from nip.finetuning.masked_lm import task as masked_lm
+from nip.finetuning.output_dir import STATE_FILE
 from nip.finetuning.recorder import RecordedTrainer
 from nip.models.huggingface.norms import use_rms_norm
 
@@ -146,6 +149,83 @@ def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(
     train_glue(model, mrpc, out, *words)
     train_glue(model, mrpc, tmp_path / "full", *words)
     assert json.loads((out / "result.json").read_text())["steps"] == 4
+    assert same(tmp_path / "full", out)
+
+
+CLOCKS = re.compile(r"runtime|per_second|seconds|preparation|peak_mib|time$")
+
+
+def outputs(folder: Path) -> dict[str, Any]:
+    """The JSON files of a run and its tokenizer, without times."""
+
+    def without_clocks(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: without_clocks(each) for name, each in value.items() if not CLOCKS.search(name)}
+        return [without_clocks(each) for each in value] if isinstance(value, list) else value
+
+    names = ("result.json", "eval_results.json", "all_results.json", "tokenizer.json", "tokenizer_config.json")
+    found = {name: (folder / name).read_text() for name in (*names, STATE_FILE) if (folder / name).exists()}
+    return {name: without_clocks(json.loads(text)) for name, text in found.items()} | {"metrics": rows(folder)}
+
+
+@pytest.mark.parametrize("kind", ["glue", "mlm"])
+@pytest.mark.parametrize("moment", ["before the model is saved", "before the evaluation", "within the evaluation"])
+def test_all_outputs_but_clocks_equal_an_uninterrupted_runs(
+    kind: str, moment: str, model: Path, mrpc: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = [*EVALUATED[:-2], "--logging_steps", "2", "--max_steps", "4"]
+    train, data = (train_glue, mrpc) if kind == "glue" else (train_mlm, text)
+    words += [] if kind == "glue" else ["--line_by_line"]
+    train(model, data, tmp_path / "full", *words)
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            *{
+                "before the model is saved": (running, "check_weights", lambda *_: interrupted()),
+                "before the evaluation": (running, "evaluate", lambda *_: interrupted()),
+                "within the evaluation": (running, "make_result", lambda *_: interrupted()),
+            }[moment]
+        )
+        train(model, data, out, *words)
+    train(model, data, out, *words)
+    one, other = outputs(tmp_path / "full"), outputs(out)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name] == other[name], name
+    assert same(tmp_path / "full", out)
+    for name in ("truncation", "padding"):  # as the model came, whether texts were tokenized or found in the cache
+        assert one["tokenizer.json"][name] == json.loads((model / "tokenizer.json").read_text())[name]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/3"),
+        SafetensorError('Error while serializing: IoError(Os { code: 28, message: "No space left on device" })'),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_keeps_the_last_checkpoint(
+    error: Exception, model: Path, mrpc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = ["--max_steps", "4", "--save_steps", "1"]
+    out = tmp_path / "out"
+    own = Trainer._save_optimizer_and_scheduler
+
+    def full(self: Any, folder: str) -> None:
+        if self.state.global_step == 3:
+            raise error
+        own(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+        with pytest.raises(OSError, match="Checkpoints written before are kept: free space") as raised:
+            train_glue(model, mrpc, out, *words)
+    assert "\n" not in str(raised.value)
+    assert (out / "checkpoint-2" / STATE_FILE).exists()
+    train_glue(model, mrpc, out, *words)
+    assert f"resuming from {out / 'checkpoint-2'}" in (out / "run.log").read_text()
+    train_glue(model, mrpc, tmp_path / "full", *words)
     assert same(tmp_path / "full", out)
 
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +36,35 @@ from nip.graphs.pattern import check_int, read_parameters
 from nip.processor import computes_bf16
 from nip.runs.folder import read_json
 
+# What each numeric flag may be, of TrainingArguments and of the tasks; all of them are finite.
+NUMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        (
+            *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+            *("eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor", "ddp_timeout"),
+            *("ddp_bucket_cap_mb", "generation_max_length", "generation_num_beams", "max_seq_length"),
+            *("max_source_length", "max_target_length", "val_max_target_length", "num_beams"),
+        ),
+        ("at least 1", lambda value: value >= 1),
+    ),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), ("above 0", lambda value: value > 0)),
+    **dict.fromkeys(
+        (
+            *("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_delay"),
+            *("neftune_noise_alpha", "save_total_limit", "dataloader_num_workers", "doc_stride"),
+            "early_stopping_threshold",
+        ),
+        ("at least 0", lambda value: value >= 0),
+    ),
+    **dict.fromkeys(
+        ("adam_beta1", "adam_beta2", "label_smoothing_factor"),
+        ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    ),
+    "adam_epsilon": ("above 0", lambda value: value > 0),
+    "max_steps": ("at least 1, or -1 for --num_train_epochs", lambda value: value >= 1 or value == -1),
+    "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "data_seed": ("from 0 to 9223372036854775807", lambda value: 0 <= value < 2**63),
+}
 EXTENSIONS = ("reflect", "tile", "interpolate")
 
 
@@ -267,9 +297,30 @@ def parse(
             parsed = parser.parse_args_into_dataclasses(translated, look_for_args_file=False)
         except ValueError as error:
             raise ValueError(" ".join(str(error).split())) from error  # transformers' may have several lines
+        except OverflowError as error:  # of TrainingArguments: the number of steps is made an integer
+            raise ValueError("A number of steps is infinite: it must be finite.") from error
     task, attention, model, run, training = parsed
+    check_numbers(task, attention, run, training)
     check_contradictions(given, training, run, task)
     return Command(attention, model, run, task, training, (*program.split(), *argv), given)
+
+
+def check_numbers(*groups: Any) -> None:
+    """Check the numbers of dataclasses of flags against `NUMBERS`; NaN and Inf are refused for every flag.
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the flag, its value and what it must be.
+    """
+    for group in groups:
+        for each in dataclasses.fields(group):
+            value = getattr(group, each.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            allowed, fits = NUMBERS.get(each.name, ("any number", math.isfinite))
+            if not math.isfinite(value) or not fits(value):
+                raise ValueError(f"--{each.name} must be {allowed}, and finite. Got {value} instead.")
 
 
 def print_notice(notice: str) -> None:
@@ -314,7 +365,11 @@ def resolve_precision(argv: Sequence[str], given: frozenset[str]) -> tuple[list[
             if bf16 and instead not in given:
                 left.append(f"--{instead}")
             notices.append(f"--{name} needs a GPU: computing in {'bf16' if bf16 else 'fp32'} instead")
-    if no_gpu and not _is_on(argv, "use_cpu") and any(_is_on(left, name) for name in ("bf16", "bf16_full_eval")):
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and not torch.accelerator.is_available() and not _is_on(argv, "use_cpu"):
+        left.append("--use_cpu")  # else accelerate would start every process as the only one
+        notices.append("there is no GPU: the processes share the CPU (--use_cpu)")
+    elif no_gpu and not _is_on(argv, "use_cpu") and any(_is_on(left, name) for name in ("bf16", "bf16_full_eval")):
         left.append("--use_cpu")
     return left, notices
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,8 @@ def tokenize_dataset(
     processes = command.run.preprocessing_num_workers
     if processes is not None and (processes == 1 or len(data) < processes * BATCH):
         processes = None
-    with PartialState().main_process_first():  # the others find the cached result
+    # The others find the cached result; the tokenizer is saved later, whether this has run or a result was found.
+    with PartialState().main_process_first(), unchanged_settings(tokenizer):
         return data.map(
             function,
             batched=True,
@@ -307,6 +309,21 @@ def tokenize_dataset(
             cache_file_name=str(folder / f"{name}.arrow"),
             new_fingerprint=name[:32],
         )
+
+
+@contextmanager
+def unchanged_settings(tokenizer: Any) -> Iterator[None]:
+    """Within the block a tokenizer may be called; afterwards its file has the truncation and padding of before."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
 def dataset_sha256(data: Any) -> str:

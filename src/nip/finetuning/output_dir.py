@@ -198,7 +198,7 @@ def check_output_dir(own: OwnedFolder, *, overwrite: bool, trains: bool) -> None
     there = kind_of(own.path) if own.path.is_dir() else None
     if trains and there not in (None, EVALUATION, *COMMANDS):
         raise ValueError(f"{own.path} holds a run of another kind ({there}); name another --output-dir.")
-    mend = "Name another --output-dir" + ("." if overwrite or not trains else ", or give --overwrite_output_dir.")
+    mend = "Name another --output_dir" + ("." if overwrite or not trains else ", or give --overwrite_output_dir.")
     own.check(mend=mend, beside=overwrite or not trains)
 
 

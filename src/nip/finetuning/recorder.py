@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -50,13 +52,37 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         check_weights(self.model)
         output = super().evaluation_loop(*arguments, **named)
         check_evaluation(output)
+        for name in [name for name in output.metrics or () if name.endswith("_model_preparation_time")]:
+            del output.metrics[name]  # measured only if nothing was trained before
         return output
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         """The Trainer's; it writes no checkpoint of weights that are NaN or Inf, after which none could be resumed."""
         self.recorder.write_steps(self.args.world_size)
         check_weights(self.model)
-        super()._save_checkpoint(*arguments, **named)
+        with one_sentence_on_full_disk(Path(self.args.output_dir)):
+            super()._save_checkpoint(*arguments, **named)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's."""
+        with one_sentence_on_full_disk(Path(output_dir or self.args.output_dir)):
+            super().save_model(output_dir, _internal_call)
+
+
+@contextmanager
+def one_sentence_on_full_disk(folder: Path) -> Iterator[None]:
+    """Raise OSError with what to do where torch or safetensors cannot write; they have errors of their own."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        signs = ("No space left", "File too large", "Disk quota", "PytorchStreamWriter failed", "unexpected pos")
+        if isinstance(error, OSError) or any(sign in str(error) for sign in signs):
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(
+                f"{folder} cannot be written ({reason}). Checkpoints written before are kept: free space, and repeat "
+                "the command to resume."
+            ) from error
+        raise
 
 
 def check_weights(model: torch.nn.Module) -> None:

@@ -298,6 +298,8 @@ def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]
             if claim.trained is not None:
                 console.say(f"training has ended already: {folder.path}")
                 load_weights(setup.model, folder.path)
+                if (folder.path / STATE_FILE).is_file():  # evaluations record the epoch
+                    trainer.state = TrainerState.load_from_json(str(folder.path / STATE_FILE))
             else:
                 trained = train(trainer, setup, checkpoint, console)
                 if state.is_main_process:
@@ -428,6 +430,8 @@ def train(trainer: RecordedTrainer, setup: TaskSetup, checkpoint: Path | None, c
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
     check_weights(trainer.model)
+    # The Trainer's last entry has times, and a loss of the steps since the last start only; metrics.jsonl has all.
+    trainer.state.log_history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.save_state()

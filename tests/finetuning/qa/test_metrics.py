@@ -49,9 +49,9 @@ def test_version_2_by_hand():
     scores = score_v2(predictions, references)
     assert scores["exact"] == pytest.approx(100 * (1 + 0 + 0 + 1 + 0) / 5)
     assert scores["f1"] == pytest.approx(100 * (1 + 2 / 3 + 0 + 1 + 0) / 5)
-    assert (scores["HasAns_total"], scores["NoAns_total"]) == (3, 2)  # "the" alone is no answer
-    assert scores["HasAns_f1"] == pytest.approx(100 * (1 + 2 / 3) / 3)
-    assert scores["NoAns_exact"] == scores["NoAns_f1"] == 50.0
+    assert (scores["HasAns_total"], scores["NoAns_total"]) == (4, 1)  # "the" alone is an answer, which no word matches
+    assert scores["HasAns_f1"] == pytest.approx(100 * (1 + 2 / 3) / 4)
+    assert scores["NoAns_exact"] == scores["NoAns_f1"] == 100.0
 
 
 @given(answered, st.sets(st.sampled_from("uvwxyz")), st.data())
@@ -84,3 +84,43 @@ def test_missing_predictions_raise():
         score_v1({}, {})
     with pytest.raises(ValueError, match=r"1 of 2 questions have no prediction, first 'b'\."):
         score_v2({"a": ""}, {"a": [], "b": []})
+
+
+def official(predictions, gold, odds):
+    """What the published evaluation script of SQuAD 2.0 computes, step by step as it does."""
+    has = {name: bool(answers) for name, answers in gold.items()}
+    exact = {}
+    for name, answers in gold.items():
+        left = [answer for answer in answers if normalize(answer)] or [""]
+        exact[name] = max(int(normalize(predictions[name]) == normalize(answer)) for answer in left)
+    best = current = sum(not each for each in has.values())
+    for name in sorted(odds, key=odds.get):
+        current += exact[name] if has[name] else (-1 if predictions[name] else 0)
+        best = max(best, current)
+    by_kind = {kind: [exact[name] for name in gold if has[name] == kind] for kind in (True, False)}
+    return {
+        "exact": 100 * sum(exact.values()) / len(exact),
+        "HasAns_total": len(by_kind[True]),
+        "NoAns_total": len(by_kind[False]),
+        "best_exact": 100 * best / len(gold),
+    }
+
+
+ARTICLES = st.sampled_from(["The", "a", "an the", "town", "The town", "", "!", "A"])
+
+
+@given(st.lists(st.tuples(ARTICLES, st.lists(ARTICLES.filter(bool), max_size=2)), min_size=1, max_size=6))
+def test_answers_and_predictions_of_articles_count_as_in_the_official_evaluation(questions):
+    predictions = {str(number): said for number, (said, _) in enumerate(questions)}
+    gold = {str(number): right for number, (_, right) in enumerate(questions)}
+    odds = {name: float(number) for number, name in enumerate(gold)}
+    expected, ours = official(predictions, gold, odds), score_v2(predictions, gold, odds)
+    for name, value in expected.items():
+        assert ours.get(name, 0) == pytest.approx(value), name
+
+
+def test_an_answer_of_an_article_is_an_answer():
+    scores = score_v2({"q": "The"}, {"q": ["The"]})
+    assert (scores["HasAns_total"], "NoAns_total" in scores) == (1, False)
+    assert score_v2({"q": "a"}, {"q": []}, {"q": 1.0})["best_exact"] == 100.0
+    assert score_v2({"q": "a", "p": "x"}, {"q": [], "p": ["x"]}, {"q": 0.0, "p": 1.0})["best_exact"] == 50.0

@@ -1,10 +1,13 @@
 """A fake trial: its metrics are a function of its flags, and it writes the files of a run.
 
 Accuracy is 0.9 minus the distance of ``--learning_rate`` from 0.3, reported in ``--num_train_epochs`` evaluations.
-Rates above 1 make it fail, 0.7 makes it hang after its first evaluation, and it waits for the file of ``--hold``.
+Rates above 1 make it fail, ``--die N`` makes it kill itself at its first N starts, 0.7 makes it hang after its first
+evaluation, and it waits for the file of ``--hold``.
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +24,8 @@ def main(words):
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "starts.txt").open("a") as file:
         file.write(f"{rate}\n")
+    if len((folder / "starts.txt").read_text().split()) <= int(value("--die", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
     if rate > 10:
         print("the input is wrong")
         sys.exit(2)

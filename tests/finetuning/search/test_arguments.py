@@ -76,3 +76,10 @@ def test_errors_before_any_trial(words, says, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=says):
         read_search([*words, *MODEL])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("flag", "says"), [("--study", "--study takes a name"), ("--storage", "--storage takes")])
+def test_an_empty_name_is_refused(tmp_path, flag, says):
+    with pytest.raises(ValueError, match=says):
+        read_search(["glue", *MODEL, "--task_name", "mrpc", "--output_dir", str(tmp_path / "out"), flag, ""])
+    assert not (tmp_path / "out").exists()

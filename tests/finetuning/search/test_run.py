@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -99,6 +100,29 @@ def test_an_unpromising_trial_is_pruned(tmp_path, monkeypatch):
     assert found["counts"]["pruned"] == 1 and found["counts"]["complete"] == 5
     (stopped,) = (row for row in found["trials"] if row["state"] == "pruned")
     assert stopped["parameters"]["learning_rate"] == 0.7 and stopped["value"] is None
+
+
+def test_a_trial_that_is_killed_resumes_and_does_not_count_as_failed(tmp_path, capsys):
+    found = run_search(search(tmp_path, argv=("--die", "1")), STAND_IN)
+    assert found["counts"] == {"complete": 4, "pruned": 0, "fail": 0, "running": 0, "waiting": 0}
+    assert [row["trial"] for row in found["trials"]] == [0, 1, 2, 3]
+    assert starts(tmp_path) == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
+    assert "it resumes from its last checkpoint" in capsys.readouterr().err
+
+
+def test_a_trial_that_is_killed_again_and_again_has_failed(tmp_path):
+    found = run_search(search(tmp_path, argv=("--die", "99"), space={"learning_rate": (0.1,)}), STAND_IN)
+    assert found["counts"]["fail"] == 1
+    assert found["failed"][0]["error"].startswith("killed by signal 9")
+
+
+def test_a_storage_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    def full(_):
+        raise optuna.exceptions.StorageInternalError("full") from OSError("database or disk is full")
+
+    monkeypatch.setattr(hpo, "run_search", full)
+    with pytest.raises(OSError, match="storage of the search cannot be read or written"):
+        hpo.main(["glue", "--model_name_or_path", "x", "--task_name", "mrpc", "--output_dir", str(tmp_path)])
 
 
 def test_a_failed_trial_is_reported_and_the_search_continues(tmp_path, capsys):

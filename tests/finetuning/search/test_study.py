@@ -262,3 +262,9 @@ def test_pruners():
         "hyperband": optuna.pruners.HyperbandPruner,
         "none": optuna.pruners.NopPruner,
     }
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"])
+def test_a_database_in_memory_is_refused(url):
+    with pytest.raises(ValueError, match="is a database in memory, which ends with the command"):
+        open_storage(url)

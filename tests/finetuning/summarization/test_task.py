@@ -150,6 +150,25 @@ def test_train_evaluate_predict(summarize, files, kind, bars):
     assert sparse and all("encoder" in path for path in sparse)
 
 
+def test_rows_without_a_summary_are_counted_and_words_for_missing_values_are_texts(summarize, tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text("article,highlights\nnull,w1\nw2 w3,None\nw4 w5,N/A\n,w6\nw7 w8,\n")
+    words = ["--do_train", "--train_file", file, "--max_steps", 1, "--max_source_length", 16, "--max_target_length", 8]
+    code, _, printed, _ = summarize(*words)
+    assert code == 0
+    assert "train: 2 rows without a text or a summary were left out" in printed
+
+
+def test_rouge_of_other_letters_is_printed(summarize, tmp_path):
+    file = tmp_path / "dev.jsonl"
+    file.write_text("\n".join(json.dumps({"article": "w1 w2", "summary": text}) for text in ("дождь идёт", "w1")))
+    words = ["--do_eval", "--validation_file", file, "--predict_with_generate", "--max_source_length", 16]
+    words += ["--max_target_length", 8]
+    code, _, printed, _ = summarize(*words)
+    assert code == 0
+    assert "ROUGE counts words of Latin letters and digits only: 1 of 2 summaries" in printed
+
+
 def test_one_line_per_text_of_a_test_file(summarize, files, tmp_path, monkeypatch):
     """Also an empty one, and where a summary is missing: then nothing is scored."""
     rows = read_rows(files / "dev.jsonl")

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from nip.data.tables import table_rows
-from nip.finetuning.datasets import FILE_FORMATS, from_rows, read_hub, read_rows
+from nip.finetuning.datasets import FILE_FORMATS, from_rows, read_hub, read_rows, unchanged_settings
 
 TEXT_FORMATS = (".txt", ".text", ".md")
 STREAMED_EVALUATION = 1000  # texts of a stream that are evaluated by default
@@ -201,7 +201,8 @@ def tokenize_text(
     if not texts:
         return {"input_ids": [], "special_tokens_mask": []}
     cut: dict[str, Any] = {"truncation": True, "max_length": length} if by_line else {}
-    read = tokenizer(texts, return_special_tokens_mask=True, return_attention_mask=False, verbose=False, **cut)
+    with unchanged_settings(tokenizer):  # a stream is tokenized while training
+        read = tokenizer(texts, return_special_tokens_mask=True, return_attention_mask=False, verbose=False, **cut)
     columns = {name: read[name] for name in ("input_ids", "special_tokens_mask")}
     if by_line:
         return columns

@@ -116,9 +116,10 @@ def score_v2(
     """
     _check_complete(predictions, references)
     names = list(references)
-    # As in the official evaluation, a correct answer of articles and punctuation only does not count.
+    # As in the official evaluation, a question has an answer if one is given; but a correct answer of articles and
+    # punctuation only matches empty predictions alone.
     rights = [[right for right in references[name] if normalize(right)] for name in names]
-    has = np.array([bool(found) for found in rights])
+    has = np.array([bool(references[name]) for name in names])
     exact, f1 = (
         np.array(
             [
@@ -135,8 +136,10 @@ def score_v2(
             scores[f"{kind}_total"] = int(chosen.sum())
     if null_odds is not None:
         odds = np.array([null_odds[name] for name in names])
+        empty = np.array([not predictions[name] for name in names])  # not normalized: "a" is a prediction
         for name, values in (("exact", exact), ("f1", f1)):
-            scores[f"best_{name}"], scores[f"best_{name}_thresh"] = best_threshold(odds, values, has)
+            kept = np.where(has, values, empty)
+            scores[f"best_{name}"], scores[f"best_{name}_thresh"] = best_threshold(odds, kept, has)
     return scores
 
 

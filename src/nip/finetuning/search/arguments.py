@@ -163,6 +163,10 @@ def read_search(argv: Sequence[str], program: str = "nip hpo") -> Search:
         value = getattr(own, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} must be an integer of at least {least}. Got {value} instead.")
+    if own.study is not None and not own.study.strip():
+        raise ValueError(f"--study takes a name. Got {own.study!r} instead.")
+    if own.storage is not None and not own.storage.strip():
+        raise ValueError(f"--storage takes the URL of a database. Got {own.storage!r} instead.")
     task = _value_of(rest, "task_name")
     space = read_space(own.space if own.space is not None else default_space(command, task))
     if own.sampler == "grid":

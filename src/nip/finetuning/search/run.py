@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
 from nip.finetuning.arguments import print_notice
@@ -54,6 +55,7 @@ KIND = "search"
 TRIALS, LOCKS = "trials", ".locks"
 PROGRAM = (sys.executable, "-m", "nip.finetuning.search.trial")
 BAD_INPUT = 2
+RETRIES = 3  # of a trial whose process is killed by a signal, as where memory runs out
 
 
 @dataclass
@@ -78,7 +80,13 @@ def main(argv: Sequence[str], program: str = "nip hpo") -> dict[str, Any]:
         One sentence about what is wrong, before any trial.
     """
     search = read_search(argv, program)
-    result = run_search(search)
+    try:
+        result = run_search(search)
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        reason = str(getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error).splitlines()[0]
+        raise OSError(
+            f"The storage of the search cannot be read or written ({reason}). The same command resumes the search."
+        ) from error
     best = result["best"]
     if search.json:
         print(json.dumps(result, allow_nan=False, indent=2))
@@ -196,8 +204,11 @@ def _run_trial(state: _SearchState, trial: optuna.Trial, index: int) -> None:
         delete_weights(folder)
         return
     value, error = None, process.error()
-    if error is not None and state.stop.is_set():
+    killed = process.returncode < 0 and sum(original_number(each) == number for each in study.get_trials()) <= RETRIES
+    if error is not None and (state.stop.is_set() or killed):
         _tell(study, trial, state=TrialState.FAIL)  # without an error: it counts as lost, and is retried
+        if not state.stop.is_set():
+            print_notice(f"trial {number} was {error}; it resumes from its last checkpoint")
         return
     if error is None:
         value, error = read_value(folder, search.metric)

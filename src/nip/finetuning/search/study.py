@@ -52,13 +52,19 @@ def open_storage(url: str) -> Any:
     import sqlalchemy
 
     try:
-        shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+        parsed = sqlalchemy.make_url(url)
+        shown = parsed.render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError as error:
         raise ValueError(
             f"--storage takes the URL of a database, such as sqlite:///search.db or postgresql://USER@HOST/NAME. "
             f"Got {url!r} instead."
         ) from error
     sqlite = url.startswith("sqlite")
+    if sqlite and (not parsed.database or ":memory:" in parsed.database or "mode=memory" in url):
+        raise ValueError(
+            f"--storage {shown} is a database in memory, which ends with the command. Name a file, such as "
+            "sqlite:///search.db, or leave --storage out."
+        )
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
     for attempt in range(5):
         try:
@@ -168,7 +174,7 @@ def check_same_search(study: optuna.Study, search: dict[str, Any]) -> None:
         name = differing[0]
         raise ValueError(
             f"The study {study.study_name!r} in this storage is another search, of other {name}: "
-            f"{json.dumps(stored[name])}. Name another with --study, or another --output_dir."
+            f"{json.dumps(stored[name])}. Name another with --study, or another --output-dir."
         )
     if stored is None or differing:
         study.set_user_attr("search", search)

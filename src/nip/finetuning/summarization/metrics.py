@@ -68,3 +68,15 @@ def rouge(predictions: Sequence[str], references: Sequence[str], *, stem: bool =
         for prediction, reference in zip(predictions, references, strict=True)
     ]
     return {kind: float(100 * np.mean([score[kind].fmeasure for score in scores])) for kind in ROUGE_TYPES}
+
+
+def mostly_other_letters(references: Sequence[str]) -> int:
+    """The number of references most of whose letters ROUGE leaves out, as it knows those from a to z only.
+
+    Examples
+    --------
+    >>> mostly_other_letters(["Дождь в A", "naïve", "3 %"])
+    1
+    """
+    letters = ([letter for letter in reference.lower() if letter.isalpha()] for reference in references)
+    return sum(2 * sum(letter.isascii() for letter in each) < len(each) for each in letters)

@@ -30,7 +30,7 @@ from nip.finetuning.model_loading import load_config, load_model, load_tokenizer
 from nip.finetuning.recorder import RecordedTrainer
 from nip.finetuning.summarization.data import TokenRules, choose_columns, tokenize
 from nip.finetuning.summarization.generation import check_targets, resolve_generation, set_first_token, set_language
-from nip.finetuning.summarization.metrics import ROUGE_TYPES, rouge
+from nip.finetuning.summarization.metrics import ROUGE_TYPES, mostly_other_letters, rouge
 from nip.finetuning.trainer import TaskSetup, run_command
 
 DEFAULT_LENGTH = 1024
@@ -166,6 +166,16 @@ def prepare(command: Command) -> TaskSetup:
     for split, rows in inputs.items():
         if len(rows) == 0:
             raise ValueError(f"No row of the {split} set has both a text and a summary.")
+        if len(rows) < len(texts[split]):
+            print_notice(f"{split}: {len(texts[split]) - len(rows):,} rows without a text or a summary were left out")
+    if training.predict_with_generate and columns.get("validation", ("", None))[1] is not None:
+        summaries = [summary for summary in texts["validation"][columns["validation"][1]][:] if summary]
+        other = mostly_other_letters(summaries)
+        if other:
+            print_notice(
+                f"ROUGE counts words of Latin letters and digits only: {other:,} of {len(summaries):,} summaries to "
+                "evaluate on are mostly of other letters, so that their scores are too low or 0"
+            )
 
     def score(evaluated: Any) -> dict[str, float]:
         if not training.predict_with_generate:
