@@ -158,6 +158,14 @@ def test_a_killed_run_resumes_to_the_same_result(data, tmp_path):
 MODERN = ["--recipe", "modern", *SMALL, "--layers", "1", "--pretrain-steps", "4"]
 
 
+def test_how_a_graph_file_is_read_is_printed_before_the_training(lra, tmp_path):
+    (tmp_path / "one.txt").write_text("".join(f"{i + 1} {(i + 1) % 7 + 1}\n" for i in range(7)))
+    code, _, err = lra("--graph", tmp_path / "one.txt", *MODERN)
+    assert code == 0
+    warning, training = err.index("vertex 0 has no edge"), err.index("Pretraining: 4 steps")
+    assert warning < err.index("give --first-vertex 1 (to nip score") < training
+
+
 def test_the_modern_recipe_pretrains_and_trains_by_one_command(lra, tmp_path):
     code, out, err = lra(*MODERN, "--ema", "0.9", "--patience", "5", "--gradient-checkpointing")
     assert code == 0, err

@@ -28,7 +28,14 @@ from finetuning_files import write_tokenizer
 from huggingface_families import FAMILIES
 from nip.finetuning.arguments import Command, parse
 from nip.finetuning.masked_lm.task import MaskedLmArguments
-from nip.finetuning.model_loading import load_config, load_model, load_tokenizer, saved_graph, sequence_length
+from nip.finetuning.model_loading import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    read_fixed_graph,
+    saved_graph,
+    sequence_length,
+)
 from nip.models.huggingface.sparsify import attention_layers
 from nip.models.positions import max_positions
 
@@ -63,6 +70,14 @@ def test_the_length_fits_model_and_tokenizer(wanted: int | None, extend: str | N
     found = sequence_length(command("m", extend_positions=extend), config, tokenizer, wanted=wanted, default=128)
     assert found == expected
     assert tokenizer.model_max_length >= found
+
+
+def test_how_a_graph_file_is_read_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "one.txt").write_text("".join(f"{i + 1} {(i + 1) % 7 + 1}\n" for i in range(7)))
+    graph = read_fixed_graph(command(graph=str(tmp_path / "one.txt"), block_size=16), 128)
+    assert graph is not None and graph.n == 8
+    err = capsys.readouterr().err
+    assert err.startswith("nip: ") and "vertex 0 has no edge" in err and err.count("\n") == 1
 
 
 def test_invalid_lengths_raise(tmp_path: Path):

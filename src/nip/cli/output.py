@@ -33,12 +33,11 @@ def print_json(value: Any, **how: Any) -> None:
 
 @contextmanager
 def warnings_to_stderr() -> Iterator[None]:
-    """Print warnings about graph files as plain sentences on standard error."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Print warnings as plain sentences on standard error, at once: a run may take hours."""
+    with warnings.catch_warnings():
         warnings.simplefilter("always", GraphFileWarning)
+        warnings.showwarning = lambda message, *_: print(f"nip: {message}", file=sys.stderr)
         yield
-    for warning in caught:
-        print(f"nip: {warning.message}", file=sys.stderr)
 
 
 @contextmanager

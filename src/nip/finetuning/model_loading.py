@@ -11,6 +11,7 @@ A task calls, in this order::
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -143,7 +144,11 @@ def read_fixed_graph(command: Command, seq_len: int) -> graphs.Pattern | None:
     attention = command.attention
     if attention.graph is None:
         return None
-    graph = graphs.read_graph(Path(attention.graph))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", graphs.GraphFileWarning)
+        graph = graphs.read_graph(Path(attention.graph))
+    for warning in caught:
+        print_notice(str(warning.message))
     n = -(-seq_len // attention.block_size)
     if graph.n != n:
         raise ValueError(

@@ -494,12 +494,12 @@ def _warn_of_score_zero(path: Path, pattern: Pattern, *, from_zero: bool) -> Non
     if from_zero and n_alone == 1 and alone[0]:
         _warn(
             f"{path}: vertex 0 has no edge, so the score is 0. Ids are read as counted from 0; if they are counted "
-            "from 1, give --first-vertex 1."
+            f"from 1, give {_option('--first-vertex 1')}."
         )
     elif n_alone:
         _warn(
             f"{path}: {n_alone:,} of {pattern.n:,} vertices have no edge, so the score is 0. If they do not exist, "
-            "give --relabel."
+            f"give {_option('--relabel')}."
         )
     if pattern.symmetric or pattern.causal:
         return
@@ -509,8 +509,14 @@ def _warn_of_score_zero(path: Path, pattern: Pattern, *, from_zero: bool) -> Non
         below = bool((pattern.indices < pattern.edge_rows).all())
         _warn(
             f"{path}: it is read as a directed graph, in which not every vertex reaches every other, so the score is "
-            f"0. If its edges go both ways, give --undirected{', if it is a causal mask, --causal' * below}."
+            f"0. If its edges go both ways, give {_option('--undirected')}"
+            f"{', if it is a causal mask, --causal' * below}."
         )
+
+
+def _option(option: str) -> str:
+    """The option, and how it serves the commands that do not have it."""
+    return f"{option} (to nip score, whose --output saves the graph for every command)"
 
 
 def _warn_dropped(path: Path, loops: int, repeated: int) -> None:
