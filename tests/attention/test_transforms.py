@@ -356,6 +356,10 @@ def test_an_empty_batch_gives_an_empty_result(backend, call):
     out = nip.attend(*inputs, call.pattern, 16, backend=backend)
     assert out.shape == (0, *call.q.shape[1:]) and out.dtype == call.q.dtype
     assert [x.shape for x in torch.autograd.grad(out.sum(), inputs)] == [x.shape for x in inputs]
+    bias = torch.zeros(1, 2, 60, 60, requires_grad=True)
+    if cases.takes(backend, bias=torch.zeros(1, 2, 8, 8)):
+        out = nip.attend(*inputs, call.pattern, 16, bias=bias, backend=backend)
+        assert not torch.autograd.grad(out.sum(), bias)[0].any()
     if call.refusal(backend, return_lse=True) is None:
         assert nip.attend(*inputs, call.pattern, 16, backend=backend, return_lse=True)[1].shape == out.shape[:-1]
 

@@ -229,7 +229,8 @@ def _check_pattern(pattern: object) -> None:
 
 def _shapes_only(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
     """The results for no sequences, or without values (device "meta"): their shapes, dtypes and graph of gradients."""
-    out = q + (k.sum() + v.sum()) * 0.0
+    bias = 0.0 if options.bias is None else options.bias.sum().to(q.dtype)
+    out = q + (k.sum() + v.sum() + bias) * 0.0
     return out, out.sum(-1).to(torch.promote_types(q.dtype, torch.float32)) if options.return_lse else None
 
 
