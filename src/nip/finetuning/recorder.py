@@ -227,7 +227,8 @@ class MetricsRecorder(TrainerCallback):  # type: ignore[misc]
         for (step, _, rate, tokens, seconds), loss, items in zip(
             self._steps, losses.tolist(), self._step_items, strict=True
         ):
-            empty = items is not None and int(torch.as_tensor(items).sum()) == 0  # such as a step without masked tokens
+            # such as a step without masked tokens
+            empty = items is not None and int(torch.as_tensor(items, device="cpu").sum()) == 0
             row = {
                 "step": step,
                 "split": "train",
