@@ -64,7 +64,10 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
             super()._save_checkpoint(*arguments, **named)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The Trainer's."""
+        """The Trainer's; OSError with what to do if it cannot be written."""
+        if _internal_call:  # within `_save_checkpoint`
+            super().save_model(output_dir, _internal_call)
+            return
         with one_sentence_on_full_disk(Path(output_dir or self.args.output_dir)):
             super().save_model(output_dir, _internal_call)
 

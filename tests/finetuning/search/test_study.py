@@ -223,6 +223,35 @@ def test_samples_depend_on_the_seed_only(tmp_path):
     assert len(set(drawn[0])) == 12
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("deaths", [(0,), (3, 4), (2, 2, 11), (11, 13)])
+def test_a_search_whose_processes_die_draws_what_an_uninterrupted_one_does(tmp_path, sampler, deaths):
+    """After a trial was drawn, and before it had all its parameters."""
+    space = {"x": Range(0.0, 1.0), "y": (1, 2, 3)}
+    found = []
+    for name, moments in (("full", ()), ("drawn", deaths), ("undrawn", deaths)):
+        study = open_study(open_storage(f"sqlite:///{tmp_path / name}"), "test", "maximize", "none")
+        left, lock = list(moments), tmp_path / f"{name}.lock"
+        lock.touch()
+        while True:
+            requeue_lost(study)
+            died = len([trial for trial in live(study) if trial.state == TrialState.COMPLETE]) in left
+            trial = ask(study, space, sampler, 14, 1) if died and name == "undrawn" else take(study, sampler, 14, space)
+            if trial is None:
+                break
+            if died:
+                left.remove(len([trial for trial in live(study) if trial.state == TrialState.COMPLETE]))
+                trial.set_user_attr("host", socket.gethostname())
+                trial.set_user_attr("lock", str(lock))
+                continue
+            study.tell(trial, -((trial.params["x"] - 0.3) ** 2) + trial.params["y"])
+        assert all(trial.state == TrialState.COMPLETE for trial in live(study))
+        found.append(sorted((original_number(trial), trial.value, trial.params) for trial in live(study)))
+    assert len(found[0]) == 14
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
 def test_the_study_of_another_search_raises(study):
     check_same_search(study, {"metric": "f1", "flags": ["--a"]})
     check_same_search(study, {"metric": "f1", "flags": ["--b"]})  # nothing was tried yet

@@ -188,7 +188,7 @@ def _work(state: _SearchState, index: int) -> None:
 
 def _run_trial(state: _SearchState, trial: optuna.Trial, index: int) -> None:
     search, study = state.search, state.study
-    number = trial.user_attrs.get("retry_of", trial.number)
+    number = original_number(trial)
     folder = search.folder / TRIALS / f"{number:04d}"
     log = folder.with_suffix(".log")
     argv = [search.command, *search.argv, *to_flags(trial.params), "--output_dir", str(folder)]

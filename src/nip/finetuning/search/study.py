@@ -15,6 +15,7 @@ user attributes, so that the retried trial refers to the dead process's lock unt
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import socket
@@ -185,18 +186,77 @@ def params_of(trial: FrozenTrial) -> dict[str, Value]:
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def original_number(trial: FrozenTrial) -> int:
-    """The number of the first attempt at a trial, which names its run's folder."""
-    return int(trial.user_attrs.get("retry_of", trial.number))
+def original_number(trial: FrozenTrial | optuna.Trial) -> int:
+    """The number that a trial would have if no process had died, which names its run's folder."""
+    return int(trial.user_attrs.get("retry_of", trial.user_attrs.get("number", trial.number)))
 
 
 def counted_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """One attempt of every trial, without void trials and those that took over another's value."""
     groups: dict[int, list[FrozenTrial]] = {}
-    for trial in trials:
+    for trial in _drawn_trials(trials):
         if not {"void", "same_as"} & set(trial.user_attrs):
             groups.setdefault(original_number(trial), []).append(trial)
     return [_most_advanced(group) for group in groups.values()]
+
+
+def _drawn_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials without those whose process died before it had drawn all parameters: they are drawn again."""
+    n = max((len(params_of(trial)) for trial in trials), default=0)
+
+    def drawn(trial: FrozenTrial) -> bool:
+        told = {"error", "void", "same_as"} & set(trial.user_attrs)
+        return trial.state != TrialState.FAIL or bool(told) or len(params_of(trial)) == n > 0
+
+    return [trial for trial in trials if drawn(trial)]
+
+
+def _first_attempts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that there would be if no process had died."""
+    return [trial for trial in _drawn_trials(trials) if "retry_of" not in trial.user_attrs]
+
+
+class _UninterruptedSampler(optuna.samplers.BaseSampler):
+    """Draws what a sampler would draw if no process had died: each trial in its own place, one attempt of each.
+
+    Parameters
+    ----------
+    sampler : BaseSampler
+    trials : sequence of FrozenTrial
+        All trials of the study.
+    direction : StudyDirection
+    """
+
+    def __init__(
+        self,
+        sampler: optuna.samplers.BaseSampler,
+        trials: Sequence[FrozenTrial],
+        direction: optuna.study.StudyDirection,
+    ) -> None:
+        others = [trial for trial in _drawn_trials(trials) if {"void", "same_as"} & set(trial.user_attrs)]
+        ordered = sorted([*counted_trials(trials), *others], key=original_number)
+        self.sampler = sampler
+        self.study = optuna.create_study(direction=direction)
+        self.study.add_trials(trial for trial in ordered if trial.state != TrialState.WAITING)
+        self.study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING))  # the one that is drawn
+        self.own = self.study.get_trials(deepcopy=False)[-1]
+
+    def _placed(self, trial: FrozenTrial) -> FrozenTrial:
+        placed = copy.copy(trial)
+        placed.number, placed._trial_id = self.own.number, self.own._trial_id
+        return placed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        return self.sampler.infer_relative_search_space(self.study, self._placed(trial))
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+        drawn = self.sampler.sample_relative(self.study, self._placed(trial), search_space)
+        for name, value in self.study.get_trials(deepcopy=False)[-1].system_attrs.items():
+            study._storage.set_trial_system_attr(trial._trial_id, name, value)  # for processes that draw meanwhile
+        return drawn
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: Any) -> Any:
+        return self.sampler.sample_independent(self.study, self._placed(trial), param_name, distribution)
 
 
 def _most_advanced(attempts: Sequence[FrozenTrial]) -> FrozenTrial:
@@ -292,8 +352,9 @@ def ask(study: optuna.Study, space: Space, sampler: str, limit: int | None, seed
     -------
     optuna.Trial or None
     """
-    trials = study.get_trials(deepcopy=False)
-    counted = counted_trials(trials)
+    everything = study.get_trials(deepcopy=False)
+    trials = _first_attempts(everything)
+    counted = counted_trials(everything)
     if not any(trial.state == TrialState.WAITING for trial in counted):
         tried = {_key(params_of(trial)) for trial in counted}
         points = space_size(space)
@@ -305,9 +366,15 @@ def ask(study: optuna.Study, space: Space, sampler: str, limit: int | None, seed
             left = [point for point in left if _key(point) not in tried]
             enqueue(study, random.Random(seed + len(trials)).choice(left))
     study.sampler = make_sampler(sampler, seed + len(trials))
+    if len(trials) < len(everything):  # else the sampler's own view of the study is the same
+        study.sampler = _UninterruptedSampler(study.sampler, everything, study.direction)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Heartbeat of storage")  # the search sends it itself
-        return study.ask()
+        trial = study.ask()
+    number = max((original_number(each) for each in trials if each.number < trial.number), default=-1) + 1
+    if "retry_of" not in trial.user_attrs and number != trial.number:
+        trial.set_user_attr("number", number)
+    return trial
 
 
 def close_redundant(study: optuna.Study, trial: optuna.Trial, sampler: str, limit: int | None) -> bool:
