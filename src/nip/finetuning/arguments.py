@@ -178,7 +178,7 @@ class RunArguments:
     )
     early_stopping_threshold: float = flag("Smallest improvement that counts for early stopping.", 0.0)
     overwrite_output_dir: bool = flag(
-        "Replace a finished run in --output_dir, or one with other settings. An unfinished run resumes.", False
+        "Replace a finished run in --output-dir, or one with other settings. An unfinished run resumes.", False
     )
     overwrite_cache: bool = flag("Tokenize again instead of using the cache.", False)
     preprocessing_num_workers: int | None = flag("Number of processes that tokenize.")

@@ -109,7 +109,7 @@ class Claim:
         if last is None and weights_only and not self.overwrite:
             raise ValueError(
                 f"{self.folder.path} holds an unfinished run that cannot resume: {weights_only[-1].name} has weights "
-                "only (--save_only_model). Name another --output_dir, or give --overwrite_output_dir to start again."
+                "only (--save_only_model). Name another --output-dir, or give --overwrite_output_dir to start again."
             )
         return last
 
@@ -198,7 +198,7 @@ def check_output_dir(own: OwnedFolder, *, overwrite: bool, trains: bool) -> None
     there = kind_of(own.path) if own.path.is_dir() else None
     if trains and there not in (None, EVALUATION, *COMMANDS):
         raise ValueError(f"{own.path} holds a run of another kind ({there}); name another --output-dir.")
-    mend = "Name another --output_dir" + ("." if overwrite or not trains else ", or give --overwrite_output_dir.")
+    mend = "Name another --output-dir" + ("." if overwrite or not trains else ", or give --overwrite_output_dir.")
     own.check(mend=mend, beside=overwrite or not trains)
 
 
@@ -210,7 +210,7 @@ def _claim(folder: RunFolder, settings: Mapping[str, Any], *, overwrite: bool, t
         return Claim(folder, None, replace=False, overwrite=overwrite)
     before = run.get("settings", {})
     if not overwrite:
-        mend = "Name another --output_dir, repeat its settings, or give --overwrite_output_dir."
+        mend = "Name another --output-dir, repeat its settings, or give --overwrite_output_dir."
         check_same_run(folder.path, before, settings, mend=mend)
     replaced = overwrite and ("trained" in run or bool(differences(before, settings)))
     return Claim(folder, run, replaced, overwrite)

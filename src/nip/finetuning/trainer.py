@@ -271,7 +271,7 @@ def run_task(command: Command, setup: TaskSetup, claim: Claim) -> dict[str, Any]
     if not claim.replace and before.get("data", setup.data) != dict(setup.data):
         if not command.run.overwrite_output_dir:
             raise ValueError(
-                f"{folder.path} holds a run on other data. Name another --output_dir, or give --overwrite_output_dir."
+                f"{folder.path} holds a run on other data. Name another --output-dir, or give --overwrite_output_dir."
             )
         claim = replace(claim, replace=True)
     if training.resume_from_checkpoint and training.do_train:

@@ -122,7 +122,7 @@ def run_tasks(tasks: Sequence[str], argv: Sequence[str], program: str) -> dict[s
 def check_results(path: Path) -> None:
     """Raise ValueError if a file with the name of the outcome is not one."""
     if path.exists() and read_json(path).get("kind") != "glue":
-        raise ValueError(f"{path} is not the outcome of nip glue. Name another --output_dir.")
+        raise ValueError(f"{path} is not the outcome of nip glue. Name another --output-dir.")
 
 
 def averaged(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
