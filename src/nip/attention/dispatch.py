@@ -317,6 +317,8 @@ def _choose(q: Tensor, layout: BlockLayout, options: Options, backend: str) -> t
         _check_backend(q, options, backend)
         return backend, _by_name
     can_be_dense = _dense_refuses(q, options) is None
+    if can_be_dense and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return "dense", _dense_for_onnx
     if q.device.type == "cuda" and flex.refuses(q, options) is None:
         if can_be_dense and _dense_on_a_gpu(layout, options):
             return "dense", _dense_in_tiles
@@ -343,6 +345,10 @@ def _sparse_pays(q: Tensor, layout: BlockLayout, options: Options) -> str:
 
 def _dense_pays(q: Tensor, layout: BlockLayout, options: Options) -> str:
     return f"{_attended(layout)} by {_rows(q)} rows: skipping the others costs more than it saves"
+
+
+def _dense_for_onnx(q: Tensor, layout: BlockLayout, options: Options) -> str:
+    return "ONNX has operators for dense attention with a mask only"
 
 
 def _dense_cannot(q: Tensor, layout: BlockLayout, options: Options) -> str:

@@ -221,14 +221,13 @@ def load_model(
         if not command.training.do_train and not command.given & {"attention", "attention_layers", "graph"}:
             pattern = "softmax"  # as it was trained
             print_notice(f"{source} names no graph: it attends densely; --attention names another graph")
-        trained = getattr(model.config, "max_position_embeddings", None) if is_rotary(model.config) else None
         nip.sparsify(
             model,
             pattern,
             block_size=attention.block_size,
             layers=attention.layers,
             backend=attention.backend,
-            max_tokens=seq_len if trained is not None and seq_len > trained else None,
+            max_tokens=seq_len,  # full degrees at the length of this task; shorter batches use the corner
             **attention.parameters,
         )
     elif "backend" in command.given:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from nip.graphs.pattern import check_int
+from nip.models.configuration import own_configuration
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -98,6 +99,7 @@ def extend_positions(model: Model, n: int, method: str = "reflect") -> Model:
     length = lengths.pop()
     if n <= length:
         raise ValueError(f"{name} already has {length} positions; extend_positions needs more. Got {n} instead.")
+    own_configuration(model)
     entries = {id(config): (config, key) for path, _, _ in found for config, key in _length_entries(model, path)}
     for _, module, child in found:
         _extend(module, child, n, METHODS[method])

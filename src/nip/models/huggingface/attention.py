@@ -159,18 +159,25 @@ def _attend(
     if queries != keys or mask.special or mask.has_cache:
         rows: Tensor = _attend_rows(site, q, k, v, mask, pairs, bias, dropout, scaling, grows)
         return rows
-    graph = graph_of(site, operator.index(queries), grows)
     if bias is not None:
         bias = bias.expand(-1, q.shape[1], -1, -1)
     padding = None if mask.padding is None else mask.padding.to(q.device).expand(q.shape[0], -1)
+    segments, fill = mask.segments, -queries % site.pad_to if site.pad_to is not None and not grows else 0
+    if fill:
+        q, k, v = (pad(x, (0, 0, 0, fill)) for x in (q, k, v))
+        real = torch.ones(q.shape[0], queries, dtype=torch.bool, device=q.device) if padding is None else padding
+        padding = pad(real, (0, fill))
+        segments = segments if segments is None else pad(segments, (0, fill))
+        bias = bias if bias is None else pad(bias, (0, fill, 0, fill))
+    graph = graph_of(site, operator.index(queries + fill), grows)
     width, scaling = v.shape[-1], q.shape[-1] ** -0.5 if scaling is None else scaling
     if width != q.shape[-1]:  # zero padding changes neither scores nor outputs
         q, k, v = (pad(x, (0, max(width, q.shape[-1]) - x.shape[-1])) for x in (q, k, v))
     out = attend(
-        q, k, v, graph, block_size, key_padding_mask=padding, segment_ids=mask.segments, bias=bias, causal=mask.causal,
+        q, k, v, graph, block_size, key_padding_mask=padding, segment_ids=segments, bias=bias, causal=mask.causal,
         scale=scaling, dropout_p=dropout, backend=site.backend,
     )  # fmt: skip
-    return out[..., :width]
+    return out[:, :, :queries, :width]
 
 
 def graph_of(site: Site, n_tokens: int, grows: bool) -> Pattern:

@@ -19,6 +19,8 @@ ENTRY = "nip"
 """Name of the entry in a model's configuration."""
 VERSION = 1
 CUSTOM = "custom"
+CORNER, OWN = "corner", "own"
+LENGTHS = (CORNER, OWN)
 
 GRAPHS_KEPT = 128
 """Size of each cache of graphs; the least recently used graph is dropped first."""
@@ -122,6 +124,11 @@ class GraphConfig:
         The input length in tokens for which causal graphs are built.
     decoder : bool, default=False
         Whether the decoder self-attention of an encoder–decoder runs over graphs.
+    lengths : {"corner", "own"}, default="corner"
+        Whether inputs shorter than `max_tokens` use the corner of its graph, or each padded length has its own graph.
+        None in models saved before there was a choice: ``own``.
+    pad_to : int, optional
+        Pad inputs to a multiple of this number of tokens.
     """
 
     default: LayerGraph | None
@@ -129,6 +136,8 @@ class GraphConfig:
     backend: str = "auto"
     max_tokens: int | None = None
     decoder: bool = False
+    lengths: str | None = CORNER
+    pad_to: int | None = None
 
     def of_layer(self, index: int) -> LayerGraph | None:
         """Return the graph of the layer with this index; None if the layer stays dense."""
@@ -164,7 +173,10 @@ class GraphConfig:
             "backend": self.backend,
             "max_tokens": self.max_tokens,
             "decoder": self.decoder,
+            "lengths": self.lengths,
         }
+        if self.pad_to is not None:
+            record["pad_to"] = self.pad_to
         files = self.files()
         if files:
             record["files"] = {graph.checksum: file for file, graph in files.items()}
@@ -216,7 +228,8 @@ def read_graph_config(record: Any, open_graph: Callable[[str], Pattern]) -> Grap
         elif layers is not None:
             layers = [layer(spec) for spec in layers]
         default = layer(record["default"])
-        return GraphConfig(default, layers, record["backend"], record["max_tokens"], record["decoder"])
+        shared = record["backend"], record["max_tokens"], record["decoder"]
+        return GraphConfig(default, layers, *shared, record.get("lengths"), record.get("pad_to"))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The configuration's entry {ENTRY!r} is incomplete: {json.dumps(record)}") from error
 
@@ -267,5 +280,7 @@ def layer_graph(spec: Spec, block_size: int, parameters: Mapping[str, Any] | Non
             f"attention. Got {spec!r} instead."
         )
     known = pattern_parameters(spec)
-    pattern(spec, 64, **parameters)  # raises on unknown parameters and invalid values
-    return LayerGraph(spec, block_size, {k: v for k, v in parameters.items() if k in known or k == "causal"})
+    checked = pattern(spec, 64, **parameters).parameters  # raises on unknown parameters and invalid values
+    # The pattern's own values where it records them: JSON does not store numpy's.
+    own = {k: checked.get(k, v) for k, v in parameters.items() if k in known or k == "causal"}
+    return LayerGraph(spec, block_size, own)

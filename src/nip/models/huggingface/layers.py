@@ -43,21 +43,28 @@ class Site:
     """None: the model's own dense attention."""
     backend: str = "auto"
     max_tokens: int | None = None
-    """The input length for which a causal graph is built."""
+    """The input length for which a graph is built whose corner shorter inputs use."""
+    corner: bool = False
+    """Whether inputs of an encoder use that corner too, not only those of a causal model."""
+    pad_to: int | None = None
+    """The multiple of tokens to which inputs of an encoder are padded."""
     calls: int = 0
     """Number of calls of attention over the graph, outside torch.compile."""
     kept: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
     """The graphs of a compiled model, by input length and `grows`."""
 
     def graph_for(self, n_tokens: int, grows: bool) -> Pattern:
-        """Return the graph for `n_tokens`; if the text `grows`, the corner of the graph for `max_tokens`."""
+        """Return the graph for `n_tokens`; if the text `grows`, or with `corner`, a corner of that for `max_tokens`."""
         assert self.graph is not None
+        if not grows:
+            within = self.corner and self.max_tokens is not None and n_tokens <= self.max_tokens
+            return self.graph.graph(n_tokens, self.max_tokens if within else None)
         if grows and self.max_tokens is None and self.graph.custom is None:
             raise ValueError(
                 f"{self.path} is causal, and the model's configuration has no maximum length: pass max_tokens to "
                 "nip.sparsify."
             )
-        return self.graph.graph(n_tokens, self.max_tokens if grows else None)
+        return self.graph.graph(n_tokens, self.max_tokens)
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Role]]:

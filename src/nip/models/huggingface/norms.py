@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from nip.models.configuration import own_configuration
 from nip.models.huggingface.config import ENTRY
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,6 +42,7 @@ def use_rms_norm(model: Model) -> Model:
     ----------
     .. [1] B. Zhang, R. Sennrich, *Root Mean Square Layer Normalization*, arXiv 1910.07467.
     """
+    own_configuration(model)
     config: Any = model.config
     entry = getattr(config, ENTRY, None)
     if not isinstance(entry, dict):

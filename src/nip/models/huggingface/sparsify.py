@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,19 @@ from transformers.utils import cached_file
 from nip.attention import BACKENDS
 from nip.graphs import Pattern
 from nip.graphs.pattern import check_int
+from nip.models.configuration import own_configuration
 from nip.models.huggingface.attention import NAME
-from nip.models.huggingface.config import ENTRY, GraphConfig, LayerGraph, Spec, layer_graph, read_graph_config
+from nip.models.huggingface.config import (
+    CORNER,
+    ENTRY,
+    LENGTHS,
+    OWN,
+    GraphConfig,
+    LayerGraph,
+    Spec,
+    layer_graph,
+    read_graph_config,
+)
 from nip.models.huggingface.layers import (
     SITE,
     Site,
@@ -34,11 +46,10 @@ from nip.models.huggingface.layers import (
 )
 from nip.models.huggingface.norms import NORM, RMS, replace_layer_norms, uses_rms_norm
 
-__all__ = ["attention_layers", "from_pretrained", "sparsify"]
+__all__ = ["attention_layers", "from_pretrained", "rebuild", "sparsify"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_CHECKED = "_nip_checked"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_target_positions")
 
 
@@ -50,6 +61,8 @@ def sparsify(
     layers: Mapping[int, Spec] | Sequence[Spec] | None = None,
     backend: str = "auto",
     max_tokens: int | None = None,
+    lengths: str = CORNER,
+    pad_to: int | None = None,
     decoder: bool = False,
     **parameters: Any,
 ) -> Model:
@@ -76,8 +89,16 @@ def sparsify(
     backend : str, default="auto"
         The backend of `nip.attend`.
     max_tokens : int, optional
-        Maximum text length of a causal model in tokens; by default that of its configuration. The graph is built for
-        this length, and shorter texts use its corner, so that the keys of a token do not change during generation.
+        Maximum text length in tokens; by default that of the model's configuration. The graph is built for this length,
+        and shorter texts use its corner, so that the keys of a token change neither during generation nor with the
+        length to which a batch is padded.
+    lengths : {"corner", "own"}, default="corner"
+        ``own``: a graph of an encoder for each padded length, as in models of earlier versions: full degrees at every
+        length, but the embedding of a text then depends on the longest text of its batch. An encoder without a maximum
+        length, and inputs beyond it, always get a graph of their own.
+    pad_to : int, optional
+        Inputs of an encoder are padded to a multiple of this number of tokens inside attention, so that a compiled
+        model is compiled for few lengths only.
     decoder : bool, default=False
         Also replace the decoder self-attention of an encoder–decoder. Its layers are numbered from 0.
     **parameters
@@ -118,7 +139,11 @@ def sparsify(
         raise ValueError(f"There is no attention backend {backend!r}. The backends are auto, {', '.join(BACKENDS)}.")
     if max_tokens is not None:
         max_tokens = check_int("max_tokens", max_tokens, "sparsify", minimum=1)
-    return _apply(model, GraphConfig(default, several, backend, max_tokens, decoder))
+    if lengths not in LENGTHS:
+        raise ValueError(f"The 'lengths' parameter of sparsify must be one of {', '.join(LENGTHS)}. Got {lengths!r}.")
+    if pad_to is not None:
+        pad_to = check_int("pad_to", pad_to, "sparsify", minimum=1)
+    return _apply(model, GraphConfig(default, several, backend, max_tokens, decoder, lengths, pad_to))
 
 
 def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, **kwargs: Any) -> Any:
@@ -148,7 +173,7 @@ def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, *
     kwargs.setdefault("trust_remote_code", False)  # None would ask on standard input
     loaded = auto_class.from_pretrained(name, **kwargs)
     model, *info = loaded if kwargs.get("output_loading_info") else (loaded,)
-    if getattr(model.config, ENTRY, None) is None:
+    if not any(_entry(part) for part in _parts(model)):
         raise ValueError(
             f"The configuration of {name} names no graph. Load the model with {auto_class.__name__}.from_pretrained "
             "and pass it to nip.sparsify."
@@ -185,8 +210,26 @@ def rebuild(model: Model, name: str | os.PathLike[str], **kwargs: Any) -> Model:
     def open_graph(file: str) -> Pattern:
         return Pattern.load(cached_file(name, Path(file).name, subfolder=kwargs.get("subfolder", ""), **hub))
 
-    config: Any = model.config
-    return _apply(model, read_graph_config(getattr(config, ENTRY), open_graph))
+    # Of a model that was put together, perhaps only a part has graphs.
+    for part in [part for part in _parts(model) if _entry(part)]:
+        _apply(part, read_graph_config(_entry(part), open_graph))
+    return model
+
+
+def _parts(model: Any) -> list[Any]:
+    """The model, or the submodels with configurations of their own if its own names no graph."""
+    if _entry(model):
+        return [model]
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            found.setdefault(id(module.config), module)
+    return list(found.values())
+
+
+def _entry(model: Any) -> Any:
+    entry = getattr(model.config, ENTRY, None)
+    return entry if isinstance(entry, Mapping) and "default" in entry else None
 
 
 def _apply(model: Model, graphs: GraphConfig) -> Model:
@@ -205,6 +248,21 @@ def _apply(model: Model, graphs: GraphConfig) -> Model:
         feature = unsupported(module)
         if feature is not None:
             raise ValueError(f"{path} of {type(model).__name__} {feature}, which nip does not support.")
+    own_configuration(model)
+    if graphs.lengths is None:
+        graphs = replace(graphs, lengths=OWN)
+        if any(role == "self" and not getattr(module, "is_causal", False) for _, module, role in found):
+            warnings.warn(
+                f"{type(model).__name__} was saved by an earlier version of nip: its graph is that of the length to "
+                "which a batch is padded, so that a text depends on its batch. nip.sparsify, whose lengths='corner' is "
+                "the default, makes texts independent.",
+                stacklevel=4,
+            )
+    if getattr(model.config, "output_attentions", False):
+        raise ValueError(
+            f"Attention over a graph returns no attention weights: set output_attentions of {type(model).__name__}'s "
+            "configuration to False."
+        )
     max_tokens = graphs.max_tokens or _max_length(model)
     windows = [has_window(module) for _, module, _ in wanted]
     some_windows = any(windows) and not all(windows)
@@ -216,7 +274,8 @@ def _apply(model: Model, graphs: GraphConfig) -> Model:
         sparse = role == "self" or (role == "decoder" and graphs.decoder)
         keeps_window = some_windows and has_window(module) and not graphs.names(index)
         graph = graphs.of_layer(index) if sparse and not keeps_window else None
-        sites.append(Site(path, role, index, graph, graphs.backend, max_tokens))
+        corner = graphs.lengths == CORNER
+        sites.append(Site(path, role, index, graph, graphs.backend, max_tokens, corner, graphs.pad_to))
     highest = max(n_layers["self"], n_layers.get("decoder", 0) if graphs.decoder else 0)
     beyond = [index for index in graphs.layers if index >= highest] if isinstance(graphs.layers, Mapping) else []
     if beyond:
@@ -233,19 +292,20 @@ def _apply(model: Model, graphs: GraphConfig) -> Model:
         config: Any = module.config
         config._attn_implementation_internal = NAME
         setattr(module, SITE, site)
-    if any(getattr(module, "is_causal", False) for _, module, _ in found):
+    if graphs.lengths == CORNER or any(getattr(module, "is_causal", False) for _, module, _ in found):
         graphs = replace(graphs, max_tokens=max_tokens)  # must stay the same if the configuration changes later
     record = graphs.to_dict()
     if uses_rms_norm(model.config):
         replace_layer_norms(model)  # transformers loads the weights into LayerNorms
         record[NORM] = RMS
     setattr(model.config, ENTRY, record)
-    model.__dict__.pop("save_pretrained", None)
-    setattr(model, _CHECKED, False)
-    if files := graphs.files():
-        model.save_pretrained = functools.partial(_save_pretrained, model, files)
-    if _check_graphs_used not in model._forward_hooks.values():
-        model.register_forward_hook(_check_graphs_used)
+    files = graphs.files()
+    for part in [part for part in model.modules() if isinstance(part, PreTrainedModel)]:
+        part.__dict__.pop("save_pretrained", None)
+        if attention_layers(part):  # saved alone, it keeps its graphs too
+            part.save_pretrained = functools.partial(_save_pretrained, part, files)
+    if _check_attention not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_check_attention)
     return model
 
 
@@ -258,21 +318,32 @@ def _max_length(model: PreTrainedModel) -> int | None:
     return None
 
 
-def _check_graphs_used(model: nn.Module, args: Any, output: Any) -> None:
-    """Forward hook: check after the first forward pass that attention ran over the graphs."""
-    if torch.compiler.is_compiling() or getattr(model, _CHECKED):
+def _check_attention(model: nn.Module, args: Any) -> None:
+    """Forward hook: check that no layer with a graph has been switched to another attention since."""
+    if torch.compiler.is_compiling():
         return
-    sparse = [site for site in attention_layers(model) if site.graph is not None]
-    if sparse and not any(site.calls for site in sparse):
-        raise RuntimeError(
-            f"{type(model).__name__} ran without attending over its graph. Was attn_implementation changed after "
-            "nip.sparsify?"
-        )
-    setattr(model, _CHECKED, True)
+    for module in model.modules():
+        site = getattr(module, SITE, None)
+        config: Any = getattr(module, "config", None)
+        if site is not None and site.graph is not None and config._attn_implementation != NAME:
+            raise RuntimeError(
+                f"{site.path} of {type(model).__name__} would run without its graph: attn_implementation was changed "
+                f"to {config._attn_implementation!r} after nip.sparsify. Call set_attn_implementation({NAME!r})."
+            )
 
 
 def _save_pretrained(model: Any, files: dict[str, Pattern], save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call the model's own ``save_pretrained`` and save the custom graphs in the same folder."""
+    """Call the model's own ``save_pretrained`` and save the custom graphs in the same folder.
+
+    Raises
+    ------
+    ValueError
+        If the configuration cannot be written as JSON; nothing is written then, neither weights nor configuration.
+    """
+    try:
+        model.config.to_json_string()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{type(model).__name__} cannot be saved: its configuration is not JSON ({error}).") from error
     saved = type(model).save_pretrained(model, save_directory, *args, **kwargs)
     if kwargs.get("is_main_process", True):
         for file, graph in files.items():
