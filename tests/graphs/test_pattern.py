@@ -176,3 +176,8 @@ def test_parameters_that_cannot_be_saved_are_named_and_nothing_is_written(tmp_pa
     with pytest.raises(ValueError, match=r"parameters must be JSON values.*set"):
         marked.save(tmp_path / "graph.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_torch_compile_does_not_trace_any_family(name):
+    assert hasattr(PATTERNS[name], "__wrapped__"), f"decorate the function of {name} with not_traced"
