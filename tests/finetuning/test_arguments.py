@@ -165,7 +165,15 @@ def test_layers_repeat_or_are_numbered():
     "words",
     [
         *("--num_train_epochs -1", "--num_train_epochs nan", "--max_steps 0", "--max_steps -2", "--save_steps -1"),
-        *("--save_steps nan", "--logging_steps -1", "--logging_steps inf", "--weight_decay nan", "--weight_decay -0.1"),
+        *(
+            "--eval_steps 0",
+            "--eval_steps -1",
+            "--save_steps nan",
+            "--logging_steps -1",
+            "--logging_steps inf",
+            "--weight_decay nan",
+            "--weight_decay -0.1",
+        ),
         *("--max_grad_norm nan", "--max_grad_norm inf", "--gradient_accumulation_steps 0", "--learning_rate -1"),
         *("--learning_rate inf", "--label_smoothing_factor 2", "--label_smoothing_factor nan", "--adam_beta1 1"),
         *("--adam_beta2 -0.1", "--adam_epsilon 0", "--warmup_ratio 2", "--warmup_ratio nan", "--warmup_steps -1"),

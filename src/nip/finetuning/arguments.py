@@ -15,6 +15,7 @@ raises on contradictions. It reads no data, so that a mistake is reported at onc
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -300,6 +301,8 @@ def parse(
         except OverflowError as error:  # of TrainingArguments: the number of steps is made an integer
             raise ValueError("A number of steps is infinite: it must be finite.") from error
     task, attention, model, run, training = parsed
+    if "eval_steps" in given and not _is_positive(translated, "eval_steps"):  # TrainingArguments takes 0 for none
+        raise ValueError("--eval_steps must be above 0, and finite.")
     check_numbers(task, attention, run, training)
     check_contradictions(given, training, run, task)
     return Command(attention, model, run, task, training, (*program.split(), *argv), given)
@@ -382,6 +385,13 @@ def _is_on(argv: Sequence[str], name: str) -> bool:
             value = value if equals else "true" if following.startswith("--") else following
             return value.lower() not in FALSE
     return False
+
+
+def _is_positive(argv: Sequence[str], name: str) -> bool:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", type=float)
+    value = getattr(parser.parse_known_args(argv)[0], name)
+    return bool(value is not None and value > 0)
 
 
 def _drop(argv: list[str], name: str) -> None:

@@ -169,6 +169,23 @@ def test_rouge_of_other_letters_is_printed(summarize, tmp_path):
     assert "ROUGE counts words of Latin letters and digits only: 1 of 2 summaries" in printed
 
 
+def test_all_outputs_of_a_run_stopped_before_its_model_was_saved_are_the_same(files, tmp_path, monkeypatch):
+    words = f"--model_name_or_path {files / 'bart'} --train_file {files / 'train.csv'} --validation_file "
+    words += f"{files / 'dev.jsonl'} --max_source_length 16 --max_target_length 8 --predict_with_generate --do_train "
+    words += "--do_eval --eval_strategy steps --eval_steps 1 --save_steps 1 --max_steps 2 --block_size 4 --output_dir "
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    summarization.main([*words.split(), str(tmp_path / "full")])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("nip.finetuning.trainer.check_weights", stop)
+        summarization.main([*words.split(), str(tmp_path / "stopped")])
+    summarization.main([*words.split(), str(tmp_path / "stopped")])
+    for name in ("generation_config.json", "config.json", "tokenizer.json", "model.safetensors"):
+        assert (tmp_path / "full" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
+
+
 def test_one_line_per_text_of_a_test_file(summarize, files, tmp_path, monkeypatch):
     """Also an empty one, and where a summary is missing: then nothing is scored."""
     rows = read_rows(files / "dev.jsonl")

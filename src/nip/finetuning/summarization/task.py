@@ -6,6 +6,7 @@ accuracy of the next token.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -82,7 +83,11 @@ class RecordedSeq2SeqTrainer(RecordedTrainer, Seq2SeqTrainer):  # type: ignore[m
     def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
         """The Trainer's loop; `Seq2SeqTrainer` would keep the texts that pad the last batches of the processes."""
         self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*arguments, **named)
+        own = copy.deepcopy(self.model.generation_config)
+        try:
+            return super().evaluation_loop(*arguments, **named)
+        finally:  # `generate` completes it by defaults, which a run resumed after its evaluations would not save
+            self.model.generation_config = own
 
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
         """The Trainer's step, without the None that the collator returns for missing summaries."""
