@@ -3,7 +3,7 @@
 import sys
 
 from nip.cli import main
-from nip.cli.compat.pretraining_flags import with_model
+from nip.cli.compat.pretraining_flags import with_defaults, with_model
 
 if __name__ == "__main__":
-    main(["pretrain", *with_model("softmax", sys.argv[1:])])
+    main(["pretrain", *with_defaults(with_model("softmax", sys.argv[1:]))])

@@ -21,7 +21,10 @@ WRONG = [
     ({"beta2": 1.0}, "--beta2 must be a number from 0 to below 1. Got 1.0 instead."),
     ({"mask_probability": 0.0}, "--mask-probability must be a number above 0, at most 1. Got 0.0 instead."),
     ({"mask_share": 0.9, "random_share": 0.2}, "--mask-share and --random-share must be together at most 1."),
-    ({"optimizer": "sgd"}, "--optimizer must be one of adam, adamw, lamb, adafactor. Got 'sgd' instead."),
+    (
+        {"optimizer": "sgd"},
+        "--optimizer must be one of adam, adamw, lamb, lamb-deepspeed, adafactor",
+    ),
     ({"size": "huge"}, "--size must be one of tiny, mini, small, medium, base, large. Got 'huge' instead."),
     ({"schedule": "time"}, "--schedule time needs --hours."),
     ({"schedule": "constant_step"}, "--schedule constant_step needs --warmup-steps."),

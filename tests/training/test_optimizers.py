@@ -102,6 +102,58 @@ def test_lamb_updates_matrices_of_zeros():
     torch.testing.assert_close(weight.detach(), torch.full((2, 2), -0.5), rtol=1e-5, atol=0)
 
 
+def test_lamb_of_deepspeed_scales_biases_too(module):
+    """C. FusedLamb of DeepSpeed 0.5.4: every tensor has a trust ratio."""
+
+    def rule(w, g, m, v, t, decay, matrix):
+        m.mul_(0.8).add_(0.2 * g)
+        v.mul_(0.95).add_(0.05 * g * g)
+        update = m / (v.sqrt() + 1e-3) + decay * w
+        return w - 0.03 * min(max(float(w.norm() / update.norm()), 0.01), 0.3) * update
+
+    expected = by_hand(module, rule)
+    optimizer = make_optimizer(module, "lamb-deepspeed", **OPTIONS, bias_correction=False, coefficients=(0.01, 0.3))
+    assert_close(run(module, optimizer), expected)
+
+
+def test_absolute_adafactor_equals_its_definition():
+    """N. Shazeer and M. Stern, arXiv 1804.04235, algorithm 4, with absolute steps and a clipping threshold of 1."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4, bias=False)
+    nn.init.normal_(layer.weight, std=0.02)
+    optimizer = make_optimizer(layer, "adafactor-absolute", learning_rate=1e-2, weight_decay=0.0)
+    weight, rows, columns = layer.weight.detach().double().clone(), torch.zeros(4), torch.zeros(6)
+    for step in range(1, 51):
+        gradient = torch.randn(4, 6)
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        g, beta = gradient.double(), 1 - step**-0.8
+        rows = beta * rows + (1 - beta) * (g**2 + 1e-30).mean(1)
+        columns = beta * columns + (1 - beta) * (g**2 + 1e-30).mean(0)
+        update = g / (rows[:, None] * columns / rows.mean()).sqrt()
+        weight -= 1e-2 * update / max(1.0, float(update.square().mean().sqrt()))
+    torch.testing.assert_close(layer.weight.detach(), weight.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_absolute_steps_do_not_shrink_with_the_weights():
+    """A matrix of small weights moves as far as the learning rate says; torch's steps are multiples of its size."""
+    moved = {}
+    for name in ("adafactor", "adafactor-absolute"):
+        torch.manual_seed(0)
+        layer = nn.Linear(64, 64, bias=False)
+        nn.init.normal_(layer.weight, std=0.02)
+        optimizer, before = (
+            make_optimizer(layer, name, learning_rate=5e-3, weight_decay=0.0),
+            layer.weight.detach().clone(),
+        )
+        for _ in range(50):
+            layer.weight.grad = torch.ones(64, 64)
+            optimizer.step()
+        moved[name] = float((layer.weight.detach() - before).abs().mean())
+    assert moved["adafactor-absolute"] == pytest.approx(50 * 5e-3, rel=1e-3)
+    assert moved["adafactor"] < moved["adafactor-absolute"] / 20
+
+
 def test_adafactor_is_torchs_on_the_same_groups(module):
     other = copy.deepcopy(module)
     groups = [
@@ -147,7 +199,7 @@ def test_every_weight_is_in_one_group_and_frozen_ones_in_none(module):
 
 
 def test_bad_optimizers(module):
-    with pytest.raises(ValueError, match=r"no optimizer 'sgd'\. The optimizers are adam, adamw, lamb, adafactor"):
+    with pytest.raises(ValueError, match=r"no optimizer 'sgd'\. The optimizers are adam, adamw, lamb, lamb-deepspeed"):
         make_optimizer(module, "sgd", **OPTIONS)
     with pytest.raises(ValueError, match=r"from 0 to the largest, 0\.5\. Got 1\.0"):
         make_optimizer(module, "lamb", **OPTIONS, coefficients=(1.0, 0.5))

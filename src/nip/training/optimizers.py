@@ -28,9 +28,11 @@ def make_optimizer(
     Parameters
     ----------
     module : Module
-    name : {"adam", "adamw", "lamb", "adafactor"}
-        ``adam`` adds the decay to the gradient, ``adamw`` decouples it. ``adafactor`` has no first moment and a
-        factored second one; `betas`, `eps` and `bias_correction` do not apply to it.
+    name : {"adam", "adamw", "lamb", "lamb-deepspeed", "adafactor", "adafactor-absolute"}
+        ``adam`` adds the decay to the gradient, ``adamw`` decouples it. ``lamb-deepspeed`` also scales the updates of
+        biases and norms. ``adafactor`` has no first moment and a factored second one; `betas`, `eps` and
+        `bias_correction` do not apply to it. It is torch's, whose steps are relative to the size of a weight and at
+        most 1/√t; those of ``adafactor-absolute``, transformers', are not.
     learning_rate : float
         Of the first step; set ``group["lr"]`` for later ones.
     betas : (float, float), default=(0.9, 0.98)
@@ -67,9 +69,11 @@ def make_optimizer(
     groups = [group for group in groups if group["params"]]
     if name == "adafactor":
         return torch.optim.Adafactor(groups, lr=learning_rate)
-    if name == "lamb":
+    if name == "adafactor-absolute":
+        return _absolute_adafactor(groups, learning_rate)
+    if name.startswith("lamb"):
         for group in groups:
-            group["adapts"] = group["params"][0].ndim > 1
+            group["adapts"] = name == "lamb-deepspeed" or group["params"][0].ndim > 1
         return Lamb(
             groups,
             lr=learning_rate,
@@ -83,6 +87,20 @@ def make_optimizer(
     if not bias_correction:
         _disable_bias_correction(optimizer, decoupled=name == "adamw")
     return optimizer
+
+
+def _absolute_adafactor(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+    """transformers' Adafactor with absolute steps; its step count is kept as a tensor, which checkpoints store."""
+    from transformers.optimization import Adafactor
+
+    class AbsoluteAdafactor(Adafactor):  # type: ignore[misc]
+        def step(self, closure: Callable[[], float] | None = None) -> Any:
+            result = super().step(closure)
+            for state in self.state.values():
+                state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device="cpu")
+            return result
+
+    return AbsoluteAdafactor(groups, lr=learning_rate, relative_step=False, scale_parameter=False)
 
 
 def _disable_bias_correction(optimizer: torch.optim.Optimizer, *, decoupled: bool) -> None:

@@ -161,8 +161,11 @@ def generate_training_commands(arguments: Sequence[str]) -> None:
     """Print a command for each point of a grid of settings."""
     parser = argparse.ArgumentParser("generate_training_commands.py", description=generate_training_commands.__doc__)
     parser.add_argument("--param_file", type=Path, required=True, help="YAML file of the grid")
-    parser.add_argument("--job_name", required=True, help="prefix of the jobs' names, followed by a number")
-    parser.add_argument("--init_cmd", default="nip pretrain", help="start of every command")
+    job = "bert_large_experiment"
+    parser.add_argument("--job_name", default=job, help=f"prefix of the jobs' names, before a number. Default: {job}")
+    dense = "python run_pretraining.py"
+    parser.add_argument("--init_cmd", default=dense, help=f"start of every command. Default, dense: {dense}")
+    parser.add_argument("--search_type", choices=["grid"], default="grid", help="the only type")
     parser.add_argument("--shuffle", action="store_true", help="shuffle with a fixed seed")
     options = parser.parse_args(list(arguments))
     try:

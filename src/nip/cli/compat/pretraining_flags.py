@@ -5,6 +5,7 @@ A command line may have both kinds; a notice is printed for each flag that chang
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,14 +23,12 @@ RENAMED = {
     "lr_schedule": "schedule",
     "warmup_proportion": "warmup",
     "num_warmup_steps": "warmup_steps",
-    "optimizer_type": "optimizer",
     "adam_beta1": "beta1",
     "adam_beta2": "beta2",
     "adam_eps": "eps",
     "gradient_clipping": "clip",
     "total_training_time": "hours",
     "early_exit_time_marker": "early_exit_hours",
-    "finetune_time_markers": "finetune_hours",
     "scale_cnt_limit": "overflow_limit",
     "early_stop_time": "early_stop_minutes",
     "early_stop_eval_loss": "early_stop_loss",
@@ -88,10 +87,44 @@ NOTHING = {
 }
 ALWAYS = ("do_validation", "sparse_mask_prediction", "finetune_checkpoint_at_end", "hyperextension")  # even if off
 OWN = (
-    *("fp16", "add_nsp", "encoder_ln_mode", "layer_norm_type", "model_type", "use_early_stopping"),
+    *("finetune_time_markers", "optimizer_type", "group_name", "model_name_or_path", "config_name", "cache_dir"),
+    *("pretrain_run_args", "fp16", "add_nsp", "encoder_ln_mode", "layer_norm_type", "model_type", "use_early_stopping"),
     *("gradient_accumulation_steps", "max_steps_per_epoch", "num_epochs", "current_run_id", "load_checkpoint_id"),
 )
 KNOWN = (*RENAMED, *EPOCHS, *NOTHING, *OWN)
+OPTIMIZERS = {"adam": "adam", "adamw": "adamw", "lamb": "lamb-deepspeed", "adafactor": "adafactor-absolute"}
+MODEL_TYPES = ("bert-mlm", "bert-mlm-roberta", "bert-mlm-nsp")
+EARLY_STOP = {"early_stop_time": "720", "early_stop_eval_loss": "2.1"}  # minutes and loss where they are not given
+UNUSED = {
+    "group_name": "trackers name the run by --job_name",
+    "model_name_or_path": "--load_training_checkpoint names initial weights",
+    "config_name": "the model's sizes are options",
+    "cache_dir": "nothing is downloaded",
+    "pretrain_run_args": "a run's own run.json contains its command",
+}
+DEFAULTS = {
+    "encoder_ln_mode": "pre-ln",
+    "num_hidden_layers": "24",
+    "hidden_size": "1024",
+    "num_attention_heads": "16",
+    "intermediate_size": "4096",
+    "max_position_embeddings": "512",
+    "train_batch_size": "65536",
+    "train_micro_batch_size_per_gpu": "32",
+    "lr": "0.011",
+    "lr_schedule": "time",
+    "adam_beta2": "0.999",
+    "bias_correction": "false",
+    "max_coeff": "0.3",
+    "max_predictions_per_seq": "20",
+    "total_training_time": "24",
+    "early_exit_time_marker": "24",
+    "validation_begin_proportion": "0.1",
+    "validation_end_proportion": "0.1",
+    "validation_micro_batch": "16",
+    "log_throughput_every": "20",
+}
+"""Of the original's commands, where `nip pretrain` has another default."""
 FAMILIES = {"pre-ln": "roberta-prelayernorm", "post-ln": "bert"}
 NORMS = {"pytorch": "layer", "apex": "layer", "rms_norm": "rms"}
 
@@ -106,6 +139,35 @@ def with_model(name: str, words: Sequence[str]) -> list[str]:
     """
     named = not words or any(word.split("=")[0] in ("--attention", "--model", "--config", "--help") for word in words)
     return list(words) if named else ["--attention", name, *words]
+
+
+def with_defaults(words: Sequence[str]) -> list[str]:
+    """A command line of the original with the original's defaults, where `nip pretrain` has others.
+
+    An option that is given under its old or its new name stays; ``--size`` stands for the four sizes. A notice names
+    the defaults in force.
+    """
+    if not words or {"--help", "-h"} & set(words) or any(word.split("=")[0] == "--config" for word in words):
+        return list(words)
+    given = {name for name, _ in flags(words)}
+    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    taken = {*given, *(sizes if "size" in given else ()), *(("encoder_ln_mode",) if "architecture" in given else ())}
+    force = {
+        name: value
+        for name, value in DEFAULTS.items()
+        if name not in taken and RENAMED.get(name, name) not in taken and f"no_{name}" not in taken
+    }
+    if "gradient_accumulation_steps" in given:  # it determines one of the two
+        force = {name: value for name, value in force.items() if name not in _BATCH or not {*_BATCH} & given}
+    if "max_coeff" in force and dict(flags(words)).get("optimizer_type") != "lamb":
+        del force["max_coeff"]
+    if force:
+        shown = ", ".join(f"{name} {value}" for name, value in force.items())
+        print(f"nip: defaults of the original in force: {shown}", file=sys.stderr)
+    return [*words, *(f"--{name}={value}" for name, value in force.items())]
+
+
+_BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu")
 
 
 def flags(words: Sequence[str]) -> Pairs:
@@ -169,6 +231,8 @@ def today(given: Sequence[tuple[str, str | None]]) -> tuple[Pairs, list[str]]:
         if name in old and (name in ALWAYS or (old[name] or "").lower() != "false"):
             notices.append(f"--{name} does nothing: {why}.")
     _kinds(old, found, notices)
+    _optimizer(old, found, notices)
+    _markers(old, found, notices)
     _folders(old, found, notices)
     _steps(old, found, notices)
     return found, notices
@@ -185,8 +249,8 @@ def _renamed(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
             notices.append("--num_warmup_steps needs --lr_schedule constant_step; --warmup_proportion is used instead.")
         else:
             found.append((new, old[name]))
-    if stops and not {"early_stop_time", "early_stop_eval_loss"} <= set(old):
-        raise ValueError("--use_early_stopping needs --early_stop_time and --early_stop_eval_loss.")
+    if stops:
+        found += [(RENAMED[name], value) for name, value in EARLY_STOP.items() if name not in old]
 
 
 def _kinds(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
@@ -203,8 +267,64 @@ def _kinds(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None
             found.append((new, values[value]))
             if value == "apex":
                 notices.append("--layer_norm_type apex is now torch's own.")
-    if old.get("model_type", "bert-mlm") != "bert-mlm":
-        raise ValueError(f"--model_type must be bert-mlm. Got {old['model_type']!r} instead.")
+    kind = old.get("model_type", "bert-mlm")
+    if kind not in MODEL_TYPES:
+        raise ValueError(f"--model_type must be one of {', '.join(MODEL_TYPES)}. Got {kind!r} instead.")
+    if kind == "bert-mlm-nsp" and "add_nsp" not in old:
+        found.append(("next_sentence", None))
+    if kind == "bert-mlm-roberta":
+        notices.append("--model_type bert-mlm-roberta is the same model; the corpus has its tokenizer.")
+    for name, why in UNUSED.items():
+        if name in old:
+            notices.append(f"--{name} does nothing: {why}.")
+
+
+def _optimizer(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
+    """The optimizers of the original under their names here, with what DeepSpeed's LAMB fixes."""
+    kind = old.get("optimizer_type")
+    if kind is None:
+        return
+    if kind not in OPTIMIZERS:
+        raise ValueError(f"--optimizer_type must be one of {', '.join(OPTIMIZERS)}. Got {kind!r} instead.")
+    found.append(("optimizer", OPTIMIZERS[kind]))
+    if kind == "lamb":
+        given = [name for name in ("adam_beta1", "adam_beta2", "adam_eps") if name in old]
+        found[:] = [(name, value) for name, value in found if name not in ("beta1", "beta2", "eps")]
+        found += [("beta1", "0.9"), ("beta2", "0.999"), ("eps", "1e-8")]
+        if given:
+            notices.append(f"--{given[0]} does nothing: DeepSpeed's LAMB has betas 0.9 and 0.999 and epsilon 1e-8.")
+        named = dict(found)
+        if "max_coeff" not in named:
+            found.append(("max_coeff", "0.3"))
+        if "bias_correction" not in named:
+            found.append(("bias_correction", "false"))
+
+
+def _markers(old: dict[str, str | None], found: Pairs, notices: list[str]) -> None:
+    """Shares of the time budget after which a model is kept, as hours."""
+    text = old.get("finetune_time_markers")
+    if "finetune_time_markers" not in old:
+        return
+    try:
+        shares = [float(part) for part in (text or "").split(",")]
+    except ValueError:
+        shares = [-1.0]
+    if not shares or not all(share > 0 for share in shares):
+        raise ValueError(f"--finetune_time_markers takes shares of the time budget, such as 0.5,0.9. Got {text!r}.")
+    named = dict(found)
+    if "hours" not in named:
+        raise ValueError("--finetune_time_markers are shares of --total_training_time. Give both.")
+    hours = _number(named, "hours")
+    end = min(hours, _number(named, "early_exit_hours")) if "early_exit_hours" in named else hours
+    for share in shares:
+        if share * hours >= end:
+            notices.append(
+                f"--finetune_time_markers {share:g} never comes: it is a share of {hours:g} hours, and the run ends "
+                f"after {end:g}."
+            )
+    kept = sorted({share * hours for share in shares if share * hours < end})
+    if kept:
+        found.append(("finetune_hours", ",".join(f"{each:g}" for each in kept)))
 
 
 def _half(notices: list[str]) -> str:
