@@ -29,7 +29,7 @@ from nip.training.trainer import EngineSettings, Run, take_step
 
 # Groups of operations, by substrings of the names of the profiler's outermost events; the first match decides.
 GROUPS = {
-    "attention": ("attention", "_Gather", "Attend", "attend", "ScaledDotProduct", "MaskedFill"),
+    "attention": ("attention", "_Gather", "_FirstOnly", "Attend", "attend", "ScaledDotProduct", "MaskedFill"),
     "dropout": ("ropout",),
     "layer norm": ("layer_norm", "LayerNorm"),
     "GELU": ("gelu", "Gelu"),
