@@ -260,7 +260,7 @@ def test_compiles_into_one_graph():
 
 @pytest.mark.parametrize("mode", ["train", "frozen", "no_grad", "inference_mode"])
 @pytest.mark.parametrize("name", ["auto", "native", "gather", "dense", "reference"])
-@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+@pytest.mark.filterwarnings("error:To copy construct from a tensor")
 def test_compiled_in_every_grad_mode(name, mode):
     if name == "native" and native.missing():
         pytest.skip(native.missing())
@@ -401,7 +401,7 @@ def a_combination(q, k, v):
 
 @pytest.mark.parametrize("function", [one_family, a_combination], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("dynamic", [None, True, False])
-@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+@pytest.mark.filterwarnings("error:To copy construct from a tensor")
 def test_patterns_made_inside_a_compiled_function(function, dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(function, backend="eager", fullgraph=True, dynamic=dynamic)
@@ -410,7 +410,7 @@ def test_patterns_made_inside_a_compiled_function(function, dynamic):
         torch.testing.assert_close(compiled(q, k, v), function(q, k, v))
 
 
-@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+@pytest.mark.filterwarnings("error:To copy construct from a tensor")
 def test_a_compiled_function_notices_another_pattern(backend):
     q, k, v = torch.randn(3, 1, 2, 100, 16, generator=torch.Generator().manual_seed(0)).unbind()
     model = torch.nn.Module()

@@ -105,8 +105,8 @@ def _groups(
     layout: BlockLayout, mask: Mask, batch: int, heads: int, kv_heads: int, device: torch.device
 ) -> list[RowGroup]:
     n = layout.n
-    indptr = torch.tensor(layout.indptr, device=device)
-    columns = torch.tensor(layout.indices, device=device)
+    indptr = torch.as_tensor(layout.indptr.copy(), device=device)
+    columns = torch.as_tensor(layout.indices.copy(), device=device)
     alive, partial = _block_pairs(layout, mask, columns, device)
 
     degrees = _row_sums(alive, indptr).flatten()  # (sequences · n,), sequences = 1 if all are equal
@@ -115,7 +115,7 @@ def _groups(
     attended = sequence * n + columns[entry]
     starts = degrees.cumsum(0) - degrees
 
-    own = columns == torch.tensor(layout.rows, device=device)
+    own = columns == torch.as_tensor(layout.rows.copy(), device=device)
     triangle = (_row_sums(alive & own, indptr) > 0).flatten() & layout.causal
     kinds = 4 * degrees + 2 * masked + triangle
     groups = []
@@ -138,7 +138,7 @@ def _block_pairs(layout: BlockLayout, mask: Mask, columns: Tensor, device: torch
         alive = mask.real.any(-1)[:, columns]
         partial = ~mask.real.all(-1)[:, columns]
     if mask.segments is not None:
-        rows = torch.tensor(layout.rows, device=device)
+        rows = torch.as_tensor(layout.rows.copy(), device=device)
         low, high = mask.segments.amin(-1), mask.segments.amax(-1)
         # Disjoint ranges of ids share no id. Overlapping ranges may still share none; the mask then forbids every pair.
         alive = alive & (low[:, rows] <= high[:, columns]) & (high[:, rows] >= low[:, columns])

@@ -157,7 +157,7 @@ def attend_native(
 def _tables(layout: BlockLayout) -> tuple[Tensor, Tensor]:
     # Not cached (it takes microseconds): tensors first created under torch.export would have no values.
     # On the CPU whatever torch's default device is.
-    return tuple(torch.tensor(x, dtype=torch.int32, device="cpu") for x in (layout.indptr, layout.indices))  # type: ignore[return-value]
+    return tuple(torch.as_tensor(x.astype("int32"), device="cpu") for x in (layout.indptr, layout.indices))  # type: ignore[return-value]
 
 
 @torch.library.custom_op("nip::attend_blocks", mutates_args=(), device_types="cpu")

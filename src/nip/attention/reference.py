@@ -73,7 +73,9 @@ def allowed_pairs(layout: BlockLayout, options: Options, device: torch.device) -
     """
     tokens, b = layout.n_tokens, layout.block_size
     blocks = torch.zeros(layout.n, layout.n, dtype=torch.bool, device=device)
-    blocks[torch.tensor(layout.rows, device=device), torch.tensor(layout.indices, device=device)] = True
+    blocks[
+        torch.as_tensor(layout.rows.copy(), device=device), torch.as_tensor(layout.indices.copy(), device=device)
+    ] = True
     allowed = blocks.repeat_interleave(b, 0).repeat_interleave(b, 1)[:tokens, :tokens]
     if layout.causal:
         allowed = allowed.tril()

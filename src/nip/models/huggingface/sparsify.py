@@ -174,6 +174,12 @@ def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, *
     loaded = auto_class.from_pretrained(name, **kwargs)
     model, *info = loaded if kwargs.get("output_loading_info") else (loaded,)
     if not any(_entry(part) for part in _parts(model)):
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise ValueError(
+                f"{name} is an adapter, and the model it belongs to, {model.name_or_path}, names no graph. Adapters "
+                "contain none: make that model sparse with nip.sparsify, as it was when the adapter was trained, and load "
+                "the adapter into it with PeftModel.from_pretrained."
+            )
         raise ValueError(
             f"The configuration of {name} names no graph. Load the model with {auto_class.__name__}.from_pretrained "
             "and pass it to nip.sparsify."
@@ -208,7 +214,14 @@ def rebuild(model: Model, name: str | os.PathLike[str], **kwargs: Any) -> Model:
     hub = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
 
     def open_graph(file: str) -> Pattern:
-        return Pattern.load(cached_file(name, Path(file).name, subfolder=kwargs.get("subfolder", ""), **hub))
+        try:
+            found = cached_file(name, Path(file).name, subfolder=kwargs.get("subfolder", ""), **hub)
+        except OSError as error:
+            raise ValueError(
+                f"{name} has no {file}, the graph of the model. A graph of your own is saved by the model that was "
+                "made sparse: of a part, save the part too, and copy the file from its folder."
+            ) from error
+        return Pattern.load(found)
 
     # Of a model that was put together, perhaps only a part has graphs.
     for part in [part for part in _parts(model) if _entry(part)]:
