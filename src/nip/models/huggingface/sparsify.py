@@ -177,7 +177,7 @@ def from_pretrained(name: str | os.PathLike[str], auto_class: Any = AutoModel, *
         if getattr(model, "_hf_peft_config_loaded", False):
             raise ValueError(
                 f"{name} is an adapter, and the model it belongs to, {model.name_or_path}, names no graph. Adapters "
-                "contain none: make that model sparse with nip.sparsify, as it was when the adapter was trained, and load "
+                "contain none: make that model sparse with nip.sparsify, as the adapter was trained, and load "
                 "the adapter into it with PeftModel.from_pretrained."
             )
         raise ValueError(
