@@ -76,6 +76,7 @@ def test_train_again_more_and_test_only(lra, tmp_path):
         (["--block-size", "0"], "The 'block_size' parameter of a run must be an integer of at least 1. Got 0 instead."),
         (["--learning-rate", "0"], "The 'learning_rate' parameter of a run must be a number above 0. Got 0.0 instead."),
         (["--protocol", "dirty"], "must be one of original, clean. Got 'dirty' instead."),
+        (["--protocol", "original", "--attention-dropout", "0.3"], "0.3 has no effect over hypercube"),
         (["--backend", "magic", *SMALL], "There is no attention backend 'magic'."),
         (["--batch-size", "61"], "A batch of 61 examples cannot be drawn from the 60 of the train set."),
         (["--skip-train"], "has no best weights to test; train first"),

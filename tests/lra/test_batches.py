@@ -24,6 +24,37 @@ def test_an_epoch_has_every_example_at_most_once(n, batch_size, seed, epoch):
     assert set(seen.tolist()) <= set(range(n))
 
 
+def loader(n, batch_size, batches):
+    """Batches as the original's endless loader makes them: one example after the other, reshuffled at the end."""
+    order, made, epoch = [], [], 0
+    while len(made) < batches:
+        batch = []
+        while len(batch) < batch_size:
+            if not order:
+                order, epoch = shuffled(n, 0, "train", epoch).tolist(), epoch + 1
+            batch.append(order.pop(0))
+        made.append(batch)
+    return made
+
+
+@given(n=st.integers(1, 60), batch_size=st.integers(1, 70))
+def test_batches_of_the_originals_endless_loader_span_passes(n, batch_size):
+    batches = [endless_batch(n, batch_size, 0, "train", number, drop_last=False).tolist() for number in range(6)]
+    assert batches == loader(n, batch_size, 6)
+    if n % batch_size == 0:
+        assert batches == [endless_batch(n, batch_size, 0, "train", number).tolist() for number in range(6)]
+
+
+def test_ten_examples_in_batches_of_seven():
+    first, second = (endless_batch(10, 7, 1, "dev", number, drop_last=False).tolist() for number in range(2))
+    assert sorted(first + second[:3]) == list(range(10))
+    assert second[3:] == shuffled(10, 1, "dev", 1)[:4].tolist()
+    how = {"eval_steps": 2, "protocol": "original", "evaluation": 0}
+    assert development_indices(10, 7, 1, **how, drop_last=False).tolist() == first + second
+    earlier = first + shuffled(10, 1, "dev", 1)[:7].tolist()  # dropped the 3
+    assert development_indices(10, 7, 1, **how, drop_last=True).tolist() == earlier
+
+
 def test_orders_differ_by_seed_epoch_and_purpose():
     orders = [shuffled(50, *key).tolist() for key in ((0, "train", 0), (1, "train", 0), (0, "dev", 0), (0, "train", 1))]
     assert all(sorted(order) == list(range(50)) for order in orders)
@@ -50,7 +81,8 @@ def test_the_order_is_fixed_and_does_not_use_the_global_generator():
 
 def test_development_examples():
     def drawn(evaluation, eval_steps, protocol):
-        return development_indices(20, 4, 1, eval_steps=eval_steps, protocol=protocol, evaluation=evaluation).tolist()
+        how = {"eval_steps": eval_steps, "protocol": protocol, "evaluation": evaluation, "drop_last": False}
+        return development_indices(20, 4, 1, **how).tolist()
 
     assert drawn(0, None, "clean") == drawn(3, None, "clean") == list(range(20))
     assert drawn(2, 3, "clean") == list(range(12))

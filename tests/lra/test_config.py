@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nip.lra import RunConfig, recipe
 from nip.lra.config import check_same_config, read_config, read_settings
+from nip.lra.model import encoder_config
 
 BASE = recipe("listops")
 
@@ -111,9 +112,9 @@ def test_files_that_are_not_configurations(tmp_path):
         read_config(path)
     sizes = ("layers", "repeats", "width", "heads", "head_dim", "inner_width")
     modern = ("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing")
-    older = {name: value for name, value in values.items() if name not in ("recipe", "cut", *sizes, *modern)}
-    path.write_text(json.dumps(older))
-    assert read_config(path) == BASE
+    absent = ("recipe", "cut", "protocol_version", *sizes, *modern)
+    path.write_text(json.dumps({name: value for name, value in values.items() if name not in absent}))
+    assert read_config(path) == dataclasses.replace(BASE, protocol_version=1)
     path.write_text(json.dumps({**values, "dropout": 7}))
     with pytest.raises(ValueError, match=r"config\.json: The 'dropout' parameter"):
         read_config(path)
@@ -134,7 +135,9 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
         "head_width": None, "token_std": 0.5, "beta2": 0.999,
     }  # fmt: skip
     derived = {"graph", "protocol", "recipe", "pretrain_steps", "pretrain_learning_rate", "mask_share"}
-    assert set(others) | derived == {field.name for field in dataclasses.fields(RunConfig)}
+    from_folder = {"protocol_version"}
+    assert set(others) | derived | from_folder == {field.name for field in dataclasses.fields(RunConfig)}
+    assert differences(there, dataclasses.replace(there, protocol_version=1)) == []
     for name, value in others.items():
         (said,) = differences(there, dataclasses.replace(there, **{name: value}))
         if name not in ("checksum", "data"):
@@ -150,6 +153,23 @@ def test_every_field_makes_a_difference_but_a_larger_number_of_steps():
         assert said == f"{name} is {getattr(pretrained, name)!r} there and {value!r} here"
     assert differences(there, dataclasses.replace(there, checksum="x")) == ["the graph is another one"]
     assert differences(there, dataclasses.replace(there, data="x")) == ["the data is another set"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "here"),
+    [
+        ({"protocol": "original", "model": "hypercube"}, 0.0),
+        ({"protocol": "original", "model": "softmax"}, 0.1),
+        ({"protocol": "original", "model": "softmax", "graph": "a.npz"}, 0.0),
+        ({"protocol": "original", "model": "hypercube", "protocol_version": 1}, 0.1),
+        ({"protocol": "clean", "model": "hypercube"}, 0.1),
+        ({"protocol": "clean", "model": "softmax"}, 0.1),
+    ],
+)
+def test_under_the_originals_protocol_only_softmax_drops_attention_weights(settings, here):
+    config = dataclasses.replace(recipe("retrieval", "original"), **settings)
+    assert config.attention_dropout == 0.1
+    assert encoder_config(config).attention_dropout == config.attention_dropout_here == here
 
 
 def test_names_of_folders():

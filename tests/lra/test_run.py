@@ -273,6 +273,25 @@ def test_the_originals_protocol(config, data, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_run_of_an_earlier_version_resumes_as_it_began(config, data, tmp_path, comparable, capsys):
+    # 50 development examples in batches of 8: earlier versions dropped two of each pass
+    settings = {"protocol": "original", "eval_steps": 7, "attention_dropout": 0.3}
+    config = dataclasses.replace(config, **settings)
+    earlier = dataclasses.replace(config, protocol_version=1)
+    train(earlier, tmp_path / "whole", data=data)
+    train(config, tmp_path / "now", data=data)
+    assert comparable(tmp_path / "now")["metrics"] != comparable(tmp_path / "whole")["metrics"]
+    assert "Attention weights over hypercube are not dropped" in capsys.readouterr().err
+    folder = RunFolder(tmp_path / "whole")
+    written = json.loads(folder.config.read_text())
+    folder.config.write_text(json.dumps({key: written[key] for key in written if key != "protocol_version"}))
+    train(dataclasses.replace(config, max_steps=16), tmp_path / "whole", data=data)
+    assert "resumes as it began" in capsys.readouterr().err
+    train(dataclasses.replace(earlier, max_steps=12), tmp_path / "again", data=data)
+    train(dataclasses.replace(earlier, max_steps=16), tmp_path / "again", data=data)
+    assert comparable(tmp_path / "whole") == comparable(tmp_path / "again")
+
+
 def test_a_graph_from_a_file_is_kept_with_the_run(config, data, tmp_path):
     import nip
     from nip.graphs import write_graph

@@ -316,9 +316,9 @@ def test_data_of_another_task_is_refused(task, file, value, says, any_data, smal
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize(("split", "size"), [("train", 25), ("dev", 15), ("test", 14)])
-def test_a_split_smaller_than_a_batch_is_refused(split, size, any_data, small, tmp_path):
-    config = small("probe", "original", batch_size=size)
+@pytest.mark.parametrize(("protocol", "split", "size"), [("clean", "train", 25), ("original", "test", 14)])
+def test_a_split_smaller_than_a_batch_is_refused(protocol, split, size, any_data, small, tmp_path):
+    config = small("probe", protocol, batch_size=size)
     with pytest.raises(ValueError, match=f"A batch of {size} examples cannot be drawn from the .. of the {split} set"):
         train(config, tmp_path / "run", data=any_data("probe"))
     assert not (tmp_path / "run").exists()

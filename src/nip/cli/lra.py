@@ -165,6 +165,11 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     if config.recipe == "modern" and "positions" not in given:  # it has no position table
         settings["positions"] = settings.get("seq_len", config.seq_len)
     config = dataclasses.replace(config, **settings)
+    if given.get("attention_dropout", 0) and not config.attention_dropout_here:
+        raise ValueError(
+            f"--attention-dropout {config.attention_dropout:g} has no effect over {config.model} with --protocol "
+            "original, which drops weights of softmax attention only. Leave it out, or give --protocol clean."
+        )
     if config.graph is None:  # an unknown name or parameter raises here, before data is opened
         graphs.pattern(config.model, config.n_blocks, **config.parameters)
     return config

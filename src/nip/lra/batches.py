@@ -51,10 +51,8 @@ def shuffled(n: int, seed: int, purpose: str, epoch: int) -> Indices:
     return order
 
 
-def endless_batch(n: int, batch_size: int, seed: int, purpose: str, number: int) -> Indices:
+def endless_batch(n: int, batch_size: int, seed: int, purpose: str, number: int, *, drop_last: bool = True) -> Indices:
     """A batch of an endless stream over n examples, reshuffled in every epoch.
-
-    An epoch has ``n // batch_size`` batches; the last incomplete one is dropped.
 
     Parameters
     ----------
@@ -63,6 +61,9 @@ def endless_batch(n: int, batch_size: int, seed: int, purpose: str, number: int)
         The split.
     number : int
         Of the batch, counted from 0 over all epochs.
+    drop_last : bool, default=True
+        Drop the last incomplete batch of an epoch, which then has ``n // batch_size`` batches. Otherwise the next epoch
+        completes it, as in the original's endless loader.
 
     Returns
     -------
@@ -71,8 +72,19 @@ def endless_batch(n: int, batch_size: int, seed: int, purpose: str, number: int)
     Raises
     ------
     ValueError
-        If there are fewer examples than the batch size.
+        If incomplete batches are dropped and there are fewer examples than the batch size.
+
+    Examples
+    --------
+    >>> first, second = (endless_batch(10, 7, 0, "train", number, drop_last=False) for number in range(2))
+    >>> sorted([*first, *second[:3]]) == list(range(10))
+    True
     """
+    if not drop_last:
+        epochs, places = np.divmod(number * batch_size + np.arange(batch_size), n)
+        return np.concatenate(
+            [shuffled(n, seed, purpose, int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        )
     batches = n // batch_size
     if batches == 0:
         raise ValueError(f"A batch of {batch_size} examples cannot be drawn from the {n} of the {purpose} set.")
@@ -81,7 +93,7 @@ def endless_batch(n: int, batch_size: int, seed: int, purpose: str, number: int)
 
 
 def development_indices(
-    n: int, batch_size: int, seed: int, *, eval_steps: int | None, protocol: str, evaluation: int
+    n: int, batch_size: int, seed: int, *, eval_steps: int | None, protocol: str, evaluation: int, drop_last: bool
 ) -> Indices:
     """The development examples of an evaluation.
 
@@ -94,6 +106,8 @@ def development_indices(
         ``original``: the next `eval_steps` batches of an endless stream. ``clean``: the first ones of the split.
     evaluation : int
         Number of the evaluation, from 0.
+    drop_last : bool
+        As for `endless_batch`.
 
     Returns
     -------
@@ -102,7 +116,9 @@ def development_indices(
     if protocol == "clean" or eval_steps is None:
         return np.arange(n if eval_steps is None else min(n, eval_steps * batch_size))
     numbers = range(evaluation * eval_steps, (evaluation + 1) * eval_steps)
-    return np.concatenate([endless_batch(n, batch_size, seed, "dev", number) for number in numbers])
+    return np.concatenate(
+        [endless_batch(n, batch_size, seed, "dev", number, drop_last=drop_last) for number in numbers]
+    )
 
 
 def indices_to_test(n: int, batch_size: int, seed: int, protocol: str) -> Indices:

@@ -22,7 +22,7 @@ SCHEDULE_NAMES = (*RECIPE_NAMES, "constant")
 _INTEGERS = {
     **dict.fromkeys(("seq_len", "positions", "block_size", "batch_size", "max_steps", "eval_every", "eval_steps"), 1),
     **dict.fromkeys(("gradient_accumulation", "cut", "layers", "repeats", "width", "heads", "head_dim"), 1),
-    **dict.fromkeys(("inner_width", "patience", "head_width"), 1),
+    **dict.fromkeys(("inner_width", "patience", "head_width", "protocol_version"), 1),
     **dict.fromkeys(("seed", "pretrain_steps"), 0),
 }
 _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -41,7 +41,7 @@ _TYPES: dict[str, tuple[type, str]] = {
 _ADDED = (
     *("recipe", "schedule", "cut", "layers", "repeats", "width", "heads", "head_dim", "inner_width"),
     *("pretrain_steps", "pretrain_learning_rate", "mask_share", "ema", "patience", "gradient_checkpointing"),
-    *("head_width", "token_std", "beta2"),
+    *("head_width", "token_std", "beta2", "protocol_version"),
 )
 FOUND = ("checksum", "data")
 """Fields that a run fills in itself: no command sets them, and a configuration that is used again drops them."""
@@ -70,7 +70,8 @@ class RunConfig:
     beta2 : float, default=0.98
         Of AdamW: decay rate of the second-moment estimate.
     dropout, attention_dropout : float
-        Dropout probabilities, in [0, 1); the second on attention weights.
+        Dropout probabilities, in [0, 1); the second on attention weights. Under the original's protocol only softmax
+        attention drops weights.
     max_steps : int
         Steps of the run, and of the schedule.
     eval_every : int
@@ -89,6 +90,9 @@ class RunConfig:
         Decides the initial weights, the order of the examples, and dropout.
     protocol : {"clean", "original"}
         What is averaged and evaluated: see `nip.lra.recipes`.
+    protocol_version : int, default=2
+        Of the original's protocol. Version 1, that of earlier runs, dropped the last incomplete batch of a pass, and
+        attention weights over sparse patterns. A run is resumed with the version that it was started with.
     gradient_accumulation : int or None
         Micro-batches per batch. None: chosen for the device. The gradient is that of the full batch in any case.
     precision : {"fp32", "bf16"} or None
@@ -171,6 +175,7 @@ class RunConfig:
     ema: float | None = None
     patience: int | None = None
     gradient_checkpointing: bool = False
+    protocol_version: int = 2
     checksum: str | None = None
     data: str | None = None
 
@@ -235,6 +240,18 @@ class RunConfig:
         recipe = "" if self.recipe == "original" else f"-{self.recipe}"
         return f"{self.task}-{safe}{recipe}-seed{self.seed}"
 
+    @property
+    def drop_last(self) -> bool:
+        """Whether the last incomplete batch of a pass over the examples is dropped; else the next pass completes it."""
+        return self.protocol == "clean" or self.protocol_version == 1
+
+    @property
+    def attention_dropout_here(self) -> float:
+        """The dropout probability of attention weights over this pattern, by the protocol."""
+        if self.protocol == "clean" or self.protocol_version == 1 or (self.model == "softmax" and self.graph is None):
+            return self.attention_dropout
+        return 0.0
+
     def to_json(self) -> str:
         """The text of ``config.json``."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -257,7 +274,7 @@ def read_config(path: Path) -> RunConfig:
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}.")
     try:
-        return RunConfig(**values)
+        return RunConfig(**{"protocol_version": 1, **values})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -278,7 +295,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def resolve(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig:
-    """Fill in the settings that depend on the device: those of the run in the folder if there is one.
+    """Fill in the settings that depend on the device, and the protocol's version: those of a run in the folder.
 
     A CPU computes a batch in micro-batches of about `MICRO_BATCH_TOKENS`, at most eight: examples are sorted by length,
     so short ones need little padding, and small micro-batches stay in the caches. Other devices compute it at once.
@@ -305,6 +322,8 @@ def resolve(config: RunConfig, folder: RunFolder, device_type: str) -> RunConfig
         for name, value in defaults.items()
         if getattr(config, name) is None
     }
+    if there:
+        missing["protocol_version"] = there.protocol_version
     return replace(config, **missing)
 
 
@@ -327,7 +346,7 @@ def check_same_config(where: Path, there: RunConfig, here: RunConfig) -> None:
         where,
         dataclasses.asdict(there),
         dataclasses.asdict(here),
-        changeable=(*FOUND, "graph"),
+        changeable=(*FOUND, "graph", "protocol_version"),  # that of the run there is used
         growing=("max_steps",),
         data=(there.data, here.data),
         graph=(there.checksum, here.checksum),

@@ -27,7 +27,7 @@ def encoder_config(config: RunConfig) -> EncoderConfig:
         layers=config.layers,
         repeats=config.repeats,
         dropout=config.dropout,
-        attention_dropout=config.attention_dropout,
+        attention_dropout=config.attention_dropout_here,
         mean_over_padding=config.protocol == "original",
         pair=task.pair,
         per_token=task.targets,
@@ -65,4 +65,4 @@ def attention_choice(config: RunConfig, graph: Pattern, device: torch.device) ->
     assert config.gradient_accumulation
     micro_batch = -(-config.batch_size // config.gradient_accumulation)
     q = torch.empty(micro_batch, sizes.heads, config.seq_len, sizes.head_dim, device=device)
-    return explain(q, q, q, graph, config.block_size, dropout_p=config.attention_dropout, backend=config.backend)
+    return explain(q, q, q, graph, config.block_size, dropout_p=sizes.attention_dropout, backend=config.backend)

@@ -5,14 +5,17 @@ two protocols, whose differences docs/lra.md lists:
 
 ``original``
     The behaviour of the paper's code. Texts are cut to 1,000 bytes. Token id 0 is masked as padding, even in images,
-    where it is black. The mean over all positions, padding included, is classified. An evaluation draws `eval_steps`
-    batches of a development set that is reshuffled in every pass; incomplete batches are dropped, of the test set too.
-    Random layouts are a corner of one drawn for 2,048 tokens (see `nip.lra.graphs`).
+    where it is black. The mean over all positions, padding included, is classified. Batches span passes over the
+    examples. An evaluation draws `eval_steps` batches of a development set that is reshuffled in every pass; the last
+    incomplete batch of the test set is dropped. Random layouts are a corner of one drawn for 2,048 tokens (see
+    `nip.lra.graphs`). Only softmax attention drops weights.
 ``clean``
     Texts are cut to 4,000 bytes. All tokens but padding are attended and counted. Every evaluation uses the full
-    development set, or its first `eval_steps` batches; the test uses every example.
+    development set, or its first `eval_steps` batches; the test uses every example. The last incomplete batch of a pass
+    over the training set is dropped.
 
-Both have the same order of training examples, optimizer, schedule and rule for the best checkpoint.
+Both have the same optimizer, schedule and rule for the best checkpoint, and the same order of training examples where
+batches divide them.
 
 Tasks that are not part of Long Range Arena have the recipe of the task that they stand in for, with two changes: under
 the original's protocol an evaluation uses the number of batches in their development set, and texts have 1,024 tokens,

@@ -18,7 +18,9 @@ OWNED = (
 """The files of a run, for its manifest."""
 FROM_FILE = ["nip", "lra", "--config", "config.json"]
 _SET_FIRST = ("model", "graph", "parameters", "task", "seed", "protocol", "recipe")
-_WITHOUT_OPTION = ("width", "heads", "head_dim", "inner_width", "head_width", "token_std", "beta2")
+_WITHOUT_OPTION = (
+    *("width", "heads", "head_dim", "inner_width", "head_width", "token_std", "beta2", "protocol_version"),
+)
 
 
 def make_record(config: RunConfig) -> RunRecord:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nip.data import open_split
+from nip.data import Examples, open_split
 from nip.data.tasks.storage import read_manifest
 from nip.graphs import Pattern
-from nip.lra.batches import endless_batch
+from nip.lra.batches import endless_batch, indices_to_test
 from nip.lra.config import RunConfig, check_same_config, read_config, resolve
 from nip.lra.denoising import load_encoder, pretrained_weights
 from nip.lra.evaluation import final_test
@@ -85,8 +86,7 @@ def train(
     splits = {split: open_split(config.task, split, data) for split in ("train", "dev", "test")}
     if config.cut is not None:
         splits = {split: examples.cut(config.cut) for split, examples in splits.items()}
-    for split in ("train", *(("dev", "test") if config.protocol == "original" else ())):
-        endless_batch(len(splits[split]), config.batch_size, config.seed, split, 0)  # raises if it is too small
+    check_sizes(config, splits)
     if config.batch_size < accelerator.num_processes:
         raise ValueError(
             f"A batch of {config.batch_size} examples cannot be shared by {accelerator.num_processes} processes."
@@ -111,6 +111,7 @@ def train(
             # dropout is seeded step by step; the caller's generators are restored
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 console.note(f"Attention is computed by {taken}.")
+                say_protocol(config, console)
                 model = build_classifier(encoder_config(config), graph, seed=config.seed, backend=config.backend)
                 run = start_run(model, config, folder, accelerator, console)
                 task = LabelTask(config, splits, original_log=original_log)
@@ -161,6 +162,27 @@ def write_run_files(run: Run, config: RunConfig, graph: Pattern, measure: str) -
     write_manifest(folder.path, KIND, command_of(config), OWNED, finished=False)
     if run.state.best:  # the run may have been killed between writing the checkpoint and the best weights
         write_best(run, measure)
+
+
+def check_sizes(config: RunConfig, splits: Mapping[str, Examples]) -> None:
+    """Check that the splits have a complete batch where the protocol needs one; a ValueError names the split."""
+    n, size, seed = {split: len(examples) for split, examples in splits.items()}, config.batch_size, config.seed
+    endless_batch(n["train"], size, seed, "train", 0, drop_last=config.drop_last)
+    indices_to_test(n["test"], size, seed, config.protocol)
+
+
+def say_protocol(config: RunConfig, console: Console) -> None:
+    """Print what the original's protocol makes of the settings."""
+    if config.attention_dropout != config.attention_dropout_here:
+        console.say(
+            f"Attention weights over {config.model} are not dropped: in the original, attention_dropout "
+            f"{config.attention_dropout:g} acts on softmax attention only."
+        )
+    if config.protocol == "original" and config.protocol_version == 1:
+        console.say(
+            "This run was started by an earlier version of nip and resumes as it began: the last incomplete batch of a "
+            "pass is dropped, and attention_dropout acts on every pattern. In the original, neither is so."
+        )
 
 
 def data_checksum(task: str, data: Path | None) -> str:

@@ -78,7 +78,8 @@ class LabelTask(TrainingTask):
 
     def indices(self, step: int) -> Indices:
         """The training examples of a step."""
-        return endless_batch(len(self.splits["train"]), self.config.batch_size, self.config.seed, "train", step)
+        config, n = self.config, len(self.splits["train"])
+        return endless_batch(n, config.batch_size, config.seed, "train", step, drop_last=config.drop_last)
 
     def objective(self, step: int | str) -> Objective:
         """The objective of a step, or of the evaluation of that name."""
@@ -164,6 +165,7 @@ class LabelTask(TrainingTask):
             eval_steps=config.eval_steps,
             protocol=config.protocol,
             evaluation=run.progress.evaluations,
+            drop_last=config.drop_last,
         )
         with run.averaged():
             loss, counts = evaluate(run.state.model, run.accelerator, dev, indices, config)

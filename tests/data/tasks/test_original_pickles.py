@@ -87,6 +87,13 @@ def test_nothing_is_claimed_of_foreign_expressions(tmp_path):
     assert set(baselines(train, train)) == {"commonest_label", "root_operator"}
 
 
+@pytest.mark.parametrize("label", [1, 1.0, np.float32(1), np.array(1), np.array(1.0), np.array([1]), np.uint8(1)])
+def test_labels_that_are_whole_numbers_are_taken(label, tmp_path):
+    write(tmp_path / "LRA", "text", first(label=label))
+    build("text", tmp_path / "data", origin=str(tmp_path / "LRA"))
+    assert open_split("text", "dev", tmp_path / "data").labels.tolist() == [0, 1, 1, 1, 0, 1]
+
+
 def first(**change):
     return lambda examples: examples[2].update(change)
 
@@ -101,6 +108,8 @@ def without(name):
         ("text", first(label=np.int64(2)), "label must be one of 0 … 1, not 2"),
         ("text", first(label=-1), "label must be one of 0 … 1, not -1"),
         ("text", first(label=0.5), "label must be one of 0 … 1, not 0.5"),
+        ("text", first(label=np.array(float("nan"))), "label must be one of 0 … 1, not nan"),
+        ("text", first(label=float("inf")), "label must be one of 0 … 1, not inf"),
         ("text", first(input_ids_0=np.array([1, 257])), "has the id 257; the vocabulary of text is 0 … 256"),
         ("text", first(input_ids_0=np.array([1, -4])), "has the id -4"),
         ("text", first(input_ids_0=np.array([1.0, 2.0])), "one-dimensional integers"),

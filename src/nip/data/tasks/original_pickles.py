@@ -85,8 +85,10 @@ def _example(element: Any, task: Task) -> tuple[int, list[NDArray[np.integer]]]:
     if not isinstance(element, dict) or not {*names, "label"} <= set(element):
         raise ValueError(f"there must be a dict with {', '.join(names)} and label")
     label = element["label"]
-    if isinstance(label, np.ndarray) and label.size == 1 and label.dtype.kind in "iu":
+    if isinstance(label, np.ndarray) and label.size == 1 and label.dtype.kind in "iuf":
         label = label.item()
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     if type(label) is not int or not 0 <= label < task.n_classes:
         raise ValueError(f"the label must be one of 0 … {task.n_classes - 1}, not {label!r}")
     return label, [_ids(element[name], name, task) for name in names]
