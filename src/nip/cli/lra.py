@@ -112,7 +112,7 @@ def lra_command(
         given["parameters"] = read_parameters(param)
     if graph is not None:
         given["graph"] = str(graph)
-    chosen = resolve(given, config)
+    chosen = resolve(given, config, data)
     from nip.runs.process import spin_briefly
 
     spin_briefly()
@@ -133,14 +133,17 @@ def lra_command(
         print(f"{format_result(result)}\n{folder}")
 
 
-def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
+def resolve(given: dict[str, Any], file: Path | None = None, data: Path | None = None) -> RunConfig:
     """The configuration of options and a file: options take precedence, then the file, then the recipe.
+
+    Under the original's protocol the pickles of the original in the data folder `data` are taken as long as they are.
 
     Raises
     ------
     ValueError
         If the task or pattern is unknown, a setting is impossible, or options contradict each other.
     """
+    from nip.data.tasks.storage import pickles_length
     from nip.lra import recipe
     from nip.lra.config import read_settings
     from nip.lra.graphs import PATTERN_FILE, graph_label
@@ -159,9 +162,12 @@ def resolve(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     elif "model" in given:
         stored = {name: value for name, value in stored.items() if name not in ("graph", "parameters")}
     settings = {name: value for name, value in {**stored, **given}.items() if name not in FOUND}
-    config = recipe(
-        settings.get("task", "listops"), settings.get("protocol", "clean"), settings.get("recipe", "original")
-    )
+    task, protocol = settings.get("task", "listops"), settings.get("protocol", "clean")
+    config = recipe(task, protocol, settings.get("recipe", "original"))
+    if protocol == "original" and not {"seq_len", "cut"} & set(settings):
+        length = pickles_length(task, data)
+        if length not in (None, config.seq_len):
+            settings |= {"seq_len": length, "cut": None}
     if config.recipe == "modern" and "positions" not in given:  # it has no position table
         settings["positions"] = settings.get("seq_len", config.seq_len)
     config = dataclasses.replace(config, **settings)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nip.data import Examples, open_split
-from nip.data.tasks.storage import read_manifest
+from nip.data.tasks.storage import pickles_length, read_manifest
 from nip.graphs import Pattern
 from nip.lra.batches import endless_batch, indices_to_test
 from nip.lra.config import RunConfig, check_same_config, read_config, resolve
@@ -22,6 +22,7 @@ from nip.lra.evaluation import final_test
 from nip.lra.graphs import is_named_pattern, run_pattern
 from nip.lra.model import attention_choice, encoder_config
 from nip.lra.original_log import write_original_log
+from nip.lra.recipes import recipe
 from nip.lra.record import KIND, OWNED, command_of, make_record
 from nip.lra.task import LabelTask, start_run, write_best
 from nip.models import build_classifier
@@ -111,7 +112,7 @@ def train(
             # dropout is seeded step by step; the caller's generators are restored
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 console.note(f"Attention is computed by {taken}.")
-                say_protocol(config, console)
+                say_protocol(config, data, console)
                 model = build_classifier(encoder_config(config), graph, seed=config.seed, backend=config.backend)
                 run = start_run(model, config, folder, accelerator, console)
                 task = LabelTask(config, splits, original_log=original_log)
@@ -171,8 +172,12 @@ def check_sizes(config: RunConfig, splits: Mapping[str, Examples]) -> None:
     indices_to_test(n["test"], size, seed, config.protocol)
 
 
-def say_protocol(config: RunConfig, console: Console) -> None:
-    """Print what the original's protocol makes of the settings."""
+def say_protocol(config: RunConfig, data: Path | None, console: Console) -> None:
+    """Print what the original's protocol makes of the settings and of the original's pickles."""
+    if config.protocol == "original" and pickles_length(config.task, data) == config.seq_len:
+        usual = recipe(config.task, "original").seq_len
+        if config.seq_len != usual:
+            console.say(f"The pickles' {config.seq_len:,} tokens are taken as they are; the recipe has {usual:,}.")
     if config.attention_dropout != config.attention_dropout_here:
         console.say(
             f"Attention weights over {config.model} are not dropped: in the original, attention_dropout "

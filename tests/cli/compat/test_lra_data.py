@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from nip.cli.compat.lra_data import with_original_data
+from nip.cli.lra import resolve
 from nip.data import open_split
+from nip.lra import recipe
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "run_tasks.py"
 
@@ -120,3 +122,21 @@ def test_a_hostile_pickle_is_one_sentence(here):
         "run_tasks.py: LRA/datasets/listops.dev.pickle contains the name 'posix.system'"
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("length", "taken"), [(1024, (1024, 1000)), (4096, (4096, None)), (4000, (4000, None))])
+def test_a_text_is_taken_as_long_as_it_is(length, taken, here):
+    """The original's script cuts at 1,000 bytes; a pickle of 4,000 comes from elsewhere."""
+    rng = np.random.default_rng(1)
+    for split in ("train", "dev", "test"):
+        rows = [np.append(rng.integers(1, 257, length - 96), np.zeros(96, int)) for _ in range(3)]
+        examples = [{"input_ids_0": row, "label": 1} for row in rows]
+        (here / f"text.{split}.pickle").write_bytes(pickle.dumps(examples))
+    arguments = with_original_data(["--task", "text", "--protocol", "original"])
+    data = Path(arguments[-1])
+    config = resolve({"task": "text", "protocol": "original"}, data=data)
+    assert (config.seq_len, config.cut) == taken
+    assert max(open_split("text", "train", data).lengths) == length - 96
+    given = resolve({"task": "text", "protocol": "original", "seq_len": 512, "cut": 500}, data=data)
+    assert (given.seq_len, given.cut) == (512, 500)
+    assert resolve({"task": "text"}, data=data) == recipe("text")

@@ -51,9 +51,11 @@ def converted(task: str, pickles: Path) -> Path:
     from nip.ownership import LOCK
     from nip.runs.folder import locked
 
+    # the name changed when the manifest got the length of texts and expressions
+    version = [] if data.TASKS[task].shape else ["padded_length"]
     files = sorted(pickles.resolve().glob(f"{task}.*.pickle"))
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    folder = data.data_folder() / "original" / hashlib.sha256(repr(states).encode()).hexdigest()[:16]
+    folder = data.data_folder() / "original" / hashlib.sha256(repr(states + version).encode()).hexdigest()[:16]
     with locked(folder / LOCK, wait=True):  # several processes of one run start here
         if not (folder / task).is_dir():
             print(f"Converting {task} of {pickles} into {folder}.", file=sys.stderr)

@@ -1,12 +1,14 @@
 """The original's pickles, ``<task>.{train,dev,test}.pickle``: lists of dicts of token ids and a label.
 
 They are read without unpickling (`nip.data.tasks.pickles`). The token ids stay as they are: those of ListOps follow an
-order that differed between conversions, and no file states it.
+order that differed between conversions, and no file states it. The length that all sequences are padded to is recorded
+in the manifest as ``padded_length``: the original's runs take it as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,19 @@ def plan(request: Request) -> Plan:
             "parameters": {path.name: file_sha256(path) for path in files.values()},
             "split_rule": "As in the files.",
             "licence": "That of the data in the files, which they do not state.",
+            **_padded_length(files["dev"], task),
         },
         lambda: {split: read(path, task, split) for split, path in files.items()},
     )
+
+
+def _padded_length(path: Path, task: Task) -> dict[str, int]:
+    """The common length of the first sequences of a pickle, if they have one and images do not state it."""
+    if task.shape:
+        return {}
+    first = islice(pickles.elements(path), 64)
+    lengths = {np.size(each["input_ids_0"]) for each in first if isinstance(each, dict) and "input_ids_0" in each}
+    return {"padded_length": lengths.pop()} if len(lengths) == 1 else {}
 
 
 def read(path: Path, task: Task, split: str) -> Iterator[Examples]:

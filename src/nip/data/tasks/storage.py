@@ -131,6 +131,15 @@ def read_manifest(task_name: str, folder: Path | None = None) -> dict[str, Any]:
     return manifest
 
 
+def pickles_length(task_name: str, folder: Path | None = None) -> int | None:
+    """The length that the original's pickles of a task's data are padded to; None for other data, or where none is."""
+    try:
+        length = read_manifest(task_name, folder).get("padded_length")
+    except FileNotFoundError:
+        return None
+    return length if type(length) is int and length > 0 else None
+
+
 def stored(task_name: str, folder: Path | None, description: Mapping[str, Any]) -> bool:
     """Whether the data to be made exists.
 
