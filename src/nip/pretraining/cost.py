@@ -27,7 +27,14 @@ from nip.models.huggingface.sparsify import attention_layers
 
 TRAINING = 3.0
 """FLOPs of a forward and a backward pass over those of a forward pass: the backward pass has twice the products."""
-OPTIMIZER_STATES = {"adam": 2.0, "adamw": 2.0, "lamb": 3.0, "adafactor": 0.1}
+OPTIMIZER_STATES = {
+    "adam": 2.0,
+    "adamw": 2.0,
+    "lamb": 3.0,
+    "lamb-deepspeed": 3.0,
+    "adafactor": 0.1,
+    "adafactor-absolute": 0.1,
+}
 """Numbers of the optimizer for each weight, temporaries of its step included: LAMB's third is its update."""
 FEED_FORWARD = {"bert": 2.0, "roberta-prelayernorm": 2.0, "modernbert": 5.0}
 """Copies of a feed-forward layer's inner states: before and after the activation; ModernBERT's has a gate."""
