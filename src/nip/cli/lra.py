@@ -52,6 +52,9 @@ def lra_command(
         Path | None, option("Run folder.", "--output-dir", "--out", default="runs/TASK-PATTERN-seedSEED")
     ] = None,
     skip_train: Annotated[bool, option("Only test the best weights of a run.", "--skip-train")] = False,
+    weights: Annotated[
+        Path | None, option("With --skip-train: test this .model file of the original instead, and write nothing.")
+    ] = None,
     original_log: Annotated[
         bool, option("Also write the original's log, TASK_MODEL_output.log.", "--original-log")
     ] = False,
@@ -112,17 +115,23 @@ def lra_command(
         given["parameters"] = read_parameters(param)
     if graph is not None:
         given["graph"] = str(graph)
+    if weights is not None and not skip_train:
+        raise ValueError("--weights are tested, not trained: give --skip-train with it.")
     chosen = resolve(given, config, data)
     from nip.runs.process import spin_briefly
 
     spin_briefly()
     from nip.data import runs_folder
     from nip.lra import train
+    from nip.lra.run import evaluate_original_model
     from nip.runs.accuracy import format_result
 
     folder = output_dir if output_dir is not None else runs_folder() / chosen.name
     with warnings_to_stderr():
-        result = train(chosen, folder, data=data, skip_train=skip_train, original_log=original_log)
+        if weights is not None:
+            result = evaluate_original_model(chosen, weights, data=data)
+        else:
+            result = train(chosen, folder, data=data, skip_train=skip_train, original_log=original_log)
     from accelerate import PartialState
 
     if not PartialState().is_main_process:
@@ -130,7 +139,7 @@ def lra_command(
     if as_json:
         print_json(result)
     else:
-        print(f"{format_result(result)}\n{folder}")
+        print(format_result(result) if weights is not None else f"{format_result(result)}\n{folder}")
 
 
 def resolve(given: dict[str, Any], file: Path | None = None, data: Path | None = None) -> RunConfig:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nip.study.execute import Performer
 
 # Options of nip lra that a study sets in other ways.
-OTHERWISE = ("attention", "param", "graph", "seed", "output_dir", "skip_train", "original_log", "as_json")
+OTHERWISE = ("attention", "param", "graph", "seed", "output_dir", "skip_train", "weights", "original_log", "as_json")
 
 
 def register(app: typer.Typer) -> None:

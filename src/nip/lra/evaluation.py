@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from nip.data import Examples, baselines
 from nip.data.masking import IGNORED
@@ -76,8 +78,15 @@ def evaluate(
     return loss_sum / total.asked, total
 
 
-def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, record: bool) -> dict[str, Any]:
-    """Test the best weights.
+def final_test(
+    run: Run,
+    config: RunConfig,
+    splits: Mapping[str, Examples],
+    *,
+    record: bool,
+    original: tuple[Path, Mapping[str, Tensor]] | None = None,
+) -> dict[str, Any]:
+    """Test the best weights, or those of a file of the original.
 
     Parameters
     ----------
@@ -86,6 +95,8 @@ def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, r
     splits : mapping of str to Examples
     record : bool
         Whether to write the result into the run folder.
+    original : (Path, mapping of str to Tensor), optional
+        A ``.model`` file and its weights, to test in the place of the best ones.
 
     Returns
     -------
@@ -94,7 +105,12 @@ def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, r
     """
     folder, examples = run.folder, splits["test"]
     run.accelerator.wait_for_everyone()  # only the first process writes the best weights
-    weights, header = read_tensors(folder.best)
+    if original is None:
+        weights, header = read_tensors(folder.best)
+        origin = {"dev_accuracy": header["dev_accuracy"], "best_step": header["step"]}
+    else:
+        weights = dict(original[1])
+        origin = {"dev_accuracy": None, "best_step": None, "weights": str(original[0])}
     load_weights(run.accelerator, run.state.model, weights)
     indices = indices_to_test(len(examples), config.batch_size, config.seed, config.protocol)
     loss, counts = evaluate(run.state.model, run.accelerator, examples, indices, config)
@@ -111,8 +127,7 @@ def final_test(run: Run, config: RunConfig, splits: Mapping[str, Examples], *, r
         "test_loss": loss,
         "n_test": len(indices),
         **({"n_answers": counts.asked} if examples.task.targets else {}),
-        "dev_accuracy": header["dev_accuracy"],
-        "best_step": header["step"],
+        **origin,
         "steps": progress.step,
         **({} if config.patience is None else {"planned_steps": config.max_steps}),
         "baselines": trivial,

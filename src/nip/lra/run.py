@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ from nip.lra.evaluation import final_test
 from nip.lra.graphs import is_named_pattern, run_pattern
 from nip.lra.model import attention_choice, encoder_config
 from nip.lra.original_log import write_original_log
+from nip.lra.original_model import fitted, original_pattern, read_original_model
 from nip.lra.recipes import recipe
 from nip.lra.record import KIND, OWNED, command_of, make_record
 from nip.lra.task import LabelTask, start_run, write_best
@@ -84,10 +86,7 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     folder = RunFolder(out)
-    splits = {split: open_split(config.task, split, data) for split in ("train", "dev", "test")}
-    if config.cut is not None:
-        splits = {split: examples.cut(config.cut) for split, examples in splits.items()}
-    check_sizes(config, splits)
+    splits = open_splits(config, data)
     if config.batch_size < accelerator.num_processes:
         raise ValueError(
             f"A batch of {config.batch_size} examples cannot be shared by {accelerator.num_processes} processes."
@@ -128,6 +127,52 @@ def train(
                 if accelerator.is_main_process and not skip_train:
                     write_manifest(folder.path, KIND, command_of(config), OWNED, finished=True)
                 return result
+
+
+def evaluate_original_model(config: RunConfig, file: Path, *, data: Path | None = None) -> dict[str, Any]:
+    """Test the weights of a ``.model`` file that the original's ``run_tasks.py`` has written. Nothing is written.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the original's protocol, to repeat its test.
+    file : Path
+    data : Path, optional
+        The data folder; by default `nip.data.data_folder`.
+
+    Returns
+    -------
+    dict
+        As ``result.json``, with the file as ``weights``. Its best step and development accuracy are not known: None.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or of another task, attention or size.
+    OSError
+        If the file or the data cannot be read.
+    """
+    found, layout, softmax = read_original_model(file)
+    accelerator = new_accelerator()
+    splits = open_splits(config, data)
+    config = resolve(config, RunFolder(file), accelerator.device.type)
+    graph = original_pattern(file, config, layout, softmax=softmax)
+    if graph != run_pattern(config) and accelerator.is_main_process:
+        print(f"The blocks that were drawn for {file} are used: it contains its layout.", file=sys.stderr)
+    with Console(None, config.max_steps) as console:
+        model = build_classifier(encoder_config(config), graph, seed=config.seed, backend=config.backend)
+        weights = fitted(file, found, model.state_dict())
+        run = start_run(model, config, RunFolder(file), accelerator, console)
+        return final_test(run, config, splits, record=False, original=(file, weights))
+
+
+def open_splits(config: RunConfig, data: Path | None) -> dict[str, Examples]:
+    """The three splits of the task, cut as configured, with enough examples for the protocol; else a ValueError."""
+    splits = {split: open_split(config.task, split, data) for split in ("train", "dev", "test")}
+    if config.cut is not None:
+        splits = {split: examples.cut(config.cut) for split, examples in splits.items()}
+    check_sizes(config, splits)
+    return splits
 
 
 def write_run_files(run: Run, config: RunConfig, graph: Pattern, measure: str) -> None:

@@ -140,8 +140,9 @@ def format_result(result: Mapping[str, Any]) -> str:
     number = f"{result['n_test']:,} examples"
     if "n_answers" in result:
         number = f"{result['n_answers']:,} answers in {number}"
+    weights = result["weights"] if "weights" in result else f"step {result['best_step']:,}"
     return (
         f"Test accuracy {format_percent(result['test_accuracy'])} (95 % interval {100 * low:.1f}–"
-        f"{format_percent(high)}, {number}) with the weights of step {result['best_step']:,}.\n"
+        f"{format_percent(high)}, {number}) with the weights of {weights}.\n"
         f"{'Learned' if result['learnt'] else 'Not learned'}: {stated}."
     )

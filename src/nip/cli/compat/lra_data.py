@@ -1,4 +1,4 @@
-"""Data of the original's ``run_tasks.py``: its pickles are found and converted on first use."""
+"""Files of the original's ``run_tasks.py``: its pickles, converted on first use, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from nip.cli.output import progress_bar
 
 PLACES = ("LRA/datasets", "datasets", "../datasets", ".")  # relative to the working directory
+MODEL_PLACES = ("LRA/logs", "logs", "../logs", ".")
 
 
 def with_original_data(arguments: Sequence[str]) -> list[str]:
@@ -42,6 +43,34 @@ def with_original_data(arguments: Sequence[str]) -> list[str]:
         pickles = Path(place).expanduser()
         if pickles.is_dir() and holds(pickles, task):
             return [*_without(arguments, "--data"), "--data", str(converted(task.name, pickles))]
+    return list(arguments)
+
+
+def with_original_model(arguments: Sequence[str]) -> list[str]:
+    """Arguments of ``nip lra``, with ``--weights`` set to the original's checkpoint if only that can be tested.
+
+    With ``--skip-train`` and no best weights in the run folder, ``TASK_ATTN_output.model`` is searched in the folder of
+    ``--output-dir`` and in `MODEL_PLACES`.
+    """
+    from nip.cli.lra import resolve
+    from nip.locations import runs_folder
+    from nip.lra import RunFolder
+
+    words = {word.partition("=")[0] for word in arguments}
+    if "--skip-train" not in words or words & {"--weights", "--graph", "--config"}:
+        return list(arguments)
+    model = _value(arguments, "--attention") or _value(arguments, "--model")
+    seed = _value(arguments, "--seed") or ""
+    named = {"model": model, "task": _value(arguments, "--task"), "seed": int(seed) if seed.isdigit() else None}
+    config = resolve({name: value for name, value in named.items() if value is not None})
+    out = _value(arguments, "--output-dir") or _value(arguments, "--out")
+    folder = Path(out).expanduser() if out is not None else runs_folder() / config.name
+    if RunFolder(folder).best.is_file():
+        return list(arguments)
+    for place in (*([out] if out is not None else []), *MODEL_PLACES):
+        file = Path(place).expanduser() / f"{config.task}_{config.model}_output.model"
+        if file.is_file():
+            return [*(word for word in arguments if word != "--original-log"), "--weights", str(file)]
     return list(arguments)
 
 
