@@ -54,9 +54,31 @@ def test_given_flags_are_kept(tmp_path):
     assert words_of(search, "--save_steps") == "0.1"
 
 
+def test_the_originals_objective(tmp_path):
+    to = ("--output_dir", str(tmp_path))
+    search = read_search([*MODEL, "--task_name", "mrpc", "--objective", "sum", *to])
+    assert (search.metric, search.direction) == ("sum", "maximize")
+    for flag in ("--eval_steps", "--save_steps"):
+        assert words_of(search, flag) == "200"
+    assert words_of(search, "--eval_strategy") == words_of(search, "--save_strategy") == "steps"
+    assert words_of(search, "--metric_for_best_model") == "accuracy"  # early stopping watches it
+    plain = read_search([*MODEL, "--task_name", "mrpc", *to])
+    assert plain.described() == read_search([*MODEL, "--task_name", "mrpc", "--objective", "metric", *to]).described()
+    assert plain.described() != search.described()  # another search: the study is not shared
+    given = read_search([*MODEL, "--task_name", "rte", "--objective=sum", "--eval_strategy", "epoch", *to])
+    assert "--eval_steps" not in given.argv and words_of(given, "--save_strategy") == "epoch"
+    given = read_search([*MODEL, "--task_name", "rte", "--objective=sum", "--eval_steps", "50", *to])
+    assert words_of(given, "--eval_steps") == words_of(given, "--save_steps") == "50"
+    assert given.argv.count("--eval_steps") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["--task_name", "mrpc", "--objective", "sum", "--metric", "f1"], "maximized as it is. Leave --metric f1 out"),
+        (["--task_name", "mrpc", "--objective", "sum", "--direction", "minimize"], "Leave --direction minimize out"),
+        (["qa", "--dataset_name", "squad", "--objective", "sum"], "metrics of a GLUE task; nip hpo qa takes --metric"),
+        (["--task_name", "mrpc", "--objective", "product"], "invalid choice: 'product'"),
         (["cook"], "no command 'cook' to search for. The commands are glue, mlm, qa, summarization"),
         (["glue", "--task_name", "chess"], "chess"),
         (["--task_name", "rte", "--trials", "0"], "--trials must be an integer of at least 1. Got 0"),

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from nip.finetuning.search import run as hpo
 from nip.finetuning.search.arguments import Search
-from nip.finetuning.search.run import read_evaluations, run_search
+from nip.finetuning.search.run import read_evaluations, read_value, run_search
 from nip.finetuning.search.space import Range, grid_points
 from nip.finetuning.search.study import enqueue, open_storage, open_study
 
@@ -165,6 +165,28 @@ def test_a_trial_marked_as_lost_is_retried(tmp_path, monkeypatch, capsys):
     assert found["counts"] == {"complete": 4, "pruned": 0, "fail": 0, "running": 0, "waiting": 0}
     assert f"trial {closed[0]} was marked as lost" in capsys.readouterr().err
     assert len(starts(tmp_path)) == 5
+
+
+def test_the_sum_of_the_metrics_at_the_last_evaluation(tmp_path):
+    rows = [
+        {"step": 200, "split": "dev", "loss": 0.5, "accuracy": 0.7, "f1": 0.8, "combined_score": 0.75, "seconds": 9.0},
+        {"step": 201, "split": "train", "loss": 0.4},
+        {"step": 400, "split": "dev", "loss": 0.6, "accuracy": 0.6, "f1": 0.75, "combined_score": 0.675, "tokens": 99},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    best = {"accuracy": 0.7, "f1": 0.8, "combined_score": 0.75, "loss": 0.5}
+    (tmp_path / "result.json").write_text(json.dumps({"metrics": best}))
+    assert read_evaluations(tmp_path / "metrics.jsonl", "sum") == pytest.approx([1.5, 1.35])
+    assert read_value(tmp_path, "sum") == (pytest.approx(1.35), None)
+    (tmp_path / "metrics.jsonl").write_text("")  # a run shorter than 200 steps
+    assert read_value(tmp_path, "sum") == (pytest.approx(1.5), None)
+
+
+def test_a_search_for_the_sum(tmp_path, capsys):
+    found = run_search(search(tmp_path, metric="sum"), STAND_IN)
+    assert found["metric"] == "sum" and found["best"]["parameters"]["learning_rate"] == 0.3
+    assert found["best"]["value"] == pytest.approx(0.895)  # its last evaluation; that of the best weights is 0.9
+    assert "sum 0.8950" in capsys.readouterr().err
 
 
 def test_a_missing_metric(tmp_path):

@@ -27,6 +27,8 @@ from nip.finetuning.search.space import (
 from nip.finetuning.search.study import PRUNERS, SAMPLERS
 
 MINIMIZED = ("loss", "perplexity")
+SUM = "sum"  # as the metric of a search: see `nip.finetuning.search.run.read_evaluations`
+STEPS_OF_SUM = 200  # between evaluations, as in the original's search
 DEFAULT_TRIALS = 30
 DATABASE = "search.db"  # in the folder of the search, unless --storage names another
 ALIASES = {"--out": "--output-dir", "--n-trials": "--trials", "--study-name": "--study"}
@@ -54,6 +56,7 @@ class Search:
     study : str
         The study's name in it.
     metric : str
+        ``sum`` for the sum of a GLUE task's metrics.
     direction : {"maximize", "minimize"}
     workers : int
         Concurrent trials on this machine.
@@ -129,6 +132,13 @@ def _parser(program: str) -> _Parser:
         "--pruner", choices=PRUNERS, default="median", help="Rule that stops unpromising trials early. Default: median."
     )
     add("--metric", help="Metric to optimize. Default: the task's.")
+    add(
+        "--objective",
+        choices=("metric", SUM),
+        default="metric",
+        help="metric: --metric of the best evaluation. sum: the sum of the task's metrics at the last evaluation, "
+        f"evaluated every {STEPS_OF_SUM} steps, as the original's search (glue only). Default: metric.",
+    )
     add("--direction", choices=("maximize", "minimize"), help="Direction. Default: by the metric.")
     add(
         "--patience",
@@ -167,6 +177,12 @@ def read_search(argv: Sequence[str], program: str = "nip hpo") -> Search:
         raise ValueError(f"--study takes a name. Got {own.study!r} instead.")
     if own.storage is not None and not own.storage.strip():
         raise ValueError(f"--storage takes the URL of a database. Got {own.storage!r} instead.")
+    if own.objective == SUM:
+        if command != "glue":
+            raise ValueError(f"--objective sum adds up the metrics of a GLUE task; nip hpo {command} takes --metric.")
+        for name, value in (("metric", own.metric), ("direction", own.direction)):
+            if value is not None:
+                raise ValueError(f"--objective sum is maximized as it is. Leave --{name} {value} out.")
     task = _value_of(rest, "task_name")
     space = read_space(own.space if own.space is not None else default_space(command, task))
     if own.sampler == "grid":
@@ -187,7 +203,8 @@ def read_search(argv: Sequence[str], program: str = "nip hpo") -> Search:
             return parsed
 
     point = to_flags({name: entry.low if isinstance(entry, Range) else entry[0] for name, entry in space.items()})
-    fixed = _trial_flags(rest, read([*rest, *point, "--do_train"]), own.patience, metric, direction)
+    summed = own.objective == SUM
+    fixed = _trial_flags(rest, read([*rest, *point, "--do_train"]), own.patience, metric, direction, summed=summed)
     read([*fixed, *point])  # raises on contradictions with the flags that were added
     given = read(fixed).given
     both = [name for name in space if name in given or (name == "warmup_ratio" and "warmup_steps" in given)]
@@ -206,8 +223,8 @@ def read_search(argv: Sequence[str], program: str = "nip hpo") -> Search:
         trials=trials,
         storage=own.storage or f"sqlite:///{folder / DATABASE}",
         study=own.study or f"{command}-{task or 'files'}",
-        metric=metric,
-        direction=direction,
+        metric=SUM if summed else metric,
+        direction="maximize" if summed else direction,
         workers=own.workers,
         seed=int(_value_of(rest, "seed") or 42),
         keep_all=own.keep_all,
@@ -216,19 +233,26 @@ def read_search(argv: Sequence[str], program: str = "nip hpo") -> Search:
     )
 
 
-def _trial_flags(given: Sequence[str], read: Command, patience: int, metric: str, direction: str) -> list[str]:
+def _trial_flags(
+    given: Sequence[str], read: Command, patience: int, metric: str, direction: str, *, summed: bool
+) -> list[str]:
     """The flags of every trial: those given, and the evaluation, checkpoints and early stopping that a search needs."""
     flags = list(given)
     for name in ("do_train", "do_eval"):
         if name not in read.given or name not in {word[2:].partition("=")[0] for word in given}:
             flags.append(f"--{name}")
+    usual = "steps" if summed else "epoch"
     if "eval_strategy" not in read.given:
-        flags += ["--eval_strategy", "epoch"]
+        flags += ["--eval_strategy", usual]
+    eval_steps = _value_of(given, "eval_steps") if "eval_steps" in read.given else None
+    if summed and eval_steps is None and "eval_strategy" not in read.given:
+        eval_steps = str(STEPS_OF_SUM)
+        flags += ["--eval_steps", eval_steps]
     if "save_strategy" not in read.given:
-        strategy = str(read.training.eval_strategy.value) if "eval_strategy" in read.given else "epoch"
+        strategy = str(read.training.eval_strategy.value) if "eval_strategy" in read.given else usual
         flags += ["--save_strategy", strategy]
-        if "eval_steps" in read.given and "save_steps" not in read.given:
-            flags += ["--save_steps", str(_value_of(given, "eval_steps"))]  # as given: below 1 a fraction of the steps
+        if eval_steps is not None and "save_steps" not in read.given:
+            flags += ["--save_steps", eval_steps]  # as given: below 1 a fraction of the steps
     if "save_total_limit" not in read.given:
         flags += ["--save_total_limit", "1"]
     if "metric_for_best_model" not in read.given:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,8 +28,9 @@ import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
 from nip.finetuning.arguments import print_notice
+from nip.finetuning.glue.metrics import METRICS
 from nip.finetuning.output_dir import owned_folder
-from nip.finetuning.search.arguments import DATABASE, Search, read_search
+from nip.finetuning.search.arguments import DATABASE, SUM, Search, read_search
 from nip.finetuning.search.page import write_page
 from nip.finetuning.search.space import Range, space_size, suggest, to_flags
 from nip.finetuning.search.study import (
@@ -277,16 +278,36 @@ def _wait_or_prune(state: _SearchState, trial: optuna.Trial, process: Worker, me
 
 
 def read_evaluations(metrics: Path, metric: str) -> list[float]:
-    """The evaluations of a run so far, from its ``metrics.jsonl``."""
+    """The evaluations of a run so far, from its ``metrics.jsonl``; of ``sum`` the sum of a GLUE task's metrics."""
     if not metrics.is_file():
         return []
     rows = [row for row in read_metrics(metrics) if row["split"] == "dev"]
+    if metric == SUM:
+        return [total for row in rows if (total := sum_of(row)) is not None]
     return [row[metric] for row in rows if row.get(metric) is not None]
 
 
+def sum_of(figures: Mapping[str, Any]) -> float | None:
+    """The sum of a GLUE task's metrics, without loss, times and the mean ``combined_score``; None if one has no value.
+
+    Examples
+    --------
+    >>> sum_of({"loss": 0.3, "accuracy": 0.75, "f1": 0.5, "combined_score": 0.625, "seconds": 9.0})
+    1.25
+    """
+    own = [value for name, value in figures.items() if name in METRICS]
+    return None if not own or None in own else float(sum(own))
+
+
 def read_value(folder: Path, metric: str) -> tuple[float | None, str | None]:
-    """The metric of a finished run, or why it has none."""
+    """The metric of a finished run, or why it has none.
+
+    Of ``sum`` it is that of the last evaluation while training, whose weights are not those that are kept.
+    """
     metrics = json.loads((folder / "result.json").read_text("utf-8"))["metrics"]
+    if metric == SUM:
+        last = read_evaluations(folder / "metrics.jsonl", metric)[-1:]
+        metrics = {**metrics, SUM: last[0] if last else sum_of(metrics)}
     if metrics.get(metric) is None:
         return None, f"the run has no metric {metric!r}; it has {', '.join(metrics)}"
     value = float(metrics[metric])
