@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
 
 from nip.finetuning.evaluate_checkpoints import evaluate_checkpoints, evaluation_argv, prediction_argv, without
 from nip.finetuning.glue import task as glue
@@ -54,6 +56,54 @@ def test_checkpoints_of_a_masked_language_model(model: Path, text: Path, tmp_pat
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     expected = [row["perplexity"] for row in rows if row["split"] == "dev"]
     assert [row["perplexity"] for row in evaluate_checkpoints(out)] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """A folder of masked language models as transformers saves them, and of what is none."""
+    folder = tmp_path_factory.mktemp("plain")
+    for step in (100, 20):
+        torch.manual_seed(step)
+        config = BertConfig.from_pretrained(model)
+        BertForMaskedLM(config).save_pretrained(folder / f"checkpoint-{step}")
+        for file in model.glob("tokenizer*"):
+            shutil.copy(file, folder / f"checkpoint-{step}")
+    (folder / "checkpoint-300").mkdir()  # without a model
+    (folder / "logs").mkdir()
+    return folder
+
+
+def test_plain_checkpoints_are_evaluated_densely(plain: Path, text: Path, tmp_path: Path, capsys: Any):
+    flags = ["--validation_file", str(text), "--max_seq_length", "16", "--block_size", "4"]
+    rows = evaluate_checkpoints(plain, tmp_path / "all.json", flags)
+    assert "2 checkpoints are evaluated by nip mlm " in capsys.readouterr().err
+    assert [row["step"] for row in rows] == [20, 100]
+    for row in rows:
+        of = ["--model_name_or_path", row["checkpoint"], "--do_eval", "--output_dir", str(tmp_path / str(row["step"]))]
+        alone = masked_lm.main([*flags, "--attention", "softmax", *of])
+        assert row["perplexity"] == pytest.approx(alone["metrics"]["perplexity"], rel=1e-6)
+    assert sorted(path.name for path in plain.iterdir()) == [*(f"checkpoint-{n}" for n in (100, 20, 300)), "logs"]
+
+
+def test_plain_checkpoints_that_are_not_evaluated(plain: Path, model: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no run\.json\), and no folders checkpoint-N of models"):
+        evaluate_checkpoints(tmp_path)
+    copied = tmp_path / "plain"
+    shutil.copytree(plain, copied)
+    (copied / "checkpoints.json").write_text('{"notes": "mine"}')
+    with pytest.raises(ValueError, match=r"checkpoints\.json exists and is not of nip checkpoints"):
+        evaluate_checkpoints(copied, more=["--validation_file", "a.txt"])
+    assert (copied / "checkpoints.json").read_text() == '{"notes": "mine"}'
+    (copied / "checkpoints.json").rename(copied / "checkpoints.svg")
+    with pytest.raises(ValueError, match=r"checkpoints\.svg exists and is not of nip checkpoints"):
+        evaluate_checkpoints(copied, more=["--validation_file", "a.txt"])
+    config = copied / "checkpoint-100" / "config.json"
+    config.write_text(config.read_text().replace("BertForMaskedLM", "BertForQuestionAnswering"))
+    with pytest.raises(ValueError, match=r"checkpoint-20 is a model for nip mlm, .*checkpoint-100 one for nip qa"):
+        evaluate_checkpoints(copied)
+    config.write_text(config.read_text().replace("BertForQuestionAnswering", "BertModel"))
+    with pytest.raises(ValueError, match="checkpoint-100 is a model of BertModel; checkpoints end in ForMaskedLM"):
+        evaluate_checkpoints(copied)
 
 
 def test_predictions_of_a_saved_model(trained: Path, tmp_path: Path):

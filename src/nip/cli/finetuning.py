@@ -46,7 +46,7 @@ def passed_on(module: str, says: str) -> Callable[[typer.Context], None]:
 
 def checkpoints(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="Output folder of a finetuning run.")],
+    run: Annotated[Path, typer.Argument(help="Output folder of a finetuning run, or a folder of models checkpoint-N.")],
     output: Annotated[
         Path | None,
         option("JSON file to write; the plot is next to it.", "--output", "--out", default="RUN/checkpoints.json"),
@@ -56,6 +56,8 @@ def checkpoints(
     """Evaluate every checkpoint of a finetuning run: one JSON file and a plot. Other options are the task's.
 
     Example: nip checkpoints runs/glue-mrpc-hypercube-seed42 --per_device_eval_batch_size 64
+
+    Example: nip checkpoints models/wikitext --dataset_name wikitext --dataset_config_name wikitext-103-raw-v1
     """
     _spin_briefly()
     from nip.finetuning.evaluate_checkpoints import evaluate_checkpoints

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shlex
 import sys
 import tempfile
 from argparse import ArgumentParser
@@ -16,10 +17,19 @@ from typing import Any, NoReturn
 from nip.atomic import replacing
 from nip.finetuning.commands import COMMANDS
 from nip.finetuning.output_dir import checkpoints, is_complete
-from nip.runs.folder import read_run_file, write_json
+from nip.runs.folder import read_json, read_run_file, write_json
 
 FILES = ("train_file", "validation_file", "test_file")
 SOURCES = ("data_dir", "dataset_name")
+HEADS = {
+    "ForMaskedLM": "mlm",
+    "ForPreTraining": "mlm",
+    "BertLMHeadModel": "mlm",  # how the original saves them
+    "ForSequenceClassification": "glue",
+    "ForQuestionAnswering": "qa",
+    "ForConditionalGeneration": "summarization",
+}
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 # Flags of training, and those that the saved model's configuration replaces.
 NOT_FOR_EVALUATION = (
     *("do_train", "do_eval", "do_predict", "output_dir", "overwrite_output_dir", "resume_from_checkpoint"),
@@ -40,11 +50,11 @@ def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[s
     Parameters
     ----------
     folder : Path
-        The output folder of a finetuning command.
+        The output folder of a finetuning command, or any folder of models called ``checkpoint-N``.
     out : Path, optional
         The JSON file, by default ``checkpoints.json`` in the folder; the chart is an SVG of the same name.
     more : sequence of str
-        Flags that differ from the run's, such as another ``--validation_file``.
+        Flags that differ from the run's, such as another ``--validation_file``; of plain checkpoints, all flags.
 
     Returns
     -------
@@ -55,29 +65,88 @@ def evaluate_checkpoints(folder: Path, out: Path | None = None, more: Sequence[s
     Raises
     ------
     ValueError
-        If the folder contains no run, or no checkpoints.
+        If the folder contains no run and no checkpoints, checkpoints are of different tasks, or `out` is another file.
     """
     run = read_run_file(folder) if folder.is_dir() else None
-    if run is None or run.get("kind") not in COMMANDS:
-        raise ValueError(f"{folder} holds no finetuning run: there is no run.json.")
-    found = [(step, each) for step, each in checkpoints(folder) if is_complete(each, step)]
-    last = (run.get("trained") or {}).get("best_step")
-    if last is not None and last not in [step for step, _ in found] and (folder / "config.json").is_file():
-        found = sorted([*found, (last, folder)])
-    if not found:
-        raise ValueError(f"{folder} has no checkpoints: train with --save_steps.")
-    main = COMMANDS[run["kind"]].load().main
-    argv = evaluation_argv(run, more)
-    out = out or folder / "checkpoints.json"
+    if run is not None and run.get("kind") in COMMANDS:
+        found = [(step, each) for step, each in checkpoints(folder) if is_complete(each, step)]
+        last = (run.get("trained") or {}).get("best_step")
+        if last is not None and last not in [step for step, _ in found] and (folder / "config.json").is_file():
+            found = sorted([*found, (last, folder)])
+        if not found:
+            raise ValueError(f"{folder} has no checkpoints: train with --save_steps.")
+        kind, argv = run["kind"], evaluation_argv(run, more)
+        out = out or folder / "checkpoints.json"
+    else:
+        found = plain_checkpoints(folder)
+        kind, argv = _command_for(found), plain_argv(found, more)
+        out = out or folder / "checkpoints.json"
+        for file in (out, out.with_suffix(".svg")):
+            if file.exists() and not _is_table(out):
+                raise ValueError(f"{file} exists and is not of nip checkpoints. Name another file with --output.")
+        print(f"{len(found)} checkpoints are evaluated by nip {kind} {shlex.join(argv)}", file=sys.stderr)
+    main = COMMANDS[kind].load().main
     rows = _read_unfinished(out, found, more)
     for step, checkpoint in found[len(rows) :]:
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
             command = [*argv, "--do_eval", "--model_name_or_path", str(checkpoint), "--output_dir", scratch]
-            result = main(command, program=f"nip {run['kind']}")
+            result = main(command, program=f"nip {kind}")
         rows.append({"checkpoint": str(checkpoint), "step": step, "flags": list(more), **result["metrics"]})
         write_json(out, rows)
     draw_checkpoints(rows, out.with_suffix(".svg"))
     return rows
+
+
+def plain_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The models in the folders ``checkpoint-N`` of a folder that no run of ours has written, with their N.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    there = checkpoints(folder) if folder.is_dir() else []
+    found = [
+        (step, each)
+        for step, each in there
+        if (each / "config.json").is_file() and any(next(each.glob(name), None) for name in MODEL_FILES)
+    ]
+    if not found:
+        raise ValueError(
+            f"{folder} holds no finetuning run (there is no run.json), and no folders checkpoint-N of models with "
+            "config.json and weights."
+        )
+    return found
+
+
+def _command_for(found: Sequence[tuple[int, Path]]) -> str:
+    """The command that evaluates some checkpoints, by the class of model that their ``config.json`` names."""
+    named = {each: (read_json(each / "config.json").get("architectures") or ["no class"])[0] for _, each in found}
+    kinds = {each: next((kind for end, kind in HEADS.items() if str(name).endswith(end)), None)
+             for each, name in named.items()}  # fmt: skip
+    for each, kind in kinds.items():
+        if kind is None:
+            raise ValueError(f"{each} is a model of {named[each]}; checkpoints end in {', '.join(HEADS)}.")
+        if kind != kinds[found[0][1]]:
+            raise ValueError(f"{found[0][1]} is a model for nip {kinds[found[0][1]]}, {each} one for nip {kind}.")
+    return str(kinds[found[0][1]])
+
+
+def plain_argv(found: Sequence[tuple[int, Path]], more: Sequence[str]) -> list[str]:
+    """The flags that evaluate plain checkpoints: dense where neither the flags nor the models name a graph."""
+    from nip.models.huggingface.config import ENTRY
+
+    over_graph = any(ENTRY in read_json(each / "config.json") for _, each in found)
+    return list(more) if over_graph else dense_unless_named(more or ["--attention", "softmax"])
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is the JSON table of an earlier evaluation."""
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(rows, list) and all(isinstance(row, dict) and {"checkpoint", "step"} <= set(row) for row in rows)
 
 
 def _read_unfinished(out: Path, found: Sequence[tuple[int, Path]], more: Sequence[str]) -> list[dict[str, Any]]:
