@@ -11,7 +11,6 @@ import pytest
 import typer
 
 from nip.cli import app, main
-from nip.cli.compat import pretraining_flags as original_pretraining
 from nip.cli.compat.pretraining_flags import ALWAYS, KNOWN, NOTHING, UNUSED, flags, today
 from nip.cli.pretrain import read_file, resolve
 from nip.data.corpus import Settings as CorpusSettings
@@ -113,7 +112,7 @@ def test_every_flag_of_the_original(nip, corpus, tmp_path, monkeypatch):
     words = ["--dataset_path", str(corpus), "--output_dir", str(tmp_path), *shlex.split(ORIGINAL)]
     words += ["--tokenizer_name", str(corpus / "tokenizer")]
     with monkeypatch.context() as there:
-        there.setattr(original_pretraining.torch.accelerator, "is_available", lambda: True)
+        there.setattr("torch.accelerator.is_available", lambda: True)
         asked = asked_for(words)
     settings = asked.settings
     assert asked.output_dir == tmp_path / "job-3"

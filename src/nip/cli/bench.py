@@ -14,6 +14,7 @@ from nip import graphs
 from nip.atomic import replacing
 from nip.cli.options import Json, integer, number, option, split
 from nip.cli.output import emit, print_json
+from nip.graphs.pattern import check_int
 
 ALL_PASSES = ("forward", "backward", "forward+backward")
 ALL_PATTERNS = ",".join(graphs.PATTERNS)
@@ -130,6 +131,30 @@ def lengths(text: str) -> list[int]:
     return [integer(each, "A sequence length") for each in split(text)]
 
 
+def check_sizes(command: str, patterns: Sequence[str] = (), **sizes: int | Sequence[int] | None) -> None:
+    """Check options before torch is imported, which takes seconds.
+
+    Parameters
+    ----------
+    command : str
+        For the message.
+    patterns : sequence of str, default=()
+        Names of patterns.
+    **sizes : int or sequence of int or None
+        Numbers that must be at least 1, by the names of parameters; None is not given.
+
+    Raises
+    ------
+    ValueError
+        If there is no such pattern, or a number is below 1.
+    """
+    for name in patterns:
+        graphs.pattern_parameters(name)
+    for name, value in sizes.items():
+        for each in [value] if isinstance(value, int) else value or ():
+            check_int(name, each, command, minimum=1)
+
+
 def attention_command(
     more_lengths: Annotated[
         list[str] | None, typer.Argument(metavar="TOKENS", help="Sequence lengths, in addition to --seq-len.")
@@ -174,6 +199,9 @@ def attention_command(
         raise ValueError(f"--threads must be an integer of at least 1. Got {threads} instead.")
     all_lengths = lengths(",".join([*split(seq_len or ""), *(more_lengths or ())]) or "1024,2048")
     directions = ALL_PASSES if passes == "all" else tuple(split(passes))
+    blocks = [integer(block, "--block-size") for block in split(block_size)]
+    sizes = {"batch": batch, "heads": heads, "head_dim": head_dim, "repeats": repeats}
+    check_sizes("bench attention", split(attention), n_tokens=all_lengths, block_size=blocks, **sizes)
 
     import torch
     from rich.console import Console
@@ -188,9 +216,9 @@ def attention_command(
     if threads is not None:
         torch.set_num_threads(threads)
     cases = [
-        Case(name, tokens, integer(block, "--block-size"), batch, heads, head_dim, kind)
+        Case(name, tokens, block, batch, heads, head_dim, kind)
         for kind in split(dtype)
-        for block in split(block_size)
+        for block in blocks
         for name in split(attention)
         for tokens in all_lengths
     ]
@@ -248,6 +276,11 @@ def gpu_command(
 
     Example: nip bench gpu --attention hypercube --seq-len 4096,16384 --output gpu.md
     """
+    n_tokens = lengths(seq_len) if seq_len else None
+    sizes = {"block_size": block_size, "batch": batch, "heads": heads, "head_dim": head_dim}
+    check_sizes("bench attention", split(attention), n_tokens=n_tokens, **sizes)
+    check_sizes("bench gpu", repeats=repeats)
+
     from nip.bench import Case, gpu
     from nip.bench.agreement import TOLERANCE, agreements
 
@@ -259,7 +292,7 @@ def gpu_command(
         Case(name, tokens, block_size, batch, heads, head_dim, kind)
         for kind in dtypes
         for name in split(attention)
-        for tokens in (lengths(seq_len) if seq_len else gpu.LENGTHS)
+        for tokens in n_tokens or gpu.LENGTHS
     ]
     if not cases:
         raise ValueError("There is nothing to measure. Name a pattern and a sequence length.")
@@ -295,6 +328,8 @@ def scoring_command(
 
     Example: nip bench scoring --attention hypercube,local --seq-len 4096,65536
     """
+    check_sizes("bench scoring", split(attention), seq_len=lengths(seq_len), block_size=block_size, repeats=repeats)
+
     from nip.bench import scoring
 
     rows = list(scoring.bench_scoring(split(attention), lengths(seq_len), block_size, repeats=repeats))
@@ -325,6 +360,9 @@ def step_command(
 
     Example: nip bench step --backends native,gather --ways own
     """
+    check_sizes("a run", [attention], batch_size=batch_size, seq_len=seq_len)
+    check_sizes("bench step", repeats=repeats)
+
     from nip.bench import step
 
     settings: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "repeats": repeats}
@@ -365,20 +403,27 @@ def encoder_command(
 
     Example: nip bench encoder --seq-len 2048 --dropout 0 --pass training
     """
+    n_tokens, probabilities = lengths(seq_len), [number(text, "Dropout") for text in split(dropout)]
+    sizes = {"layers": layers, "width": width, "heads": heads, "batch": batch, "block_size": block_size}
+    check_sizes("bench encoder", split(attention), n_tokens=n_tokens, repeats=repeats, **sizes)
+    for name, values in (("attention_dropout", probabilities), ("hidden_dropout", [hidden_dropout])):
+        if not all(0 <= value < 1 for value in values):
+            raise ValueError(f"The '{name}' parameter of bench encoder must be in [0, 1).")
+
     from nip.bench import huggingface
     from nip.finetuning.datasets import disable_progress_bars
 
     disable_progress_bars()
     given = {"layers": layers, "width": width, "heads": heads}
-    sizes: dict[str, Any] = {name: size for name, size in given.items() if size is not None}
-    if model is not None and sizes:
-        raise ValueError(f"--{next(iter(sizes))} is given by --model-name-or-path. Leave it out.")
-    make = partial(huggingface.Encoder, **sizes) if model is None else partial(huggingface.Encoder.saved, model)
+    own: dict[str, Any] = {name: size for name, size in given.items() if size is not None}
+    if model is not None and own:
+        raise ValueError(f"--{next(iter(own))} is given by --model-name-or-path. Leave it out.")
+    make = partial(huggingface.Encoder, **own) if model is None else partial(huggingface.Encoder.saved, model)
     more: dict[str, Any] = {"hidden_dropout": hidden_dropout, "dtype": dtype, "optimizer": optimizer}
     encoders = [
         make(n, batch=batch, block_size=block_size, attention_dropout=probability, **more)
-        for probability in [number(text, "Dropout") for text in split(dropout)]
-        for n in lengths(seq_len)
+        for probability in probabilities
+        for n in n_tokens
     ]
     if not encoders:
         raise ValueError("There is nothing to measure. Name a sequence length and a dropout.")
@@ -416,10 +461,15 @@ def pretrain_command(
 
     Example: nip bench pretrain --seq-len 2048 --attention hypercube,bigbird
     """
-    from nip.bench import pretrain
-
     if tokens < 1:
         raise ValueError(f"--tokens must be an integer of at least 1. Got {tokens} instead.")
+    sizes = {"layers": layers, "width": width, "heads": heads, "vocab_size": vocab_size, "block_size": block_size}
+    check_sizes("bench pretrain", split(attention), n_tokens=lengths(seq_len), repeats=repeats, **sizes)
+    if not 0 < masked <= 1:
+        raise ValueError(f"The share of masked tokens must be above 0, at most 1. Got {masked} instead.")
+
+    from nip.bench import pretrain
+
     model = (layers, width, heads, vocab_size, block_size, family, masked, bf16)
     problems = [pretrain.Problem(n, max(1, tokens // max(n, 1)), *model) for n in lengths(seq_len)]
     if not problems or not split(outputs):
@@ -443,6 +493,8 @@ def corpus_command(
 
     Example: nip bench corpus --from texts --tokenizer bert-base-uncased --megabytes 1000
     """
+    check_sizes("bench corpus", megabytes=megabytes, jobs=None if jobs == -1 else jobs)
+
     from rich.console import Console
 
     from nip.bench import corpus

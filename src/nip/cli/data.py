@@ -327,6 +327,8 @@ def labelled_texts_command(
     """
     from nip.data.offline.labelled_texts import SETS, write_set
 
+    if seed < 0:
+        raise ValueError(f"--seed must be an integer of at least 0. Got {seed} instead.")
     found = _find({name: each.origin for name, each in SETS.items()}, source, place or ())
     made = [write_set(name, origin, output_dir, seed) for name, origin in found.items()]
     if as_json:
@@ -381,6 +383,8 @@ def show_command(
 
     if count < 1:
         raise ValueError(f"--count must be an integer of at least 1. Got {count} instead.")
+    if index < 0:
+        raise ValueError(f"--index must be an integer of at least 0. Got {index} instead.")
     examples = data.open_split(task, split, folder)
     if picture is not None:
         if picture.suffix.lower() != ".png":

@@ -51,7 +51,7 @@ class WithOriginalFlags(TyperGroup):
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     command = with_options(pretrain_command, [_option(name) for name in FIELDS if name != "parameters"])
-    group = typer.Typer(cls=WithOriginalFlags, callback=command, invoke_without_command=True, no_args_is_help=True)
+    group = typer.Typer(cls=WithOriginalFlags, callback=command, invoke_without_command=True)
     group.command("grid")(grid_command)
     app.add_typer(group, name="pretrain", rich_help_panel="Train")
 

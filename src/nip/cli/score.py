@@ -212,6 +212,8 @@ def compare_command(
                 print(f"nip: {name} is left out. {error}", file=sys.stderr)
     if len(sizes) > 1 and sort is None:
         sort = curve.DEFAULT_SCORE if depth is None else table.default_sort(depth)
+    if jobs == 0:
+        raise ValueError("--jobs must be an integer of at least 1, or −1 for one process per core. Got 0 instead.")
     rows = table.compare(chosen, block_size, sort=sort, depth=depth, jobs=jobs)
     sort = sort or table.default_sort(depth)
     shown = ", ".join(str(size) for size in sorted({row.score.n_vertices for row in rows}))

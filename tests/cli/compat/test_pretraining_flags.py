@@ -9,7 +9,7 @@ from nip.pretraining.settings import FIELDS
     ("gpu", "bf16", "precision"), [(True, True, "fp16"), (False, True, "bf16"), (False, False, "fp32")]
 )
 def test_fp16_of_the_original_needs_a_gpu(gpu, bf16, precision, monkeypatch):
-    monkeypatch.setattr(original_pretraining.torch.accelerator, "is_available", lambda: gpu)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: gpu)
     monkeypatch.setattr(original_pretraining, "computes_bf16", lambda: bf16)
     found, notices = today([("fp16", None)])
     assert found == [("precision", precision)]

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from nip.processor import computes_bf16
 
 Pairs = list[tuple[str, str | None]]
@@ -329,6 +327,8 @@ def _markers(old: dict[str, str | None], found: Pairs, notices: list[str]) -> No
 
 def _half(notices: list[str]) -> str:
     """The precision of --fp16: fp16 on a GPU; a CPU is minutes slower than in fp32."""
+    import torch  # takes seconds: other command lines are read without it
+
     if torch.accelerator.is_available():
         return "fp16"
     instead = "bf16" if computes_bf16() else "fp32"

@@ -22,7 +22,7 @@ from nip.data.corpus.clean import Read, chunk_names, clean_part, open_chunk, par
 from nip.data.corpus.corpus import FORMAT, KIND, RULES, read_manifest
 from nip.data.corpus.dedup import Fate, fates
 from nip.data.corpus.files import Piece, cut, find_files, find_form, unpack_large
-from nip.data.corpus.processes import Progress, Run, runner
+from nip.data.corpus.processes import Progress, Run, check_jobs, runner
 from nip.data.corpus.settings import Settings
 from nip.data.corpus.shards import FATES, SPLITS, TOKENIZER, kept, shard_chunk
 from nip.data.corpus.tokenizer import (
@@ -88,6 +88,7 @@ def build_corpus(
     OSError
         If the source does not exist, or the disk is full. Finished parts stay.
     """
+    check_jobs(jobs)
     out = Path(out).expanduser()
     asked = {"source": origin, "licence": licence, "settings": asdict(settings)}
     source = Path(origin).expanduser().resolve()

@@ -16,7 +16,7 @@ from nip.atomic import replacing
 from nip.data.corpus.files import Piece, cut, find_files, find_form, unpack_large
 from nip.data.corpus.minhash import text_hash
 from nip.data.corpus.normalize import normalize, sentences
-from nip.data.corpus.processes import runner
+from nip.data.corpus.processes import check_jobs, runner
 from nip.data.corpus.read import documents
 
 _PART = 32 << 20  # bytes per task
@@ -46,6 +46,7 @@ def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcor
     ValueError
         If a file is damaged or has another format, or there is no article.
     """
+    check_jobs(jobs)
     files = [(file, find_form(file, "books")) for file in find_files(origin)]
     if kind == "wiki":
         strange = [file for file, form in files if form == "books"]

@@ -12,6 +12,12 @@ Progress = Callable[[str, int, int], None]
 Run = Callable[[Callable[..., Any], list[tuple[Any, ...]]], list[Any]]
 
 
+def check_jobs(jobs: int) -> None:
+    """Raise ValueError if a number of processes is 0."""
+    if jobs == 0:
+        raise ValueError("--jobs must be an integer of at least 1, or −1 for one process per core. Got 0 instead.")
+
+
 def runner(jobs: int) -> Callable[[str, Progress | None], Run]:
     """A function that calls a function with many tuples of arguments and returns the results in order.
 
