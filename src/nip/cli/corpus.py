@@ -131,6 +131,7 @@ def make_corpus(origin: str, output_dir: Path, settings: Settings, *, as_json: b
     """
     from nip.data.corpus import build_corpus, read_manifest
     from nip.data.corpus.corpus import RULES
+    from nip.data.corpus.files import counted
 
     began = time.perf_counter()
     with progress_bars() as progress:
@@ -156,6 +157,8 @@ def make_corpus(origin: str, output_dir: Path, settings: Settings, *, as_json: b
         f"{documents['read']:,} documents read; dropped: {documents['equal']:,} exact duplicates, "
         f"{documents['similar']:,} near duplicates, {documents['too_short'] + documents['too_long']:,} by length"
     )
+    if left_out := documents.get("left_out"):
+        print(f"left out: {counted(left_out)}")
     print(f"vocabulary: {manifest['tokenizer']['vocabulary']['size']:,} tokens")
     for name, split in manifest["splits"].items():
         print(

@@ -10,17 +10,19 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _ROWS = 256  # of a parquet file, in memory at a time
 _LONGEST = 1 << 24  # characters of a field
 
 
-def csv_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def csv_rows(
+    path: Path, columns: Sequence[Sequence[str]], *, file: IO[str] | None = None, tabs: bool = False
+) -> Iterator[tuple[int, tuple[str, ...]]]:
     """The rows of a CSV file with a header: their line numbers and the values of some columns.
 
     Parameters
@@ -29,6 +31,10 @@ def csv_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int
         In UTF-8, fields quoted where necessary.
     columns : sequence of sequences of str
         For each column the names it may have.
+    file : text file, optional
+        The open file, where it is packed or has another encoding.
+    tabs : bool, default=False
+        Fields are separated by tabs and never quoted.
 
     Raises
     ------
@@ -37,8 +43,9 @@ def csv_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int
     """
     before = csv.field_size_limit(_LONGEST)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+        with path.open(encoding="utf-8-sig", newline="") if file is None else nullcontext(file) as lines:
+            form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+            reader = csv.reader(lines, strict=True, **form)
             header = [name.strip() for name in next(reader, [])]
             places = [header.index(name) for name in chosen_columns(path, header, columns)]
             for row in reader:

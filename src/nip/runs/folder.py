@@ -306,7 +306,8 @@ def write_json(path: Path, value: object, *, indent: int = 2) -> None:
     indent : int, default=2
     """
     with replacing(path) as file:
-        file.write((json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode())
+        # a file name that is not UTF-8 has surrogates, which JSON escapes as Python does
+        file.write((json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from nip.data import hub
 from nip.data.corpus.clean import Read, chunk_names, clean_part, open_chunk, parts_read, write_array
 from nip.data.corpus.corpus import FORMAT, KIND, RULES, read_manifest
 from nip.data.corpus.dedup import Fate, fates
-from nip.data.corpus.files import Piece, cut, find_files, find_form, unpack_large
+from nip.data.corpus.files import Piece, counted, cut, find_files, find_form, search, unpack_large
 from nip.data.corpus.processes import Progress, Run, check_jobs, runner
 from nip.data.corpus.settings import Settings
 from nip.data.corpus.shards import FATES, SPLITS, TOKENIZER, kept, shard_chunk
@@ -171,6 +172,12 @@ def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], 
     path = Path(origin).expanduser()
     streamed = not path.exists() and hub.is_name(origin.partition(hub.CONFIG)[0])
     found = [] if streamed else find_files(path)
+    inside = out.resolve()
+    within = next((file for file in found if inside in file.resolve().parents), None)
+    if within is not None:  # reached by a link
+        raise ValueError(
+            f"{out} is in {origin}, which is the input: {within}. Choose another folder with --output-dir."
+        )
     files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]
     before = _begun(out, asked, files)  # first: unpacking takes long
     if streamed:
@@ -179,7 +186,7 @@ def _planned(origin: str, out: Path, settings: Settings, asked: dict[str, Any], 
         ]
     else:
         part_bytes = settings.shard_mb << 20
-        formed = [(file, find_form(file, settings.form)) for file in found]
+        formed = [(file, find_form(file, settings.form, bad_bytes=settings.bad_bytes)) for file in found]
         parts = cut(unpack_large(formed, out / UNPACKED, part_bytes, run), part_bytes)
         if settings.split_by_name:  # every part belongs to one split
             parts = [(piece,) for part in parts for piece in part]
@@ -272,6 +279,7 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
             "too_long": sum(part.too_long for part in read),
             "equal": int((found == Fate.EQUAL).sum()),
             "similar": int((found == Fate.SIMILAR).sum()),
+            "left_out": dict(sum((part.left_out for part in read), _left_out_files(asked["source"]))),
         },
         "characters": sum(part.characters for part in read),
         "tokenizer": {"vocabulary": asdict(vocabulary), "sha256": {path.name: file_sha256(path) for path in files}},
@@ -281,10 +289,16 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
 
 def _counted(read: list[Read]) -> str:
     total = sum(part.documents for part in read)
+    left_out = counted(sum((part.left_out for part in read), Counter()))
     return (
         f"{total} documents were read, {sum(part.too_short for part in read)} were too short "
-        f"and {sum(part.too_long for part in read)} too long"
+        f"and {sum(part.too_long for part in read)} too long{left_out and f'; left out: {left_out}'}"
     )
+
+
+def _left_out_files(origin: str) -> Counter[str]:
+    path = Path(origin).expanduser()
+    return search(path).left_out if path.is_dir() else Counter()
 
 
 def _source_files(origin: str) -> dict[str, Any] | None:

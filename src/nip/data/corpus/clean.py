@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, AnyStr
 
@@ -44,6 +45,8 @@ class Read:
         Documents dropped by length.
     characters : int
         Of the documents in the chunks.
+    left_out : dict of str to int
+        What gave no document, by kind.
     """
 
     chunks: int = 0
@@ -51,6 +54,7 @@ class Read:
     too_short: int = 0
     too_long: int = 0
     characters: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def clean_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Settings) -> None:
@@ -77,12 +81,13 @@ def clean_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Set
     for chunk in by_size(_clean(part, settings, read), settings.shard_mb << 20):
         _write(folder / f"{number:05}-{read.chunks:05}", chunk, settings)
         read.chunks += 1
-    write_json(done, asdict(read), indent=1)
+    write_json(done, vars(read), indent=1)
 
 
 def parts_read(folder: Path, n_parts: int) -> list[Read]:
     """The counts of each part; all must be finished."""
-    return [Read(**json.loads((folder / f"part-{number:05}.json").read_text())) for number in range(n_parts)]
+    found = (json.loads((folder / f"part-{number:05}.json").read_text()) for number in range(n_parts))
+    return [Read(**{**each, "left_out": Counter(each["left_out"])}) for each in found]
 
 
 def chunk_names(read: list[Read]) -> list[str]:
@@ -125,9 +130,13 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 
 def _clean(part: tuple[Piece, ...], settings: Settings, read: Read) -> Iterator[bytes]:
     """Normalized documents of the wanted lengths; counts all documents in `read`."""
+    how: dict[str, Any] = {name: getattr(settings, name) for name in ("encoding", "bad_bytes", "column")}
     for piece in part:
-        for raw in documents(piece, encoding=settings.encoding, bad_bytes=settings.bad_bytes, column=settings.column):
+        before = read.documents + read.left_out.total()
+        for raw in documents(piece, **how, left_out=read.left_out):
+            empty = True
             for text in pieces(normalize(raw, settings.unicode_form)):
+                empty = False
                 read.documents += 1
                 if len(text) < settings.min_chars:
                     read.too_short += 1
@@ -136,6 +145,10 @@ def _clean(part: tuple[Piece, ...], settings: Settings, read: Read) -> Iterator[
                 else:
                     read.characters += len(text)
                     yield text.encode()
+            if empty and raw.strip():
+                read.left_out["documents without visible characters"] += 1
+        if piece.begin == 0 and piece.end < 0 and read.documents + read.left_out.total() == before:
+            read.left_out["files without a document"] += 1
 
 
 def by_size(texts: Iterable[AnyStr], least: int) -> Iterator[list[AnyStr]]:

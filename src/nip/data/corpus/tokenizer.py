@@ -31,6 +31,9 @@ _CONFIG, _TOKENIZER = "tokenizer_config.json", "tokenizer.json"
 # Runs without a space, a line end or ASCII punctuation, and single punctuation marks. The library handles the rest:
 # other spaces, other punctuation, characters that are words.
 _PIECE = re.compile(r"[^ \n!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
+# Training takes a time that grows with the square of a word. WordPiece knows no word of more than 100 characters.
+_LONGEST_WORD = 1000
+_LONG_PIECE = re.compile(rf"[^ \n!-/:-@\[-`{{-~]{{{_LONGEST_WORD + 1},}}")
 _KNOWN = 1 << 21  # characters of the cached pieces: some 50 MB
 
 Array = NDArray[Any]
@@ -81,7 +84,7 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], size: int, *, lower_case
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(iter(texts()), trainer=trainer)
+    tokenizer.train_from_iterator((_without_long_words(tokenizer, text) for text in texts()), trainer=trainer)
     return _from_vocabulary(tokenizer.get_vocab(with_added_tokens=True), lower_case)
 
 
@@ -182,6 +185,19 @@ def _alphabet(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
     order = np.lexsort((np.arange(counts.size), -counts))
     common = [chr(code) for code in order[: _ALPHABET + 100].tolist() if counts[code] and not chr(code).isspace()]
     return sorted(common[:_ALPHABET])
+
+
+def _without_long_words(tokenizer: Tokenizer, text: str) -> str:
+    """A text without words of more than `_LONGEST_WORD` characters, as the tokenizer divides it."""
+
+    def shortened(found: re.Match[str]) -> str:
+        normal = tokenizer.normalizer.normalize_str(found[0])
+        words = tokenizer.pre_tokenizer.pre_tokenize_str(normal)
+        if all(len(word) <= _LONGEST_WORD for word, _ in words):
+            return found[0]
+        return " ".join(word for word, _ in words if len(word) <= _LONGEST_WORD)
+
+    return _LONG_PIECE.sub(shortened, text)
 
 
 def _from_vocabulary(vocabulary: dict[str, int], lower_case: bool) -> Tokenizer:
