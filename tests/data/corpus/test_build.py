@@ -316,7 +316,7 @@ def test_sources_that_are_not_there(tmp_path):
         ({"frac_test": 1.0}, "--frac-test must be from 0 to below 1"),
         ({"near_duplicates": -0.1}, "--near-duplicates must be from 0 to 1"),
         ({"unicode_form": "NFD"}, "--unicode-form must be one of NFC, NFKC"),
-        ({"form": "csv"}, "--form must be one of text, lines, books"),
+        ({"form": "html"}, "--form must be one of text, lines, books"),
         ({"form": "parquet"}, "--form parquet is not needed"),
         ({"encoding": "utf-16"}, "--encoding must be a known encoding"),
         ({"bad_bytes": "keep"}, "--bad-bytes must be refuse or drop"),

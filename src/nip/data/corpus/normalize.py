@@ -25,7 +25,7 @@ _MARKS = ".!?…‼⁇⁈⁉۔؟।॥։።፧။។"
 _WIDE = "。！？｡"  # of Chinese and Japanese, which write no space after them
 _SENTENCE_END = re.compile(
     rf"(?<=[{_MARKS}])[\"'”’»)\]]*(\s+)(?=[—–]? ?[\"'“‘„«(\[¿¡]*([^\W_]))"
-    rf"|(?<=[{_WIDE}])[{_WIDE}”’」』）》〉】〕)\]]*(\s*)(?=[^\s{_WIDE}])"
+    rf"|(?<=[{_WIDE}])[{_WIDE}”’」』）》〉】〕)\]]*+(\s*)(?=[^\s{_WIDE}])"
 )
 _ABBREVIATIONS = r"(?:[^\W\d_]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|cf|No|Vol|Fig|Gen|Col)\.$"
 _ABBREVIATION = re.compile(rf"(?:^|[\s(\"'“{_WIDE}]){_ABBREVIATIONS}")
