@@ -39,7 +39,6 @@ def test_only_one_module_deletes():
         ("atomic.py", "unlink"),  # its own temporary file
         ("atomic.py", "replace"),
         ("data/tasks/storage.py", "replace"),  # of an OwnedFolder
-        ("data/corpus/original.py", "replace"),  # the original's commands, which replace their own shards
         ("runs/folder.py", "os.truncate"),  # metrics.jsonl, cut back to the checkpoint
     }
     assert {each for each in found if each[0] != "ownership.py"} <= allowed

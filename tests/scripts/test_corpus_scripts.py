@@ -36,7 +36,7 @@ def test_from_books_to_samples(tmp_path):
     shards = {"train": 3, "test": 1}
     counts = shard_text(tmp_path / "text", tmp_path / "shards", **shards, frac_test=0.4)
     assert counts["training"] + counts["test"] == 12
-    names = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    names = sorted(path.name for path in (tmp_path / "shards").glob("[!.]*"))
     assert names == ["test0.txt", "training0.txt", "training1.txt", "training2.txt"]
     articles = [article for name in names for article in (tmp_path / "shards" / name).read_text().split("\n\n")[:-1]]
     assert sorted(articles) == sorted("\n".join(sentences(line)) for line in lines)
@@ -59,7 +59,7 @@ def test_books_in_lower_case_keep_their_tokens(tmp_path):
         (tmp_path / "books" / f"{k}.txt").write_text(f"book {k} .\n" + "\n".join(lines))
     one_article_per_line(tmp_path / "books", tmp_path / "text", "bookcorpus")
     shard_text(tmp_path / "text", tmp_path / "shards", train=1, test=1, frac_test=0.5)
-    lines = [line for path in (tmp_path / "shards").iterdir() for line in path.read_text().split("\n") if line]
+    lines = [line for path in (tmp_path / "shards").glob("*.txt") for line in path.read_text().split("\n") if line]
     assert len(lines) == 4 * (1 + 9 * len(WORDS))
     asked = ["--model_name", "bert-base", "--vocab_file", MINILM, "--max_seq_length", 64, "--n_processes", 1]
     made = run("generate_samples", "--dir", tmp_path / "shards", "-o", tmp_path / "samples", *asked)
@@ -113,3 +113,25 @@ def test_bad_input_ends_with_one_sentence(tmp_path):
         one_article_per_line(tmp_path / "in", tmp_path / "out", "wiki")
     with pytest.raises(ValueError, match="--frac_test must be above 0"):
         shard_text(tmp_path / "in", tmp_path / "out", train=1, test=1, frac_test=0)
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    for k in range(4):
+        (tmp_path / f"training{k}.txt").write_text(f"{k}\n\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "shard_1.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"shard_1\.txt exists, and .* does not say that nip wrote it"):
+        merge_shards(tmp_path, out, ratio=2)
+    assert [path.name for path in out.iterdir()] == ["shard_1.txt"]
+    (out / "shard_1.txt").unlink()
+    assert merge_shards(tmp_path, out, ratio=2) == merge_shards(tmp_path, out, ratio=2) == 2  # its own are replaced
+    books = write_texts(tmp_path / "books", 3, per_file=20)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "bookcorpus_one_article_per_line.txt").write_text("mine")
+    with pytest.raises(ValueError, match="does not say that nip wrote it"):
+        one_article_per_line(books, tmp_path / "text", "bookcorpus")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "test0.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"test0\.txt exists"):
+        shard_text(tmp_path, tmp_path / "shards", train=1, test=1, frac_test=0.5)

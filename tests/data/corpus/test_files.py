@@ -1,12 +1,15 @@
 import bz2
 import gzip
+import lzma
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nip.data.corpus import Settings, build_corpus
-from nip.data.corpus.files import FORMS, cut, find_files, find_form
+from nip.data.corpus import Settings, build_corpus, read_manifest
+from nip.data.corpus.files import FORMS, Piece, cut, find_files, find_form, search
+from nip.data.corpus.read import documents as read_documents
 from text_corpora import documents, fingerprint
 
 SMALL = {"train_tokenizer": 200, "max_seq_length": 32}
@@ -84,6 +87,10 @@ def test_a_large_packed_file_that_is_damaged(tmp_path):
         (b'\n<doc id="1" url="" title="a">', "extracted"),
         (b'<mediawiki xmlns="x">', "wikipedia"),
         (b"{curly} text", "text"),
+        (b'\xef\xbb\xbf{"text": "a"}', "jsonl"),
+        (b'\xef\xbb\xbf<doc id="1" url="" title="a">', "extracted"),
+        (b'<?xml version="1.0"?>\n<!-- a - b -->\n<mediawiki>', "wikipedia"),
+        (b"[1] A footnote.", "text"),
     ],
 )
 def test_forms_are_known_by_how_files_begin(tmp_path, content, form):
@@ -101,6 +108,12 @@ def test_forms_are_known_by_how_files_begin(tmp_path, content, form):
         ("a.zst", b"", r"a\.zst has an unsupported compression"),
         ("a.json", b'[{"text": "a"},', r"a\.json is JSON, but not one object per line, .*: jq -c \.\[\] a\.json$"),
         ("a.json", b'\n[\n  {\n  "text": "a"},', r"a\.json is JSON, but not one object per line"),
+        ("a.json", b'["one", "two"]', r"a\.json is an array of strings in JSON"),
+        ("a.json", b'"one"', r"a\.json is named as JSON, but does not begin with an object"),
+        ("a.txt", b"<!DOCTYPE html><p>", r"a\.txt is HTML"),
+        ("a.txt", b"<?xml version='1.0'?><rss>", r"a\.txt is XML, but not a dump of MediaWiki"),
+        ("a.txt", b"%PDF-1.7", r"a\.txt is a PDF"),
+        ("a.txt", b"PK\x03\x04", r"a\.txt is a ZIP archive"),
         ("a.json", b'{\n  "text": "a"\n}', r"a\.json is JSON, but not one object per line, .*: jq -c \. a\.json$"),
     ],
 )
@@ -125,3 +138,37 @@ def test_files_are_found_by_name_and_put_together(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="contains no files"):
         find_files(tmp_path / "empty")
+
+
+def test_folders_behind_links_are_read_once(tmp_path):
+    folder, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for path in (folder / "own" / "a.txt", elsewhere / "b.txt", folder / ".hidden" / "c.txt"):
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "twice").symlink_to(elsewhere)
+    (folder / "cycle").symlink_to(folder)
+    (folder / "broken").symlink_to(tmp_path / "nothing")
+    (folder / "file.txt").symlink_to(elsewhere / "b.txt")
+    found = search(folder)
+    assert [path.relative_to(folder).as_posix() for path in found.files] == ["file.txt", "linked/b.txt", "own/a.txt"]
+    assert sorted(found.left_out.values()) == [1, 1] and any("link" in kind for kind in found.left_out)
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files_are_known_by_how_they_begin(tmp_path, packed):
+    path = tmp_path / "archive.old"
+    path.write_bytes(packed(b"one document\n"))
+    assert find_form(path) == "text"
+    assert list(read_documents(Piece(str(path), "text"))) == ["one document\n"]
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    path.write_text("A first document with some words.\n\nAnother one of them.\n")
+    out = tmp_path.parent / f"{tmp_path.name}-out"
+    build_corpus(str(tmp_path), out, Settings(train_tokenizer=60, max_seq_length=16))
+    assert read_manifest(out)["documents"]["read"] == 2
+    path.write_bytes(b"a\0b")
+    with pytest.raises(ValueError, match=r"caf.*byte 1 is 0"):
+        find_form(path)

@@ -4,7 +4,6 @@ import json
 import lzma
 import re
 from itertools import pairwise
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -17,7 +16,6 @@ from nip.data.corpus import read as reading
 from nip.data.corpus.files import Piece, cut, find_files, find_form
 from nip.data.corpus.normalize import normalize
 from nip.data.corpus.read import documents
-from nip.data.corpus.wikitext import Site, article, plain
 from nip.data.hub import number_of_shards
 from nip.data.offline.corpora import BOOKS
 
@@ -200,34 +198,3 @@ def test_damaged_files(tmp_path, form, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(path, form)
-
-
-PAGE = "<page><title>A</title><ns>{ns}</ns>{more}<revision><text>{text}</text></revision></page>"
-
-
-@pytest.mark.parametrize(
-    ("markup", "said"),
-    [
-        ("'''Alan''' was a [[logic|logician]] and [[mathematician]].", "Alan was a logician and mathematician."),
-        ("{{Infobox|name=X {{nested|a}}}}One<ref>Cited {{c}}</ref> [[File:a.jpg|thumb|A [[b]] c]]two.", "One two."),
-        ("He &amp; she<!-- no -->.\n{| class='x'\n| cell\n|}\nEnd", "He & she.\nEnd"),
-        ("Text [http://a.org here], bare http://a.org\n[[Category:B]][[de:Alan]]", "Text here, bare"),
-        ("Lead\n== Life ==\n* one\n* ''two''\n== References ==\n* book\n=== more ===\nx", "Lead\nLife\none\ntwo"),
-        ("A<br>b <small>c</small> <math>x^2</math><gallery>\na.jpg|b\n</gallery>", "A\nb c"),
-    ],
-)
-def test_what_is_said(markup, said):
-    assert normalize(plain(markup)) == said
-
-
-def test_pages():
-    where = (Site(), Path("dump.xml"), 0)
-    assert article(PAGE.format(ns=0, more="", text="a &lt;b&gt;c&lt;/b&gt;"), *where)[0] == "a c"
-    assert article(PAGE.format(ns=1, more="", text="talk"), *where) == ("", "pages that are no articles")
-    redirect = PAGE.format(ns=0, more='<redirect title="B" />', text="#REDIRECT [[B]]")
-    assert article(redirect, *where) == ("", "redirects")
-    assert article("<page><ns>0</ns></page>", *where) == ("", "articles without text")
-
-
-def test_long_pages_take_time_in_proportion():
-    assert len(plain("[[a|b]] {{c}} <ref>d</ref>\n" * 3_000).split()) == 3_000

@@ -42,6 +42,15 @@ def test_training_gives_the_same_vocabulary_every_time():
     assert len(set(found)) == 1
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("word", ["x" * 300_000, "漢字。" * 3_000, "http" + "a" * 5_000 + ".org"])
+def test_words_of_any_length(word):
+    """A word of 300,000 characters takes the trainer hours; Chinese, which writes no spaces, is not such a word."""
+    found = train_wordpiece(lambda: iter([*texts(), word]), 400, lower_case=True).get_vocab()
+    assert {"walk", "talking", "[MASK]"} <= set(found)
+    assert ("漢" in found) == ("漢" in word)
+
+
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_transformers_reads_it_alike(tmp_path, lower_case):
     from transformers import AutoTokenizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,10 @@ from nip.data.corpus.minhash import text_hash
 from nip.data.corpus.normalize import normalize, sentences
 from nip.data.corpus.processes import check_jobs, runner
 from nip.data.corpus.read import documents
+from nip.ownership import MARKER, move_into
+from nip.runs.folder import read_json, write_json
 
+OWN_FILES = ".nip-texts.json"  # names of the files that these commands wrote; hidden, since all others are shards
 _PART = 32 << 20  # bytes per task
 _BUFFER = 1 << 18  # characters of a shard that are kept in memory
 
@@ -44,7 +47,8 @@ def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcor
     Raises
     ------
     ValueError
-        If a file is damaged or has another format, or there is no article.
+        If a file is damaged or has another format, or there is no article, or a file of this name that these commands
+        did not write is in `out`.
     """
     check_jobs(jobs)
     files = [(file, find_form(file, "books")) for file in find_files(origin)]
@@ -52,15 +56,17 @@ def one_article_per_line(origin: Path, out: Path, kind: Literal["wiki", "bookcor
         strange = [file for file, form in files if form == "books"]
         if strange:
             raise ValueError(f"{strange[0]} is neither a dump of Wikipedia nor output of WikiExtractor.")
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"{kind}_one_article_per_line.txt"
-    with tempfile.TemporaryDirectory(dir=out, prefix=".") as work:
+    owned = _own(out, [path.name])
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".", suffix=MARKER) as work:
         run = runner(jobs)("reading", None)
         parts = cut(unpack_large(files, Path(work), _PART, run), _PART)
         pieces = [Path(work) / f"{number}.txt" for number in range(len(parts))]
         run(_write_lines, list(zip(parts, pieces, strict=True)))
         if not any(piece.stat().st_size for piece in pieces):
             raise ValueError(f"{origin} contains no article.")
+        write_json(out / OWN_FILES, {"owned": owned})
         with replacing(path) as file:
             for piece in pieces:
                 with piece.open("rb") as lines:
@@ -90,7 +96,8 @@ def shard_text(folder: Path, out: Path, *, train: int, test: int, frac_test: flo
     Raises
     ------
     ValueError
-        If there are too few articles to fill every shard, or a number is out of range.
+        If there are too few articles to fill every shard, a number is out of range, or files of these names that
+        these commands did not write are in `out`.
     """
     if train < 1 or test < 1:
         raise ValueError(f"There must be at least one train and one test shard. Got {train} and {test} instead.")
@@ -100,8 +107,9 @@ def shard_text(folder: Path, out: Path, *, train: int, test: int, frac_test: flo
     names = [f"training{k}.txt" for k in range(train)] + [f"test{k}.txt" for k in range(test)]
     buffers = dict.fromkeys(names, "")
     counts = dict.fromkeys(names, 0)
+    owned = _own(out, names)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder_of_work:
+    with tempfile.TemporaryDirectory(dir=out, prefix=".", suffix=MARKER) as folder_of_work:
         work = Path(folder_of_work)
 
         def flush(name: str) -> None:
@@ -124,7 +132,9 @@ def shard_text(folder: Path, out: Path, *, train: int, test: int, frac_test: flo
             raise ValueError(f"{folder} has too few articles for {train} + {test} shards: {len(empty)} would be empty.")
         for name in names:
             flush(name)
-            (work / name).replace(out / name)
+        write_json(out / OWN_FILES, {"owned": owned})
+        for name in names:
+            move_into(work / name, out / name)
     return {kind: sum(n for name, n in counts.items() if name.startswith(kind)) for kind in ("training", "test")}
 
 
@@ -150,19 +160,41 @@ def merge_shards(folder: Path, out: Path, *, ratio: int, grep: str = "") -> int:
     Raises
     ------
     ValueError
-        If the number of shards is not a multiple of `ratio`.
+        If the number of shards is not a multiple of `ratio`, or files of the new names that these commands did not
+        write are in `out`.
     """
     files = [file for file in folder.iterdir() if file.is_file() and file.suffix == ".txt" and grep in file.name]
     files.sort(key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)])
     if ratio < 1 or not files or len(files) % ratio:
         raise ValueError(f"{folder} has {len(files)} shards; they cannot be merged {ratio} at a time.")
+    names = [f"{grep}{'_' if grep else ''}shard_{k}.txt" for k in range(len(files) // ratio)]
+    owned = _own(out, names)
     out.mkdir(parents=True, exist_ok=True)
-    for k in range(len(files) // ratio):
-        with replacing(out / f"{grep}{'_' if grep else ''}shard_{k}.txt") as file:
+    write_json(out / OWN_FILES, {"owned": owned})
+    for k, name in enumerate(names):
+        with replacing(out / name) as file:
             for shard in files[k * ratio : (k + 1) * ratio]:
                 with shard.open("rb") as lines:
                     shutil.copyfileobj(lines, file)
     return len(files) // ratio
+
+
+def _own(out: Path, names: Collection[str]) -> list[str]:
+    """The names of the files in a folder that these commands write: earlier ones, and those given.
+
+    Raises
+    ------
+    ValueError
+        If a file of one of the names is another's.
+    """
+    owned = set(read_json(out / OWN_FILES).get("owned", ())) if (out / OWN_FILES).is_file() else set()
+    for name in names:
+        if (out / name).exists() and name not in owned:
+            raise ValueError(
+                f"{out / name} exists, and {OWN_FILES} in its folder does not say that nip wrote it. Nothing was "
+                "changed: name another folder, or remove the file."
+            )
+    return sorted(owned.union(names))
 
 
 def _articles(part: tuple[Piece, ...]) -> Iterator[str]:

@@ -84,7 +84,8 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], size: int, *, lower_case
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((_without_long_words(tokenizer, text) for text in texts()), trainer=trainer)
+    divide = _division(tokenizer)
+    tokenizer.train_from_iterator((_without_long_words(divide, text) for text in texts()), trainer=trainer)
     return _from_vocabulary(tokenizer.get_vocab(with_added_tokens=True), lower_case)
 
 
@@ -187,15 +188,27 @@ def _alphabet(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
     return sorted(common[:_ALPHABET])
 
 
-def _without_long_words(tokenizer: Tokenizer, text: str) -> str:
-    """A text without words of more than `_LONGEST_WORD` characters, as the tokenizer divides it."""
+def _division(tokenizer: Tokenizer) -> Callable[[str], list[Any]]:
+    """The function that divides a text into words; it can be called while the tokenizer itself is locked."""
+    normalizer, pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    return lambda text: list(pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)))
+
+
+def _without_long_words(divide: Callable[[str], list[Any]], text: str) -> str:
+    """A text without what words of more than twice `_LONGEST_WORD` characters have beyond their begin and end.
+
+    The tokenizer itself takes quadratic time to divide a long run of characters, so it gets slices of it.
+    """
 
     def shortened(found: re.Match[str]) -> str:
-        normal = tokenizer.normalizer.normalize_str(found[0])
-        words = tokenizer.pre_tokenizer.pre_tokenize_str(normal)
-        if all(len(word) <= _LONGEST_WORD for word, _ in words):
-            return found[0]
-        return " ".join(word for word, _ in words if len(word) <= _LONGEST_WORD)
+        run, kept = found[0], [""]
+        for begin in range(0, len(run), _LONGEST_WORD):
+            part = run[begin : begin + _LONGEST_WORD]
+            if len(part) == _LONGEST_WORD and len(divide(part)) == 1:
+                kept.append("")
+            else:
+                kept[-1] += part
+        return " ".join(filter(None, kept))
 
     return _LONG_PIECE.sub(shortened, text)
 

@@ -151,7 +151,7 @@ def plain(markup: str, site: Site | None = None) -> str:
     except ImportError as error:
         raise ImportError("Reading Wikipedia dumps needs mwparserfromhell: pip install 'nip[pretrain]'") from error
 
-    parsed = mwparserfromhell.parse(balanced(markup))
+    parsed = mwparserfromhell.parse(_settled(markup))
     said = "".join(_said(parsed.nodes, site or Site()))
     return "\n".join(_sections(_without_holes(line) for line in said.split("\n")))
 
@@ -303,7 +303,18 @@ _TOKEN = re.compile(
     r"|<(/?)([a-zA-Z][a-zA-Z0-9]*)\b[^<>]*>|<(?=/?[a-zA-Z])",
     re.MULTILINE,
 )
+_ROUNDS = 5
+_BRACKETS = re.compile(r"[\[\]{}<>]")
 _CLOSED_BY = {"]]": "[[", "}}": "{{", "]": "["}
+
+
+def _settled(markup: str) -> str:
+    """`balanced` markup of which no bracket was put together by removing others; without any if that does not end."""
+    for _ in range(_ROUNDS):
+        before, markup = markup, balanced(markup)
+        if markup == before:
+            return markup
+    return _BRACKETS.sub(" ", markup)
 
 
 def balanced(markup: str) -> str:
