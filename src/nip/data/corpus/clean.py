@@ -87,7 +87,7 @@ def clean_part(folder: Path, number: int, part: tuple[Piece, ...], settings: Set
 def parts_read(folder: Path, n_parts: int) -> list[Read]:
     """The counts of each part; all must be finished."""
     found = (json.loads((folder / f"part-{number:05}.json").read_text()) for number in range(n_parts))
-    return [Read(**{**each, "left_out": Counter(each["left_out"])}) for each in found]
+    return [Read(**{**each, "left_out": Counter(each.get("left_out", {}))}) for each in found]
 
 
 def chunk_names(read: list[Read]) -> list[str]:
