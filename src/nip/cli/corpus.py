@@ -83,7 +83,8 @@ def corpus_command(
 ) -> None:
     """Read text, drop duplicates, split, tokenize. Rerun the same command to resume.
 
-    Reads text files, JSON lines, WikiExtractor's output, Wikipedia dumps and parquet files, .gz, .bz2 and .xz too.
+    Reads text files, JSON lines, WikiExtractor's output, Wikipedia dumps and parquet files, .gz, .bz2 and .xz too;
+    the original's samples (parquet) are converted, with the --tokenizer that made them.
 
     Example: nip data corpus --from books --output-dir shards --train-tokenizer 8192 --max-seq-length 128
     """
@@ -132,7 +133,12 @@ def make_corpus(origin: str, output_dir: Path, settings: Settings, *, as_json: b
     from nip.data.corpus import build_corpus, read_manifest
     from nip.data.corpus.corpus import RULES
     from nip.data.corpus.files import counted
+    from nip.data.corpus.original_samples import kind_of_samples, options_without_effect
 
+    if kind_of_samples(Path(origin).expanduser()) == "parquet":
+        print(f"nip: {origin} has samples of the original's, which are taken as they are.", file=sys.stderr)
+        for name in options_without_effect(settings):
+            print(f"nip: --{name.replace('_', '-')} does nothing with samples that are ready.", file=sys.stderr)
     began = time.perf_counter()
     with progress_bars() as progress:
         made = build_corpus(origin, output_dir, settings, progress=progress, **how)
@@ -169,7 +175,7 @@ def make_corpus(origin: str, output_dir: Path, settings: Settings, *, as_json: b
             print(
                 f"{name}: {split['tokens']:,} tokens in, {split['sampled']:,} tokens out, in each copy of the samples"
             )
-    if settings.frac_test and "test" not in manifest["splits"]:
+    if manifest["settings"]["frac_test"] and "test" not in manifest["splits"]:
         print("The test split is empty: there are too few documents.")
 
 

@@ -298,6 +298,18 @@ def parquet_rows(
         yield from enumerate(row for columns_of in values for row in zip(*columns_of, strict=True))
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """The names of the columns of a parquet file. Raises as `parquet_rows`."""
+    with _parquet_file(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def parquet_batches(path: Path, columns: Sequence[str], size: int) -> Iterator[Any]:
+    """Some columns of a parquet file in pyarrow's record batches of at most `size` rows. Raises as `parquet_rows`."""
+    with _parquet_file(path) as file:
+        yield from file.iter_batches(size, columns=list(columns), use_threads=False)
+
+
 def parquet_files(folder: Path, split: str) -> list[Path]:
     """The parquet files of a split in a folder or its subfolders, sorted by name."""
     return sorted(folder.glob(f"**/{split}[-.]*parquet")) if folder.is_dir() else []

@@ -23,6 +23,7 @@ from nip.data.corpus.clean import Read, chunk_names, clean_part, open_chunk, par
 from nip.data.corpus.corpus import FORMAT, KIND, RULES, read_manifest
 from nip.data.corpus.dedup import Fate, fates
 from nip.data.corpus.files import Piece, counted, cut, find_files, find_form, search, unpack_large
+from nip.data.corpus.original_samples import OriginalSamples, find_samples, write_shards
 from nip.data.corpus.processes import Progress, Run, check_jobs, runner
 from nip.data.corpus.settings import Settings
 from nip.data.corpus.shards import FATES, SPLITS, TOKENIZER, kept, shard_chunk
@@ -60,7 +61,7 @@ def build_corpus(
     ----------
     origin : str
         A file, a folder, or the name of a data set on the Hugging Face Hub, ``NAME:CONFIG`` if it has several
-        configurations.
+        configurations. The original's samples are taken as they are, see `nip.data.corpus.original_samples`.
     out : Path
         The folder of the corpus; a new one, or one that an interrupted call left.
     settings : Settings
@@ -91,6 +92,9 @@ def build_corpus(
     """
     check_jobs(jobs)
     out = Path(out).expanduser()
+    samples = find_samples(Path(origin).expanduser())
+    if samples is not None:
+        settings = samples.settings(settings)
     asked = {"source": origin, "licence": licence, "settings": asdict(settings)}
     source = Path(origin).expanduser().resolve()
     if source == out.resolve() or source in out.resolve().parents:
@@ -111,7 +115,10 @@ def build_corpus(
             _clear(out)  # an earlier run may have been killed right before this
             return False
         try:
-            _make(origin, out, settings, asked, jobs, keep_text, progress)
+            if samples is not None:
+                _convert(origin, out, settings, asked, samples)
+            else:
+                _make(origin, out, settings, asked, jobs, keep_text, progress)
         except OSError as error:
             if error.filename is None and error.errno is not None:  # as from a full disk
                 raise OSError(error.errno, f"could not be written: {error.strerror}", str(out)) from error
@@ -160,6 +167,44 @@ def _make(
     manifest = _manifest(out, asked, read, found, len(names))
     write_json(out / MANIFEST, {**manifest, "source_files": files}, indent=1)
     _clear(out)
+
+
+def _convert(origin: str, out: Path, settings: Settings, asked: dict[str, Any], samples: OriginalSamples) -> None:
+    """Make a corpus of the original's samples; a stopped conversion begins again."""
+    source = _source_files(origin)
+    states = [(file, file.stat()) for files in samples.files.values() for file in files]
+    files = [[str(file), state.st_size, state.st_mtime_ns] for file, state in states]
+    if _begun(out, asked, files) is None:
+        write_json(out / PLAN, {"kind": KIND, "asked": asked, "rules": RULES, "files": files, "parts": []}, indent=1)
+    corpus_folder(out).delete_leftovers()
+    _prepare_tokenizer(out, settings, None)
+    shards: dict[str, list[dict[str, Any]]] = {split: [] for split in samples.files}
+    for split, entry in write_shards(out, out / TOKENIZER, samples):
+        shards[split].append(entry)
+    read = sum(entry["samples"] for entries in shards.values() for entry in entries)
+    manifest = {
+        "format": FORMAT,
+        "rules": RULES,
+        "kind": KIND,
+        **asked,
+        "documents": {"read": read, **dict.fromkeys(("too_short", "too_long", "equal", "similar"), 0)},
+        "tokenizer": _tokenizer_entry(out),
+        "splits": {split: {**_totals(entries), "shards": entries} for split, entries in shards.items()},
+        "source_files": source,
+    }
+    write_json(out / MANIFEST, manifest, indent=1)
+    _clear(out)
+
+
+def _totals(shards: list[dict[str, Any]]) -> dict[str, int]:
+    return {key: sum(shard[key] for shard in shards) for key in shards[0] if key not in ("name", "files")}
+
+
+def _tokenizer_entry(out: Path) -> dict[str, Any]:
+    """What the manifest says of the tokenizer."""
+    _, vocabulary = load_tokenizer(out / TOKENIZER)
+    files = sorted(path for path in (out / TOKENIZER).iterdir() if path.is_file())
+    return {"vocabulary": asdict(vocabulary), "sha256": {path.name: file_sha256(path) for path in files}}
 
 
 def _clear(out: Path) -> None:
@@ -262,12 +307,9 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
     for split in SPLITS:
         shards = [each[split] for each in made if split in each]
         if shards:
-            totals = {key: sum(shard[key] for shard in shards) for key in shards[0] if key not in ("name", "files")}
-            splits[split] = {**totals, "shards": shards}
+            splits[split] = {**_totals(shards), "shards": shards}
     if "train" not in splits:
         raise ValueError(f"{asked['source']} contains no text for the train split: {_counted(read)}.")
-    _, vocabulary = load_tokenizer(out / TOKENIZER)
-    files = sorted(path for path in (out / TOKENIZER).iterdir() if path.is_file())
     return {
         "format": FORMAT,
         "rules": RULES,
@@ -282,7 +324,7 @@ def _manifest(out: Path, asked: dict[str, Any], read: list[Read], found: Any, n_
             "left_out": dict(sum((part.left_out for part in read), _left_out_files(asked["source"]))),
         },
         "characters": sum(part.characters for part in read),
-        "tokenizer": {"vocabulary": asdict(vocabulary), "sha256": {path.name: file_sha256(path) for path in files}},
+        "tokenizer": _tokenizer_entry(out),
         "splits": splits,
     }
 

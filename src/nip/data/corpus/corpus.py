@@ -17,6 +17,7 @@ any number of processes sees the same samples in the same steps. Masks depend on
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from nip.counter_rng import permuted
 from nip.data.corpus.batch import Batch
 from nip.data.corpus.bert_samples import MaskedOnce
+from nip.data.corpus.original_samples import IN_HDF5, kind_of_samples
 from nip.data.corpus.shards import TOKENIZER, Packed, pack
 from nip.data.masking import IGNORED, Masked, Masking, Vocabulary, mask
 from nip.data.tasks.storage import MANIFEST, task_in
@@ -235,9 +237,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no corpus in {folder}. Make it with: nip data corpus --from FOLDER --output-dir {folder}"
-        )
+        raise FileNotFoundError(f"There is no corpus in {folder}. {_way_to_make(folder)}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
         kind, version = manifest["kind"], manifest["format"]
@@ -258,6 +258,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             path, f"it describes {kind!r} of format {version!r}; this version of nip reads {KIND!r} {FORMAT}"
         )
     return manifest
+
+
+def _way_to_make(folder: Path) -> str:
+    """The sentence about how a corpus is made, which never names a folder of other files as the target."""
+    other = shlex.quote(f"{folder.resolve()}-corpus")
+    kind = kind_of_samples(folder)
+    if kind == "hdf5":
+        return IN_HDF5
+    if kind == "parquet":
+        return (
+            "It has samples of the original's, masked in advance. Convert them with: "
+            f"nip data corpus --from {shlex.quote(str(folder))} --tokenizer NAME --output-dir {other}"
+        )
+    if folder.is_dir() and any(folder.iterdir()):
+        text = f"nip data corpus --from {shlex.quote(str(folder))} --output-dir {other}"
+        return f"It has other files. If they are text, make a corpus of them with: {text}"
+    return f"Make it with: nip data corpus --from FOLDER --output-dir {shlex.quote(str(folder))}"
 
 
 def verify(folder: Path) -> dict[str, int]:
