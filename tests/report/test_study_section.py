@@ -15,7 +15,7 @@ from run_folders import small_config, write_run
 def study(tmp_path):
     folder = tmp_path / "study"
     members = panel.read_members("softmax,hypercube,local,bigbird,longformer")
-    runs = panel.plan(members, (0, 1), (), lambda own: small_config(**own))
+    runs = panel.plan(members, (0, 1), (), lambda own, folder: small_config(**own))
     panel.write_plan(folder, runs)
     for number, run in enumerate(runs):
         write_run(folder, run.config, name=run.name, correct=700 + 15 * number, finished=run.name != "local-seed1")

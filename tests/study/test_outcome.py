@@ -24,7 +24,7 @@ PATTERNS = "softmax,hypercube,local,bigbird,projective_plane@seq_len=224"
 def study(tmp_path_factory):
     """Five patterns and two seeds, of which one run is not finished; and what was planned."""
     folder = tmp_path_factory.mktemp("study")
-    runs = panel.plan(panel.read_members(PATTERNS), (0, 1), (), lambda own: small_config(**own))
+    runs = panel.plan(panel.read_members(PATTERNS), (0, 1), (), lambda own, folder: small_config(**own))
     for number, run in enumerate(runs):
         write_run(folder, run.config, name=run.name, correct=700 + 15 * number, finished=run.name != "local-seed1")
     return folder, runs
@@ -79,7 +79,9 @@ def test_correlations_are_of_means_against_scores(found):
 
 
 def test_depths_are_kept_apart(tmp_path):
-    runs = panel.plan(panel.read_members("softmax,hypercube,local"), (0,), (1, 3), lambda own: small_config(**own))
+    runs = panel.plan(
+        panel.read_members("softmax,hypercube,local"), (0,), (1, 3), lambda own, folder: small_config(**own)
+    )
     for number, run in enumerate(runs):
         write_run(tmp_path, run.config, name=run.name, correct=700 + number)
     both = evaluate(tmp_path, runs)
@@ -95,7 +97,7 @@ def test_cut_patterns_are_marked(tmp_path):
     assert native_vertices(score(pattern("projective_plane", 16))) in (14, 26)
     assert native_vertices(score(pattern("hypercube", 14))) == 16
     assert native_vertices(score(pattern("local", 14))) is None
-    runs = panel.plan(panel.read_members("hypercube"), (0,), (), lambda own: small_config(**own, seq_len=224))
+    runs = panel.plan(panel.read_members("hypercube"), (0,), (), lambda own, folder: small_config(**own, seq_len=224))
     write_run(tmp_path, runs[0].config, name=runs[0].name)
     cut = evaluate(tmp_path, runs)
     assert accuracy_rows(cut)[0]["pattern"] == "hypercube (cut)"
@@ -105,7 +107,7 @@ def test_cut_patterns_are_marked(tmp_path):
 def test_a_nip_of_zero_is_counted_openly(tmp_path):
     """On 64 blocks a single random key leaves some block unheard."""
     text = "softmax,hypercube,local,expander,random@num_random_blocks=1"
-    runs = panel.plan(panel.read_members(text), (0,), (), lambda own: small_config(**own, block_size=4))
+    runs = panel.plan(panel.read_members(text), (0,), (), lambda own, folder: small_config(**own, block_size=4))
     for number, run in enumerate(runs):
         write_run(tmp_path, run.config, name=run.name, correct=700 + 7 * number)
     outcome = evaluate(tmp_path, runs)
@@ -137,7 +139,7 @@ def test_the_outcome_names_what_every_run_took(study, found):
 
 
 def test_an_accuracy_has_no_interval_beyond_its_scale(tmp_path):
-    runs = panel.plan(panel.read_members("softmax"), (0, 1), (), lambda own: small_config(**own))
+    runs = panel.plan(panel.read_members("softmax"), (0, 1), (), lambda own, folder: small_config(**own))
     for run, correct in zip(runs, (1990, 1790), strict=True):
         write_run(tmp_path, run.config, name=run.name, correct=correct)
     (cell,) = evaluate(tmp_path, runs).cells
@@ -210,7 +212,7 @@ def test_progress(study):
 
 
 def test_a_changed_run_is_refused(tmp_path):
-    (run,) = panel.plan(panel.read_members("local"), (0,), (), lambda own: small_config(**own))
+    (run,) = panel.plan(panel.read_members("local"), (0,), (), lambda own, folder: small_config(**own))
     write_run(tmp_path, dataclasses.replace(run.config, dropout=0.5), name=run.name)
     with pytest.raises(ValueError, match="holds another run: dropout"):
         evaluate(tmp_path, [run])
@@ -221,7 +223,7 @@ def two_tasks(tmp_path_factory):
     """Three patterns on two tasks of other lengths, two seeds; one run is not finished."""
     folder = tmp_path_factory.mktemp("tasks")
 
-    def configure(own):
+    def configure(own, folder):
         return small_config(**{"seq_len": 512 if own["task"] == "text" else 256, **own})
 
     members = panel.read_members("softmax,hypercube,local")
@@ -291,7 +293,7 @@ def test_one_task_is_as_before(study, found):
 
 
 def test_recipes_of_other_depths_are_averaged_and_noted(tmp_path):
-    def configure(own):
+    def configure(own, folder):
         return small_config(**{"repeats": 1 if own["task"] == "text" else 2, **own})
 
     runs = panel.plan(panel.read_members("softmax,local"), (0,), (1, 2), configure, tasks=["listops", "text"])

@@ -9,7 +9,7 @@ from run_folders import small_config, write_run
 
 
 def planned(patterns="hypercube,local", seeds=(0, 1), depths=(), **given):
-    return panel.plan(panel.read_members(patterns), seeds, depths, lambda own: small_config(**{**given, **own}))
+    return panel.plan(panel.read_members(patterns), seeds, depths, lambda own, folder: small_config(**{**given, **own}))
 
 
 def test_every_pattern_depth_and_seed_has_a_run_of_its_own():
@@ -118,3 +118,14 @@ def test_every_setting_of_a_run_survives_the_plan(tmp_path):
     (read,) = json.loads((tmp_path / "plan.json").read_text())["runs"]
     assert RunConfig(**read["config"]) == run.config
     assert (run.config.layers, run.config.batch_size, run.config.eval_every) == (5, 7, 11)
+
+
+def test_configurations_may_depend_on_the_data_of_a_pattern():
+    asked = []
+
+    def configure(own, folder):
+        asked.append((own["model"], folder))
+        return small_config(**own)
+
+    panel.plan(panel.read_members("softmax,local@data=other"), (0,), (), configure, data="usual")
+    assert asked == [("softmax", "usual"), ("local", "other")]

@@ -141,7 +141,7 @@ def _planned(patterns: str, seeds: str, depths: str | None, passed: dict[str, An
         panel.read_members(patterns),
         _integers(seeds, "--seeds"),
         _integers(depths or "", "--depths"),
-        lambda own: resolve({**given, **own}, file, data),
+        lambda own, folder: resolve({**given, **own}, file, None if folder is None else Path(folder)),
         data=None if data is None else str(data),
         tasks=tasks,
     )

@@ -25,7 +25,7 @@ DEPTH = "layers"  # the field of a run's configuration that --depths sets
 _SET_OTHERWISE = {"seed": "--seeds", "task": "--task", "model": "--attention", "graph": "--attention"}
 _SETTINGS = tuple(each.name for each in dataclasses.fields(RunConfig) if each.name not in (*FOUND, "parameters"))
 
-Configure = Callable[[dict[str, Any]], RunConfig]
+Configure = Callable[[dict[str, Any], str | None], RunConfig]
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def plan(
     depths : sequence of int
         Numbers of layers; empty means the recipe's.
     configure : callable
-        Returns the configuration for the given settings, or raises a ValueError.
+        Returns the configuration for the given settings and data folder, or raises a ValueError.
     data : str, optional
         The data folder of patterns without one of their own.
     tasks : sequence of str, default=()
@@ -182,12 +182,12 @@ def plan(
         own: dict[str, Any] = {} if depth is None else {DEPTH: depth}
         if task is not None:
             own["task"] = task
-        config = configure({**own, **member.settings, "seed": seed})
+        folder = member.data if member.data is not None else data
+        config = configure({**own, **member.settings, "seed": seed}, folder)
         prefix = f"{_safe(str(task))}-" if len(tasks) > 1 else ""
         name = prefix + _safe(member.label) + (f"-depth{depth}" if depth is not None else "") + f"-seed{seed}"
         if name in runs:
             raise ValueError(f"{member.label} and {runs[name].label} would share the folder {name}.")
-        folder = member.data if member.data is not None else data
         runs[name] = PlannedRun(
             name, member.label, config, None if folder is None else str(Path(folder).expanduser().resolve())
         )
