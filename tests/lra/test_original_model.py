@@ -166,6 +166,11 @@ def test_another_model_is_refused(made, says, original, data, tmp_path):
         evaluate_original_model(original, save(tmp_path / "a.model", made()), data=data)
 
 
+def test_another_protocol_is_refused(config, data, tmp_path):
+    with pytest.raises(ValueError, match=r"by the original's protocol\. Give --protocol original"):
+        evaluate_original_model(config, save(tmp_path / "a.model", state_dict()), data=data)
+
+
 def test_damage_and_code_are_refused(original, data, tmp_path):
     file = save(tmp_path / "a.model", state_dict())
     content = file.read_bytes()

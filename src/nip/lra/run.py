@@ -152,6 +152,8 @@ def evaluate_original_model(config: RunConfig, file: Path, *, data: Path | None 
     OSError
         If the file or the data cannot be read.
     """
+    if config.protocol != "original":
+        raise ValueError(f"{file} was trained by the original's protocol. Give --protocol original.")
     found, layout, softmax = read_original_model(file)
     accelerator = new_accelerator()
     splits = open_splits(config, data)
