@@ -371,7 +371,9 @@ def ask(study: optuna.Study, space: Space, sampler: str, limit: int | None, seed
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Heartbeat of storage")  # the search sends it itself
         trial = study.ask()
-    number = max((original_number(each) for each in trials if each.number < trial.number), default=-1) + 1
+    # Not from the trials of above: another process may have asked meanwhile, and two trials must not share a number.
+    before = _first_attempts([each for each in study.get_trials(deepcopy=False) if each.number < trial.number])
+    number = max((original_number(each) for each in before), default=-1) + 1
     if "retry_of" not in trial.user_attrs and number != trial.number:
         trial.set_user_attr("number", number)
     return trial
