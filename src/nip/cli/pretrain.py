@@ -177,7 +177,7 @@ def no_effect(name: str, settings: Settings) -> str | None:
     ('without --curve exp', None)
     """
     needs = {
-        **dict.fromkeys(("max_coeff", "min_coeff"), ("--optimizer lamb", settings.optimizer == "lamb")),
+        **dict.fromkeys(("max_coeff", "min_coeff"), ("--optimizer lamb", settings.optimizer.startswith("lamb"))),
         **dict.fromkeys(("decay_rate", "decay_step"), ("--curve exp", settings.curve == "exp")),
         "decay_share": ("--curve warmup-stable-decay", settings.curve == "warmup-stable-decay"),
         "ramp_share": ("--ramp-from", settings.ramp_from is not None),
